@@ -1,0 +1,37 @@
+"""Errors that a user can cause: one line that names the file or flag and the way out, exit code 2, no traceback."""
+
+import difflib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+
+class UserError(Exception):
+    """A mistake a user can mend. The message is one line: what is wrong, where, and what to do."""
+
+
+class DataError(UserError):
+    """Bad input data. The message names the file (and the record or line)."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """'; did you mean a, b?' for the known names closest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(close)}?" if close else ""
+
+
+def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
+    """Turns a `UserError` of an entry point into one line on stderr and exit code 2."""
+
+    @functools.wraps(main)
+    def wrapped(*args, **kwargs) -> None:
+        try:
+            main(*args, **kwargs)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except BrokenPipeError:  # `| head` closed our output: not an error, but Python would print one at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return wrapped

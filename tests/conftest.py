@@ -1,0 +1,21 @@
+"""Eight CPU devices for every test (single-device tests take the first), and the shared sample data where it exists."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real samples of the benchmarks in their official formats and OPT's vocabulary, kept outside the repository."""
+    directory = ROOT.parent / "shared"
+    if not (directory / "data").is_dir():
+        pytest.skip(f"needs the sample data in {directory}, which is not part of the repository")
+    return directory
