@@ -1,0 +1,52 @@
+"""Causal attention that never crosses a document of a packed row (OPT-IML section 3.2, "document attention")."""
+
+import jax
+import jax.numpy as jnp
+
+IMPLEMENTATIONS = ("auto", "dense")
+
+
+def attention(
+    q_BTHK: jax.Array,
+    k_BTHK: jax.Array,
+    v_BTHK: jax.Array,
+    segment_ids_BT: jax.Array,
+    *,
+    implementation: str = "auto",
+    interpret: bool = False,
+) -> jax.Array:
+    """Softmax attention, causal inside each document.
+
+    Args:
+      q_BTHK: queries, already scaled by K**-0.5 (OPT scales the query, not the scores).
+      k_BTHK, v_BTHK: keys and values.
+      segment_ids_BT: int32; 0 is padding, each document has one positive id in one contiguous run.
+      implementation: "auto" takes the fastest one that honours segments on this device; "dense" is the oracle.
+      interpret: runs a kernel in its interpreter; "dense" is no kernel and ignores it.
+
+    Returns:
+      [B, T, H, K] in the dtype of `q_BTHK`. Positions of padding hold values nobody may read.
+
+    Raises:
+      ValueError: `implementation` cannot do this. Nothing falls back silently.
+    """
+    del interpret
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"attention implementation {implementation!r} is not available; choose from {IMPLEMENTATIONS}")
+    return dense_attention(q_BTHK, k_BTHK, v_BTHK, document_mask(segment_ids_BT))
+
+
+def document_mask(segment_ids_BT: jax.Array) -> jax.Array:
+    """[B, 1, T, T] bool: which key (last axis) each query sees. Padding sees padding, so that no row is empty."""
+    length = segment_ids_BT.shape[1]
+    same_BTT = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
+    causal_TT = jnp.tril(jnp.ones((length, length), bool))
+    return (same_BTT & causal_TT)[:, None]
+
+
+def dense_attention(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mask_B1TS: jax.Array) -> jax.Array:
+    """Masked attention over all pairs, scores and softmax in float32; S keys (T of them in training, a cache in decoding)."""
+    scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BSHK, preferred_element_type=jnp.float32)
+    scores_BHTS = jnp.where(mask_B1TS, scores_BHTS, jnp.finfo(jnp.float32).min)
+    weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BSHK.dtype)
+    return jnp.einsum("bhts,bshk->bthk", weights_BHTS, v_BSHK)

@@ -1,0 +1,63 @@
+"""Adam with OPT-IML's schedule (section 3.3): 60 steps of linear warm-up, then linear decay to 0, gradients clipped to 1."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optiml_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimization:
+    """How parameters are updated; the defaults are the paper's.
+
+    Attributes:
+      learning_rate: the peak.
+      train_steps: batches in all; it sets the end of the decay.
+      clip_norm: largest global gradient norm.
+    """
+
+    learning_rate: float = 5e-5
+    train_steps: int = 4_000
+    warmup_steps: int = 60
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.train_steps < 1:
+            raise UserError(f"TRAIN_STEPS is {self.train_steps}; it must be at least 1")
+
+
+def learning_rate(settings: Optimization, updates: jax.Array) -> jax.Array:
+    """The rate of the update that follows `updates` finished ones.
+
+    The first update already moves (1/warmup of the peak) and the last one still does.
+    """
+    warmup = min(settings.warmup_steps, settings.train_steps)
+    rising = (updates + 1) / max(warmup, 1)
+    falling = (settings.train_steps - updates) / max(settings.train_steps - warmup, 1)
+    return settings.learning_rate * jnp.clip(jnp.minimum(rising, falling), 0.0, 1.0)
+
+
+def make_optimizer(settings: Optimization) -> optax.GradientTransformation:
+    """Clip, Adam with float32 moments, schedule. Its state counts updates: a step skipped in fp16 is none."""
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon),
+        optax.scale_by_learning_rate(lambda updates: learning_rate(settings, updates)),
+    )
+
+
+def update_count(optimizer_state: optax.OptState) -> jax.Array:
+    """Updates made so far."""
+    return optax.tree.get(
+        optimizer_state,
+        "count",
+        filtering=lambda path, _: (
+            isinstance(path[-1], optax.tree.NamedTupleKey) and path[-1].tuple_name == "ScaleByAdamState"
+        ),
+    )
