@@ -1,0 +1,125 @@
+"""The token store, format 1: tokenised examples on disk. Written once by `tasks/caching.py`, read here by position.
+
+    store.json                                   format, tokenizer fingerprint     tokenizer/   what made the ids
+    mixtures/<mixture>.json                      the mixture's tasks and their sizes
+    tasks/<task>/<split>.json                    counts of the split; written last: where it is, the split is complete
+    tasks/<task>/<split>-00000-of-00001.tokens   ids as little-endian uint16, examples end to end
+    tasks/<task>/<split>-00000-of-00001.index    one INDEX_DTYPE record an example
+    tasks/<task>/<split>-00000-of-00001.ids      one example id a line (UTF-8)
+
+Ids are source + target without special tokens: `</s>` is placed by the loader. Tokens and index are read by `pread`:
+memory maps count every touched 64 KB page as ours (2.6 GB after 60 batches of 1,545 tasks) and each keeps a file open.
+"""
+
+import collections
+import json
+import os
+import resource
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from optiml_jax.errors import DataError, UserError, nearest
+
+FORMAT = 1
+TOKEN_DTYPE = np.dtype("<u2")
+# offset and length in tokens; the first `label_start` tokens of an example are its source, the others its target
+INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u4"), ("label_start", "<u4")])
+
+
+def shard_path(cache_dir: str | os.PathLike, task: str, split: str, shard: int, shards: int, kind: str) -> Path:
+    """Where one shard lies; `kind` is "tokens", "index" or "ids"."""
+    return Path(cache_dir) / "tasks" / task / f"{split}-{shard:05d}-of-{shards:05d}.{kind}"
+
+
+class TokenStore:
+    """Random access to the examples of a store; threads may share one. Has `tokenizer_fingerprint` and `vocab_size`.
+
+    Raises:
+      UserError: no store, mixture, task or split of that name, or one of another format.
+      DataError: a file is missing or shorter than the stats say.
+    """
+
+    def __init__(self, cache_dir: str | os.PathLike) -> None:
+        self._files: collections.OrderedDict[tuple, int] = collections.OrderedDict()  # least recently used first
+        self._max_files = max(2, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        self._lock = threading.Lock()  # no descriptor may be closed while another thread reads from it
+        self._splits: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+        self.directory = Path(cache_dir)
+        header = self._json("store.json", "no token store here; write one with python -m tools.cache_tasks")
+        self.tokenizer_fingerprint, self.vocab_size = (
+            header["tokenizer"]["fingerprint"],
+            header["tokenizer"]["vocab_size"],
+        )
+
+    def __del__(self) -> None:
+        for descriptor in self._files.values():
+            os.close(descriptor)
+
+    def _json(self, name: str, missing: str) -> dict:
+        path = self.directory / name
+        if not path.exists():
+            raise UserError(f"{path}: {missing}")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format") != FORMAT:
+            raise UserError(f"{path}: format {content.get('format')}, not {FORMAT}; cache again in an empty directory")
+        return content
+
+    def manifest(self, mixture: str) -> dict:
+        """The cached mixture: name, eps, tasks (name, benchmark, category, examples), benchmark proportions or None."""
+        names = [path.stem for path in (self.directory / "mixtures").glob("*.json")]
+        return self._json(f"mixtures/{mixture}.json", f"mixture not in this cache{nearest(mixture, names)}")
+
+    def stats(self, task: str, split: str) -> dict:
+        """Counts of the split: examples, tokens, label_tokens, longest_label, skipped, ..."""
+        return self._json(f"tasks/{task}/{split}.json", "not in this cache; run python -m tools.cache_tasks")
+
+    def lengths(self, task: str, split: str) -> np.ndarray:
+        """Tokens of each example, source and target: uint32 [examples]; kept in memory."""
+        return self._split(task, split)[0]
+
+    def read(self, task: str, split: str, i: int) -> tuple[np.ndarray, int]:
+        """Example `i`: its ids, uint16 [length], and how many of them are source."""
+        starts = self._split(task, split)[1]
+        if not 0 <= i < starts[-1]:
+            raise IndexError(f"{task} {split}: example {i} of {starts[-1]}")
+        shard, shards = int(np.searchsorted(starts, i, side="right")) - 1, len(starts) - 1
+        at, size = (i - int(starts[shard])) * INDEX_DTYPE.itemsize, INDEX_DTYPE.itemsize
+        record = self._pread((task, split, shard, shards, "index"), at, size)
+        offset, length, label_start = np.frombuffer(record, INDEX_DTYPE)[0].item()
+        tokens = self._pread((task, split, shard, shards, "tokens"), 2 * offset, 2 * length)
+        return np.frombuffer(tokens, TOKEN_DTYPE), label_start
+
+    def example_id(self, task: str, split: str, i: int) -> str:
+        """For messages and tables: reads the whole list of ids each time."""
+        return "".join(path.read_text(encoding="utf-8") for path in self._paths(task, split, "ids")).split("\n")[i]
+
+    def _paths(self, task: str, split: str, kind: str) -> list[Path]:
+        shards = self.stats(task, split)["shards"]
+        return [shard_path(self.directory, task, split, shard, shards, kind) for shard in range(shards)]
+
+    def _split(self, task: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Lengths [examples] and the first example of each shard [shards + 1]."""
+        if (task, split) not in self._splits:
+            paths = self._paths(task, split, "index")
+            lengths = [
+                np.fromfile(path, INDEX_DTYPE)["length"] if path.exists() else np.empty(0, "<u4") for path in paths
+            ]
+            starts = np.cumsum([0, *map(len, lengths)])
+            if starts[-1] != (examples := self.stats(task, split)["examples"]):
+                raise DataError(f"{paths[0]}: {starts[-1]} of {examples} examples; remove the task and cache it again")
+            self._splits[task, split] = np.concatenate(lengths), starts
+        return self._splits[task, split]
+
+    def _pread(self, place: tuple, offset: int, size: int) -> bytes:
+        with self._lock:
+            if place not in self._files:
+                if len(self._files) >= self._max_files:
+                    os.close(self._files.popitem(last=False)[1])
+                self._files[place] = os.open(shard_path(self.directory, *place), os.O_RDONLY | os.O_CLOEXEC)
+            self._files.move_to_end(place)
+            content = os.pread(self._files[place], size, offset)
+        if len(content) != size:
+            raise DataError(f"{shard_path(self.directory, *place)}: cut short; remove the task and cache it again")
+        return content
