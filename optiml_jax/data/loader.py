@@ -1,0 +1,205 @@
+"""Batches of packed rows from a token store: endless, in an order that depends on the seed alone, resumable anywhere.
+
+The stream of rows is block 0, block 1, ...; batch s is the next B rows of it. The state is the (block, row) where the
+next batch starts, the same for any number of hosts: each plans every batch and reads the rows its devices hold.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from optiml_jax.data.prefetch import Prefetcher
+from optiml_jax.data.rows import Layout, Row, Store, emit, plan_block
+from optiml_jax.data.sampling import Sampler, probabilities
+from optiml_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One global batch, and the rows of it that were asked for.
+
+    Attributes:
+      arrays: `tokens_BT, targets_BT, segment_ids_BT, positions_BT` int32, `label_mask_BT` bool: the rows asked for.
+      state: where the batch after this one starts; `Loader.restore` takes it.
+      real_tokens: positions of the global batch that are not padding.
+      label_tokens: label positions in `arrays`.
+      row_fill: real_tokens / (B * T).
+      wait_seconds: how long the consumer waited for this batch.
+      rows: documents (task, example, length) of each row of the global batch.
+    """
+
+    arrays: dict[str, np.ndarray]
+    state: dict[str, int]
+    real_tokens: int
+    label_tokens: int
+    row_fill: float
+    wait_seconds: float = 0.0
+    rows: list[Row] = dataclasses.field(default_factory=list, repr=False)
+
+    @property
+    def examples(self) -> list[list[tuple[str, int]]]:
+        """(task, index in its split) of every document of the global batch, row by row."""
+        return [[(document.task, document.example) for document in row] for row in self.rows]
+
+
+class Loader:
+    """Iterates over `Batch`es for ever. Close it, or use it in a `with` statement.
+
+    Args:
+      store: a `TokenStore`.
+      manifest: of the mixture (`sampling.load_manifest`).
+      row_length, batch_rows: T and B (of the global batch).
+      pad_id, eos_id: of the tokenizer.
+      eps, proportions: see `sampling.probabilities`.
+      leading_eos, max_segments: see `rows.Layout`.
+      block_draws: examples drawn, packed and shuffled together. Fewer fill rows a little less.
+      prefetch: batches kept ready by a background thread; 0 for no thread.
+      rows: which rows of each global batch to read (`local_rows`); None for all.
+      tokenizer_fingerprint: of the tokenizer in use, to be compared with the store's; None for no check.
+
+    Raises:
+      UserError: a mixture, task, label or tokenizer that does not fit; before anything is read.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        manifest: dict,
+        *,
+        split: str = "train",
+        row_length: int,
+        batch_rows: int,
+        seed: int,
+        pad_id: int,
+        eos_id: int,
+        eps: int = 4096,
+        proportions: Mapping[str, float] | None = None,
+        leading_eos: bool = True,
+        block_draws: int = 16384,
+        max_segments: int | None = None,
+        prefetch: int = 2,
+        rows: Sequence[int] | None = None,
+        tokenizer_fingerprint: str | None = None,
+    ) -> None:
+        for name, value in {"row_length": row_length, "batch_rows": batch_rows, "block_draws": block_draws}.items():
+            if value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 1")
+        if tokenizer_fingerprint not in (None, store.tokenizer_fingerprint):
+            raise UserError(
+                f"the cache was made with another tokenizer ({store.tokenizer_fingerprint[:12]}, yours is "
+                f"{tokenizer_fingerprint[:12]}); set TOKENIZER to the one in the cache, or cache again elsewhere"
+            )
+        rates = probabilities(manifest, eps, proportions)
+        sizes = {name: _checked_size(store, name, split, row_length) for name, rate in rates.items() if rate > 0}
+        self._store, self._split, self._batch_rows, self._prefetch = store, split, batch_rows, prefetch
+        self._layout = Layout(row_length, pad_id, eos_id, leading_eos, max_segments)
+        self._sampler = Sampler(sizes, rates, seed, block_draws)
+        self._local = range(batch_rows) if rows is None else rows
+        self._block_rows = functools.lru_cache(maxsize=2)(self.plan)
+        self.restore({"block": 0, "row": 0})
+
+    def plan(self, block: int) -> list[Row]:
+        """The rows of a block: a pure function of (seed, block)."""
+        return plan_block(self._sampler, self._store, self._split, self._layout, block)
+
+    @property
+    def state(self) -> dict[str, int]:
+        """Where the next batch starts: plain integers, for a checkpoint. Batches made ahead do not count."""
+        return dict(self._state)
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Goes on where a batch's `state`, or `Loader.state`, points. Costs the planning of one block."""
+        if set(state) != {"block", "row"} or not all(isinstance(n, int) and n >= 0 for n in state.values()):
+            raise UserError(f"data position {dict(state)} is not one of ours: expected block and row, from 0 on")
+        self.close()
+        self._state = dict(state)
+        self._batches = Prefetcher(functools.partial(self._generate, state["block"], state["row"]), self._prefetch)
+
+    def close(self) -> None:
+        """Ends the background thread."""
+        if hasattr(self, "_batches"):
+            self._batches.close()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        batch, seconds = self._batches.get()
+        self._state = batch.state
+        return dataclasses.replace(batch, wait_seconds=seconds)
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _generate(self, block: int, row: int) -> Iterator[Batch]:
+        if row > len(self._block_rows(block)):
+            raise UserError(f"data position: block {block} has no row {row}; the data or its settings have changed")
+        while True:
+            rows: list[Row] = []
+            while len(rows) < self._batch_rows:
+                rows_here = self._block_rows(block)
+                taken = rows_here[row : row + self._batch_rows - len(rows)]
+                rows += taken
+                block, row = (block + 1, 0) if row + len(taken) == len(rows_here) else (block, row + len(taken))
+            yield self._batch(rows, {"block": block, "row": row})
+
+    def _batch(self, rows: list[Row], state: dict[str, int]) -> Batch:
+        arrays = emit([rows[b] for b in self._local], self._store, self._split, self._layout)
+        real_tokens = sum(document.length for row in rows for document in row)
+        return Batch(
+            arrays=arrays,
+            state=state,
+            real_tokens=real_tokens,
+            label_tokens=int(arrays["label_mask_BT"].sum()),
+            row_fill=real_tokens / (self._batch_rows * self._layout.row_length),
+            rows=rows,
+        )
+
+
+def _checked_size(store: Store, task: str, split: str, row_length: int) -> int:
+    """Examples of the task; refuses one that has none, or a label that would have to be cut."""
+    stats = store.stats(task, split)
+    if not stats["examples"]:
+        raise UserError(f"{task}: no examples in split {split}; leave the task out of the mixture and cache again")
+    if stats["longest_label"] + 1 > row_length:
+        raise UserError(
+            f"{task}: the label of example {stats['longest_label_example']} has {stats['longest_label']} tokens "
+            f"and its </s>, more than a row of {row_length}; raise ROW_LENGTH or cache again with --max_label_tokens"
+        )
+    return stats["examples"]
+
+
+def local_rows(sharding: "jax.sharding.Sharding", batch_rows: int, row_length: int) -> np.ndarray:
+    """Rows of the global batch that this process's devices hold, sorted: what to pass as `Loader(rows=...)`.
+
+    Asks the sharding: where a model axis spans processes, several processes hold the same rows.
+    """
+    indices = sharding.addressable_devices_indices_map((batch_rows, row_length)).values()
+    return np.unique(np.concatenate([np.arange(batch_rows)[rows] for rows, *_ in indices]))
+
+
+def to_devices(
+    arrays: Mapping[str, np.ndarray], sharding: "jax.sharding.Sharding", batch_rows: int, rows: np.ndarray | None = None
+) -> dict[str, "jax.Array"]:
+    """Global arrays [batch_rows, T] from the rows that this process read (`rows`, sorted; None: all of them)."""
+    import jax
+
+    place = np.full(batch_rows, -1)
+    place[slice(None) if rows is None else rows] = np.arange(batch_rows if rows is None else len(rows))
+
+    def put(array: np.ndarray) -> jax.Array:
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            return array[place[index[0]]][:, *index[1:]]
+
+        return jax.make_array_from_callback((batch_rows, array.shape[1]), sharding, part)
+
+    return {name: put(array) for name, array in arrays.items()}

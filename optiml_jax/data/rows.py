@@ -1,0 +1,119 @@
+"""Rows of token ids: which examples lie where (a block, planned from lengths alone) and what their positions hold."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from optiml_jax.data.packing import pack
+from optiml_jax.data.permutation import key, shuffled
+from optiml_jax.data.sampling import Sampler
+
+
+class Store(Protocol):
+    """What the loader needs of `optiml_jax.data.store.TokenStore`."""
+
+    tokenizer_fingerprint: str
+
+    def stats(self, task: str, split: str) -> dict: ...
+    def lengths(self, task: str, split: str) -> np.ndarray: ...
+    def read(self, task: str, split: str, i: int) -> tuple[np.ndarray, int]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How an example becomes a document of a row (`emit` says it in full).
+
+    Attributes:
+      row_length: T.
+      pad_id, eos_id: OPT: 1 and 2 (`</s>` starts and ends a text).
+      leading_eos: whether a document starts with `</s>`. The released OPT-IML models were trained without.
+      max_segments: most documents of a row, None for no bound.
+    """
+
+    row_length: int
+    pad_id: int
+    eos_id: int
+    leading_eos: bool = True
+    max_segments: int | None = None
+
+    def document_lengths(self, lengths: np.ndarray) -> np.ndarray:
+        """Positions that examples of these lengths (source + target) take in a row: int64, at most T."""
+        return np.minimum(lengths.astype(np.int64) + self.leading_eos, self.row_length)
+
+
+class Document(NamedTuple):
+    """One example in a row: `length` positions, the end of the example if it is longer."""
+
+    task: str
+    example: int
+    length: int
+
+
+Row = list[Document]
+
+
+def plan_block(sampler: Sampler, store: Store, split: str, layout: Layout, block: int) -> list[Row]:
+    """The rows of block number `block`: drawn, shuffled, packed, and the rows shuffled.
+
+    A pure function of (seed, block); reads lengths, no tokens. Packing sorts by length, so the first shuffle decides
+    which of several equally long examples meet; the second makes consecutive rows alike in length and task.
+    """
+    tasks, examples = sampler.draw(block)
+    lengths = np.empty(len(tasks), np.int64)
+    ends = np.cumsum(np.bincount(tasks, minlength=len(sampler.names)))
+    for start, end in zip([0, *ends[:-1].tolist()], ends.tolist()):
+        if start < end:
+            task_lengths = store.lengths(sampler.names[tasks[start]], split)
+            lengths[start:end] = layout.document_lengths(task_lengths[examples[start:end]])
+    order = shuffled(len(tasks), key(sampler.seed, "draws", block))
+    rows = pack(lengths[order], layout.row_length, max_segments=layout.max_segments)
+    documents = list(zip(tasks[order].tolist(), examples[order].tolist(), lengths[order].tolist()))
+    return [
+        [
+            Document(sampler.names[task], example, length)
+            for task, example, length in map(documents.__getitem__, rows[r])
+        ]
+        for r in shuffled(len(rows), key(sampler.seed, "rows", block)).tolist()
+    ]
+
+
+def emit(rows: Sequence[Row], store: Store, split: str, layout: Layout) -> dict[str, np.ndarray]:
+    """Reads the examples of the rows and lays them out.
+
+    A document of source s and target t is `</s> s t`, predicts `s t </s>`, and its label positions are those that
+    predict t and the last `</s>`. Without `leading_eos` it is `s t`, and the first token is predicted by nothing. An
+    example longer than a row loses the start of its source (the paper, appendix C), never `</s>` or label.
+
+    Returns:
+      tokens_BT, targets_BT (padding: `pad_id`), segment_ids_BT (1, 2, ... in order; 0 is padding), positions_BT (from
+      0 in each document and in padding): int32 [rows, T]; label_mask_BT: bool [rows, T].
+    """
+    shape = len(rows), layout.row_length
+    tokens_BT, targets_BT = np.full(shape, layout.pad_id, np.int32), np.full(shape, layout.pad_id, np.int32)
+    segment_ids_BT, positions_BT = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    label_mask_BT = np.zeros(shape, bool)
+    count_T = np.arange(layout.row_length, dtype=np.int32)
+    for b, row in enumerate(rows):
+        start = 0
+        for segment, document in enumerate(row, 1):
+            n, end = document.length, start + document.length
+            ids, source_length = store.read(document.task, split, document.example)
+            labels = min(len(ids) - source_length + 1, n)
+            if layout.leading_eos:
+                tokens_BT[b, start] = layout.eos_id
+            tokens_BT[b, start + layout.leading_eos : end] = ids[len(ids) - n + layout.leading_eos :]
+            targets_BT[b, start : end - 1] = ids[len(ids) - n + 1 :]
+            targets_BT[b, end - 1] = layout.eos_id
+            segment_ids_BT[b, start:end] = segment
+            positions_BT[b, start:end] = count_T[:n]
+            label_mask_BT[b, end - labels : end] = True
+            start = end
+    return {
+        "tokens_BT": tokens_BT,
+        "targets_BT": targets_BT,
+        "segment_ids_BT": segment_ids_BT,
+        "positions_BT": positions_BT,
+        "label_mask_BT": label_mask_BT,
+    }
