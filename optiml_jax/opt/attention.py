@@ -45,7 +45,7 @@ def document_mask(segment_ids_BT: jax.Array) -> jax.Array:
 
 
 def dense_attention(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mask_B1TS: jax.Array) -> jax.Array:
-    """Masked attention over all pairs, scores and softmax in float32; S keys (T of them in training, a cache in decoding)."""
+    """Masked attention over all pairs, scores and softmax in float32; S keys: T in training, a cache in decoding."""
     scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BSHK, preferred_element_type=jnp.float32)
     scores_BHTS = jnp.where(mask_B1TS, scores_BHTS, jnp.finfo(jnp.float32).min)
     weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BSHK.dtype)

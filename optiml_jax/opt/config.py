@@ -4,9 +4,7 @@ import dataclasses
 
 from optiml_jax.errors import UserError
 
-POSITION_OFFSET = (
-    2  # metaseq starts learned positions at padding_idx + 1 = 2; the first two rows of the table are unused
-)
+POSITION_OFFSET = 2  # metaseq starts learned positions at padding_idx + 1; the table's first two rows are unused
 
 
 @dataclasses.dataclass(frozen=True)

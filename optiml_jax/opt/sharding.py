@@ -18,9 +18,7 @@ AXES = ("data", "fsdp", "tensor")
 PARAMETERS = {"D": "fsdp", "H": "tensor", "F": "tensor", "V": "tensor"}
 ACTIVATIONS = {"B": ("data", "fsdp"), "H": "tensor", "F": "tensor", "V": "tensor"}
 RESIDUAL = ACTIVATIONS | {"T": "tensor"}  # between blocks only
-GATHERED = {
-    "V": "tensor"
-}  # the embedding while it is used: whole in D, so that lookup and head need no exchange over D
+GATHERED = {"V": "tensor"}  # the embedding while it is used: whole in D, so that lookup and head exchange nothing
 
 # N layers, P positions, E embedding width (350M: 512, else the embedding is VD)
 SHAPES = {

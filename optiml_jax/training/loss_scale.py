@@ -1,4 +1,4 @@
-"""Dynamic loss scaling as OPT ran it (metaseq `dataclass/configs.py`): start 4, window 256, an error at the floor 2^-5."""
+"""Dynamic loss scaling as OPT ran it (metaseq `dataclass/configs.py`): start 4, window 256, error at the floor 2^-5."""
 
 from typing import NamedTuple
 

@@ -1,7 +1,7 @@
 """The label-only loss (OPT-IML equation 1): only label positions are projected to the vocabulary.
 
-The rows of a device are flattened and ordered labels first; a loop runs over as many chunks as there are labels, so that
-work and memory follow the labels, any number of them, and none is dropped.
+The rows of a device are flattened and ordered labels first; a loop runs over as many chunks as there are labels, so
+that work and memory follow the labels, any number of them, and none is dropped.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Adam with OPT-IML's schedule (section 3.3): 60 steps of linear warm-up, then linear decay to 0, gradients clipped to 1."""
+"""Adam with OPT-IML's schedule (section 3.3): 60 steps of linear warm-up, linear decay to 0, gradients clipped to 1."""
 
 import dataclasses
 
@@ -53,11 +53,5 @@ def make_optimizer(settings: Optimization) -> optax.GradientTransformation:
 
 
 def update_count(optimizer_state: optax.OptState) -> jax.Array:
-    """Updates made so far."""
-    return optax.tree.get(
-        optimizer_state,
-        "count",
-        filtering=lambda path, _: (
-            isinstance(path[-1], optax.tree.NamedTupleKey) and path[-1].tuple_name == "ScaleByAdamState"
-        ),
-    )
+    """Updates made so far, an int32 scalar."""
+    return optimizer_state[1].count  # Adam's, the second of the chain above

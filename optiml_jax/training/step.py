@@ -1,0 +1,215 @@
+"""The training step: a pure function of (state, batch, key), jitted with every sharding stated."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from optiml_jax.errors import UserError
+from optiml_jax.opt import decoder, sharding
+from optiml_jax.opt.config import OPTConfig
+from optiml_jax.training import loss_scale, objective
+from optiml_jax.training.loss_scale import LossScale
+from optiml_jax.training.optimizer import Optimization, learning_rate, make_optimizer, update_count
+
+PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
+BATCH_SPEC = PartitionSpec(("data", "fsdp"), None)
+BATCH_DTYPES = {
+    "tokens_BT": jnp.int32,
+    "targets_BT": jnp.int32,
+    "segment_ids_BT": jnp.int32,
+    "positions_BT": jnp.int32,
+    "label_mask_BT": jnp.bool_,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Computation:
+    """How a step is computed.
+
+    Attributes:
+      precision: "fp32"; "bf16" (compute; parameters and Adam stay float32); "fp16" (with dynamic loss scaling).
+      remat: what the backward pass finds stored, a name in `decoder.REMAT`.
+      accumulation: microbatches a step; the loss is the mean over the labels of all of them.
+      attention: implementation passed to `opt.attention.attention`.
+    """
+
+    precision: str = "bf16"
+    remat: str = "full"
+    accumulation: int = 1
+    attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("precision", self.precision, PRECISIONS),
+            ("remat", self.remat, decoder.REMAT),
+        ):
+            if value not in known:
+                raise UserError(f"Computation.{name}: {value!r} is unknown; use one of {', '.join(known)}")
+
+
+class TrainState(NamedTuple):
+    """Everything a step changes. Batches are counted by the loop, updates inside `optimizer`."""
+
+    params: dict
+    optimizer: optax.OptState
+    scale: LossScale
+
+
+def abstract_state(config: OPTConfig, settings: Optimization, computation: Computation) -> TrainState:
+    """The state as `ShapeDtypeStruct`s."""
+    params = decoder.abstract_params(config)
+    optimizer = jax.eval_shape(make_optimizer(settings).init, params)
+    return TrainState(params, optimizer, jax.eval_shape(lambda: loss_scale.initial(computation.precision)))
+
+
+def state_shardings(state: TrainState, settings: Optimization, mesh: Mesh) -> TrainState:
+    """`NamedSharding`s of a state. Adam's moments lie where their parameters lie: left alone, they would be whole on
+    every device, since zeros depend on nothing from which a sharding could follow."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+    params = sharding.parameter_shardings(state.params, mesh)
+    optimizer = optax.tree_map_params(
+        make_optimizer(settings),
+        lambda _, where: where,
+        state.optimizer,
+        params,
+        transform_non_params=lambda _: replicated,
+    )
+    return TrainState(params, optimizer, jax.tree.map(lambda _: replicated, state.scale))
+
+
+def init_state(
+    key: jax.Array, config: OPTConfig, settings: Optimization, computation: Computation, mesh: Mesh
+) -> TrainState:
+    """Random parameters, born sharded, and an empty optimizer."""
+    shardings = state_shardings(abstract_state(config, settings, computation), settings, mesh)
+
+    def init(key: jax.Array) -> TrainState:
+        params = decoder.init_params(key, config)
+        return TrainState(params, make_optimizer(settings).init(params), loss_scale.initial(computation.precision))
+
+    return jax.jit(init, out_shardings=shardings)(key)
+
+
+def state_from_params(params: dict, settings: Optimization, computation: Computation, mesh: Mesh) -> TrainState:
+    """An empty optimizer around given, already sharded parameters."""
+    abstract = jax.eval_shape(
+        lambda p: TrainState(p, make_optimizer(settings).init(p), loss_scale.initial(computation.precision)), params
+    )
+    shardings = state_shardings(abstract, settings, mesh)
+    optimizer = jax.jit(make_optimizer(settings).init, out_shardings=shardings.optimizer)(params)
+    scale = jax.device_put(loss_scale.initial(computation.precision), shardings.scale)
+    return TrainState(params, optimizer, scale)
+
+
+def batch_nats(
+    params: dict, batch: dict, config: OPTConfig, computation: Computation, dropout_key: jax.Array | None
+) -> jax.Array:
+    """Negative log-likelihood in nats, summed over the label tokens of `batch`."""
+    dtype = PRECISIONS[computation.precision]
+    embedding_VD = decoder.gathered_embedding(params, dtype)
+    hidden_BTD = decoder.forward(
+        params,
+        batch["tokens_BT"],
+        batch["segment_ids_BT"],
+        batch["positions_BT"],
+        config,
+        embedding_VD=embedding_VD,
+        dtype=dtype,
+        dropout_key=dropout_key,
+        remat=computation.remat,
+        implementation=computation.attention,
+    )
+    return objective.label_nats(hidden_BTD, embedding_VD, batch["targets_BT"], batch["label_mask_BT"])
+
+
+def gradients(
+    params: dict,
+    batch: dict,
+    config: OPTConfig,
+    computation: Computation,
+    dropout_key: jax.Array | None,
+    scale: jax.Array | float = 1.0,
+) -> tuple[jax.Array, dict]:
+    """Mean nats a label token of the whole (global) batch, and `scale` times its gradients in float32."""
+    labels = jnp.maximum(batch["label_mask_BT"].sum(), 1)
+
+    def loss(params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
+        return batch_nats(params, batch, config, computation, key) / labels * scale
+
+    n = computation.accumulation
+    if n == 1:
+        scaled, grads = jax.value_and_grad(loss)(params, batch, dropout_key)
+        return scaled / scale, grads
+
+    # Microbatch i takes every n-th row, so that each device keeps the rows it has.
+    micro = jax.tree.map(lambda x_BT: x_BT.reshape(x_BT.shape[0] // n, n, -1).swapaxes(0, 1), batch)
+
+    def add(sums: tuple, inputs: tuple) -> tuple[tuple, None]:
+        index, part = inputs
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+        part = jax.tree.map(lambda x_BT: sharding.constrain(x_BT, "BT"), part)
+        return jax.tree.map(jnp.add, sums, jax.value_and_grad(loss)(params, part, key)), None
+
+    zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+    (scaled, grads), _ = jax.lax.scan(add, zeros, (jnp.arange(n), micro))
+    return scaled / scale, grads
+
+
+def train_step(
+    state: TrainState, batch: dict, key: jax.Array, config: OPTConfig, settings: Optimization, computation: Computation
+) -> tuple[TrainState, dict]:
+    """One update, or none where fp16 overflowed: then the parameters and moments do not change by a bit.
+
+    Args:
+      batch: `[B, T]` arrays of `BATCH_DTYPES`.
+      key: one a batch.
+
+    Returns:
+      The next state, and scalars: loss (nats a label token), grad_norm, learning_rate, loss_scale, label_tokens,
+      updates.
+    """
+    loss, grads = gradients(state.params, batch, config, computation, key, state.scale.scale)
+    grads = jax.tree.map(lambda g: g / state.scale.scale, grads)
+    norm = optax.tree.norm(grads)  # an inf or nan anywhere makes it one
+    rate = learning_rate(settings, update_count(state.optimizer))
+    changes, optimizer = make_optimizer(settings).update(grads, state.optimizer, state.params)
+    updated = (optax.apply_updates(state.params, changes), optimizer)
+    scale = state.scale
+    if computation.precision == "fp16":
+        finite = jnp.isfinite(norm)
+        before = (state.params, state.optimizer)
+        updated = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, before)
+        scale = loss_scale.adjust(scale, finite)
+    metrics = {
+        "loss": loss,
+        "grad_norm": norm,
+        "learning_rate": rate,
+        "loss_scale": state.scale.scale,
+        "label_tokens": batch["label_mask_BT"].sum(),
+        "updates": update_count(updated[1]),
+    }
+    return TrainState(*updated, scale), metrics
+
+
+def compiled_step(
+    config: OPTConfig, settings: Optimization, computation: Computation, mesh: Mesh
+) -> Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]:
+    """`train_step` under jit; the state is donated. Call it under `jax.set_mesh(mesh)`.
+
+    Shardings out equal those in: without them the second call would compile again, on another layout.
+    """
+    state = state_shardings(abstract_state(config, settings, computation), settings, mesh)
+    batch = dict.fromkeys(BATCH_DTYPES, NamedSharding(mesh, BATCH_SPEC))
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def step(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:
+        return train_step(state, batch, key, config, settings, computation)
+
+    return jax.jit(
+        step, in_shardings=(state, batch, replicated), out_shardings=(state, replicated), donate_argnums=(0,)
+    )

@@ -1,0 +1,40 @@
+"""A small model with eight heads, so that every mesh of eight devices divides it, and packed rows for it."""
+
+import jax
+import numpy as np
+import pytest
+
+from optiml_jax.opt import sharding
+from optiml_jax.opt.config import OPTConfig
+
+MESHES = {"1x1x1": (1, 1, 1), "8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "1x1x8": (1, 1, 8), "2x2x2": (2, 2, 2)}
+
+
+def mesh_of(name: str) -> jax.sharding.Mesh:
+    shape = MESHES[name]
+    return sharding.make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
+
+
+@pytest.fixture(scope="session")
+def config() -> OPTConfig:
+    return OPTConfig(vocab_size=256, layers=4, model_dim=64, heads=8, ffn_dim=128, max_positions=64)
+
+
+@pytest.fixture(scope="session")
+def batch() -> dict:
+    """Eight rows of 64: documents of random length, about a third of each labelled, some padding; uneven over rows."""
+    rng = np.random.default_rng(0)
+    rows = {name: np.zeros((8, 64), np.int32) for name in ("tokens_BT", "targets_BT", "segment_ids_BT", "positions_BT")}
+    rows["label_mask_BT"] = np.zeros((8, 64), bool)
+    rows["tokens_BT"][:] = rows["targets_BT"][:] = 1
+    for row in range(8):
+        start, segment = 0, 1
+        while (length := int(rng.integers(1, 30))) + start <= 64:
+            here = slice(start, start + length)
+            text = rng.integers(4, 256, length + 1)
+            rows["tokens_BT"][row, here], rows["targets_BT"][row, here] = text[:-1], text[1:]
+            rows["segment_ids_BT"][row, here], rows["positions_BT"][row, here] = segment, np.arange(length)
+            if row:  # the first row has no label at all
+                rows["label_mask_BT"][row, start + length - max(1, length // 3) : start + length] = True
+            start, segment = start + length, segment + 1
+    return rows

@@ -1,0 +1,150 @@
+"""The training step: the same on every mesh, with and without accumulation, in every precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from optiml_jax.opt import decoder
+from optiml_jax.training import loss_scale, step
+from optiml_jax.training.optimizer import Optimization, learning_rate
+from optiml_jax.training.step import Computation
+from tests.training.conftest import MESHES, mesh_of
+
+SETTINGS = Optimization(learning_rate=1e-3, train_steps=100, warmup_steps=2)
+FP32 = Computation(precision="fp32", remat="full")
+
+
+def losses(config, batch, mesh_name, computation=FP32, steps=4, rows=None):
+    mesh = mesh_of(mesh_name)
+    with jax.set_mesh(mesh):
+        state = step.init_state(jax.random.key(0), config, SETTINGS, computation, mesh)
+        run = step.compiled_step(config, SETTINGS, computation, mesh)
+        history = []
+        for i in range(steps):
+            state, metrics = run(state, batch, jax.random.fold_in(jax.random.key(1), i))
+            history.append(float(metrics["loss"]))
+        assert run._cache_size() == 1, "the step compiled twice"
+    return np.array(history), state
+
+
+def dense_loss(params, batch, config, key):
+    hidden = decoder.forward(
+        params, batch["tokens_BT"], batch["segment_ids_BT"], batch["positions_BT"], config, dropout_key=key
+    )
+    log_BTV = jax.nn.log_softmax(hidden @ params["token_embedding"].T)
+    nats_BT = -jnp.take_along_axis(log_BTV, batch["targets_BT"][..., None], -1)[..., 0]
+    return jnp.where(batch["label_mask_BT"], nats_BT, 0).sum() / batch["label_mask_BT"].sum()
+
+
+@pytest.mark.parametrize("mesh_name", MESHES)
+def test_loss_and_gradients_equal_the_dense_single_device_ones_on_every_mesh(config, batch, mesh_name):
+    """With dropout on: its masks do not depend on the mesh. Tolerances of the issue: 3e-6 and 1e-6."""
+    key = jax.random.key(5)
+    want, want_grads = jax.value_and_grad(dense_loss)(
+        decoder.init_params(jax.random.key(0), config), batch, config, key
+    )
+    mesh = mesh_of(mesh_name)
+    with jax.set_mesh(mesh):
+        state = step.init_state(jax.random.key(0), config, SETTINGS, FP32, mesh)
+        have, have_grads = jax.jit(lambda p, b: step.gradients(p, b, config, FP32, key))(state.params, batch)
+    assert abs(float(have) - float(want)) < 3e-6
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), have_grads, want_grads)
+
+
+def test_eight_devices_give_the_losses_of_one(config, batch):
+    one, _ = losses(config, batch, "1x1x1")
+    eight, _ = losses(config, batch, "2x2x2")
+    np.testing.assert_allclose(eight, one, atol=1e-5)
+    assert one[-1] < one[0]
+
+
+def test_accumulated_gradients_equal_those_of_the_whole_batch(config, batch):
+    quiet = config.__class__(**{**config.__dict__, "dropout": 0.0})  # a microbatch draws its own dropout
+    whole, _ = losses(quiet, batch, "1x1x1")
+    parts, _ = losses(quiet, batch, "1x1x1", Computation(precision="fp32", accumulation=4))
+    spread, _ = losses(quiet, batch, "2x2x2", Computation(precision="fp32", accumulation=2))
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
+    np.testing.assert_allclose(spread, whole, atol=1e-5)
+
+
+def test_optimizer_state_is_sharded_like_its_parameters(config):
+    mesh = mesh_of("2x2x2")
+    with jax.set_mesh(mesh):
+        state = step.init_state(jax.random.key(0), config, SETTINGS, FP32, mesh)
+    moments = state.optimizer[1].mu
+    jax.tree.map(
+        lambda m, p: m.sharding == p.sharding or pytest.fail(f"{m.sharding} {p.sharding}"), moments, state.params
+    )
+    assert moments["blocks"]["up"]["kernel"].sharding.shard_shape((4, 64, 128)) == (4, 32, 64)
+
+
+def test_an_update_is_adam_with_clipping_in_float64(config, batch):
+    """Against Adam written out in float64 from the step's own gradients."""
+    mesh = mesh_of("1x1x1")
+    with jax.set_mesh(mesh):
+        state = step.init_state(jax.random.key(0), config, SETTINGS, FP32, mesh)
+        before = jax.tree.map(np.asarray, state.params)
+        key = jax.random.key(3)
+        _, grads = jax.jit(lambda p: step.gradients(p, batch, config, FP32, key))(state.params)
+        grads = jax.tree.map(lambda g: np.asarray(g, np.float64), grads)
+        state, metrics = step.compiled_step(config, SETTINGS, FP32, mesh)(state, batch, key)
+    norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grads)))
+    assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)
+    rate = 1e-3 / 2
+    assert float(metrics["learning_rate"]) == pytest.approx(rate)
+
+    def adam(parameter, gradient):
+        g = gradient / max(norm, 1.0)
+        return parameter - rate * g / (np.abs(g) + 1e-8)  # first step: bias-corrected moments are g and g*g
+
+    jax.tree.map(
+        lambda new, old, g: np.testing.assert_allclose(new, adam(old, g), atol=2e-6), state.params, before, grads
+    )
+
+
+def test_the_schedule_rises_to_the_peak_and_falls_to_zero():
+    settings = Optimization(learning_rate=5e-5, train_steps=4_000, warmup_steps=60)
+    rates = np.array([float(learning_rate(settings, jnp.int32(n))) for n in (0, 29, 59, 60, 2_030, 3_999, 4_000)])
+    np.testing.assert_allclose(rates, 5e-5 * np.array([1 / 60, 0.5, 1, 1, 0.5, 1 / 3_940, 0]), rtol=1e-5)
+
+
+def test_bf16_keeps_float32_parameters_and_moments(config, batch):
+    history, state = losses(config, batch, "2x2x2", Computation(precision="bf16"))
+    reference, _ = losses(config, batch, "1x1x1")
+    np.testing.assert_allclose(history, reference, atol=3e-2)  # bf16 has 8 bits of mantissa
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.optimizer[1].mu))} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("mesh_name", ["1x1x1", "2x2x2"])
+def test_an_fp16_overflow_skips_the_update_and_halves_the_scale(config, batch, mesh_name):
+    mesh, fp16 = mesh_of(mesh_name), Computation(precision="fp16")
+    with jax.set_mesh(mesh):
+        state = step.init_state(jax.random.key(0), config, SETTINGS, fp16, mesh)
+        state = state._replace(scale=state.scale._replace(scale=jnp.float32(2.0**40)))
+        before = jax.tree.map(np.asarray, (state.params, state.optimizer))
+        run = step.compiled_step(config, SETTINGS, fp16, mesh)
+        state, metrics = run(state, batch, jax.random.key(1))
+        jax.tree.map(np.testing.assert_array_equal, (state.params, state.optimizer), before)
+        assert float(state.scale.scale) == 2.0**39 and int(metrics["updates"]) == 0
+        state = state._replace(scale=loss_scale.initial("fp16"))
+        state, metrics = run(state, batch, jax.random.key(1))
+        assert int(metrics["updates"]) == 1 and np.isfinite(float(metrics["loss"]))
+
+
+def test_the_loss_scale_doubles_after_256_good_steps_and_stops_at_the_floor():
+    state = loss_scale.initial("fp16")
+    for _ in range(255):
+        state = loss_scale.adjust(state, jnp.bool_(True))
+    assert float(state.scale) == 4
+    state = loss_scale.adjust(state, jnp.bool_(True))
+    assert (float(state.scale), int(state.good)) == (8, 0)
+    for _ in range(20):
+        state = loss_scale.adjust(state, jnp.bool_(False))
+    assert float(state.scale) == 2.0**-5
+
+
+def test_optax_chain_keeps_adams_count_where_the_schedule_reads_it():
+    state = step.make_optimizer(SETTINGS).init({"a": jnp.zeros(2)})
+    assert isinstance(state[1], optax.ScaleByAdamState) and int(step.update_count(state)) == 0
