@@ -1,7 +1,7 @@
 """From scored samples to three levels of generalization, in the order of paper section 4.1.
 
-samples -> templates -> task -> (sub-tasks of one task) -> benchmarks -> categories -> levels -> average. Every step is an
-unweighted mean. 0-shot and k-shot stay apart up to the category (or level) and are combined there, again by a mean.
+samples -> templates -> task -> (sub-tasks of one task) -> benchmarks -> categories -> levels -> average. Every step is
+an unweighted mean. 0-shot and k-shot stay apart up to the category (or level) and are combined there, again by a mean.
 All scores are fractions in [0, 1].
 """
 
@@ -56,7 +56,7 @@ def _task_entry(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _entries(tasks: Mapping[str, dict], groups: Mapping[str, str], scope: Callable[[dict], Any]) -> dict[Any, dict]:
-    """scope -> {"score", "shots", "majority"}: over sub-tasks, benchmarks and tasks at each number of shots, then shots.
+    """scope -> {"score", "shots", "majority"}: over sub-tasks, benchmarks, tasks at each number of shots, then shots.
 
     Args:
       scope: what a task's entry counts for: its category, or its (level, category).

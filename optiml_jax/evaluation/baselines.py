@@ -27,7 +27,9 @@ def majority(metric_name: str, references: Sequence[Sequence[str]]) -> float:
     )
 
 
-def random_choice(metric_name: str, candidates: Iterable[Sequence[str] | None], references: Iterable[Sequence[str]]):
+def random_choice(
+    metric_name: str, candidates: Iterable[Sequence[str] | None], references: Iterable[Sequence[str]]
+) -> float | None:
     """Expected score of a uniformly random candidate (1 / candidates where one is right); None if a prompt has none."""
     score, expected = metric(metric_name), []
     for choices, texts in zip(candidates, references, strict=True):

@@ -36,7 +36,7 @@ def score_sample(
     """
     if scores is not None and not all(map(math.isfinite, scores)):
         raise UserError(
-            f"prompt {prompt.id}: candidate scores {list(map(float, scores))}; look for NaN in the weights or overflow (fp16?)"
+            f"prompt {prompt.id}: candidate scores {list(map(float, scores))} cannot be ranked; NaN in the weights?"
         )
     score = metric(prompt.metric)(prediction, prompt.references)
     return {
@@ -124,7 +124,7 @@ class SampleWriter:
 
     def write(self, sample: dict[str, Any]) -> None:
         """Adds one sample; it survives the end of this process."""
-        line = json.dumps(sample, sort_keys=True)
+        line = json.dumps(sample)
         self._file.write(line + "\n")
         self._file.flush()
         self.done[sample["id"]] = json.loads(line)  # what a later run would read: resumed or not, the same values
@@ -143,7 +143,7 @@ class SampleWriter:
         """Writes samples.jsonl in ledger order and removes the partial file. Call it after the results are written:
         until then an interruption costs nothing."""
         samples = self.samples()
-        lines = (json.dumps(sample, sort_keys=True) + "\n" for sample in samples)
+        lines = (json.dumps(sample) + "\n" for sample in samples)
         write_atomically(self._directory / "samples.jsonl", "".join(lines))
         self.close()
         self._partial.unlink()
