@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from optiml_jax.errors import DataError, UserError, nearest
+from optiml_jax.errors import DataError, UserError
 
 FORMAT = 1
 TOKEN_DTYPE = np.dtype("<u2")
@@ -37,7 +37,7 @@ class TokenStore:
     """Random access to the examples of a store; threads may share one. Has `tokenizer_fingerprint` and `vocab_size`.
 
     Raises:
-      UserError: no store, mixture, task or split of that name, or one of another format.
+      UserError: no store, task or split of that name, or one of another format.
       DataError: a file is missing or shorter than the stats say.
     """
 
@@ -65,11 +65,6 @@ class TokenStore:
         if content.get("format") != FORMAT:
             raise UserError(f"{path}: format {content.get('format')}, not {FORMAT}; cache again in an empty directory")
         return content
-
-    def manifest(self, mixture: str) -> dict:
-        """The cached mixture: name, eps, tasks (name, benchmark, category, examples), benchmark proportions or None."""
-        names = [path.stem for path in (self.directory / "mixtures").glob("*.json")]
-        return self._json(f"mixtures/{mixture}.json", f"mixture not in this cache{nearest(mixture, names)}")
 
     def stats(self, task: str, split: str) -> dict:
         """Counts of the split: examples, tokens, label_tokens, longest_label, skipped, ..."""

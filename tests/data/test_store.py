@@ -73,14 +73,9 @@ def test_a_missing_store_and_another_format_are_user_errors(tmp_path):
         TokenStore(tmp_path)
 
 
-def test_unknown_tasks_and_mixtures_are_named(tmp_path):
+def test_unknown_tasks_are_named(tmp_path):
     write_store(tmp_path)
-    (tmp_path / "mixtures").mkdir()
-    (tmp_path / "mixtures" / "samples.json").write_text('{"format": 1, "name": "samples"}')
     store = TokenStore(tmp_path)
-    assert store.manifest("samples")["name"] == "samples"
-    with pytest.raises(UserError, match="did you mean samples"):
-        store.manifest("sample")
     with pytest.raises(UserError, match=r"nothing/train.json: not in this cache"):
         store.stats("nothing", "train")
 

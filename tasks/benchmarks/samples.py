@@ -1,0 +1,46 @@
+"""The tasks in `tasks/samples/`: written for this project, in the layout of Super-NaturalInstructions."""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+
+from tasks.benchmarks import super_natural_instructions
+from tasks.example import Record
+from tasks.registry import Benchmark, Options, Task
+
+NAME = "samples"
+DIRECTORY = Path(__file__).parents[1] / "samples"
+TOKENIZER = DIRECTORY / "tokenizer"
+HELD_OUT_INSTANCES = 32  # of each train task
+
+
+def discover(directory: Path | None, options: Options) -> Benchmark:
+    """The sample tasks (`directory`: another folder in that layout). They are small: every file is read."""
+    found = super_natural_instructions.discover_folder(NAME, directory or DIRECTORY, options, HELD_OUT_INSTANCES)
+    return Benchmark({name: _with_answer_format(task) for name, task in found.tasks.items()}, found.left_out)
+
+
+def _with_answer_format(task: Task) -> Task:
+    records = super_natural_instructions.read(task.files[0], task.options.allow_empty_tasks)
+    metric, candidates = answer_format([r.fields["outputs"] for r in records if isinstance(r, Record)])
+    render = functools.partial(super_natural_instructions.render, task.name, candidates=candidates)
+    return dataclasses.replace(task, metric=metric, render=render)
+
+
+def answer_format(outputs: Iterable[tuple[str, ...]]) -> tuple[str, tuple[str, ...] | None]:
+    """Metric and candidates of a task, from the references of all its instances.
+
+    - One reference each, at most 15 different ones, on average three times or more: classification. The distinct
+      outputs are ranked, "accuracy". (Upstream's own test calls fewer than 15 distinct outputs a classification task.)
+    - One reference each, of at most three words in nine of ten instances: "exact_match" of generated text.
+    - Everything else is free text: "rouge_l".
+    """
+    outputs = list(outputs)
+    distinct = sorted({reference for references in outputs for reference in references})
+    if not outputs or any(len(references) > 1 for references in outputs):
+        return "rouge_l", None
+    if len(distinct) <= 15 and len(outputs) >= 3 * len(distinct):
+        return "accuracy", tuple(distinct)
+    short = sum(len(reference.split()) <= 3 for (reference,) in outputs)
+    return "exact_match" if short >= 0.9 * len(outputs) else "rouge_l", None

@@ -1,0 +1,209 @@
+"""Super-NaturalInstructions (Wang et al. 2022): a JSON file a task, with one definition and its instances.
+
+Three schemas are read: that of release 2.x (all metadata in lists), the one republished by later benchmarks (keys
+missing, `Categories` and `output` plain strings), and that of September 2021 (`Definition` a string, no instance ids).
+Splits are the official `splits/default/{train,test,excluded}_tasks.txt` beside `tasks/`, else those of the catalog.
+A test task is scored on its first 100 instances, which upstream balances and orders (`splits/README`): never shuffled.
+Nothing is ranked: Tables 12 and 15 of the paper report ROUGE-L F1 of generated text.
+"""
+
+import collections
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from optiml_jax.errors import DataError
+from tasks import prompts
+from tasks.example import Example, Record, Skipped
+from tasks.registry import WAY_OUT, Benchmark, CatalogRow, Options, Task, catalog, slug, task_name
+
+NAME = "super_natural_instructions"
+METRIC = "rouge_l"
+ROLES = ("train", "test", "excluded")
+TEST_INSTANCES = 100
+
+
+def discover(directory: Path, options: Options) -> Benchmark:
+    """The tasks in `directory`/tasks. Opens only the files of tasks that the catalog does not know."""
+    return discover_folder(NAME, directory, options)
+
+
+def discover_folder(benchmark: str, directory: Path, options: Options, held_out: int = 0) -> Benchmark:
+    """A folder in the official layout as a benchmark of any name.
+
+    Args:
+      held_out: instances of each train task that become its validation split, unless the options say otherwise.
+
+    Raises:
+      DataError: two files of one task, no task of any split, or a file that is not in the catalog cannot be read.
+    """
+    held_out = held_out if options.held_out_instances is None else options.held_out_instances
+    known = catalog(benchmark)
+    roles = split_lists(benchmark, directory) or {name: row.split for name, row in known.items()}
+    paths: dict[str, Path] = {}
+    left_out = []
+    for path in sorted((directory / "tasks").glob("*.json")):
+        name = task_name(benchmark, path.stem)
+        if name not in roles:
+            left_out.append(Skipped(str(path), "in no split"))
+        elif name in paths:
+            raise DataError(f"{path}: the same task as {paths[name].name}, both are {name}; remove one")
+        else:
+            paths[name] = path
+    if not paths:
+        raise DataError(f"{directory}: no file of a known task in tasks/*.json; the official release has one a task")
+    rows = dict(known)  # the whole benchmark: levels do not depend on which files were downloaded
+    rows |= {name: _row(benchmark, name, path) for name, path in paths.items() if name not in known}
+    trained = {rows[name].category for name, role in roles.items() if role == "train" and name in rows}
+    tasks = {
+        name: _task(rows[name], path, roles[name], rows[name].category in trained, held_out, options)
+        for name, path in paths.items()
+    }
+    return Benchmark(tasks, tuple(left_out))
+
+
+def split_lists(benchmark: str, directory: Path) -> dict[str, str]:
+    """Task name -> role by the folder's own split lists; empty where it has none."""
+    roles = {}
+    for role in ROLES:
+        path = directory / "splits" / "default" / f"{role}_tasks.txt"
+        for line in path.read_text(encoding="utf-8").split() if path.exists() else ():
+            name = task_name(benchmark, line)
+            if roles.setdefault(name, role) != role:
+                raise DataError(f"{path}: {line} is in {roles[name]}_tasks.txt too; a task has one split")
+    return roles
+
+
+def _row(benchmark: str, name: str, path: Path) -> CatalogRow:
+    """What the catalog would say, from the file itself."""
+    task = load(path)
+    category, source = (_first(task.get(key)) or "" for key in ("Categories", "Source"))
+    return CatalogRow(name, benchmark, slug(category) or "unknown", source, "", METRIC)
+
+
+def _task(row: CatalogRow, path: Path, role: str, category_is_trained: bool, held_out: int, options: Options) -> Task:
+    held_out = held_out if role == "train" else 0
+    splits, level = ("train",), None
+    if role == "test":
+        splits, level = ("test",), "held_out_task" if category_is_trained else "fully_held_out"
+    elif held_out:
+        splits, level = ("train", "validation"), "held_out_instances"
+    return Task(
+        name=row.name,
+        benchmark=row.benchmark,
+        category=row.category,
+        source=row.source,
+        role=role,
+        level=level,
+        metric=row.metric,
+        files=(path,),
+        splits=splits,
+        read=functools.partial(read_split, path, row.name, held_out, options.allow_empty_tasks),
+        render=functools.partial(render, row.name),
+        options=options,
+    )
+
+
+def load(path: Path) -> dict[str, Any]:
+    """One task file.
+
+    Raises:
+      DataError: the file is not strict UTF-8, not JSON, or lacks `Definition` or `Instances`.
+    """
+    try:
+        task = json.loads(path.read_bytes().decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start:,}; fetch the file again") from None
+    except json.JSONDecodeError as error:
+        what = f"not JSON ({error})" if path.stat().st_size else "the file is empty"
+        raise DataError(f"{path}: {what}; fetch the file again or remove it") from None
+    if not isinstance(task, dict) or not isinstance(task.get("Instances"), list):
+        raise DataError(f'{path}: no list "Instances"; is this a Super-NaturalInstructions task?')
+    if not isinstance(_first(task.get("Definition")), str):
+        raise DataError(f'{path}: no text "Definition"; is this a Super-NaturalInstructions task?')
+    return task
+
+
+def _first(value: Any) -> Any:
+    """Metadata are lists in the release and plain values in older and republished files."""
+    return (value[0] if value else None) if isinstance(value, list) else value
+
+
+def read(path: Path, allow_empty: bool = False) -> Iterator[Record | Skipped]:
+    """The instances of a task file, in file order, whatever its schema.
+
+    A record's fields: `definition`, `input`, `outputs` (all references, stripped, without repetitions). Instances
+    without an id are named by their content; a name that comes again gets "#2", "#3", ...
+
+    Raises:
+      DataError: the file cannot be read, or it has no instances (unless allowed).
+    """
+    task = load(path)
+    if not task["Instances"] and not allow_empty:
+        raise DataError(f'{path}: "Instances" is empty; {WAY_OUT}')
+    definition = _first(task["Definition"]).strip()
+    seen: collections.Counter[str] = collections.Counter()
+    for number, instance in enumerate(task["Instances"]):
+        fields = _fields(instance)
+        if isinstance(fields, str):
+            yield Skipped(f"{path}#{number}", fields)
+            continue
+        name = _id(instance.get("id"), fields)
+        seen[name] += 1
+        yield Record(f"{name}#{seen[name]}" if seen[name] > 1 else name, {"definition": definition, **fields})
+
+
+def _fields(instance: Any) -> dict[str, Any] | str:
+    """Input and outputs of an instance, or why it cannot be used."""
+    if not isinstance(instance, dict):
+        return f"the instance is {type(instance).__name__}, not an object"
+    text, outputs = instance.get("input"), instance.get("output")
+    outputs = [outputs] if isinstance(outputs, str) else outputs
+    if not isinstance(text, str):
+        return f"input is {type(text).__name__}, not text"
+    if not isinstance(outputs, list) or not all(isinstance(output, str) for output in outputs):
+        return "output is neither text nor a list of texts"
+    outputs = tuple(dict.fromkeys(output.strip() for output in outputs if output.strip()))
+    if not outputs:
+        return "output is empty"
+    try:
+        "".join((text, *outputs)).encode()
+    except UnicodeEncodeError:
+        return "text with half a surrogate pair"
+    return {"input": text.strip(), "outputs": outputs}
+
+
+def _id(name: Any, fields: Mapping[str, Any]) -> str:
+    if isinstance(name, str) and name.strip():
+        return "_".join(name.split())
+    content = "\0".join((fields["input"], *fields["outputs"]))
+    return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
+
+
+def read_split(path: Path, task: str, held_out: int, allow_empty: bool, split: str) -> Iterator[Record | Skipped]:
+    """The records of one split: the first 100 for "test"; for "validation" `held_out` chosen by id; else the rest.
+
+    Held out are only instances whose input no other instance has. What cannot be used is counted with "train".
+    """
+    records = read(path, allow_empty)
+    if split == "test":
+        yield from itertools.islice(records, TEST_INSTANCES)
+        return
+    records = list(records)
+    inputs = collections.Counter(record.fields["input"] for record in records if isinstance(record, Record))
+    choice = [r.id for r in records if isinstance(r, Record) and inputs[r.fields["input"]] == 1]
+    choice = set(sorted(choice, key=lambda name: prompts.draw("held out", task, name))[:held_out])
+    for record in records:
+        if (isinstance(record, Record) and record.id in choice) == (split == "validation"):
+            yield record
+
+
+def render(task: str, record: Record, candidates: tuple[str, ...] | None = None) -> Example:
+    """The prompt of one instance (paper 2.4); the target is one of the references, drawn by the instance's id."""
+    references = record.fields["outputs"]
+    source = prompts.task_level_source(task, record.id, record.fields["definition"], record.fields["input"])
+    return Example(record.id, source, prompts.pick("reference", task, record.id, references), references, candidates)
