@@ -2,6 +2,7 @@
 
 `rouge-score` fills the table of the longest common subsequence in Python and stems every word of every text again. Here
 rapidfuzz finds the length of the subsequence (bit-parallel, 64 columns at a time) and every word is stemmed once.
+Tokens are compared by their 64-bit hashes: two different words that collide would count as equal.
 """
 
 import functools
@@ -10,20 +11,15 @@ from collections.abc import Callable, Sequence
 
 from rapidfuzz.distance import LCSseq
 
+from optiml_jax.evaluation import porter
+
 _WORD = re.compile(r"[a-z0-9]+")
 Tokenize = Callable[[str], Sequence[str]]
 
 
-@functools.cache
-def _stemmer():
-    from nltk.stem.porter import PorterStemmer  # a second to import: only for those who stem
-
-    return PorterStemmer()
-
-
 @functools.lru_cache(maxsize=1 << 18)
 def _stem(word: str) -> str:
-    return _stemmer().stem(word) if len(word) > 3 else word  # rouge-score leaves short words alone
+    return porter.stem(word) if len(word) > 3 else word  # rouge-score leaves short words alone
 
 
 def plain_words(text: str) -> tuple[str, ...]:

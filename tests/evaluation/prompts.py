@@ -1,0 +1,38 @@
+"""Small prompts and samples that the evaluation's tests share."""
+
+import dataclasses
+import json
+
+from optiml_jax.evaluation.ledger import Prompt
+from optiml_jax.evaluation.samples import score_sample
+
+
+def prompt(number: int = 0, **changes) -> Prompt:
+    fields = {
+        "id": f"suite/bench.sky/plain/{number}/{changes.get('shots', 0)}/0",
+        "suite": "suite",
+        "benchmark": "bench",
+        "task": "bench.sky",
+        "template": "plain",
+        "example_id": str(number),
+        "shots": 0,
+        "seed": 0,
+        "category": "weather",
+        "level": "held_out_instances",
+        "metric": "accuracy",
+        "prompt": f"Is sky {number} blue?\nAnswer:",
+        "candidates": ("yes", "no"),
+        "references": ("yes",),
+        "demonstration_ids": (),
+    }
+    return Prompt(**fields | changes)
+
+
+def sample(score: float, **changes) -> dict:
+    """A sample with a given score, whatever its answer was."""
+    made = score_sample(prompt(**changes), "yes")
+    return made | {"score": score, "correct": score == 1.0}
+
+
+def ledger_line(made: Prompt, **changes) -> str:
+    return json.dumps({"format": 1, **dataclasses.asdict(made), **changes})

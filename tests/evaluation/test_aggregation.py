@@ -1,0 +1,110 @@
+"""Aggregation and baselines against arithmetic done by hand."""
+
+import json
+import random
+
+import pytest
+
+from optiml_jax.errors import DataError
+from optiml_jax.evaluation.aggregation import aggregate, results, write_results
+from optiml_jax.evaluation.baselines import baselines, majority
+from optiml_jax.evaluation.samples import score_sample
+from tests.evaluation.prompts import prompt, sample
+
+
+def _samples(task, scores, benchmark="flan", category="qa", level="held_out_task", **more):
+    where = {"task": f"{benchmark}.{task}", "benchmark": benchmark, "category": category, "level": level} | more
+    keys = [f"{task}/{where.get('template')}/{where.get('shots', 0)}/{i}" for i in range(len(scores))]
+    return [sample(score, id=f"{benchmark}/{key}", **where) for key, score in zip(keys, scores)]
+
+
+def test_every_step_of_the_chain_is_an_unweighted_mean_in_the_papers_order():
+    groups = {"flan.mmlu_law": "mmlu", "flan.mmlu_art": "mmlu", "ni.boolq_7": "boolq", "flan.boolq": "boolq"}
+    samples = [
+        *_samples("mmlu_law", [1, 1, 0, 0]),  # 1/2
+        *_samples("mmlu_art", [0]),  # 0, and as heavy as law: mmlu 1/4
+        *_samples("boolq", [1, 1], template="a"),  # 1
+        *_samples("boolq", [0, 0, 0, 1], template="b"),  # 1/4, so flan.boolq is 5/8
+        *_samples("boolq_7", [0, 0], benchmark="ni"),  # 0: boolq over benchmarks 5/16
+        *_samples("piqa", [1, 1, 1, 0]),  # 3/4
+        *_samples("nli", [1, 0], category="nli"),  # 1/2
+        *_samples("copa", [1, 1, 0, 0, 0], category="causes", level="fully_held_out"),  # 2/5
+        *_samples("later", [1], category="excluded", level=None),  # in no level
+    ]
+    random.Random(0).shuffle(samples)
+    made = aggregate(samples, groups)
+    tasks, categories, levels = made["tasks"], made["categories"], made["levels"]
+    assert tasks["flan.mmlu_law"]["score"] == 1 / 2 and tasks["flan.boolq"]["score"] == 5 / 8
+    assert tasks["flan.boolq"]["examples"] == 6 and tasks["ni.boolq_7"]["benchmark"] == "ni"
+    qa = (1 / 4 + 5 / 16 + 3 / 4) / 3
+    assert categories["qa"]["score"] == pytest.approx(qa, abs=1e-15) and categories["qa"]["tasks"] == 5
+    assert levels["held_out_task"]["score"] == pytest.approx((qa + 1 / 2) / 2, abs=1e-15)
+    assert levels["held_out_task"]["categories"].keys() == {"qa", "nli"}
+    assert levels["fully_held_out"]["score"] == pytest.approx(2 / 5, abs=1e-15)
+    assert made["average"] == pytest.approx((2 / 5 + (qa + 1 / 2) / 2) / 2, abs=1e-15)
+    assert list(levels) == ["fully_held_out", "held_out_task"] and categories["excluded"]["score"] == 1.0
+
+
+def test_shots_stay_apart_up_to_the_category_and_are_combined_there():
+    samples = [
+        *_samples("a", [1, 0], shots=0),  # 1/2
+        *_samples("a", [1, 1], shots=5),  # 1
+        *_samples("b", [0, 0, 0, 1], shots=0),  # 1/4; never few-shot
+        *_samples("c", [0], category="nli"),  # 0
+    ]
+    made = aggregate(samples)
+    assert made["tasks"]["flan.a"]["shots"] == {"0": 0.5, "5": 1.0} and made["tasks"]["flan.a"]["score"] == 0.75
+    qa = made["categories"]["qa"]
+    assert qa["shots"] == {"0": 3 / 8, "5": 1.0} and qa["score"] == (3 / 8 + 1) / 2
+    level = made["levels"]["held_out_task"]
+    assert level["shots"] == {"0": 3 / 16, "5": 1.0} and level["score"] == ((3 / 8 + 1) / 2 + 0) / 2
+
+
+def test_a_category_at_two_levels_counts_in_each_with_its_own_tasks():
+    made = aggregate([*_samples("a", [1]), *_samples("b", [0], level="held_out_instances")])
+    assert made["levels"]["held_out_task"]["score"] == 1.0 and made["levels"]["held_out_instances"]["score"] == 0.0
+    assert made["categories"]["qa"]["score"] == made["average"] == 0.5
+
+
+def test_prompts_of_a_task_that_disagree_are_named():
+    with pytest.raises(DataError, match=r"task flan.a: its prompts disagree on level"):
+        aggregate([*_samples("a", [1], template="x"), *_samples("a", [1], template="y", level="fully_held_out")])
+
+
+def test_results_have_the_documented_fields_and_the_same_bytes_in_any_order(tmp_path):
+    about = {"weights": "runs/tiny", "tokenizer": "f" * 64, "bos": True, "code_version": "0.1.0"}
+    samples = [*_samples("a", [1, 0, 1 / 3, 0.1, 0.7]), *_samples("b", [1, 0.2], category="nli")]
+    texts = []
+    for seed in range(5):
+        random.Random(seed).shuffle(samples)
+        write_results(tmp_path / "results.json", results(samples, **about))
+        texts.append((tmp_path / "results.json").read_text())
+    assert len(set(texts)) == 1
+    made = json.loads(texts[0])
+    assert made.keys() == {*about, "tasks", "categories", "levels", "average"}
+    assert made["tasks"]["flan.a"].keys() == {
+        *("metric", "score", "examples", "shots", "level", "category", "benchmark", "baselines")
+    }
+    assert made["tasks"]["flan.a"]["baselines"] == {"majority": 1.0, "random": 0.5}
+
+
+def test_majority_of_a_classification_task_is_the_share_of_its_most_frequent_answer():
+    answers = ["yes"] * 5 + ["no"] * 3 + ["maybe"] * 2
+    samples = [
+        score_sample(prompt(i, references=(a,), candidates=("yes", "no", "maybe")), "no") for i, a in enumerate(answers)
+    ]
+    assert baselines(samples) == {"majority": 0.5, "random": pytest.approx(1 / 3)}
+
+
+def test_majority_of_generated_text_tries_the_frequent_references_and_counts_every_reference():
+    references = [("the cat",), ("a dog", "the cat"), ("the cat sat",), ("the cat sat",)]
+    # "the cat sat": 2*2/5 = 0.8, 0.8, 1, 1; "the cat": 1, 1, 0.8, 0.8: both 0.9
+    assert majority("rouge_l", references) == pytest.approx(0.9)
+    assert majority("exact_match", references) == 0.5
+
+
+def test_random_counts_every_right_candidate_and_is_unknown_without_candidates():
+    two_right = score_sample(prompt(0, references=("yes", "sure"), candidates=("yes", "sure", "no", "never")), "no")
+    assert baselines([two_right])["random"] == 0.5
+    generated = score_sample(prompt(1, candidates=None), "no")
+    assert baselines([two_right, generated])["random"] is None

@@ -1,0 +1,70 @@
+"""Reading prompt ledgers, and what is said about bad ones."""
+
+import dataclasses
+
+import pytest
+
+from optiml_jax.errors import DataError
+from optiml_jax.evaluation.ledger import ledger_fingerprint, read_ledger
+from tests.evaluation.prompts import ledger_line, prompt
+
+
+def test_prompts_come_back_as_they_were_written(tmp_path):
+    prompts = [prompt(0), prompt(1, candidates=None, metric="rouge_l", references=("a b", "c\u2028d"), level=None)]
+    file = tmp_path / "dev.jsonl"
+    file.write_text("\n".join(map(ledger_line, prompts)) + "\n\n", encoding="utf-8")
+    assert read_ledger(file) == prompts
+    assert read_ledger(str(tmp_path)) == prompts  # the only ledger of the directory
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not a JSON object"),
+        (ledger_line(prompt(1), format=2), "ledger format 2, this version reads 1; build the ledger again"),
+        (ledger_line(prompt(1), metric="rouge"), "unknown metric 'rouge'; did you mean rouge_l"),
+        (ledger_line(prompt(1), level="held_out_tasks"), "unknown level 'held_out_tasks'"),
+        (ledger_line(prompt(1), references=[]), "prompt suite/bench.sky/plain/1/0/0: no references"),
+        (ledger_line(prompt(1), references="yes"), '"references" must be a list of texts'),
+        (ledger_line(prompt(1), candidates=[]), "prompt suite/bench.sky/plain/1/0/0: empty candidate list"),
+        (ledger_line(prompt(1), candidates=["no"]), "prompt suite/bench.sky/plain/1/0/0: no candidate is a reference"),
+        (ledger_line(prompt(1), shots="5"), '"shots" must be a whole number from 0'),
+        (ledger_line(prompt(1), prompt=None), '"prompt" must be a text'),
+        (ledger_line(prompt(1), refs=[]), 'unknown field "refs"; did you mean references'),
+        ('{"format": 1, "id": "x"}', "lacks benchmark, candidates"),
+        (ledger_line(prompt(0)), "prompt suite/bench.sky/plain/0/0/0 stands in line 1 already"),
+        (b"\xff\n", "not UTF-8"),
+    ],
+)
+def test_a_bad_line_is_named_with_file_line_and_reason(tmp_path, line, message):
+    file = tmp_path / "dev.jsonl"
+    file.write_bytes(ledger_line(prompt(0)).encode() + b"\n" + (line if isinstance(line, bytes) else line.encode()))
+    with pytest.raises(DataError) as error:
+        read_ledger(file)
+    assert str(error.value).startswith(f"{file}:2: ") and message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_ambiguous_and_empty_ledgers_are_named(tmp_path):
+    with pytest.raises(DataError, match="no such ledger"):
+        read_ledger(tmp_path / "dev.jsonl")
+    with pytest.raises(DataError, match=r"holds no \.jsonl ledger"):
+        read_ledger(tmp_path)
+    (tmp_path / "dev.jsonl").touch()
+    with pytest.raises(DataError, match="the ledger is empty"):
+        read_ledger(tmp_path)
+    (tmp_path / "test.jsonl").touch()
+    with pytest.raises(DataError, match=r"holds dev\.jsonl, test\.jsonl: name one"):
+        read_ledger(tmp_path)
+
+
+def test_the_fingerprint_changes_with_every_field_and_with_the_order():
+    prompts = [prompt(0), prompt(1)]
+    others = [
+        [dataclasses.replace(prompts[0], **{field.name: "other"}), prompts[1]]
+        for field in dataclasses.fields(prompts[0])
+    ]
+    fingerprints = {ledger_fingerprint(ps) for ps in [prompts, prompts[::-1], prompts[:1], *others]}
+    assert len(fingerprints) == 3 + len(others)
+    assert ledger_fingerprint(prompts) == ledger_fingerprint([prompt(0), prompt(1)])
