@@ -10,9 +10,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from optiml_jax.errors import UserError
-from optiml_jax.opt import decoder, sharding
+from optiml_jax.opt import decoder, head, sharding
 from optiml_jax.opt.config import OPTConfig
-from optiml_jax.training import loss_scale, objective
+from optiml_jax.training import loss_scale
 from optiml_jax.training.loss_scale import LossScale
 from optiml_jax.training.optimizer import Optimization, learning_rate, make_optimizer, update_count
 
@@ -124,7 +124,7 @@ def batch_nats(
         remat=computation.remat,
         implementation=computation.attention,
     )
-    return objective.label_nats(hidden_BTD, embedding_VD, batch["targets_BT"], batch["label_mask_BT"])
+    return head.label_nats(hidden_BTD, embedding_VD, batch["targets_BT"], batch["label_mask_BT"]).sum()
 
 
 def gradients(

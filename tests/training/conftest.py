@@ -1,23 +1,15 @@
-"""A small model with eight heads, so that every mesh of eight devices divides it, and packed rows for it."""
+"""A small model and packed rows for it."""
 
-import jax
 import numpy as np
 import pytest
 
-from optiml_jax.opt import sharding
 from optiml_jax.opt.config import OPTConfig
-
-MESHES = {"1x1x1": (1, 1, 1), "8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "1x1x8": (1, 1, 8), "2x2x2": (2, 2, 2)}
-
-
-def mesh_of(name: str) -> jax.sharding.Mesh:
-    shape = MESHES[name]
-    return sharding.make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
 
 
 @pytest.fixture(scope="session")
 def config() -> OPTConfig:
-    return OPTConfig(vocab_size=256, layers=4, model_dim=64, heads=8, ffn_dim=128, max_positions=64)
+    """A small model with eight heads, so that every mesh of eight devices divides it."""
+    return OPTConfig(vocab_size=256, layers=3, model_dim=64, heads=8, ffn_dim=128, max_positions=64)
 
 
 @pytest.fixture(scope="session")

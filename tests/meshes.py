@@ -1,0 +1,13 @@
+"""Meshes over the eight CPU devices that every test has."""
+
+import jax
+import numpy as np
+
+from optiml_jax.opt import sharding
+
+MESHES = {"1x1x1": (1, 1, 1), "8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "1x1x8": (1, 1, 8), "2x2x2": (2, 2, 2)}
+
+
+def mesh_of(name: str) -> jax.sharding.Mesh:
+    shape = MESHES[name]
+    return sharding.make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
