@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optiml_jax.data.prefetch import Prefetcher
-from optiml_jax.data.rows import Layout, Row, Store, emit, plan_block
+from optiml_jax.data.rows import Block, Layout, Store, emit, plan_block
 from optiml_jax.data.sampling import Sampler, probabilities
 from optiml_jax.errors import UserError
 
@@ -31,7 +31,7 @@ class Batch:
       label_tokens: label positions in `arrays`.
       row_fill: real_tokens / (B * T).
       wait_seconds: how long the consumer waited for this batch.
-      rows: documents (task, example, length) of each row of the global batch.
+      rows: block and row of each row of the global batch.
     """
 
     arrays: dict[str, np.ndarray]
@@ -40,12 +40,12 @@ class Batch:
     label_tokens: int
     row_fill: float
     wait_seconds: float = 0.0
-    rows: list[Row] = dataclasses.field(default_factory=list, repr=False)
+    rows: list[tuple[Block, int]] = dataclasses.field(default_factory=list, repr=False)
 
     @property
     def examples(self) -> list[list[tuple[str, int]]]:
         """(task, index in its split) of every document of the global batch, row by row."""
-        return [[(document.task, document.example) for document in row] for row in self.rows]
+        return [[(task, example) for task, example, _ in block.documents(row)] for block, row in self.rows]
 
 
 class Loader:
@@ -87,7 +87,10 @@ class Loader:
         rows: Sequence[int] | None = None,
         tokenizer_fingerprint: str | None = None,
     ) -> None:
-        for name, value in {"row_length": row_length, "batch_rows": batch_rows, "block_draws": block_draws}.items():
+        at_least_one = {"row_length": row_length, "batch_rows": batch_rows, "block_draws": block_draws}
+        if max_segments is not None:
+            at_least_one["max_segments"] = max_segments
+        for name, value in at_least_one.items():
             if value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1")
         if tokenizer_fingerprint not in (None, store.tokenizer_fingerprint):
@@ -101,11 +104,11 @@ class Loader:
         self._layout = Layout(row_length, pad_id, eos_id, leading_eos, max_segments)
         self._sampler = Sampler(sizes, rates, seed, block_draws)
         self._local = range(batch_rows) if rows is None else rows
-        self._block_rows = functools.lru_cache(maxsize=2)(self.plan)
-        self.restore({"block": 0, "row": 0})
+        self._block = functools.lru_cache(maxsize=1)(self.plan)
+        self._start({"block": 0, "row": 0})
 
-    def plan(self, block: int) -> list[Row]:
-        """The rows of a block: a pure function of (seed, block)."""
+    def plan(self, block: int) -> Block:
+        """Which examples lie in which rows of the block: a pure function of (seed, block)."""
         return plan_block(self._sampler, self._store, self._split, self._layout, block)
 
     @property
@@ -118,13 +121,11 @@ class Loader:
         if set(state) != {"block", "row"} or not all(isinstance(n, int) and n >= 0 for n in state.values()):
             raise UserError(f"data position {dict(state)} is not one of ours: expected block and row, from 0 on")
         self.close()
-        self._state = dict(state)
-        self._batches = Prefetcher(functools.partial(self._generate, state["block"], state["row"]), self._prefetch)
+        self._start(dict(state))
 
     def close(self) -> None:
         """Ends the background thread."""
-        if hasattr(self, "_batches"):
-            self._batches.close()
+        self._batches.close()
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -140,29 +141,33 @@ class Loader:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _generate(self, block: int, row: int) -> Iterator[Batch]:
-        if row > len(self._block_rows(block)):
-            raise UserError(f"data position: block {block} has no row {row}; the data or its settings have changed")
-        while True:
-            rows: list[Row] = []
-            while len(rows) < self._batch_rows:
-                rows_here = self._block_rows(block)
-                taken = rows_here[row : row + self._batch_rows - len(rows)]
-                rows += taken
-                block, row = (block + 1, 0) if row + len(taken) == len(rows_here) else (block, row + len(taken))
-            yield self._batch(rows, {"block": block, "row": row})
+    def _start(self, state: dict[str, int]) -> None:
+        self._state = state
+        self._batches = Prefetcher(functools.partial(self._generate, state["block"], state["row"]), self._prefetch)
 
-    def _batch(self, rows: list[Row], state: dict[str, int]) -> Batch:
-        arrays = emit([rows[b] for b in self._local], self._store, self._split, self._layout)
-        real_tokens = sum(document.length for row in rows for document in row)
-        return Batch(
-            arrays=arrays,
-            state=state,
-            real_tokens=real_tokens,
-            label_tokens=int(arrays["label_mask_BT"].sum()),
-            row_fill=real_tokens / (self._batch_rows * self._layout.row_length),
-            rows=rows,
-        )
+    def _generate(self, number: int, row: int) -> Iterator[Batch]:
+        """Batches from row `row` of block `number` on."""
+        if row > len(self._block(number).rows):
+            raise UserError(f"data position: block {number} has no row {row}; the data or its settings have changed")
+        while True:
+            rows: list[tuple[Block, int]] = []
+            real_tokens = 0
+            while len(rows) < self._batch_rows:
+                block = self._block(number)
+                end = min(row + self._batch_rows - len(rows), len(block.rows))
+                rows += [(block, r) for r in range(row, end)]
+                real_tokens += block.real_tokens(slice(row, end))
+                number, row = (number + 1, 0) if end == len(block.rows) else (number, end)
+            documents = [block.documents(r) for block, r in (rows[b] for b in self._local)]
+            arrays = emit(documents, self._store, self._split, self._layout)
+            yield Batch(
+                arrays=arrays,
+                state={"block": number, "row": row},
+                real_tokens=real_tokens,
+                label_tokens=int(arrays["label_mask_BT"].sum()),
+                row_fill=real_tokens / (self._batch_rows * self._layout.row_length),
+                rows=rows,
+            )
 
 
 def _checked_size(store: Store, task: str, split: str, row_length: int) -> int:
@@ -175,7 +180,7 @@ def _checked_size(store: Store, task: str, split: str, row_length: int) -> int:
             f"{task}: the label of example {stats['longest_label_example']} has {stats['longest_label']} tokens "
             f"and its </s>, more than a row of {row_length}; raise ROW_LENGTH or cache again with --max_label_tokens"
         )
-    return stats["examples"]
+    return len(store.lengths(task, split))  # read now: a file that does not match its stats is found before training
 
 
 def local_rows(sharding: "jax.sharding.Sharding", batch_rows: int, row_length: int) -> np.ndarray:
@@ -193,12 +198,13 @@ def to_devices(
     """Global arrays [batch_rows, T] from the rows that this process read (`rows`, sorted; None: all of them)."""
     import jax
 
-    place = np.full(batch_rows, -1)
-    place[slice(None) if rows is None else rows] = np.arange(batch_rows if rows is None else len(rows))
+    rows = np.arange(batch_rows) if rows is None else rows
+    place = np.full(batch_rows, len(rows))  # a row that was not read: an IndexError below
+    place[rows] = np.arange(len(rows))
 
     def put(array: np.ndarray) -> jax.Array:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
-            return array[place[index[0]]][:, *index[1:]]
+        def part(index: tuple[slice, slice]) -> np.ndarray:
+            return array[place[index[0]]][:, index[1]]
 
         return jax.make_array_from_callback((batch_rows, array.shape[1]), sharding, part)
 

@@ -39,8 +39,8 @@ class Layout:
     max_segments: int | None = None
 
     def document_lengths(self, lengths: np.ndarray) -> np.ndarray:
-        """Positions that examples of these lengths (source + target) take in a row: int64, at most T."""
-        return np.minimum(lengths.astype(np.int64) + self.leading_eos, self.row_length)
+        """Positions that examples of these lengths (source + target) take in a row, at most T."""
+        return np.minimum(lengths + self.leading_eos, self.row_length)
 
 
 class Document(NamedTuple):
@@ -54,29 +54,50 @@ class Document(NamedTuple):
 Row = list[Document]
 
 
-def plan_block(sampler: Sampler, store: Store, split: str, layout: Layout, block: int) -> list[Row]:
-    """The rows of block number `block`: drawn, shuffled, packed, and the rows shuffled.
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """The plan of a block: n drawn examples in R rows.
+
+    Attributes:
+      names: of the tasks.
+      tasks_n, examples_n, lengths_n: task (number in `names`), example and length in positions of each draw; int64.
+      rows: R arrays of draws.
+    """
+
+    names: list[str]
+    tasks_n: np.ndarray
+    examples_n: np.ndarray
+    lengths_n: np.ndarray
+    rows: list[np.ndarray]
+
+    def documents(self, row: int) -> Row:
+        """What row number `row` holds, in order."""
+        draws = self.rows[row]
+        parts = self.tasks_n[draws].tolist(), self.examples_n[draws].tolist(), self.lengths_n[draws].tolist()
+        return [Document(self.names[task], example, length) for task, example, length in zip(*parts)]
+
+    def real_tokens(self, rows: slice) -> int:
+        """Positions of the rows that are not padding."""
+        return int(self.lengths_n[np.concatenate(self.rows[rows])].sum()) if self.rows[rows] else 0
+
+
+def plan_block(sampler: Sampler, store: Store, split: str, layout: Layout, block: int) -> Block:
+    """Block number `block`: drawn, shuffled, packed, and the rows shuffled.
 
     A pure function of (seed, block); reads lengths, no tokens. Packing sorts by length, so the first shuffle decides
     which of several equally long examples meet; the second makes consecutive rows alike in length and task.
     """
     tasks, examples = sampler.draw(block)
     lengths = np.empty(len(tasks), np.int64)
-    ends = np.cumsum(np.bincount(tasks, minlength=len(sampler.names)))
-    for start, end in zip([0, *ends[:-1].tolist()], ends.tolist()):
+    ends = np.cumsum(np.bincount(tasks, minlength=len(sampler.names))).tolist()
+    for name, start, end in zip(sampler.names, [0, *ends], ends):
         if start < end:
-            task_lengths = store.lengths(sampler.names[tasks[start]], split)
-            lengths[start:end] = layout.document_lengths(task_lengths[examples[start:end]])
+            lengths[start:end] = store.lengths(name, split)[examples[start:end]]
     order = shuffled(len(tasks), key(sampler.seed, "draws", block))
-    rows = pack(lengths[order], layout.row_length, max_segments=layout.max_segments)
-    documents = list(zip(tasks[order].tolist(), examples[order].tolist(), lengths[order].tolist()))
-    return [
-        [
-            Document(sampler.names[task], example, length)
-            for task, example, length in map(documents.__getitem__, rows[r])
-        ]
-        for r in shuffled(len(rows), key(sampler.seed, "rows", block)).tolist()
-    ]
+    lengths = layout.document_lengths(lengths[order])
+    rows = pack(lengths, layout.row_length, max_segments=layout.max_segments)
+    rows = [rows[row] for row in shuffled(len(rows), key(sampler.seed, "rows", block)).tolist()]
+    return Block(sampler.names, tasks[order], examples[order], lengths, rows)
 
 
 def emit(rows: Sequence[Row], store: Store, split: str, layout: Layout) -> dict[str, np.ndarray]:
@@ -84,7 +105,7 @@ def emit(rows: Sequence[Row], store: Store, split: str, layout: Layout) -> dict[
 
     A document of source s and target t is `</s> s t`, predicts `s t </s>`, and its label positions are those that
     predict t and the last `</s>`. Without `leading_eos` it is `s t`, and the first token is predicted by nothing. An
-    example longer than a row loses the start of its source (the paper, appendix C), never `</s>` or label.
+    example longer than a row loses the start of its source (paper 3.3), never `</s>` or label.
 
     Returns:
       tokens_BT, targets_BT (padding: `pad_id`), segment_ids_BT (1, 2, ... in order; 0 is padding), positions_BT (from

@@ -47,7 +47,7 @@ def load_manifest(path: str | os.PathLike) -> dict:
 
 
 def probabilities(manifest: dict, eps: int, proportions: Mapping[str, float] | None = None) -> dict[str, float]:
-    """Rate of each task (paper 2.3): within a benchmark in proportion to min(examples, eps).
+    """Rate of each task (paper 4.2, 4.3): within a benchmark in proportion to min(examples, eps).
 
     Args:
       manifest: as `load_manifest` returns it.

@@ -1,0 +1,445 @@
+"""Batches against rows built in plain Python, and their stream against itself: resumed, split over hosts, ahead."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from optiml_jax.data.loader import Loader, local_rows, to_devices
+from optiml_jax.data.store import FORMAT, INDEX_DTYPE, TokenStore, shard_path
+from optiml_jax.errors import UserError
+
+PAD, EOS = 1, 2
+FINGERPRINT = "f" * 64
+
+
+class MemoryStore:
+    """A token store of {task: [(source, target), ...]} held in memory."""
+
+    tokenizer_fingerprint = FINGERPRINT
+
+    def __init__(self, tasks):
+        self.tasks = tasks
+
+    def stats(self, task, split):
+        labels = [len(target) for _, target in self.tasks[task]]
+        longest = (
+            {"longest_label": max(labels), "longest_label_example": f"{task}-{np.argmax(labels)}"} if labels else {}
+        )
+        return {"examples": len(labels)} | longest
+
+    def lengths(self, task, split):
+        return np.array([len(source) + len(target) for source, target in self.tasks[task]], np.uint32)
+
+    def read(self, task, split, i):
+        source, target = self.tasks[task][i]
+        return np.array(source + target, np.uint16), len(source)
+
+
+def make_tasks(seed=0, tasks=12, longest_source=300, longest_target=40):
+    rng = np.random.default_rng(seed)
+
+    def ids(low, high):
+        return rng.integers(3, 60_000, rng.integers(low, high)).tolist()
+
+    return {
+        f"task{i}": [(ids(0, longest_source), ids(1, longest_target)) for _ in range(rng.integers(1, 150))]
+        for i in range(tasks)
+    }
+
+
+def manifest_of(tasks):
+    entries = [{"name": t, "benchmark": "b", "category": "c", "examples": len(e)} for t, e in tasks.items()]
+    return {"format": 1, "name": "m", "eps": 4096, "tasks": entries, "benchmarks": None}
+
+
+def make_loader(tasks, store=None, **options):
+    settings = {"row_length": 128, "batch_rows": 8, "seed": 0, "pad_id": PAD, "eos_id": EOS, "block_draws": 100}
+    return Loader(store or MemoryStore(tasks), manifest_of(tasks), **(settings | options))
+
+
+def take(loader, count):
+    with loader:
+        return [next(loader) for _ in range(count)]
+
+
+def assert_same(first, second):
+    assert first.state == second.state and first.examples == second.examples
+    assert first.arrays.keys() == second.arrays.keys()
+    assert all(first.arrays[name].tobytes() == second.arrays[name].tobytes() for name in first.arrays)
+
+
+def plain_row(examples, row_length, leading_eos):
+    """The layout of a training row, position by position, from the texts of the design."""
+    tokens, targets, segments, positions, mask = [], [], [], [], []
+    for segment, (source, target) in enumerate(examples, 1):
+        room = row_length - leading_eos
+        source = source[max(0, len(source) + len(target) - room) :]
+        inputs = [EOS] * leading_eos + source + target
+        predicted = (source + target if leading_eos else (source + target)[1:]) + [EOS]
+        labels = len(target) + 1
+        tokens += inputs
+        targets += predicted
+        segments += [segment] * len(inputs)
+        positions += range(len(inputs))
+        mask += ([False] * len(inputs) + [True] * labels)[-len(inputs) :]
+    padding = row_length - len(tokens)
+    assert padding >= 0
+    return (
+        tokens + [PAD] * padding,
+        targets + [PAD] * padding,
+        segments + [0] * padding,
+        positions + [0] * padding,
+        mask + [False] * padding,
+    )
+
+
+# rows
+
+
+@pytest.mark.parametrize("leading_eos", [True, False])
+@pytest.mark.parametrize("row_length", [41, 128, 700])
+def test_rows_hold_the_examples_as_plain_python_lays_them_out(row_length, leading_eos):
+    """41 cuts the source of most examples and all of some, since a label takes up to 40."""
+    tasks = make_tasks()
+    cut = 0
+    for batch in take(make_loader(tasks, row_length=row_length, leading_eos=leading_eos), 20):
+        arrays = batch.arrays
+        assert list(arrays) == ["tokens_BT", "targets_BT", "segment_ids_BT", "positions_BT", "label_mask_BT"]
+        assert [array.dtype for array in arrays.values()] == [np.int32] * 4 + [np.bool_]
+        for b, row in enumerate(batch.examples):
+            examples = [tasks[task][i] for task, i in row]
+            expected = plain_row(examples, row_length, leading_eos)
+            for array, values in zip(arrays.values(), expected):
+                assert array[b].tolist() == values
+            cut += sum(len(source) + len(target) + leading_eos > row_length for source, target in examples)
+        assert batch.real_tokens == (arrays["segment_ids_BT"] > 0).sum()
+        assert batch.label_tokens == arrays["label_mask_BT"].sum()
+        assert batch.row_fill == batch.real_tokens / (8 * row_length)
+    assert (cut > 0) == (row_length < 700)
+
+
+def test_labels_are_what_follows_the_source():
+    """Read back from the arrays alone: the label positions of a document predict target and `</s>`, whole."""
+    tasks = make_tasks(longest_source=200)
+    for batch in take(make_loader(tasks), 10):
+        arrays = batch.arrays
+        for b, row in enumerate(batch.examples):
+            for segment, (task, i) in enumerate(row, 1):
+                document = arrays["segment_ids_BT"][b] == segment
+                predicted = arrays["targets_BT"][b][document & arrays["label_mask_BT"][b]]
+                assert predicted.tolist() == [*tasks[task][i][1], EOS]
+
+
+def test_max_segments_bounds_the_documents_of_a_row():
+    batches = take(make_loader(make_tasks(longest_source=5, longest_target=3), max_segments=3), 5)
+    assert max(len(row) for batch in batches for row in batch.examples) == 3
+    assert max(batch.arrays["segment_ids_BT"].max() for batch in batches) == 3
+
+
+def test_every_example_comes_once_a_pass():
+    tasks = {"only": [([7] * (i % 90), [i + 10]) for i in range(500)]}
+    batches = take(make_loader(tasks, block_draws=500, batch_rows=1), 400)
+    block = [
+        example
+        for batch in batches
+        if batch.rows[0][0] is batches[0].rows[0][0]
+        for row in batch.examples
+        for example in row
+    ]
+    assert sorted(block) == [("only", i) for i in range(500)]
+
+
+def test_batches_are_alike_in_length_and_task():
+    """Packing sorts by length; rows shuffled afterwards make batches differ no more than random rows would."""
+    rng = np.random.default_rng(0)
+    sizes = np.clip(np.exp(rng.normal(4, 0.8, 8000)), 3, 511).astype(int)
+    tasks = {f"task{t}": [([9] * int(n), [8]) for n in sizes[t::8]] for t in range(8)}
+    block = make_loader(tasks, row_length=512, block_draws=8000).plan(0)
+    rows = [block.documents(r) for r in range(len(block.rows))]
+    for feature in [len, lambda row: sum(document.task == "task3" for document in row)]:
+        values = np.array([feature(row) for row in rows[: len(rows) // 32 * 32]], float)
+        between = values.reshape(-1, 32).mean(axis=1).std()
+        assert between < 1.6 * values.std() / np.sqrt(32)  # 30-odd batches: their spread is known to about 13%
+
+
+# the stream
+
+
+def test_a_restored_loader_goes_on_byte_for_byte():
+    tasks = make_tasks()
+    batches = take(make_loader(tasks), 60)
+    assert batches[-1].state["block"] > 3
+    loader = make_loader(tasks)
+    for position in [0, 58, 7, 31]:
+        assert type(json.loads(json.dumps(batches[position].state))) is dict
+        loader.restore(json.loads(json.dumps(batches[position].state)))
+        assert loader.state == batches[position].state
+        assert_same(next(loader), batches[position + 1])
+        assert loader.state == batches[position + 1].state
+    loader.close()
+
+
+def test_a_far_position_is_reached_by_planning_its_blocks_only():
+    """Step 10^6 of 256 rows of the real mixture is block 108,936; what precedes it is never computed."""
+    tasks = make_tasks()
+    loader = make_loader(tasks, prefetch=0)
+    loader.restore({"block": 108_935, "row": 0})
+    ahead = [next(loader) for _ in range(30)]
+    inside = next(i for i, batch in enumerate(ahead) if batch.state["block"] == 108_936 and batch.state["row"] > 0)
+    store = MemoryStore(tasks)
+    other = make_loader(tasks, store, prefetch=0)
+    calls = []
+    store.lengths = lambda task, split: calls.append(task) or MemoryStore.lengths(store, task, split)
+    other.restore(ahead[inside].state)
+    assert_same(next(other), ahead[inside + 1])
+    assert len(calls) <= 2 * len(tasks)  # one block, or two where the batch crosses into the next
+
+
+def test_small_blocks_and_large_batches_meet():
+    """A batch may span several blocks, and a block of one draw may hold none."""
+    tasks = make_tasks(tasks=5)
+    batches = take(make_loader(tasks, block_draws=1, batch_rows=6, row_length=400), 10)
+    assert all(len(batch.examples) == 6 and all(batch.examples) for batch in batches)
+    loader = make_loader(tasks, block_draws=1, batch_rows=6, row_length=400)
+    loader.restore(batches[3].state)
+    assert_same(take(loader, 1)[0], batches[4])
+
+
+def test_seeds_give_different_streams_and_threads_the_same():
+    tasks = make_tasks()
+    first = take(make_loader(tasks), 10)
+    for one, other in zip(first, take(make_loader(tasks, prefetch=0), 10)):
+        assert_same(one, other)
+    assert first[0].examples != take(make_loader(tasks, seed=1), 1)[0].examples
+
+
+@pytest.mark.parametrize("state", [{}, {"block": 0}, {"block": 0, "row": -1}, {"block": "0", "row": 0}, {"step": 5}])
+def test_a_position_of_another_kind_is_refused(state):
+    with pytest.raises(UserError, match="data position"):
+        make_loader(make_tasks()).restore(state)
+
+
+def test_a_position_outside_its_block_is_refused():
+    loader = make_loader(make_tasks())
+    loader.restore({"block": 3, "row": 10_000})
+    with pytest.raises(UserError, match="block 3 has no row 10000"):
+        take(loader, 1)
+
+
+# hosts and devices
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4, 8])
+def test_any_number_of_hosts_makes_the_same_global_batches(hosts):
+    tasks = make_tasks()
+    whole = take(make_loader(tasks), 6)
+    shares = np.array_split(np.arange(8), hosts)
+    parts = [take(make_loader(tasks, rows=rows), 6) for rows in shares]
+    for step, batch in enumerate(whole):
+        for name, array in batch.arrays.items():
+            joined = np.concatenate([part[step].arrays[name] for part in parts])
+            assert joined.tobytes() == array.tobytes()
+        for part in parts:
+            ours = part[step]
+            assert (ours.state, ours.real_tokens, ours.row_fill) == (batch.state, batch.real_tokens, batch.row_fill)
+            assert ours.examples == batch.examples
+        assert sum(part[step].label_tokens for part in parts) == batch.label_tokens
+
+
+def test_a_host_reads_only_its_rows():
+    tasks = make_tasks()
+    store = MemoryStore(tasks)
+    read = []
+    store.read = lambda task, split, i: read.append((task, i)) or MemoryStore.read(store, task, split, i)
+    batch = take(make_loader(tasks, store, rows=[2, 5], prefetch=0), 1)[0]
+    assert read == batch.examples[2] + batch.examples[5]
+
+
+class HostView:
+    """A sharding as one process of several sees it."""
+
+    def __init__(self, sharding, devices):
+        self.sharding, self.devices = sharding, devices
+
+    def addressable_devices_indices_map(self, shape):
+        return {d: i for d, i in self.sharding.devices_indices_map(shape).items() if d in self.devices}
+
+
+@pytest.mark.parametrize("mesh_shape", [(2, 2, 2), (8, 1, 1), (1, 1, 8)])
+def test_global_arrays_on_a_mesh_equal_the_batch(mesh_shape):
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    devices = np.array(jax.devices()[:8]).reshape(mesh_shape)
+    sharding = NamedSharding(jax.sharding.Mesh(devices, ("data", "fsdp", "tensor")), PartitionSpec(("data", "fsdp")))
+    assert local_rows(sharding, 8, 128).tolist() == list(range(8))
+    batch = take(make_loader(make_tasks()), 1)[0]
+    for name, array in to_devices(batch.arrays, sharding, 8).items():
+        assert array.sharding == sharding and array.dtype == batch.arrays[name].dtype
+        assert (np.asarray(array) == batch.arrays[name]).all()
+
+
+def test_a_host_asks_the_sharding_which_rows_are_its_own():
+    """With the tensor axis across two processes each needs every row; with the data axis, half."""
+    import jax
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    devices = np.array(jax.devices()[:8])
+    by_rows = NamedSharding(Mesh(devices.reshape(4, 2), ("data", "tensor")), PartitionSpec("data"))
+    across = NamedSharding(Mesh(devices.reshape(2, 4).T, ("data", "tensor")), PartitionSpec("data"))
+    second_host = set(devices[4:].tolist())
+    assert local_rows(HostView(by_rows, second_host), 8, 16).tolist() == [4, 5, 6, 7]
+    assert local_rows(HostView(across, second_host), 8, 16).tolist() == list(range(8))
+
+
+def test_rows_that_were_not_read_cannot_be_placed():
+    import jax
+    from jax.sharding import SingleDeviceSharding
+
+    batch = take(make_loader(make_tasks(), rows=[0, 1]), 1)[0]
+    with pytest.raises(IndexError):
+        to_devices(batch.arrays, SingleDeviceSharding(jax.devices()[0]), 8, np.array([0, 1]))
+
+
+# the thread
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "data"]
+
+
+def test_the_state_is_that_of_the_batch_in_hand_not_of_those_made_ahead():
+    """Waits until the thread has made more than was asked for."""
+    tasks = make_tasks()
+    store = MemoryStore(tasks)
+    expected = take(make_loader(tasks, prefetch=0), 3)
+    ahead = threading.Semaphore(0)
+    rows_read = []
+
+    def read(task, split, i):
+        rows_read.append((task, i))
+        if len(rows_read) > sum(len(row) for batch in expected[:2] for row in batch.examples):
+            ahead.release()  # the third batch is being made
+        return MemoryStore.read(store, task, split, i)
+
+    store.read = read
+    with make_loader(tasks, store, prefetch=2) as loader:
+        batch = next(loader)
+        assert ahead.acquire(timeout=30)
+        assert loader.state == batch.state == expected[0].state
+        assert_same(next(loader), expected[1])
+        assert batch.wait_seconds > 0
+
+
+@pytest.mark.parametrize("prefetch", [0, 3])
+def test_what_fails_in_the_thread_is_raised_to_the_consumer_in_its_place(prefetch):
+    tasks = make_tasks()
+    store = MemoryStore(tasks)
+    good = take(make_loader(tasks, prefetch=0), 3)
+    bad = good[2].examples[4][0]
+    seen = {example for batch in good[:2] for row in batch.examples for example in row}
+    assert bad not in seen
+
+    def read(task, split, i):
+        if (task, i) == bad:
+            raise OSError("disk gone")
+        return MemoryStore.read(store, task, split, i)
+
+    store.read = read
+    with make_loader(tasks, store, prefetch=prefetch) as loader:
+        assert_same(next(loader), good[0])
+        assert_same(next(loader), good[1])
+        for _ in range(2):
+            with pytest.raises(OSError, match="disk gone"):
+                next(loader)
+        assert loader.state == good[1].state
+    assert not threads()
+
+
+def test_closing_ends_the_thread_and_restoring_starts_again():
+    tasks = make_tasks()
+    loader = make_loader(tasks)
+    assert not threads()  # nothing runs before the first batch
+    first = next(loader)
+    assert len(threads()) == 1
+    loader.close()
+    loader.close()
+    assert not threads()
+    with pytest.raises(RuntimeError, match="closed"):
+        next(loader)
+    loader.restore({"block": 0, "row": 0})
+    assert_same(next(loader), first)
+    loader.close()
+    assert not threads()
+
+
+# what is refused before anything is read
+
+
+def test_a_label_longer_than_a_row_names_task_and_example():
+    tasks = {"fine": [([5], [6])], "long": [([5], [6]), ([5], [6] * 127), ([5], [6] * 128)]}
+    message = r"long: the label of example long-2 has 128 tokens .*row of 128; raise ROW_LENGTH .*--max_label_tokens"
+    with pytest.raises(UserError, match=message):
+        make_loader(tasks)
+    make_loader({"fine": tasks["long"][:2]})
+
+
+def test_a_tokenizer_other_than_the_caches_is_refused():
+    tasks = make_tasks()
+    make_loader(tasks, tokenizer_fingerprint=FINGERPRINT)
+    with pytest.raises(UserError, match=r"another tokenizer \(ffffffffffff, yours is 000000000000\); set TOKENIZER"):
+        make_loader(tasks, tokenizer_fingerprint="0" * 64)
+
+
+def test_a_task_without_examples_is_refused_by_name():
+    tasks = make_tasks(tasks=2) | {"hollow": []}
+    with pytest.raises(UserError, match="hollow"):
+        make_loader(tasks)
+    manifest = manifest_of(tasks)
+    manifest["tasks"][-1]["examples"] = 3  # the manifest says otherwise
+    with pytest.raises(UserError, match="hollow: no examples in split train"):
+        Loader(MemoryStore(tasks), manifest, row_length=128, batch_rows=1, seed=0, pad_id=PAD, eos_id=EOS)
+
+
+@pytest.mark.parametrize("name", ["row_length", "batch_rows", "block_draws", "max_segments"])
+def test_settings_below_one_are_refused_by_name(name):
+    with pytest.raises(UserError, match=f"{name} is 0"):
+        make_loader(make_tasks(), **{name: 0})
+
+
+# the real store
+
+
+def test_a_store_on_disk_gives_the_batches_of_the_same_examples_in_memory(tmp_path):
+    tasks = make_tasks()
+    (tmp_path / "store.json").write_text(
+        json.dumps({"format": FORMAT, "tokenizer": {"fingerprint": FINGERPRINT, "vocab_size": 60_000}})
+    )
+    for task, examples in tasks.items():
+        lengths = [len(source) + len(target) for source, target in examples]
+        index = np.zeros(len(examples), INDEX_DTYPE)
+        index["length"], index["label_start"] = lengths, [len(source) for source, _ in examples]
+        index["offset"] = np.cumsum(lengths) - lengths
+        path = shard_path(tmp_path, task, "train", 0, 1, "index")
+        path.parent.mkdir(parents=True)
+        path.write_bytes(index.tobytes())
+        flat = [token for source, target in examples for token in source + target]
+        path.with_suffix(".tokens").write_bytes(np.array(flat, "<u2").tobytes())
+        stats = MemoryStore(tasks).stats(task, "train") | {"format": FORMAT, "shards": 1}
+        stats["longest_label"] = int(stats["longest_label"])
+        (path.parent / "train.json").write_text(json.dumps(stats))
+    for ours, expected in zip(take(make_loader(tasks, TokenStore(tmp_path)), 20), take(make_loader(tasks), 20)):
+        assert_same(ours, expected)
+
+
+def test_loading_needs_neither_jax_nor_tensorflow():
+    code = (
+        "import sys, optiml_jax.data.loader, optiml_jax.data.store\n"
+        "found = {'jax', 'tensorflow', 'seqio', 'tasks'} & set(sys.modules)\n"
+        "assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
