@@ -5,6 +5,7 @@ python -m tools.make_samples [--directory=tasks/samples]
 
 import argparse
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from tools.sample_headers import HEADERS, Header
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "tasks" / "samples"
 VOCABULARY = 1536
+DRAWS = 10_000  # after so many repeated inputs a grammar has no more to give
 ROLES = ("train", "test", "excluded")
 DELIMITERS = ("\nAnswer:", " Answer:", "\nA:", " A:", "\nOutput:", " Output:", "\nanswer:", "\noutput:")
 OPENERS = ("", "Instructions: ", "Task: ")
@@ -29,12 +31,11 @@ def instances(header: Header) -> list[dict]:
     rng = random.Random(header.name)
     seen = {text for text, _, _ in (*header.positive, *header.negative)}
     chosen = []
-    for text, outputs in header.generate(rng):
-        if text not in seen:
-            seen.add(text)
-            chosen.append((text, outputs))
-        if len(chosen) == header.count:
-            break
+    draws = header.generate(rng)
+    while len(chosen) < header.count:
+        text, outputs = next(drawn for drawn in itertools.islice(draws, DRAWS) if drawn[0] not in seen)
+        seen.add(text)
+        chosen.append((text, outputs))
     rng.shuffle(chosen)
     number = header.name.split("_")[0]
     return [

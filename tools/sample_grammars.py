@@ -70,20 +70,19 @@ TOPICS = {
 TAILS = words("last week|on Monday|on Friday|this morning|in Oslo|in Lima|again|after lunch|before noon|yesterday", "|")
 
 GROUPS = {
-    "animal": words("otter heron horse goat rabbit tiger camel beaver sheep wolf hedgehog donkey eagle"),
-    "plant": words("oak fern tulip daisy moss ivy birch willow rose cactus nettle thistle lily"),
-    "tool": words("hammer saw drill spade wrench chisel rake axe pliers shovel screwdriver file clamp"),
-    "vehicle": words("truck tram ferry bicycle train taxi scooter canoe tractor van bus yacht lorry"),
-    "clothing": words("scarf glove coat shirt sock hat sweater skirt boot belt apron vest cardigan"),
+    "animal": words("otter heron horse goat rabbit tiger camel wolf"),
+    "plant": words("oak fern tulip daisy moss ivy willow rose"),
+    "tool": words("hammer saw drill spade chisel rake axe shovel"),
+    "clothing": words("scarf glove coat shirt sock hat skirt boot"),
 }
 
 COLOURS = words("red blue green yellow purple orange white black brown grey")
 PLAIN = words("wet old new heavy large clean dirty tiny cheap small")
 THINGS = words("coat chair bag cup door box car book bowl shelf")
 
-NAMES = words("Ann Omar Mei Lena Ravi Sara Tom Nora Ivan Aisha Hugo Yuki Eva Luis Maya Karl Zoe Amir Ingrid Paul")
-CITIES = words("Oslo Lima Cairo Delhi Paris Kyoto Quito Dakar Turin Leeds Perth Riga Accra Hanoi")
-JOBS = words("nurse teacher baker pilot farmer doctor singer painter driver engineer writer artist lawyer cook")
+NAMES = words("Ann Omar Mei Lena Ravi Sara Tom Nora Ivan Aisha Hugo Yuki")
+CITIES = words("Oslo Lima Cairo Delhi Paris Kyoto Dakar Leeds")
+JOBS = words("nurse teacher pilot farmer doctor painter engineer artist")
 
 QUESTIONS = {
     "person": (
@@ -121,33 +120,23 @@ OPPOSITES = {
     ("big", "small"): "house garden dog box room ship",
     ("empty", "full"): "bottle bus cup box room glass",
     ("open", "closed"): "door shop window gate museum box",
-    ("clean", "dirty"): "shirt plate floor window car towel",
     ("old", "new"): "bridge coat car house clock song",
     ("wet", "dry"): "towel road coat floor shirt grass",
     ("long", "short"): "road story film rope letter skirt",
-    ("wide", "narrow"): "road river door path bridge belt",
     ("fast", "slow"): "train car horse song boat runner",
     ("happy", "sad"): "child story song girl boy ending",
-    ("high", "low"): "wall shelf price table bridge note",
-    ("soft", "hard"): "bed pillow chair bread ground cheese",
-    ("loud", "quiet"): "room child song engine street voice",
-    ("bright", "dark"): "room street lamp sky picture hall",
-    ("thick", "thin"): "book wall soup rope paper blanket",
     ("strong", "weak"): "rope tea horse signal bridge wind",
     ("cheap", "expensive"): "ticket coat hotel book lamp meal",
-    ("early", "late"): "train bus dinner guest meeting ferry",
-    ("sweet", "sour"): "apple sauce drink plum orange cherry",
-    ("safe", "dangerous"): "road bridge beach path ladder sport",
 }
 OPPOSITE = {a: b for pair in OPPOSITES for a, b in (pair, pair[::-1])}
 
 DAYS = words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
 EVENTS = words("The market|The concert|The meeting|The race|The exam|The party|The trip|The match|The lesson", "|")
 
-WHO = words("council school museum hospital bakery farmer hotel theatre bank university")
-DEEDS = {"opened": "opens", "closed": "closes", "bought": "buys", "sold": "sells", "repaired": "repairs"}
-WHAT = ("library", "bridge", "garden", "ferry", "kitchen", "tower", "car park", "bus", "hall", "pool")
-KINDS = words("new old small large")
+WHO = words("council school museum hospital hotel university")
+DEEDS = {"opened": "opens", "closed": "closes", "bought": "buys", "sold": "sells"}
+WHAT = ("library", "garden", "kitchen", "tower", "hall", "pool")
+KINDS = words("new old small")
 
 GREETINGS = {
     "Good morning, {}.": "Buenos días, {}.",
@@ -222,9 +211,9 @@ def parities(rng: random.Random) -> Iterator[Instance]:
 
 
 def last_items(rng: random.Random) -> Iterator[Instance]:
-    pool = sorted(word for group in GROUPS.values() for word in group)
+    pool = GROUPS["animal"] + GROUPS["tool"]
     while True:
-        items = rng.sample(pool, rng.randint(3, 5))
+        items = rng.sample(pool, rng.randint(2, 4))
         yield ", ".join(items), (items[-1],)
 
 

@@ -103,12 +103,12 @@ HEADERS = (
         "Word Semantics",
         ("Commonsense Reasoning",),
         "Miscellaneous",
-        'The three words name things of one kind. Write the kind: "animal", "plant", "tool", "vehicle" or "clothing".',
+        'The three words name things of one kind. Write the kind: "animal", "plant", "tool" or "clothing".',
         (
             ("heron, cat, goat", "animal", "All three are animals."),
             ("saw, pencil, rake", "tool", "All three are used for work."),
         ),
-        (("oak, pine, fern", "vehicle", "These are plants."),),
+        (("oak, pine, fern", "animal", "These are plants."),),
         grammars.groups,
     ),
     Header(
@@ -168,7 +168,7 @@ HEADERS = (
             ("The milk is hot.", "cold", '"Cold" is the opposite of "hot".'),
             ("This bench looks old.", "new", '"New" is the opposite of "old".'),
         ),
-        (("The lake is wide.", "wide", 'The adjective is repeated; its opposite is "narrow".'),),
+        (("The bed is big.", "big", 'The adjective is repeated; its opposite is "small".'),),
         grammars.opposites,
     ),
     Header(
@@ -278,7 +278,7 @@ HEADERS = (
             ("rough : smooth. hot : ?", "cold", "Opposites, so hot is to cold."),
             ("near : far. old : ?", "new", "Opposites, so old is to new."),
         ),
-        (("up : down. wide : ?", "big", 'The opposite of "wide" is "narrow".'),),
+        (("up : down. fast : ?", "big", 'The opposite of "fast" is "slow".'),),
         grammars.analogies,
         count=200,
     ),
@@ -296,7 +296,7 @@ HEADERS = (
         ),
         (("Good night, Jan.", "Buenos días, Jan.", 'This means "Good morning, Jan."'),),
         grammars.greetings,
-        count=200,
+        count=120,
         output_language="Spanish",
     ),
 )
