@@ -112,29 +112,34 @@ def emit(rows: Sequence[Row], store: Store, split: str, layout: Layout) -> dict[
       0 in each document and in padding): int32 [rows, T]; label_mask_BT: bool [rows, T].
     """
     shape = len(rows), layout.row_length
-    tokens_BT, targets_BT = np.full(shape, layout.pad_id, np.int32), np.full(shape, layout.pad_id, np.int32)
-    segment_ids_BT, positions_BT = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-    label_mask_BT = np.zeros(shape, bool)
-    count_T = np.arange(layout.row_length, dtype=np.int32)
-    for b, row in enumerate(rows):
-        start = 0
-        for segment, document in enumerate(row, 1):
-            n, end = document.length, start + document.length
-            ids, source_length = store.read(document.task, split, document.example)
-            labels = min(len(ids) - source_length + 1, n)
+    eos, padding = np.array([layout.eos_id], np.uint16), np.full(layout.row_length, layout.pad_id, np.uint16)
+    pieces: list[np.ndarray] = []  # the ids of all rows, end to end
+    spans: list[tuple[int, int, int]] = []  # length, segment id and label positions of each document and padding
+    for row in rows:
+        room = layout.row_length
+        for segment, (task, example, length) in enumerate(row, 1):
+            ids, source_length = store.read(task, split, example)
             if layout.leading_eos:
-                tokens_BT[b, start] = layout.eos_id
-            tokens_BT[b, start + layout.leading_eos : end] = ids[len(ids) - n + layout.leading_eos :]
-            targets_BT[b, start : end - 1] = ids[len(ids) - n + 1 :]
-            targets_BT[b, end - 1] = layout.eos_id
-            segment_ids_BT[b, start:end] = segment
-            positions_BT[b, start:end] = count_T[:n]
-            label_mask_BT[b, end - labels : end] = True
-            start = end
+                pieces.append(eos)
+            pieces.append(ids[len(ids) - length + layout.leading_eos :])
+            spans.append((length, segment, min(len(ids) - source_length + 1, length)))
+            room -= length
+        pieces.append(padding[:room])
+        spans.append((room, 0, 0))
+
+    lengths, segments, labels = np.array(spans, np.int32).reshape(-1, 3).T
+    ends = np.cumsum(lengths, dtype=np.int32)
+    places = np.arange(shape[0] * shape[1], dtype=np.int32)
+    tokens_BT = np.concatenate(pieces).astype(np.int32).reshape(shape)
+    targets_BT = np.full(shape, layout.pad_id, np.int32)
+    targets_BT[:, :-1] = tokens_BT[:, 1:]
+    targets_BT.reshape(-1)[ends[segments > 0] - 1] = layout.eos_id
+    segment_ids = np.repeat(segments, lengths)
+    positions = (places - np.repeat(ends - lengths, lengths)) * (segment_ids > 0)
     return {
         "tokens_BT": tokens_BT,
         "targets_BT": targets_BT,
-        "segment_ids_BT": segment_ids_BT,
-        "positions_BT": positions_BT,
-        "label_mask_BT": label_mask_BT,
+        "segment_ids_BT": segment_ids.reshape(shape),
+        "positions_BT": positions.reshape(shape),
+        "label_mask_BT": (places >= np.repeat(ends - labels, lengths)).reshape(shape),
     }
