@@ -178,7 +178,8 @@ def _checked_size(store: Store, task: str, split: str, row_length: int) -> int:
     if stats["longest_label"] + 1 > row_length:
         raise UserError(
             f"{task}: the label of example {stats['longest_label_example']} has {stats['longest_label']} tokens "
-            f"and its </s>, more than a row of {row_length}; raise ROW_LENGTH or cache again with --max_label_tokens"
+            f"and its </s>, more than a row of {row_length}; raise ROW_LENGTH or cache again with "
+            f"--max_label_tokens={row_length - 1}"
         )
     return len(store.lengths(task, split))  # read now: a file that does not match its stats is found before training
 
