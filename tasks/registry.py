@@ -110,6 +110,20 @@ def catalog(benchmark: str) -> dict[str, CatalogRow]:
         return {row["name"]: CatalogRow(**row) for row in rows if row["benchmark"] == benchmark}
 
 
+def without_data(benchmark: str) -> Benchmark:
+    """The catalog's tasks as tasks that can be named and mixed but not read."""
+
+    def read(split: str) -> Iterator[Record | Skipped]:
+        raise UserError(f"DATA_DIR: {benchmark} is not there; set OPTIML_DATA_DIR or call tasks.use_data_dir(folder)")
+
+    tasks = {}
+    for name, row in catalog(benchmark).items():
+        splits = ("test",) if row.split == "test" else ("train",)
+        about = (row.category, row.source, row.split, None, row.metric)
+        tasks[name] = Task(name, benchmark, *about, files=(), splits=splits, read=read, render=read)
+    return Benchmark(tasks)
+
+
 def slug(text: str) -> str:
     """Category names as the catalog writes them: "Fill in The Blank" -> "fill_in_the_blank"."""
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")

@@ -1,0 +1,70 @@
+"""What describes a cached mixture: the manifest that the engine draws from, the ledger of evaluation prompts."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from optiml_jax.data.store import FORMAT, shard_path
+from tasks import mixtures, prompts
+from tasks.mixtures import Mixture
+from tasks.registry import Task
+from tasks.shards import atomic, write_json
+
+
+def manifest_path(cache_dir: str | os.PathLike, mixture: str) -> Path:
+    return Path(cache_dir) / "mixtures" / f"{mixture}.json"
+
+
+def ledger_path(cache_dir: str | os.PathLike, mixture: str) -> Path:
+    return Path(cache_dir) / "ledgers" / f"{mixture}.jsonl"
+
+
+def read_stats(cache_dir: str | os.PathLike, task: str, split: str) -> dict | None:
+    """The stats of a finished split; None when it is not finished."""
+    path = Path(cache_dir) / "tasks" / task / f"{split}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def remove(cache_dir: str | os.PathLike, mixture: str) -> None:
+    """Before its tasks change: a mixture that is described is complete."""
+    for path in (manifest_path(cache_dir, mixture), ledger_path(cache_dir, mixture)):
+        path.unlink(missing_ok=True)
+
+
+def write_manifest(cache_dir: str | os.PathLike, mixture: Mixture, tasks: Mapping[str, Task]) -> None:
+    """`mixtures/<mixture>.json`: the tasks that are drawn from and their sizes, before the cap."""
+    rows = [
+        {"name": task.name, "benchmark": task.benchmark, "category": task.category, "examples": examples}
+        for task in mixtures.trained(tasks)
+        if (examples := read_stats(cache_dir, task.name, "train")["examples"])
+    ]
+    proportions = dict(mixture.proportions) if mixture.proportions else None
+    manifest = {"format": FORMAT, "name": mixture.name, "eps": mixture.eps, "benchmarks": proportions, "tasks": rows}
+    write_json(manifest_path(cache_dir, mixture.name), manifest)
+
+
+def write_ledger(cache_dir: str | os.PathLike, suite: str, tasks: Mapping[str, Task], max_prompts: int) -> None:
+    """`ledgers/<suite>.jsonl`: the prompts of every test and validation split, in order of task and file.
+
+    Args:
+      max_prompts: of one split, chosen by example id; 0 keeps all.
+    """
+    with atomic(ledger_path(cache_dir, suite)) as file:
+        for task, split in mixtures.evaluated(tasks):
+            lines = list(_prompts(cache_dir, task.name, split))
+            if 0 < max_prompts < len(lines):
+                key = {line["example_id"]: prompts.draw("ledger", task.name, line["example_id"]) for line in lines}
+                last = sorted(key.values())[max_prompts - 1]
+                lines = [line for line in lines if key[line["example_id"]] <= last]
+            for line in lines:
+                parts = (suite, task.name, line["template"], line["example_id"], line["shots"], line["seed"])
+                line = {"format": line["format"], "id": "/".join(map(str, parts)), "suite": suite} | line
+                file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+
+
+def _prompts(cache_dir: str | os.PathLike, task: str, split: str) -> Iterator[dict]:
+    shards = read_stats(cache_dir, task, split)["shards"]
+    for shard in range(shards):
+        with shard_path(cache_dir, task, split, shard, shards, "prompts").open("rb") as lines:
+            yield from map(json.loads, lines)
