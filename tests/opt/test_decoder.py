@@ -5,88 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from optiml_jax.errors import UserError
 from optiml_jax.opt import decoder
 from optiml_jax.opt.config import OPTConfig
-
-SMALL = {"vocab_size": 160, "layers": 3, "model_dim": 64, "heads": 4, "ffn_dim": 96, "max_positions": 64}
-VARIANTS = {
-    "pre_norm": OPTConfig(**SMALL),
-    "post_norm_projected": OPTConfig(**SMALL, pre_norm=False, embedding_dim=32),
-    "head_size_80": OPTConfig(**SMALL | {"model_dim": 160, "heads": 2}),
-    "gelu": OPTConfig(**SMALL, activation="gelu"),
-}
-
-
-def torch_model(config: OPTConfig) -> transformers.OPTForCausalLM:
-    """transformers' OPT of the same shape, random weights large enough to make every term count."""
-    torch.manual_seed(0)
-    model = transformers.OPTForCausalLM(
-        transformers.OPTConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.model_dim,
-            num_hidden_layers=config.layers,
-            ffn_dim=config.ffn_dim,
-            num_attention_heads=config.heads,
-            max_position_embeddings=config.max_positions,
-            do_layer_norm_before=config.pre_norm,
-            word_embed_proj_dim=config.embedding_width,
-            activation_function=config.activation,
-            init_std=0.1,
-            dropout=0.0,
-            attn_implementation="eager",
-        )
-    ).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias") or "norm" in name:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
-
-
-def params_of(model: transformers.OPTForCausalLM, config: OPTConfig) -> dict:
-    """Our tree from transformers' state, written out by hand: the oracle for the weight loader too."""
-    state = {name.removeprefix("model.decoder."): value.numpy() for name, value in model.state_dict().items()}
-    D, H, K, N = config.model_dim, config.heads, config.head_dim, config.layers
-
-    def stack(name: str, shape=None, transpose: bool = True) -> np.ndarray:
-        leaves = [state[f"layers.{n}.{name}"] for n in range(N)]
-        return np.stack([(x.T if transpose and x.ndim == 2 else x).reshape(shape or x.T.shape) for x in leaves])
-
-    def affine(name: str, kernel: tuple, bias: tuple) -> dict:
-        return {"kernel": stack(f"{name}.weight", kernel), "bias": stack(f"{name}.bias", bias)}
-
-    def norm(name: str) -> dict:
-        return {"scale": stack(f"{name}.weight"), "bias": stack(f"{name}.bias")}
-
-    heads = {
-        ours: affine(f"self_attn.{theirs}_proj", (D, H, K), (H, K))
-        for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"))
-    }
-    params = {
-        "token_embedding": state["embed_tokens.weight"],
-        "position_embedding": state["embed_positions.weight"],
-        "blocks": heads
-        | {
-            "attention_norm": norm("self_attn_layer_norm"),
-            "mlp_norm": norm("final_layer_norm"),
-            "out": affine("self_attn.out_proj", (H, K, D), (D,)),
-            "up": affine("fc1", (D, config.ffn_dim), (config.ffn_dim,)),
-            "down": affine("fc2", (config.ffn_dim, D), (D,)),
-        },
-    }
-    if config.projects_embedding:
-        params |= {"project_in": state["project_in.weight"].T, "project_out": state["project_out.weight"].T}
-    if config.pre_norm:
-        params["final_norm"] = {"scale": state["final_layer_norm.weight"], "bias": state["final_layer_norm.bias"]}
-    return jax.tree.map(jnp.asarray, params)
-
-
-def our_logits(params: dict, tokens_BT, segment_ids_BT, positions_BT, config: OPTConfig) -> np.ndarray:
-    hidden_BTD = decoder.forward(params, tokens_BT, segment_ids_BT, positions_BT, config)
-    return np.asarray(decoder.project_vocabulary(hidden_BTD, params["token_embedding"]))
+from tests.opt.hf import VARIANTS, our_logits, params_of, torch_model
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
