@@ -16,7 +16,7 @@ from optiml_jax.errors import UserError
 from optiml_jax.training.step import TrainState
 
 FORMAT = 1
-MAY_DIFFER = ("optimization.train_steps",)  # a larger TRAIN_STEPS extends a run; mesh, paths and logging are not listed
+MAY_DIFFER = ("Optimization.train_steps",)  # a larger TRAIN_STEPS extends a run; mesh, paths and logging are not listed
 
 
 class Checkpoints:
@@ -91,7 +91,7 @@ def check_same_run(saved: dict[str, Any], settings: dict[str, Any], directory: P
     """Refuses to go on with other settings than those of the checkpoint, by name.
 
     Args:
-      saved, settings: flat dicts of JSON values, keys such as "model.layers".
+      saved, settings: flat dicts of JSON values, keys such as "OPTConfig.layers".
 
     Raises:
       UserError: names the setting and both values.

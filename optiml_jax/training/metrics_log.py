@@ -70,3 +70,12 @@ def _whole_lines(path: Path) -> list[str]:
 def read_metrics(model_dir: str | os.PathLike) -> list[dict[str, Any]]:
     """The rows of a run's `metrics.jsonl`."""
     return [json.loads(line) for line in _whole_lines(Path(model_dir) / "metrics.jsonl")]
+
+
+def training_losses(model_dir: str | os.PathLike) -> dict[str, float] | None:
+    """First and last loss of a run, each the mean of up to five logged rows; None where there is no log."""
+    losses = [row["loss"] for row in read_metrics(model_dir)]
+    if not losses:
+        return None
+    few = max(1, min(5, len(losses) // 4))
+    return {"first_loss": sum(losses[:few]) / few, "last_loss": sum(losses[-few:]) / few}

@@ -1,0 +1,10 @@
+"""Evaluates a model: python -m optiml_jax.evaluate --gin_file=evaluate.gin --gin.WEIGHTS="'runs/tiny'" ...
+
+Writes `results.json`, `samples.jsonl`, `report.md` and `report.html` to OUTPUT_DIR; run again, it goes on where it
+stopped. See `evaluation/run.py`.
+"""
+
+from optiml_jax.gin_cli import main
+
+if __name__ == "__main__":
+    main("evaluate")

@@ -1,0 +1,55 @@
+"""An evaluation from its settings: which weights, which prompts, where the results go."""
+
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from optiml_jax.errors import UserError
+from optiml_jax.evaluation.answering import run_evaluation
+from optiml_jax.evaluation.ledger import read_ledger
+from optiml_jax.model import load_model
+from optiml_jax.training.metrics_log import training_losses
+
+
+def evaluate(
+    weights: str | None = None,
+    ledger: str | None = None,
+    output_dir: str | None = None,
+    mixture: str | None = None,
+    cache_dir: str = "cache",
+    batch_rows: int = 16,
+    max_new_tokens: int = 256,
+    mesh: Mesh | None = None,
+    precision: str = "fp32",
+) -> None:
+    """Evaluates and prints the report.
+
+    Args:
+      weights: MODEL_DIR of a run, Hugging Face directory or hub name.
+      ledger: file, or a directory that holds one; None: the ledger of `mixture` in `cache_dir`.
+      output_dir: None: `weights`/evaluation.
+
+    Raises:
+      UserError: something of this is missing.
+    """
+    if not weights:
+        raise UserError("WEIGHTS is not set; name a model with --gin.WEIGHTS=\"'runs/tiny'\"")
+    if ledger is None:
+        if mixture is None:
+            raise UserError("LEDGER is not set; name one with --gin.LEDGER=\"'cache/ledgers/samples.jsonl'\"")
+        ledger = str(Path(cache_dir) / "ledgers" / f"{mixture}.jsonl")
+    if output_dir is None:
+        if not Path(weights).is_dir():
+            raise UserError(f"OUTPUT_DIR is not set; {weights} is no directory that results could go into")
+        output_dir = str(Path(weights) / "evaluation")
+    prompts = read_ledger(ledger)
+    model = load_model(weights, mesh=mesh, precision=precision)
+    run_evaluation(
+        model,
+        prompts,
+        Path(output_dir),
+        batch_rows=batch_rows,
+        max_new_tokens=min(max_new_tokens, model.config.max_positions // 2),
+        training=training_losses(weights),
+    )
+    print(f"report    {output_dir}/report.html")

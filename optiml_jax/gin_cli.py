@@ -1,0 +1,121 @@
+"""t5x-style flags: --gin_file=F (repeatable), --gin.NAME=VALUE, --gin_search_paths=A,B. Gin is bound here alone."""
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+from optiml_jax.errors import UserError, exit_on_user_error, nearest
+from optiml_jax.evaluation.run import evaluate
+from optiml_jax.opt.config import OPTConfig
+from optiml_jax.opt.sharding import make_mesh
+from optiml_jax.training.loop import Logging
+from optiml_jax.training.optimizer import Optimization
+from optiml_jax.training.run import Data, train
+from optiml_jax.training.step import Computation
+
+# What gin files may bind, by the name they use.
+CONFIGURABLES: dict[str, Callable[..., Any]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "OPTConfig": OPTConfig,
+    "Optimization": Optimization,
+    "Computation": Computation,
+    "Data": Data,
+    "Mesh": make_mesh,
+    "Logging": Logging,
+}
+SEARCH_PATH = Path(__file__).resolve().parents[1] / "gin"
+USAGE = """usage: python -m {module} --gin_file=FILE [...] [--gin.NAME=VALUE ...] [--gin_search_paths=A,B]
+
+FILE is looked up here, in gin/ and in the search paths. NAME is a macro (MODEL_DIR) or a parameter (Data.eps); VALUE is
+Python, so a text needs quotes of its own: --gin.MODEL_DIR="'runs/tiny'"."""
+
+
+@exit_on_user_error
+def main(name: str) -> None:
+    """The entry point `python -m optiml_jax.{name}`."""
+    bound = parse(sys.argv[1:], f"optiml_jax.{name}")
+    if name == "train":
+        bound["train"](operative_config=lambda: gin.operative_config_str(max_line_length=110))
+    else:
+        bound[name]()
+
+
+def parse(arguments: Sequence[str], module: str) -> dict[str, Callable[..., Any]]:
+    """Reads the gin files and bindings of a command line.
+
+    Args:
+      arguments: without the program's name.
+      module: for the usage text.
+
+    Returns:
+      The configurables with their parameters bound, by name.
+
+    Raises:
+      UserError: an unknown flag, file, name or parameter, or a macro that nothing uses; suggests near names.
+      SystemExit: after printing the usage for --help.
+    """
+    files, bindings, paths = [], [], [".", str(SEARCH_PATH)]
+    for argument in arguments:
+        flag, _, value = argument.partition("=")
+        if flag in ("--help", "-h"):
+            print(USAGE.format(module=module))
+            raise SystemExit(0)
+        if flag == "--gin_file" and value:
+            files.append(value)
+        elif flag == "--gin_search_paths" and value:
+            paths += value.split(",")
+        elif flag.startswith("--gin.") and value:
+            bindings.append(f"{flag.removeprefix('--gin.')} = {value}")
+        else:
+            known = ("--gin_file=FILE", "--gin.NAME=VALUE", "--gin_search_paths=A,B")
+            raise UserError(f"{argument}: unknown flag or no value; use {', '.join(known)}")
+    if not files:
+        shipped = ", ".join(sorted(path.name for path in SEARCH_PATH.glob("*.gin")))
+        raise UserError(f"--gin_file is missing; for example --gin_file=tiny.gin (there are {shipped})")
+    for file in files:
+        if not any((Path(path) / file).is_file() for path in paths):
+            shipped = (str(path.relative_to(SEARCH_PATH)) for path in SEARCH_PATH.rglob("*.gin"))
+            raise UserError(f"--gin_file: {file} is not in {', '.join(paths)}{nearest(file, shipped)}")
+    for path in paths:
+        gin.add_config_file_search_path(path)
+    bound = {name: gin.external_configurable(function, name) for name, function in CONFIGURABLES.items()}
+    logging.getLogger().addFilter(_no_search_noise)
+    try:
+        gin.parse_config_files_and_bindings(files, bindings)
+    except Exception as error:  # gin raises ValueError, OSError, SyntaxError and its own, with the reason first
+        raise UserError(_one_line(error)) from error
+    _refuse_unused_macros(bindings)
+    return bound
+
+
+def _no_search_noise(record: logging.LogRecord) -> bool:
+    """Gin logs an error for every directory of its search path that lacks a file it then finds in the next."""
+    return not record.getMessage().startswith("Path not found:")
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    missing = re.match(r"No configurable matching '([\w.]+)'", text)
+    if missing:
+        return f"gin: nothing is called {missing[1]!r}{nearest(missing[1], CONFIGURABLES)}"
+    parameter = re.search(r"Configurable '?([\w.]+)'? doesn't have a parameter named '(\w+)'", text)
+    if parameter:
+        owner = CONFIGURABLES.get(parameter[1].split(".")[-1])
+        names = getattr(owner, "__dataclass_fields__", None) or owner.__code__.co_varnames if owner else ()
+        return f"gin: {parameter[1]} has no parameter {parameter[2]!r}{nearest(parameter[2], names)}"
+    return f"gin: {text}"
+
+
+def _refuse_unused_macros(bindings: Sequence[str]) -> None:
+    """A macro on the command line that no file refers to is a typing error: gin would take it without a word."""
+    config = gin.config_str(max_line_length=10_000)
+    used = set(re.findall(r"%([A-Z_][A-Z0-9_]*)", config))
+    for binding in bindings:
+        name = binding.split(" = ")[0]
+        if re.fullmatch(r"[A-Za-z_]\w*", name) and name not in used:
+            raise UserError(f"--gin.{name}: no gin file uses a macro of that name{nearest(name, used)}")

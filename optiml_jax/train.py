@@ -1,0 +1,10 @@
+"""Instruction-tunes OPT: python -m optiml_jax.train --gin_file=tiny.gin --gin.MODEL_DIR="'runs/tiny'".
+
+Builds the token store if it is missing, trains, writes checkpoints and metrics to MODEL_DIR, and evaluates at the end
+if the gin file says so. Run again with the same MODEL_DIR, it goes on where it stopped. See `training/run.py`.
+"""
+
+from optiml_jax.gin_cli import main
+
+if __name__ == "__main__":
+    main("train")

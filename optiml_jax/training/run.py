@@ -1,0 +1,242 @@
+"""A training run from its settings: store, tokenizer, mesh, weights or checkpoint, loop, evaluation."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+from optiml_jax.data.loader import Loader, local_rows
+from optiml_jax.data.sampling import load_manifest
+from optiml_jax.data.store import TokenStore
+from optiml_jax.errors import UserError
+from optiml_jax.opt import decoder, sharding, weights
+from optiml_jax.opt.config import OPTConfig
+from optiml_jax.opt.tokenizer import Tokenizer
+from optiml_jax.training import checkpoints as ckpt
+from optiml_jax.training import step
+from optiml_jax.training.loop import Logging, Run, run_steps
+from optiml_jax.training.optimizer import Optimization
+from optiml_jax.training.step import Computation
+
+# attributes of Data that decide which tokens a step sees
+DECIDE_THE_ROWS = (
+    "mixture",
+    "row_length",
+    "batch_rows",
+    "seed",
+    "eps",
+    "proportions",
+    "leading_eos",
+    "block_draws",
+    "max_segments",
+)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What is trained on, in which order.
+
+    Attributes:
+      mixture: a name `tools.cache_tasks` knows.
+      cache_dir: the token store; built from `data_dir` with `tokenizer` when it lacks the mixture.
+      data_dir: raw files, one folder a benchmark; `samples` needs none.
+      tokenizer: directory or hub name; None takes the store's own.
+      row_length, batch_rows: T, and B over all devices.
+      seed: of the data order, the initial weights and dropout.
+      eps: cap on the examples of a task in the mixing rates (paper 4.2).
+      proportions: share of each benchmark, by name; None for the mixture's own.
+      leading_eos: whether every example starts with `</s>`.
+      block_draws: examples drawn, packed and shuffled together.
+      max_segments: most documents of a row, None for no bound.
+      prefetch: batches made ahead.
+    """
+
+    mixture: str
+    cache_dir: str
+    data_dir: str | None = None
+    tokenizer: str | None = None
+    row_length: int = 2_048
+    batch_rows: int = 256
+    seed: int = 1
+    eps: int = 4_096
+    proportions: dict[str, float] | None = None
+    leading_eos: bool = True
+    block_draws: int = 16_384
+    max_segments: int | None = None
+    prefetch: int = 2
+
+
+def train(
+    model: OPTConfig,
+    optimization: Optimization,
+    computation: Computation,
+    data: Data,
+    mesh: Mesh,
+    logging: Logging,
+    model_dir: str | None = None,
+    init_weights: str | None = None,
+    evaluate_after: Callable[[], Any] | None = None,
+    operative_config: Callable[[], str] = str,
+) -> None:
+    """Trains to the last step, from a checkpoint in `model_dir` if there is one.
+
+    Args:
+      mesh: over all devices; its axes are DATA_AXIS, FSDP_AXIS and TENSOR_AXIS.
+      init_weights: a Hugging Face directory or hub name to start from; None for random weights.
+      evaluate_after: called when the last step is done.
+      operative_config: gives the text of `config.gin`, every value in force.
+
+    Raises:
+      UserError: see the modules.
+      SystemExit: code 143 when a signal asked to stop; everything is saved.
+    """
+    if not model_dir:
+        raise UserError("MODEL_DIR is not set; say where the run goes with --gin.MODEL_DIR=\"'runs/NAME'\"")
+    sharding.check_divides(model, mesh, data.batch_rows // computation.accumulation, data.row_length)
+    if data.row_length > model.max_positions:
+        raise UserError(f"ROW_LENGTH {data.row_length} exceeds the model's {model.max_positions} positions; lower it")
+    directory = Path(model_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_cache_if_missing(data)
+    tokenizer = Tokenizer.load(data.tokenizer or Path(data.cache_dir) / "tokenizer")
+    if tokenizer.vocab_size > model.vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, OPTConfig.vocab_size is {model.vocab_size}; raise it"
+        )
+    store = TokenStore(data.cache_dir)
+    manifest = load_manifest(Path(data.cache_dir) / "mixtures" / f"{data.mixture}.json")
+    settings = run_settings(model, optimization, computation, data, tokenizer, manifest)
+    checkpoints = ckpt.Checkpoints(directory, logging.keep_checkpoints)
+    rows = local_rows(NamedSharding(mesh, step.BATCH_SPEC), data.batch_rows, data.row_length)
+    loader = Loader(
+        store,
+        manifest,
+        row_length=data.row_length,
+        batch_rows=data.batch_rows,
+        seed=data.seed,
+        pad_id=tokenizer.pad_id,
+        eos_id=tokenizer.eos_id,
+        eps=data.eps,
+        proportions=data.proportions,
+        leading_eos=data.leading_eos,
+        block_draws=data.block_draws,
+        max_segments=data.max_segments,
+        prefetch=data.prefetch,
+        rows=rows,
+        tokenizer_fingerprint=tokenizer.fingerprint,
+    )
+
+    def meta(position: dict[str, int]) -> dict[str, Any]:
+        return {"data": position, "settings": settings, "model": dataclasses.asdict(model)}
+
+    with jax.set_mesh(mesh), loader:
+        state, first = start_state(
+            model, optimization, computation, mesh, checkpoints, settings, loader, init_weights, data.seed
+        )
+        if jax.process_index() == 0:
+            (directory / "config.gin").write_text(operative_config(), encoding="utf-8")
+            tokenizer.save(directory / "tokenizer")
+            _announce(model, mesh, store, manifest, first, optimization, directory)
+        key = jax.random.fold_in(jax.random.key(data.seed), 1)
+        run = Run(model, optimization, computation, mesh, state, first, loader, rows, data.batch_rows, key)
+        finished = run_steps(run, directory, checkpoints, logging, meta)
+    checkpoints.close()
+    if not finished:
+        print(f"stopped at step {run.step}, all saved; run the same command again to go on", file=sys.stderr)
+        raise SystemExit(143)
+    if evaluate_after is not None:
+        del state, run.state
+        evaluate_after()
+
+
+def write_cache_if_missing(data: Data) -> None:
+    """Runs `tools.cache_tasks` in a process of its own, so that this one never loads seqio, TensorFlow or Beam."""
+    if (Path(data.cache_dir) / "mixtures" / f"{data.mixture}.json").exists():
+        return
+    command = [sys.executable, "-m", "tools.cache_tasks", f"--mixture={data.mixture}", f"--cache_dir={data.cache_dir}"]
+    command += [f"--data_dir={data.data_dir}"] if data.data_dir else []
+    command += [f"--tokenizer={data.tokenizer}"] if data.tokenizer else []
+    if jax.process_count() > 1 or not (ROOT / "tools").is_dir():
+        raise UserError(
+            f"{data.cache_dir} does not hold mixture {data.mixture}; write it first: python {' '.join(command[1:])}"
+        )
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"})
+    if done.returncode:
+        raise SystemExit(done.returncode)  # the cause is already on stderr
+
+
+def run_settings(
+    model: OPTConfig,
+    optimization: Optimization,
+    computation: Computation,
+    data: Data,
+    tokenizer: Tokenizer,
+    manifest: dict,
+) -> dict[str, Any]:
+    """What must stay the same when a run goes on, flat: names as gin has them."""
+    sizes = json.dumps(sorted((task["name"], task["examples"]) for task in manifest["tasks"]))
+    settings = {f"OPTConfig.{name}": value for name, value in dataclasses.asdict(model).items()}
+    settings |= {f"Optimization.{name}": value for name, value in dataclasses.asdict(optimization).items()}
+    settings |= {f"Data.{name}": getattr(data, name) for name in DECIDE_THE_ROWS}
+    settings["Computation.precision"] = computation.precision
+    settings["tokenizer"] = tokenizer.fingerprint
+    settings["tasks of the mixture"] = hashlib.sha256(sizes.encode()).hexdigest()
+    return settings
+
+
+def start_state(
+    model: OPTConfig,
+    optimization: Optimization,
+    computation: Computation,
+    mesh: Mesh,
+    checkpoints: ckpt.Checkpoints,
+    settings: dict[str, Any],
+    loader: Loader,
+    init_weights: str | None,
+    seed: int,
+) -> tuple[step.TrainState, int]:
+    """The state to go on from and its step: the latest checkpoint, given weights, or random ones.
+
+    Raises:
+      UserError: the checkpoint is of another run, or the weights do not fit the model.
+    """
+    abstract = step.abstract_state(model, optimization, computation)
+    shardings = step.state_shardings(abstract, optimization, mesh)
+    if checkpoints.latest is not None:
+        meta = checkpoints.meta(checkpoints.latest)
+        ckpt.check_same_run(meta["settings"], settings, checkpoints.directory)
+        if meta["step"] > optimization.train_steps:
+            raise UserError(
+                f"{checkpoints.directory} is at step {meta['step']}, beyond TRAIN_STEPS = {optimization.train_steps}; "
+                "raise TRAIN_STEPS or choose another MODEL_DIR"
+            )
+        loader.restore(meta["data"])
+        return checkpoints.restore(meta["step"], ckpt.with_shardings(abstract, shardings)), meta["step"]
+    if init_weights is None:
+        return step.init_state(jax.random.key(seed), model, optimization, computation, mesh), 0
+    path = weights.resolve(init_weights)
+    params = weights.load_hf(path, model, shardings.params)
+    decoder.check_params(params, model, init_weights)
+    return step.state_from_params(params, optimization, computation, mesh), 0
+
+
+def _announce(
+    model: OPTConfig, mesh: Mesh, store: TokenStore, manifest: dict, first: int, settings: Optimization, directory: Path
+) -> None:
+    axes = " x ".join(f"{size} {name}" for name, size in mesh.shape.items())
+    tasks = manifest["tasks"]
+    print(
+        f"model     {decoder.parameter_count(model) / 1e6:,.1f} M parameters on {axes} ({jax.devices()[0].device_kind})"
+    )
+    print(f"data      {len(tasks)} tasks, {sum(task['examples'] for task in tasks):,} examples in {store.directory}")
+    start = f"from step {first} " if first else ""
+    print(f"training  {start}to step {settings.train_steps}, into {directory}", flush=True)
