@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -21,8 +22,12 @@ from tasks.registry import Task
 IN_MEMORY_BYTES = 128 << 20  # raw bytes up to which starting worker processes costs more than they save
 
 
-def write(job: Job, pending: Sequence[tuple[Task, str]], beam_flags: Sequence[str]) -> None:
-    """Runs the pipeline over `pending` with a progress bar of finished splits."""
+def write(job: Job, pending: Sequence[tuple[Task, str]], beam_flags: Sequence[str]) -> float:
+    """Runs the pipeline over `pending` with a progress bar of finished splits; seconds it took.
+
+    Raises:
+      DataError: the first fault that a worker met; the other tasks are written.
+    """
     beam, pipeline_options = import_beam()  # two seconds: not when there is nothing to do
     elements = [
         Element(task.name, split, shard, count)
@@ -40,6 +45,7 @@ def write(job: Job, pending: Sequence[tuple[Task, str]], beam_flags: Sequence[st
         if "--direct_running_mode=multi_processing" in flags:
             flags.append(f"--direct_num_workers={os.cpu_count()}")
 
+    start = time.perf_counter()
     paths = [Path(job.cache_dir) / "tasks" / task.name / f"{split}.json" for task, split in pending]
     failed = [path.with_suffix(FAILED) for path in paths]
     worker.cache_clear()
@@ -52,6 +58,7 @@ def write(job: Job, pending: Sequence[tuple[Task, str]], beam_flags: Sequence[st
     if messages:
         more = f" (and {len(messages) - 1} more tasks with errors)" if len(messages) > 1 else ""
         raise DataError(messages[0] + more)
+    return time.perf_counter() - start
 
 
 @contextlib.contextmanager

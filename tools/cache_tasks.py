@@ -107,9 +107,12 @@ def report(job: Job, result: Result, seconds: float) -> str:
     )
     new = {(task.name, split) for task, split in result.written}
     tokens = sum(s["tokens"] for s in stats if (s["task"], s["split"]) in new)
-    lines.append(
-        f"wrote {len(new)} of {len(stats)} splits, {tokens:,} tokens, in {seconds:.1f} s; the others were there"
-    )
+    if new:
+        lines.append(f"wrote {len(new)} of {len(stats)} splits, {tokens:,} tokens, in {seconds:.1f} s")
+        rate = tokens / result.seconds / 1e6
+        lines[-1] += f" ({result.seconds:.1f} s of it in the pipeline: {rate:.2f} million tokens a second)"
+    else:
+        lines.append(f"all {len(stats)} splits were there, checked in {seconds:.1f} s")
     lines.append(f"store: {job.cache_dir}  ledger: {artifacts.ledger_path(job.cache_dir, job.mixture)}")
     return "\n".join(lines)
 
