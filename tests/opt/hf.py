@@ -1,10 +1,13 @@
 """transformers' OPT as the oracle: models of every architectural variant, and their weights in our tree by hand."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from optiml_jax.opt import decoder
 from optiml_jax.opt.config import OPTConfig
@@ -87,3 +90,29 @@ def params_of(model: transformers.OPTForCausalLM, config: OPTConfig) -> dict:
 def our_logits(params: dict, tokens_BT, segment_ids_BT, positions_BT, config: OPTConfig) -> np.ndarray:
     hidden_BTD = decoder.forward(params, tokens_BT, segment_ids_BT, positions_BT, config)
     return np.asarray(decoder.project_vocabulary(hidden_BTD, params["token_embedding"]))
+
+
+TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def write(directory: Path, config: OPTConfig, dtype="float32", form="safetensors", sharded=False) -> dict:
+    """What transformers (or, for `.bin`, the torch that wrote the released files) saves; returns the state."""
+    model = torch_model(config).to(TORCH[dtype])
+    limit = 60_000 if sharded else 10**9
+    model.save_pretrained(directory, max_shard_size=limit)
+    state = {name: value for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    if form == "bin":
+        for file in directory.glob("model*safetensors*"):
+            if file.suffix == ".json":
+                text = file.read_text().replace("model-", "pytorch_model-").replace(".safetensors", ".bin")
+                (directory / "pytorch_model.bin.index.json").write_text(text)
+            else:
+                held = {name: state[name] for name in load_file(file)}
+                torch.save(held, directory / ("pytorch_" + file.stem + ".bin"))
+            file.unlink()
+    return state
+
+
+def equal(have: dict, want: dict) -> None:
+    """The same tree to the bit."""
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), have, want)

@@ -34,10 +34,11 @@ class Stored:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def rows(self, start: int, stop: int) -> "Stored":
-        """Part of a contiguous tensor: rows `start` to `stop` of its first axis."""
+        """Part of the tensor: rows `start` to `stop` of its first axis."""
         start, stop = min(start, self.shape[0]), min(stop, self.shape[0])
-        skipped = start * (self.nbytes // self.shape[0])
-        return dataclasses.replace(self, offset=self.offset + skipped, shape=(stop - start, *self.shape[1:]))
+        row = math.prod(self.shape[1:]) if self.strides is None else self.strides[0]
+        offset = self.offset + start * row * self.dtype.itemsize
+        return dataclasses.replace(self, offset=offset, shape=(stop - start, *self.shape[1:]))
 
     def read(self) -> np.ndarray:
         """The tensor, in memory of its own: a memory map counts as resident once touched, whole shards at a time."""
