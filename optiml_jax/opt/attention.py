@@ -3,7 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-IMPLEMENTATIONS = ("auto", "dense")
+from optiml_jax.opt import sharding
+from optiml_jax.opt.blocked_attention import blocked_attention
+
+IMPLEMENTATIONS = ("auto", "dense", "blocked")
 
 
 def attention(
@@ -21,8 +24,9 @@ def attention(
       q_BTHK: queries, already scaled by K**-0.5 (OPT scales the query, not the scores).
       k_BTHK, v_BTHK: keys and values.
       segment_ids_BT: int32; 0 is padding, each document has one positive id in one contiguous run.
-      implementation: "auto" takes the fastest one that honours segments on this device; "dense" is the oracle.
-      interpret: runs a kernel in its interpreter; "dense" is no kernel and ignores it.
+      implementation: "dense" scores all pairs and is the oracle; "blocked" skips what lies outside a document; "auto"
+        takes the faster of them on this device.
+      interpret: runs a kernel in its interpreter; these two are none and ignore it.
 
     Returns:
       [B, T, H, K] in the dtype of `q_BTHK`. Positions of padding hold values nobody may read.
@@ -33,7 +37,17 @@ def attention(
     del interpret
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"attention implementation {implementation!r} is not available; choose from {IMPLEMENTATIONS}")
-    return dense_attention(q_BTHK, k_BTHK, v_BTHK, document_mask(segment_ids_BT))
+    if implementation == "auto":
+        implementation = "blocked" if jax.default_backend() == "cpu" else "dense"
+    if implementation == "dense":
+        return dense_attention(q_BTHK, k_BTHK, v_BTHK, document_mask(segment_ids_BT))
+    if jax.sharding.get_abstract_mesh().empty:
+        return blocked_attention(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT)
+    # Each device has its own rows and heads; left to itself, the partitioner would gather rows to loop over them.
+    heads = sharding.spec("BTHK")
+    specs = (heads, heads, heads, sharding.spec("BT"))
+    mapped = jax.shard_map(blocked_attention, in_specs=specs, out_specs=heads, check_vma=False)
+    return mapped(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT)
 
 
 def document_mask(segment_ids_BT: jax.Array) -> jax.Array:
