@@ -1,0 +1,88 @@
+"""Finding tasks, and how samples are measured."""
+
+import re
+
+import pytest
+
+from optiml_jax.errors import UserError
+from tasks import mixtures, registry
+from tasks.benchmarks.samples import answer_format
+from tasks.registry import Options
+from tests.tasks.conftest import NAME
+
+
+def test_the_samples_need_no_data_and_hold_out_32_instances_of_each_train_task():
+    found = registry.discover("samples")
+    trained = mixtures.trained(found.tasks)
+    assert len(found.tasks) == 16 and len(trained) == 12
+    for task in trained:
+        assert [sum(1 for _ in task.examples(split)) for split in ("train", "validation")] == [368, 32]
+    levels = {task.level for task, _ in mixtures.evaluated(found.tasks)}
+    assert levels == {"held_out_instances", "held_out_task", "fully_held_out"}
+    excluded = [task.name for task in found.tasks.values() if task.role == "excluded"]
+    assert not set(excluded) & {task.name for task, _ in mixtures.evaluated(found.tasks)} and len(excluded) == 1
+
+
+def test_ranked_examples_hold_their_reference_among_the_candidates():
+    for task in registry.discover("samples").tasks.values():
+        for split in task.splits:
+            for example in task.examples(split):
+                assert (example.candidates is not None) == (task.metric == "accuracy")
+                assert example.candidates is None or example.target in example.candidates
+
+
+@pytest.mark.parametrize(
+    "outputs, expected",
+    [
+        ([("b",), ("a",)] * 3, ("accuracy", ("a", "b"))),
+        ([("b",), ("a",)] * 2 + [("a",)], ("exact_match", None)),  # not three times as many instances
+        ([(str(i % 15),) for i in range(45)], ("accuracy", tuple(sorted(map(str, range(15)))))),
+        ([(str(i % 16),) for i in range(48)], ("exact_match", None)),  # more than 15 values
+        ([("yes", "Yes")] * 9, ("rouge_l", None)),  # several references
+        ([(f"a b {i}",) for i in range(9)] + [("a b c d",)], ("exact_match", None)),
+        ([(f"a b {i}",) for i in range(8)] + [("a b c d",)] * 2, ("rouge_l", None)),
+        ([], ("rouge_l", None)),
+    ],
+)
+def test_the_answer_format_follows_from_the_outputs(outputs, expected):
+    assert answer_format(outputs) == expected
+
+
+def test_every_name_is_one_that_seqio_admits():
+    """seqio's own rule (`MixtureOrTask` names): letters, digits, `_ . : #`."""
+    names = [*registry.catalog(NAME), registry.task_name(NAME, "task139_detoxifying-lms (2)")]
+    assert all(re.fullmatch(r"[\w\d.:#]+", name, re.ASCII) for name in names)
+
+
+@pytest.mark.parametrize(
+    "data_dir, message",
+    [
+        (None, "DATA_DIR: super_natural_instructions needs a folder with one folder a benchmark; give --data_dir"),
+        ("nowhere", "nowhere is not a folder"),
+        (".", "has no folder super_natural_instructions; did you mean super_natural_instruction?"),
+        ("data/super_natural_instructions", "has no folder super_natural_instructions; did you mean its parent?"),
+    ],
+)
+def test_a_missing_data_directory_is_one_line_with_the_way_out(tmp_path, data_dir, message):
+    (tmp_path / "super_natural_instruction").mkdir()
+    (tmp_path / "data" / "super_natural_instructions").mkdir(parents=True)
+    with pytest.raises(UserError, match=re.escape(message)):
+        registry.discover(NAME, None if data_dir is None else tmp_path / data_dir)
+
+
+def test_unknown_names_come_with_the_nearest():
+    with pytest.raises(UserError, match="no benchmark sample; did you mean samples"):
+        registry.discover("sample")
+    with pytest.raises(
+        UserError, match="no mixture super_natural_instruction; did you mean super_natural_instructions"
+    ):
+        mixtures.mixture("super_natural_instruction")
+    with pytest.raises(UserError, match="no mixture zzz; there are samples, super_natural_instructions"):
+        mixtures.mixture("zzz")
+
+
+def test_shards_split_the_records_between_them(data_dir):
+    task = registry.discover(NAME, data_dir, Options()).tasks[f"{NAME}.task2_two_too"]
+    whole = [example.id for example in task.examples("train")]
+    parts = [[example.id for example in task.examples("train", shard, 4)] for shard in range(4)]
+    assert sorted(name for part in parts for name in part) == sorted(whole) and parts[1] == whole[1::4]

@@ -1,0 +1,249 @@
+"""The adapter on real task files of all three schemas (where they are at hand) and on files written here."""
+
+import json
+import re
+
+import pytest
+
+from optiml_jax.errors import DataError
+from optiml_jax.opt.tokenizer import join
+from tasks import registry
+from tasks.benchmarks import super_natural_instructions as ni
+from tasks.example import Record, Skipped
+from tasks.prompts import DELIMITERS
+from tasks.registry import Options
+from tests.tasks.conftest import NAME, write_splits, write_task
+
+FOLDERS = {"tasks": (260, 23_573), "tasks_reduced_schema": (9, 690), "tasks_2021_schema": (24, 2_400)}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_schema_gives_what_its_json_holds(shared, folder):
+    """Against the raw JSON, read with nothing but the json module; counts by jq."""
+    files = sorted((shared / "data" / NAME / folder).glob("*.json"))
+    count = 0
+    for file in files:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        definition = raw["Definition"] if isinstance(raw["Definition"], str) else raw["Definition"][0]
+        records = list(ni.read(file))
+        assert len(records) == len(raw["Instances"]) and len({r.id for r in records}) == len(records)
+        for record, instance in zip(records, raw["Instances"]):
+            outputs = instance["output"] if isinstance(instance["output"], list) else [instance["output"]]
+            assert record.fields["definition"] == definition.strip()
+            assert record.fields["input"] == instance["input"].strip()
+            assert sorted(record.fields["outputs"]) == sorted({output.strip() for output in outputs})
+            assert record.id == instance.get("id", record.id)
+        count += len(records)
+    assert (len(files), count) == FOLDERS[folder]
+
+
+def test_every_source_is_definition_input_and_a_delimiter(shared):
+    """On all 23,573 real instances: nothing is lost, repeated or reordered."""
+    found = registry.discover(NAME, shared / "data")
+    for task in found.tasks.values():
+        for record in ni.read(task.files[0]):
+            example = task.render(record)
+            source = re.sub("^(Instructions|Task): ", "", example.source)
+            definition, text = record.fields["definition"], record.fields["input"]
+            assert source.startswith(definition)
+            rest = source.removeprefix(definition).removeprefix("\n").removeprefix("Input: ")
+            assert rest in [text + d for d in ("", *DELIMITERS)] and (rest != text or text.endswith(":"))
+            assert example.target in example.references == record.fields["outputs"]
+
+
+def test_the_real_record_of_figure_7_is_printed_as_in_the_paper(shared):
+    paper = (shared / "paper" / "opt-iml.md").read_text(encoding="utf-8")
+    printed = re.search(r"(Instructions: You are provided with an arithmetic.*?)\n\nFigure 7:", paper).group(1)
+    task = registry.discover(NAME, shared / "data").tasks[f"{NAME}.task745_ai2_arithmetic_questions_arithmetic"]
+    record = next(r for r in task.read("train") if r.fields["input"].startswith("Sam went to 14 football"))
+    drawn = {
+        "".join(join(e.source, e.target)) for i in range(1500) for e in [task.render(Record(str(i), record.fields))]
+    }
+    letters = {
+        re.sub(r"\s|['‘’]", "", text) for text in drawn
+    }  # the file has "lastyear", the figure typographic quotes
+    assert re.sub(r"\s|['‘’]", "", printed) in letters
+
+
+def test_the_catalog_agrees_with_the_official_splits_and_the_files(shared):
+    directory = shared / "data" / NAME
+    catalog = registry.catalog(NAME)
+    assert len(catalog) == 1613
+    for role, count in {"train": 757, "test": 119, "excluded": 737}.items():
+        names = (directory / "splits" / "default" / f"{role}_tasks.txt").read_text().split()
+        assert len(names) == count
+        assert {registry.task_name(NAME, name) for name in names} == {
+            r.name for r in catalog.values() if r.split == role
+        }
+    for file in (directory / "tasks").glob("*.json"):
+        raw, row = json.loads(file.read_text(encoding="utf-8")), catalog[registry.task_name(NAME, file.stem)]
+        assert (row.category, row.source) == (registry.slug(raw["Categories"][0]), raw["Source"][0])
+
+
+def test_the_real_folder_holds_these_tasks_and_levels(shared):
+    found = registry.discover(NAME, shared / "data")
+    roles = [task.role for task in found.tasks.values()]
+    assert {role: roles.count(role) for role in roles} == {"train": 188, "test": 25, "excluded": 47}
+    # the official default split tests new categories only
+    assert {task.level for task in found.tasks.values() if task.role == "test"} == {"fully_held_out"}
+    assert {task.metric for task in found.tasks.values()} == {"rouge_l"} and not found.left_out
+
+
+def test_splits_roles_and_levels_follow_the_folders_lists(data_dir):
+    found = registry.discover(NAME, data_dir)
+    about = {t.name.removeprefix(f"{NAME}."): (t.role, t.splits, t.level, t.category) for t in found.tasks.values()}
+    assert about == {
+        "task1_one": ("train", ("train",), None, "fill_in_the_blank"),
+        "task2_two_too": ("train", ("train",), None, "question_answering"),
+        "task3_new": ("test", ("test",), "fully_held_out", "title_generation"),
+        "task4_known": ("test", ("test",), "held_out_task", "question_answering"),
+        "task5_out": ("excluded", ("train",), None, "fill_in_the_blank"),
+    }
+    assert [(item.where.rsplit("/", 1)[1], item.reason) for item in found.left_out] == [
+        ("task6_nowhere.json", "in no split")
+    ]
+
+
+def test_without_lists_the_catalog_gives_the_split(tmp_path):
+    directory = tmp_path / NAME
+    for name in ("task001_quoref_question_generation", "task1344_glue_entailment_classification", "task9_unknown"):
+        write_task(directory, name)
+    found = registry.discover(NAME, tmp_path)
+    assert {t.name.split(".")[1].split("_")[0]: t.role for t in found.tasks.values()} == {
+        "task001": "train",
+        "task1344": "test",
+    }
+    assert len(found.left_out) == 1
+
+
+def test_a_test_task_is_its_first_hundred_instances_in_file_order(data_dir):
+    task = registry.discover(NAME, data_dir).tasks[f"{NAME}.task3_new"]
+    assert [example.id for example in task.examples("test")] == [f"two-{i}" for i in range(100)]
+
+
+def test_held_out_instances_are_chosen_by_id_and_belong_to_one_split_only(data_dir):
+    task = registry.discover(NAME, data_dir, Options(held_out_instances=20)).tasks[f"{NAME}.task2_two_too"]
+    train, validation = ([e.id for e in task.examples(split)] for split in ("train", "validation"))
+    assert len(validation) == 20 and set(train) | set(validation) == {f"two-{i}" for i in range(150)}
+    assert len(train) == 130 and task.level == "held_out_instances"
+    path = task.files[0]
+    raw = json.loads(path.read_text())
+    raw["Instances"] = raw["Instances"][::-1]
+    path.write_text(json.dumps(raw))
+    assert {e.id for e in task.examples("validation")} == set(validation)  # whatever the order of the file
+
+
+def test_an_input_that_comes_twice_is_never_held_out(tmp_path):
+    same = [{"id": f"a{i}", "input": f"Question {i // 2}", "output": ["x"]} for i in range(20)]
+    path = write_task(tmp_path, "task1", [*same, {"id": "alone", "input": "Only once", "output": ["x"]}])
+    held_out = ni.read_split(path, "t", 5, False, "validation")
+    assert [record.id for record in held_out] == ["alone"]
+
+
+def test_missing_ids_are_made_of_the_content_and_repeated_ones_numbered(tmp_path):
+    instances = [
+        {"input": "a", "output": "x"},
+        {"input": "a", "output": "x"},
+        {"input": "b", "output": "x"},
+        {"id": "n 1\n", "input": "c", "output": ["x"]},
+        {"id": "n_1", "input": "c", "output": ["x"]},
+    ]
+    ids = [record.id for record in ni.read(write_task(tmp_path, "t", instances))]
+    assert ids[1] == f"{ids[0]}#2" and ids[0] != ids[2] and ids[3:] == ["n_1", "n_1#2"]
+    again = [record.id for record in ni.read(write_task(tmp_path, "t", instances[1:3]))]
+    assert again == [ids[0], ids[2]]  # an id does not depend on the place in the file
+
+
+def test_texts_are_stripped_and_references_come_once(tmp_path):
+    instance = {"id": "1", "input": " in \n", "output": [" b", "a", "b ", "", "a"]}
+    (record,) = ni.read(write_task(tmp_path, "t", [instance], Definition=" Do it.\n\n"))
+    assert record == Record("1", {"definition": "Do it.", "input": "in", "outputs": ("b", "a")})
+
+
+@pytest.mark.parametrize(
+    "instance, reason",
+    [
+        ({"input": "a", "output": []}, "output is empty"),
+        ({"input": "a", "output": [" "]}, "output is empty"),
+        ({"input": "a", "output": None}, "output is neither text nor a list of texts"),
+        ({"input": "a", "output": ["x", 3]}, "output is neither text nor a list of texts"),
+        ({"input": 5, "output": ["x"]}, "input is int, not text"),
+        ({"output": ["x"]}, "input is NoneType, not text"),
+        ("a", "the instance is str, not an object"),
+        ({"input": "\ud83d", "output": ["x"]}, "text with half a surrogate pair"),
+    ],
+)
+def test_a_bad_record_is_skipped_with_its_place_and_reason(tmp_path, instance, reason):
+    good = [{"id": str(i), "input": f"q{i}", "output": ["x"]} for i in range(2)]
+    path = write_task(tmp_path, "t")
+    task = {"Definition": "Do it.", "Instances": [good[0], instance, good[1]]}
+    path.write_text(json.dumps(task))  # escapes the lone surrogate
+    records = list(ni.read(path))
+    assert [r.id for r in records if isinstance(r, Record)] == ["0", "1"]
+    assert records[1] == Skipped(f"{path}#1", reason)
+
+
+def one_bad_in(tmp_path, count, options=None):
+    instances = [{"id": str(i), "input": f"q{i}", "output": ["x"] if i else []} for i in range(count)]
+    write_task(tmp_path / NAME, "task1", instances)
+    write_splits(tmp_path / NAME, train=["task1"])
+    return registry.discover(NAME, tmp_path, options or Options()).tasks[f"{NAME}.task1"]
+
+
+def test_one_bad_record_in_a_hundred_is_tolerated(tmp_path):
+    examples = list(one_bad_in(tmp_path, 100).examples("train"))
+    assert len(examples) == 100 and isinstance(examples[0], Skipped)
+
+
+def test_more_than_one_bad_record_in_a_hundred_is_an_error_unless_allowed(tmp_path):
+    with pytest.raises(DataError, match=r"task1.json#0: output is empty \(1 of 99 records\).*--allow_bad_records"):
+        list(one_bad_in(tmp_path, 99).examples("train"))
+    assert len(list(one_bad_in(tmp_path, 99, Options(allow_bad_records=True)).examples("train"))) == 99
+
+
+def test_a_task_without_a_usable_record_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no other record of train can be used; remove the file or pass --allow_empty"):
+        list(one_bad_in(tmp_path, 1, Options(allow_bad_records=True)).examples("train"))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "the file is empty; fetch the file again or remove it"),
+        (b'{"Definition": ["Do it."], "Inst', r"not JSON \(.*line 1 column 28.*\); fetch the file again or remove it"),
+        (b"[]", 'no list "Instances"; is this a Super-NaturalInstructions task'),
+        (b'{"Definition": "Do it."}', 'no list "Instances"; is this a Super-NaturalInstructions task'),
+        (b'{"Definition": [], "Instances": []}', 'no text "Definition"; is this'),
+        (
+            b'{"Definition": "Do it.", "Instances": []}',
+            '"Instances" is empty; remove the file or pass --allow_empty_tasks',
+        ),
+        (b'{"Definition": "caf\xe9", "Instances": []}', "not UTF-8 at byte 19; fetch the file again"),
+    ],
+)
+def test_a_bad_file_is_one_line_that_names_it_and_the_way_out(tmp_path, content, message):
+    path = tmp_path / "task012_x.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}: {message}") as error:
+        list(ni.read(path))
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_task_may_be_allowed(tmp_path):
+    assert list(ni.read(write_task(tmp_path, "t", []), allow_empty=True)) == []
+
+
+def test_two_files_of_one_task_and_a_task_in_two_splits_are_errors(data_dir):
+    write_task(data_dir / NAME, "task2_two_too")
+    with pytest.raises(DataError, match=r"task2_two_too.json: the same task as task2_two-too.json"):
+        registry.discover(NAME, data_dir)
+    (data_dir / NAME / "tasks" / "task2_two_too.json").unlink()
+    write_splits(data_dir / NAME, train=["task1_one"], test=["task1_one"])
+    with pytest.raises(DataError, match=r"task1_one is in train_tasks.txt too"):
+        registry.discover(NAME, data_dir)
+
+
+def test_a_folder_without_known_tasks_is_an_error(tmp_path):
+    (tmp_path / NAME / "tasks").mkdir(parents=True)
+    with pytest.raises(DataError, match="no file of a known task in tasks/"):
+        registry.discover(NAME, tmp_path)
