@@ -31,14 +31,20 @@ FIXED = {
 
 
 def read_config(source: str | os.PathLike) -> OPTConfig:
-    """The architecture of a Hugging Face directory or hub name.
+    """The architecture of a Hugging Face directory or hub name, or of a metaseq checkpoint.
+
+    A metaseq checkpoint has its own configuration; a `config.json` in its directory goes before that.
 
     Raises:
       UserError: no readable `config.json`, another architecture, or a variant of OPT that `OPTConfig` cannot say.
     """
+    from optiml_jax.opt.weights.metaseq import is_metaseq, read_metaseq_config
     from optiml_jax.opt.weights.source import resolve
 
-    file = resolve(source) / "config.json"
+    path = resolve(source)
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    if is_metaseq(path) and not file.is_file():
+        return read_metaseq_config(path)
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

@@ -3,11 +3,9 @@
 import json
 from pathlib import Path
 
-import numpy as np
-
 from optiml_jax.errors import UserError
 from optiml_jax.opt.weights import safetensors, torch_file
-from optiml_jax.opt.weights.stored import FLOATS, Stored
+from optiml_jax.opt.weights.stored import Stored
 
 FORMS = (("model", "safetensors"), ("pytorch_model", "bin"))  # the first that is there is read
 
@@ -72,7 +70,4 @@ def _read_bin(file: Path) -> dict[str, Stored]:
     state = torch_file.load(file)
     if not isinstance(state, dict) or not all(isinstance(value, Stored) for value in state.values()):
         raise UserError(f"{file}: not a state dictionary of tensors; is this a Hugging Face checkpoint?")
-    for name, tensor in state.items():
-        if tensor.dtype not in FLOATS.values():
-            raise UserError(f"{file}: tensor {name} is {np.dtype(tensor.dtype).name}; weights are fp32, fp16 or bf16")
     return dict(sorted(state.items(), key=lambda item: item[1].offset))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from optiml_jax.errors import UserError
 from optiml_jax.opt.weights import directory
+from optiml_jax.opt.weights.metaseq import is_metaseq
 
 SMALL_FILES = [
     "config.json",
@@ -21,17 +22,19 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def is_hf(path: str | os.PathLike) -> bool:
-    """Whether `path` is a Hugging Face model directory (it holds a `config.json`)."""
-    return (Path(path) / "config.json").is_file()
+    """Whether `path` is a Hugging Face model directory: `config.json`, and no metaseq checkpoint beside it."""
+    return (Path(path) / "config.json").is_file() and not is_metaseq(path)
 
 
 def resolve(source: str | os.PathLike) -> Path:
     """The directory of `source`: itself, or the hub's files for a name, from the local cache when they are there.
 
+    A metaseq checkpoint (a `.pt` file, or the name that its files share) stays as it is.
+
     Raises:
       UserError: neither a directory nor a hub name, or the hub did not give it.
     """
-    if Path(source).is_dir():
+    if Path(source).is_dir() or is_metaseq(source):
         return Path(source)
     name = str(source)
     if not HUB_NAME.fullmatch(name) or name.startswith("."):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 from pathlib import Path
 
 import ml_dtypes
@@ -50,24 +49,103 @@ class Stored:
         return np.lib.stride_tricks.as_strided(flat, self.shape, steps, writeable=False)
 
 
+@dataclasses.dataclass(frozen=True)
+class Flat:
+    """A contiguous tensor whose elements lie in several files, one run after another (FSDP's flat parameters)."""
+
+    runs: tuple[Stored, ...]  # of one dimension
+    shape: tuple[int, ...]
+
+    @property
+    def file(self) -> Path:
+        return self.runs[0].file
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.runs[0].dtype
+
+    def rows(self, start: int, stop: int) -> "Flat":
+        row = math.prod(self.shape[1:])
+        return Flat(cut(self.runs, start * row, stop * row), (stop - start, *self.shape[1:]))
+
+    def read(self) -> np.ndarray:
+        data, done = aligned(math.prod(self.shape) * self.dtype.itemsize), 0
+        for run in self.runs:
+            read_into(run.file, run.offset, data[done : done + run.nbytes])
+            done += run.nbytes
+        return data.view(self.dtype).reshape(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """A tensor split along one axis (Megatron's tensor parallelism); all parts have the same shape."""
+
+    parts: tuple["Stored | Flat", ...]
+    axis: int
+
+    @property
+    def file(self) -> Path:
+        return self.parts[0].file
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.parts[0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = self.parts[0].shape
+        return (*shape[: self.axis], shape[self.axis] * len(self.parts), *shape[self.axis + 1 :])
+
+    def read(self) -> np.ndarray:
+        size = math.prod(self.shape) * self.dtype.itemsize
+        whole = aligned(size).view(self.dtype).reshape(self.shape)
+        for part, target in zip(self.parts, np.split(whole, len(self.parts), self.axis)):
+            target[...] = part.read()
+        return whole
+
+
+Tensor = Stored | Flat | Joined
+
+
+def cut(runs: tuple[Stored, ...], start: int, stop: int) -> tuple[Stored, ...]:
+    """Elements `start` to `stop` of runs laid end to end."""
+    found, first = [], 0
+    for run in runs:
+        low, high = max(start - first, 0), min(stop - first, run.shape[0])
+        if low < high:
+            found.append(run.rows(low, high))
+        first += run.shape[0]
+    return tuple(found)
+
+
+def aligned(size: int) -> np.ndarray:
+    """`size` bytes that jax takes without a copy."""
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size]
+
+
 def read_bytes(file: Path, offset: int, size: int) -> np.ndarray:
-    """`size` bytes from `offset` as uint8, aligned so that jax need not copy them.
+    """`size` bytes from `offset`, see `read_into`."""
+    data = aligned(size)
+    read_into(file, offset, data)
+    return data
+
+
+def read_into(file: Path, offset: int, data: np.ndarray) -> None:
+    """Fills `data` (uint8) from `offset`.
 
     Raises:
       UserError: the file is shorter, or cannot be read.
     """
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    data = raw[start : start + size]
     view, done = memoryview(data), 0
     try:
         with file.open("rb", buffering=0) as stream:
             stream.seek(offset)
-            while done < size:  # Linux hands over at most 2 GiB a call
+            while done < len(view):  # Linux hands over at most 2 GiB a call
                 got = stream.readinto(view[done:])
                 if not got:
                     raise UserError(f"{file}: truncated at byte {offset + done}; fetch or write the file again")
                 done += got
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({os.strerror(error.errno) if error.errno else error})") from error
-    return data
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error

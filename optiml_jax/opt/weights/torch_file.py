@@ -8,7 +8,7 @@ import collections
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,11 @@ OTHER_STORAGES = {"LongStorage": np.int64, "IntStorage": np.int32, "BoolStorage"
 MAX_PICKLE = 1 << 30  # names and shapes only: the 175B model's are a few megabytes
 
 
-def load(file: Path, extra: Mapping[tuple[str, str], Callable] | None = None) -> Any:
+def load(file: Path, stand_in: Callable[[str, str], Any] | None = None) -> Any:
     """What `file` holds, each tensor a `Stored`.
 
     Args:
-      extra: further (module, name) pairs that may appear, and what stands in for them.
+      stand_in: for a (module, name) that is not needed for tensors, what takes its place, or None to refuse it.
 
     Raises:
       UserError: truncated, not a zip, an older format, or a pickle that wants a foreign class.
@@ -43,7 +43,7 @@ def load(file: Path, extra: Mapping[tuple[str, str], Callable] | None = None) ->
             if records[f"{root}data.pkl"].file_size > MAX_PICKLE:
                 raise UserError(f"{file}: data.pkl is too large to hold names and shapes only")
             with archive.open(f"{root}data.pkl") as stream, file.open("rb") as raw:
-                return _Unpickler(stream, file, raw, root, records, extra or {}).load()
+                return _Unpickler(stream, file, raw, root, records, stand_in).load()
     except UserError:
         raise
     except zipfile.BadZipFile as error:
@@ -58,15 +58,16 @@ def load(file: Path, extra: Mapping[tuple[str, str], Callable] | None = None) ->
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, stream, file: Path, raw, root: str, records: dict, extra: Mapping) -> None:
+    def __init__(self, stream, file: Path, raw, root: str, records: dict, stand_in: Callable | None) -> None:
         super().__init__(stream)
-        self._file, self._raw, self._root, self._records, self._extra = file, raw, root, records, extra
+        self._file, self._raw, self._root, self._records, self._stand_in = file, raw, root, records, stand_in
 
     def find_class(self, module: str, name: str) -> Any:
         known = {
             ("collections", "OrderedDict"): collections.OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
             ("torch._utils", "_rebuild_parameter"): lambda tensor, requires_grad, hooks: tensor,
+            ("torch", "Size"): tuple,
         }
         if (module, name) in known:
             return known[module, name]
@@ -74,8 +75,8 @@ class _Unpickler(pickle.Unpickler):
             return FLOATS[STORAGES[name]]
         if module == "torch" and name in OTHER_STORAGES:
             return np.dtype(OTHER_STORAGES[name])
-        if (module, name) in self._extra:
-            return self._extra[module, name]
+        if self._stand_in is not None and (found := self._stand_in(module, name)) is not None:
+            return found
         raise UserError(f"{self._file}: the pickle wants {module}.{name}, which weights do not need; it was not run")
 
     def persistent_load(self, pid: tuple) -> tuple[np.dtype, str, int]:
