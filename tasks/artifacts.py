@@ -44,12 +44,16 @@ def write_manifest(cache_dir: str | os.PathLike, mixture: Mixture, tasks: Mappin
     write_json(manifest_path(cache_dir, mixture.name), manifest)
 
 
-def write_ledger(cache_dir: str | os.PathLike, suite: str, tasks: Mapping[str, Task], max_prompts: int) -> None:
+def write_ledger(cache_dir: str | os.PathLike, suite: str, tasks: Mapping[str, Task], max_prompts: int) -> int:
     """`ledgers/<suite>.jsonl`: the prompts of every test and validation split, in order of task and file.
 
     Args:
       max_prompts: of one split, chosen by example id; 0 keeps all.
+
+    Returns:
+      How many prompts there are.
     """
+    count = 0
     with atomic(ledger_path(cache_dir, suite)) as file:
         for task, split in mixtures.evaluated(tasks):
             lines = list(_prompts(cache_dir, task.name, split))
@@ -57,10 +61,12 @@ def write_ledger(cache_dir: str | os.PathLike, suite: str, tasks: Mapping[str, T
                 key = {line["example_id"]: prompts.draw("ledger", task.name, line["example_id"]) for line in lines}
                 last = sorted(key.values())[max_prompts - 1]
                 lines = [line for line in lines if key[line["example_id"]] <= last]
+            count += len(lines)
             for line in lines:
                 parts = (suite, task.name, line["template"], line["example_id"], line["shots"], line["seed"])
                 line = {"format": line["format"], "id": "/".join(map(str, parts)), "suite": suite} | line
                 file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+    return count
 
 
 def _prompts(cache_dir: str | os.PathLike, task: str, split: str) -> Iterator[dict]:

@@ -24,12 +24,14 @@ class Result:
     """A mixture whose store, manifest and ledger are up to date.
 
     `written` of its `splits` were made by this run, in `seconds` of the pipeline (without imports and discovery).
+    The ledger holds `prompts`.
     """
 
     splits: list[tuple[Task, str]]
     written: list[tuple[Task, str]]
     left_out: tuple[Skipped, ...]
     seconds: float
+    prompts: int
 
 
 def run(job: Job, tokenizer: Tokenizer, beam_flags: Sequence[str] = (), max_prompts: int = 0) -> Result:
@@ -54,8 +56,8 @@ def run(job: Job, tokenizer: Tokenizer, beam_flags: Sequence[str] = (), max_prom
             clear(Path(job.cache_dir), task, split)
         seconds = pipeline.write(job, pending, beam_flags)
     artifacts.write_manifest(job.cache_dir, mixtures.mixture(job.mixture), found.tasks)
-    artifacts.write_ledger(job.cache_dir, job.mixture, found.tasks, max_prompts)
-    return Result(splits, pending, found.left_out, seconds)
+    prompts = artifacts.write_ledger(job.cache_dir, job.mixture, found.tasks, max_prompts)
+    return Result(splits, pending, found.left_out, seconds, prompts)
 
 
 def open_store(cache_dir: Path, tokenizer: Tokenizer) -> None:

@@ -69,7 +69,8 @@ def worker(job: Job) -> tuple[Mapping[str, Task], Tokenizer]:
 def write_element(element: Element, job: Job) -> None:
     """Writes one shard and, if it is the last of its split to be written, the split's stats.
 
-    A fault in the data is written beside them, for `write` to raise: Beam would wrap it in its own traceback.
+    A fault in the data or the disk is written beside them, for the pipeline's caller to raise: Beam would wrap it in
+    its own traceback.
     """
     tasks, tokenizer = worker(job)
     task, cache_dir = tasks[element.task], Path(job.cache_dir)
@@ -87,6 +88,6 @@ def write_element(element: Element, job: Job) -> None:
             parts = [part]
         known = identity(job, tokenizer.fingerprint, task, element.split)
         shards.finish(cache_dir, known, raw, parts, job.options.allow_empty_tasks)
-    except UserError as error:
+    except (UserError, OSError) as error:
         with shards.atomic(directory / f"{element.split}{FAILED}") as file:
             file.write(str(error).encode())

@@ -85,14 +85,14 @@ def add_task(task: Task, vocabulary: OptVocabulary) -> seqio.Task:
     )
 
 
-def add_mixture(mixture: Mixture, tasks: Mapping[str, Task]) -> seqio.Mixture:
+def add_mixture(mixture: Mixture, tasks: Mapping[str, Task]) -> None:
     """Registers a mixture: capped rates within a benchmark, its proportions over the mixtures of its benchmarks."""
-    _registered[1].append(mixture.name)
-    if mixture.proportions:
-        return seqio.MixtureRegistry.add(mixture.name, list(mixture.proportions.items()))
     rate = functools.partial(seqio.mixing_rate_num_examples, maximum=mixture.eps)
     trained = [task.name for task in mixtures.trained(tasks) if task.benchmark in mixture.benchmarks]
-    return seqio.MixtureRegistry.add(mixture.name, [(name, rate) for name in trained])
+    parts = list(mixture.proportions.items()) if mixture.proportions else [(name, rate) for name in trained]
+    if trained:  # seqio admits no empty mixture: a folder may hold test tasks alone
+        _registered[1].append(mixture.name)
+        seqio.MixtureRegistry.add(mixture.name, parts)
 
 
 class TaskSource(seqio.FunctionDataSource):

@@ -113,7 +113,8 @@ def report(job: Job, result: Result, seconds: float) -> str:
         lines[-1] += f" ({result.seconds:.1f} s of it in the pipeline: {rate:.2f} million tokens a second)"
     else:
         lines.append(f"all {len(stats)} splits were there, checked in {seconds:.1f} s")
-    lines.append(f"store: {job.cache_dir}  ledger: {artifacts.ledger_path(job.cache_dir, job.mixture)}")
+    ledger = artifacts.ledger_path(job.cache_dir, job.mixture)
+    lines.append(f"store: {job.cache_dir}  ledger: {ledger}, {result.prompts:,} prompts")
     return "\n".join(lines)
 
 

@@ -130,6 +130,12 @@ def test_without_a_tokenizer_a_task_says_how_to_name_one(data_dir):
         seqio_tasks.use_data_dir("nowhere")
 
 
+def test_a_folder_of_test_tasks_alone_registers_them_without_a_mixture(data_dir):
+    write_splits(data_dir / NAME, test=["task3_new"])
+    seqio_tasks.use_data_dir(data_dir, tokenizer=TOKENIZER)
+    assert f"{NAME}.task3_new" in seqio.TaskRegistry.names() and NAME not in seqio.MixtureRegistry.names()
+
+
 def test_an_unreadable_file_is_raised_as_our_error(data_dir):
     seqio_tasks.use_data_dir(data_dir, tokenizer=TOKENIZER)
     (data_dir / NAME / "tasks" / "task3_new.json").write_text("{")
