@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gin
+
 from optiml_jax.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.evaluation.run import evaluate
 from optiml_jax.opt.config import OPTConfig

@@ -10,15 +10,11 @@ from flax import nnx
 from optiml_jax.opt import sharding
 from optiml_jax.opt.config import OPTConfig
 
-INIT_SCALE = 0.006  # standard deviation of OPT's initial weights (Zhang et al. 2022, section 2.2)
-
 
 class Affine(nnx.Module):
     """A linear map whose kernel keeps the axes of the sharding table (`DHK`, `HKD`, `DF`, `FD`)."""
 
-    def __init__(
-        self, shape: tuple[int, ...], out_axes: int, rngs: nnx.Rngs, scale: float = INIT_SCALE, bias: bool = True
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], out_axes: int, rngs: nnx.Rngs, scale: float, bias: bool) -> None:
         self.kernel = nnx.Param(scale * jax.random.normal(rngs.params(), shape))
         if bias:
             self.bias = nnx.Param(jnp.zeros(shape[-out_axes:]))
@@ -54,15 +50,16 @@ class Block(nnx.Module):
     def __init__(self, config: OPTConfig, rngs: nnx.Rngs) -> None:
         D, H, K, F = config.model_dim, config.heads, config.head_dim, config.ffn_dim
         # metaseq shrinks what writes to the residual stream by sqrt(2 * layers), as GPT-2 does.
-        residual = INIT_SCALE / (2 * config.layers) ** 0.5
+        scale = config.init_scale
+        residual = scale / (2 * config.layers) ** 0.5
         self.attention_norm = Norm(D)
-        self.query = Affine((D, H, K), 2, rngs, bias=config.biases)
-        self.key = Affine((D, H, K), 2, rngs, bias=config.biases)
-        self.value = Affine((D, H, K), 2, rngs, bias=config.biases)
-        self.out = Affine((H, K, D), 1, rngs, residual, bias=config.biases)
+        self.query = Affine((D, H, K), 2, rngs, scale, config.biases)
+        self.key = Affine((D, H, K), 2, rngs, scale, config.biases)
+        self.value = Affine((D, H, K), 2, rngs, scale, config.biases)
+        self.out = Affine((H, K, D), 1, rngs, residual, config.biases)
         self.mlp_norm = Norm(D)
-        self.up = Affine((D, F), 1, rngs, bias=config.biases)
-        self.down = Affine((F, D), 1, rngs, residual, bias=config.biases)
+        self.up = Affine((D, F), 1, rngs, scale, config.biases)
+        self.down = Affine((F, D), 1, rngs, residual, config.biases)
 
 
 # (q, k, v), each [B, T, H, K] -> ([B, T, H, K], whatever the caller wants kept, such as a cache)

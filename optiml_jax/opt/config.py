@@ -20,6 +20,7 @@ class OPTConfig:
       dropout: on the embeddings (OPT-IML section 3.3; OPT's pre-training left them out) and on both outputs of a block,
         in training only. Attention weights have none: metaseq pre-trained with 0.1 there (`opt_baselines.py`), the
         released configurations say 0.0, and OPT-IML does not mention it.
+      init_scale: standard deviation of random weights (Zhang et al. 2022, section 2.2).
     """
 
     vocab_size: int = 50_272
@@ -33,6 +34,7 @@ class OPTConfig:
     activation: str = "relu"
     biases: bool = True
     dropout: float = 0.1
+    init_scale: float = 0.006
 
     def __post_init__(self) -> None:
         if self.model_dim % self.heads:

@@ -11,7 +11,7 @@ from flax import nnx
 from optiml_jax.errors import UserError, nearest
 from optiml_jax.opt import sharding
 from optiml_jax.opt.attention import attention
-from optiml_jax.opt.block import INIT_SCALE, Block, Norm, block_forward, dropout
+from optiml_jax.opt.block import Block, Norm, block_forward, dropout
 from optiml_jax.opt.config import POSITION_OFFSET, OPTConfig
 
 # What the backward pass finds stored: everything, matrix products only, or nothing but each block's input.
@@ -39,15 +39,18 @@ def init_params(key: jax.Array, config: OPTConfig) -> dict:
     def layer(layer_key: jax.Array) -> dict:
         return nnx.to_pure_dict(nnx.split(Block(config, nnx.Rngs(layer_key)))[1])
 
+    def normal(key: jax.Array, *shape: int) -> jax.Array:
+        return config.init_scale * jax.random.normal(key, shape)
+
     D, E = config.model_dim, config.embedding_width
     params = {
-        "token_embedding": INIT_SCALE * jax.random.normal(token_key, (config.vocab_size, E)),
-        "position_embedding": INIT_SCALE * jax.random.normal(position_key, (config.max_positions + POSITION_OFFSET, D)),
+        "token_embedding": normal(token_key, config.vocab_size, E),
+        "position_embedding": normal(position_key, config.max_positions + POSITION_OFFSET, D),
         "blocks": jax.lax.map(layer, jax.random.split(block_key, config.layers)),
     }
     if config.projects_embedding:
-        params["project_in"] = INIT_SCALE * jax.random.normal(in_key, (E, D))
-        params["project_out"] = INIT_SCALE * jax.random.normal(out_key, (D, E))
+        params["project_in"] = normal(in_key, E, D)
+        params["project_out"] = normal(out_key, D, E)
     if config.pre_norm:
         params["final_norm"] = {"scale": jnp.ones(D), "bias": jnp.zeros(D)}
     return params
