@@ -50,7 +50,7 @@ def _cached(name: str) -> Path | None:
 
     try:
         path = Path(snapshot_download(name, local_files_only=True))
-    except LocalEntryNotFoundError:
+    except (LocalEntryNotFoundError, ValueError):  # not there, or not even a valid name: the hub says which
         return None
     try:
         complete = is_hf(path) and bool(directory.weight_files(path))

@@ -54,7 +54,8 @@ def load(file: Path, stand_in: Callable[[str, str], Any] | None = None) -> Any:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise UserError(f"{file}: data.pkl is damaged ({type(error).__name__}: {error}); fetch it again") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: data.pkl is damaged ({type(error).__name__}: {reason}); fetch it again") from error
 
 
 class _Unpickler(pickle.Unpickler):
