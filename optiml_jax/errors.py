@@ -29,7 +29,8 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
         try:
             main(*args, **kwargs)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            # gin adds lines of its own to what a configurable raises
+            print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
             sys.exit(2)
         except BrokenPipeError:  # `| head` closed our output: not an error, but Python would print one at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -143,14 +143,21 @@ def restarting_positions(segment_ids_BT: np.ndarray) -> np.ndarray:
 
 
 def load_model(
-    source: str | os.PathLike, *, mesh: Mesh | None = None, step: int | None = None, precision: str = "fp32"
+    source: str | os.PathLike,
+    *,
+    mesh: Mesh | None = None,
+    step: int | None = None,
+    precision: str = "fp32",
+    tokenizer: str | os.PathLike | None = None,
 ) -> Model:
     """Loads a model.
 
     Args:
-      source: a MODEL_DIR of ours, a Hugging Face directory, or a hub name such as facebook/opt-iml-1.3b.
+      source: a MODEL_DIR of ours, a Hugging Face directory, a hub name such as facebook/opt-iml-1.3b, or a metaseq
+        checkpoint.
       mesh: where its parameters go; None: the first device.
       step: which checkpoint of a MODEL_DIR; None: the latest.
+      tokenizer: directory or hub name, for weights that come without one (metaseq's).
       precision: of the computation, a name in `training.step.PRECISIONS`; parameters are float32.
 
     Raises:
@@ -170,14 +177,15 @@ def load_model(
         like = with_shardings(abstract, sharding.parameter_shardings(abstract, mesh))
         params = checkpoints.restore_params(number, like)
         checkpoints.close()
-        tokenizer, leading_eos = Tokenizer.load(directory / "tokenizer"), meta["settings"]["Data.leading_eos"]
+        found, leading_eos = directory / "tokenizer", meta["settings"]["Data.leading_eos"]
         name = f"{directory} step {number}"
     else:
         path = weights.resolve(source)
         config = weights.read_config(path)
         sharding.check_divides(config, mesh)
         shardings = sharding.parameter_shardings(decoder.abstract_params(config), mesh)
-        params = weights.load_hf(path, config, shardings)
-        tokenizer, leading_eos, name = Tokenizer.load(path), True, str(source)
+        params = weights.load(path, config, shardings)
+        found, leading_eos, name = path, True, str(source)
     decoder.check_params(params, config, name)
-    return Model(config, params, tokenizer, mesh, source=name, leading_eos=leading_eos, precision=precision)
+    vocabulary = Tokenizer.load(tokenizer or found)
+    return Model(config, params, vocabulary, mesh, source=name, leading_eos=leading_eos, precision=precision)

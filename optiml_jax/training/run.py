@@ -1,5 +1,6 @@
 """A training run from its settings: store, tokenizer, mesh, weights or checkpoint, loop, evaluation."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -115,7 +116,6 @@ def train(
     store = TokenStore(data.cache_dir)
     manifest = load_manifest(Path(data.cache_dir) / "mixtures" / f"{data.mixture}.json")
     settings = run_settings(model, optimization, computation, data, tokenizer, manifest)
-    checkpoints = ckpt.Checkpoints(directory, logging.keep_checkpoints)
     rows = local_rows(NamedSharding(mesh, step.BATCH_SPEC), data.batch_rows, data.row_length)
     loader = Loader(
         store,
@@ -138,7 +138,8 @@ def train(
     def meta(position: dict[str, int]) -> dict[str, Any]:
         return {"data": position, "settings": settings, "model": dataclasses.asdict(model)}
 
-    with jax.set_mesh(mesh), loader:
+    checkpoints = ckpt.Checkpoints(directory, logging.keep_checkpoints)
+    with contextlib.closing(checkpoints), loader, jax.set_mesh(mesh):
         state, first = start_state(
             model, optimization, computation, mesh, checkpoints, settings, loader, init_weights, data.seed
         )
@@ -149,7 +150,6 @@ def train(
         key = jax.random.fold_in(jax.random.key(data.seed), 1)
         run = Run(model, optimization, computation, mesh, state, first, loader, rows, data.batch_rows, key)
         finished = run_steps(run, directory, checkpoints, logging, meta)
-    checkpoints.close()
     if not finished:
         print(f"stopped at step {run.step}, all saved; run the same command again to go on", file=sys.stderr)
         raise SystemExit(143)
@@ -224,7 +224,7 @@ def start_state(
     if init_weights is None:
         return step.init_state(jax.random.key(seed), model, optimization, computation, mesh), 0
     path = weights.resolve(init_weights)
-    params = weights.load_hf(path, model, shardings.params)
+    params = weights.load(path, model, shardings.params)
     decoder.check_params(params, model, init_weights)
     return step.state_from_params(params, optimization, computation, mesh), 0
 

@@ -1,0 +1,179 @@
+"""Training from the command line's function down: resume, refuse, interrupt, and meshes, on the sample tasks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+
+# a model that compiles in seconds
+SMALL = {
+    "TRAIN_STEPS": 6,
+    "ROW_LENGTH": 128,
+    "BATCH_ROWS": 4,
+    "CHECKPOINT_EVERY": 2,
+    "LOG_EVERY": 1,
+    "OPTConfig.layers": 2,
+    "OPTConfig.model_dim": 64,
+    "OPTConfig.ffn_dim": 128,
+    "OPTConfig.dropout": 0.1,
+    "train.evaluate_after": None,
+}
+
+
+def command(module: str, settings: dict, *flags: str) -> list[str]:
+    bindings = [f"--gin.{name}={value!r}" for name, value in settings.items()]
+    return [sys.executable, "-m", f"optiml_jax.{module}", "--gin_file=tiny.gin", *bindings, *flags]
+
+
+def environment(devices: int = 1) -> dict:
+    return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+
+
+def run(module: str, settings: dict, *flags: str, devices: int = 1, code: int = 0) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        command(module, settings, *flags), capture_output=True, text=True, cwd=ROOT, env=environment(devices)
+    )
+    assert done.returncode == code, done.stderr[-2000:]
+    return done
+
+
+def rows(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(directory: Path) -> list[float]:
+    return [row["loss"] for row in rows(directory)]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> str:
+    directory = tmp_path_factory.mktemp("cache")
+    subprocess.run(
+        [sys.executable, "-m", "tools.cache_tasks", "--mixture=samples", f"--cache_dir={directory}"],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+    )
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def whole(cache, tmp_path_factory) -> Path:
+    """An uninterrupted run of six steps."""
+    directory = tmp_path_factory.mktemp("whole")
+    run("train", SMALL | {"CACHE_DIR": cache, "MODEL_DIR": str(directory)})
+    return directory
+
+
+def test_a_run_writes_what_the_contract_names(whole):
+    names = {path.name for path in whole.iterdir()}
+    assert {"config.gin", "metrics.jsonl", "checkpoints", "tensorboard", "tokenizer"} <= names
+    last = rows(whole)[-1]
+    assert last["step"] == 6 and last["mfu"] is None and "6 * parameters" in last["mfu_formula"]
+    assert last["row_fill"] > 0.95 and last["real_tokens"] == round(last["row_fill"] * 4 * 128)
+    assert 0 < last["label_tokens"] < last["real_tokens"]
+    assert "OPTConfig.model_dim = 64" in (whole / "config.gin").read_text()
+
+
+def test_two_runs_one_after_the_other_equal_one(whole, cache, tmp_path):
+    """Same losses to the bit, which needs the same examples in the same order; extended by a larger TRAIN_STEPS.
+
+    The rate's decay depends on TRAIN_STEPS, so the first run is stopped by a signal instead of a smaller number.
+    """
+    settings = SMALL | {"CACHE_DIR": cache, "MODEL_DIR": str(tmp_path)}
+    process = subprocess.Popen(
+        command("train", settings), cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    metrics = tmp_path / "metrics.jsonl"
+    for _ in range(1200):
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= 2:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    if process.returncode != 0:  # a quick machine may have finished all six
+        assert process.returncode == 143, errors
+        assert b"all saved" in errors
+    run("train", settings)
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_with_the_same_numbers(whole, cache, tmp_path):
+    """Rows beyond the checkpoint are cut and written again: none is missing, none stands twice."""
+    settings = SMALL | {"CACHE_DIR": cache, "MODEL_DIR": str(tmp_path)}
+    run("train", settings | {"TRAIN_STEPS": 6})
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == [4, 6]
+    subprocess.run(["rm", "-r", str(tmp_path / "checkpoints" / "6")], check=True)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "loss"')  # what a kill leaves of a line
+    run("train", settings)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_eight_devices_give_the_losses_of_one(whole, cache, tmp_path):
+    settings = SMALL | {"CACHE_DIR": cache, "MODEL_DIR": str(tmp_path)}
+    axes = {"DATA_AXIS": 2, "FSDP_AXIS": 2, "TENSOR_AXIS": 2}
+    done = run("train", settings | axes, devices=8)
+    np.testing.assert_allclose(losses(tmp_path), losses(whole), atol=1e-5)
+    assert "Involuntary full rematerialization" not in done.stderr
+
+
+def test_another_mesh_may_go_on_but_other_settings_may_not(whole, cache, tmp_path):
+    subprocess.run(["cp", "-r", str(whole), str(tmp_path / "run")], check=True)
+    settings = SMALL | {"CACHE_DIR": cache, "MODEL_DIR": str(tmp_path / "run"), "TRAIN_STEPS": 7}
+    run("train", settings | {"FSDP_AXIS": 2}, devices=2)
+    assert rows(tmp_path / "run")[-1]["step"] == 7
+    for change, message in (
+        ({"LEARNING_RATE": 1e-5}, "Optimization.learning_rate = 0.0008, now it is 1e-05"),
+        ({"OPTConfig.layers": 3}, "OPTConfig.layers = 2, now it is 3"),
+        ({"SEED": 2}, "Data.seed = 1, now it is 2"),
+        ({"TRAIN_STEPS": 5}, "is at step 7, beyond TRAIN_STEPS = 5"),
+    ):
+        error = run("train", settings | change, code=2).stderr
+        assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+BAD = {
+    "unknown macro": ({"TRAIN_STEP": 3}, (), "--gin.TRAIN_STEP: no gin file uses a macro of that name; did you mean"),
+    "unknown parameter": ({"OPTConfig.layer": 3}, (), "OPTConfig has no parameter 'layer'; did you mean layers"),
+    "unknown name": ({"OPTConfi.layers": 3}, (), "nothing is called 'OPTConfi'; did you mean OPTConfig"),
+    "unknown file": ({}, ("--gin_file=tinny.gin",), "tinny.gin is not in"),
+    "unknown flag": ({}, ("--steps=3",), "--steps=3: unknown flag"),
+    "mesh": ({"DATA_AXIS": 3}, (), "DATA_AXIS * FSDP_AXIS * TENSOR_AXIS = 3 * 1 * 1 = 3, but there are 1 devices"),
+    "unknown mixture": ({"MIXTURE": "sampels"}, (), "did you mean samples"),
+    "missing data": ({"MIXTURE": "super_natural_instructions", "TOKENIZER": "tasks/samples/tokenizer"}, (), "data_dir"),
+    "row too long": ({"ROW_LENGTH": 1024}, (), "ROW_LENGTH 1024 exceeds the model's 512 positions"),
+    "label longer than a row": ({"ROW_LENGTH": 8}, (), "raise ROW_LENGTH"),
+    "small vocabulary": (
+        {"OPTConfig.vocab_size": 1000},
+        (),
+        "the tokenizer has 1536 ids, OPTConfig.vocab_size is 1000",
+    ),
+    "other tokenizer": ({"TOKENIZER": "../shared/tokenizer", "OPTConfig.vocab_size": 50272}, (), "another tokenizer"),
+    "no such tokenizer": ({"TOKENIZER": "nowhere/at/all"}, (), "nowhere/at/all"),
+    "no such weights": ({"INIT_WEIGHTS": "./nowhere"}, (), "nowhere"),
+    "precision": ({"PRECISION": "fp8"}, (), "'fp8' is unknown; use one of fp32, bf16, fp16"),
+    "heads": ({"OPTConfig.heads": 7}, (), "model_dim 64 is not a multiple of heads 7"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_is_one_line_with_the_way_out(case, cache, tmp_path):
+    change, flags, message = BAD[case]
+    if "../shared" in str(change) and not (ROOT.parent / "shared").is_dir():
+        pytest.skip("needs OPT's vocabulary in ../shared")
+    cache_dir = str(tmp_path / "cache") if "MIXTURE" in change else cache
+    settings = SMALL | {"CACHE_DIR": cache_dir, "MODEL_DIR": str(tmp_path / "run")} | change
+    error = run("train", settings, *flags, code=2).stderr
+    lines = [line for line in error.splitlines() if not line.startswith("caching")]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], error
