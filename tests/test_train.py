@@ -28,19 +28,20 @@ SMALL = {
 }
 
 
-def command(module: str, settings: dict, *flags: str) -> list[str]:
+def command(module: str, settings: dict, *flags: str, gin_file: str = "tiny.gin") -> list[str]:
     bindings = [f"--gin.{name}={value!r}" for name, value in settings.items()]
-    return [sys.executable, "-m", f"optiml_jax.{module}", "--gin_file=tiny.gin", *bindings, *flags]
+    return [sys.executable, "-m", f"optiml_jax.{module}", f"--gin_file={gin_file}", *bindings, *flags]
 
 
 def environment(devices: int = 1) -> dict:
     return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
 
 
-def run(module: str, settings: dict, *flags: str, devices: int = 1, code: int = 0) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        command(module, settings, *flags), capture_output=True, text=True, cwd=ROOT, env=environment(devices)
-    )
+def run(
+    module: str, settings: dict, *flags: str, gin_file: str = "tiny.gin", devices: int = 1, code: int = 0
+) -> subprocess.CompletedProcess:
+    words = command(module, settings, *flags, gin_file=gin_file)
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment(devices))
     assert done.returncode == code, done.stderr[-2000:]
     return done
 
