@@ -1,0 +1,146 @@
+"""The benchmark compares like with like: the same rows, weights, losses and updates on both sides."""
+
+import argparse
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from optiml_jax.training.optimizer import Optimization
+from optiml_jax.training.step import Computation
+from tools import benchmark
+from tools.benchmarks import peer, rows
+from tools.benchmarks.models import MODELS
+from tools.benchmarks.ours import Ours
+
+TINY = ["train", "--model=tiny", "--rows=2", "--row_length=96", "--rounds=1", "--steps=1", "--dropout=0"]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    path = tmp_path_factory.mktemp("benchmark") / "new" / "train.json"
+    benchmark.main([*TINY, f"--json={path}"])
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def batches():
+    flags = argparse.Namespace(rows=2, row_length=96, label_share=0.15, cache_dir=None, mixture=None, seed=3, steps=4)
+    return rows.batches(flags, MODELS["tiny"].vocab_size)
+
+
+def test_the_json_holds_the_contract(report):
+    assert {"machine", "versions", "rows"} <= report.keys()
+    assert {"cpu", "cores", "memory_gib", "accelerator"} <= report["machine"].keys()
+    assert report["versions"]["torch"].startswith("2.13.0") and report["versions"]["jax"]
+    assert len(report["rows"]) == len(peer.LAYOUTS)
+    for row in report["rows"]:
+        assert {"name", "ours", "peer", "ratio", "unit"} <= row.keys()
+        assert row["ours"] > 0 and row["ratio"] == pytest.approx(row["ours"] / row["peer"])
+        assert row["ours"] == pytest.approx(row["real_tokens"] / np.median(row["ours_seconds"]))
+    ratios = [row["ratio"] for row in report["rows"]]
+    assert ratios == sorted(ratios), "the fastest peer comes first"
+
+
+def test_both_sides_see_the_same_tokens_and_labels(report):
+    for row in report["rows"]:
+        assert row["peer_real_tokens"] == row["real_tokens"] < row["positions"]  # some padding
+        assert row["peer_label_tokens"] == row["label_tokens"] > 0.1 * row["real_tokens"]
+        assert row["peer_positions"] > row["real_tokens"] > 0.5 * row["positions"]
+
+
+def test_first_losses_are_equal_where_the_peer_is_exact_and_differ_where_documents_leak(report):
+    for row in report["rows"]:
+        difference = np.abs(np.subtract(row["peer_losses"], row["ours_losses"])).max()
+        assert (difference < 1e-4) == row["exact"], (row["name"], row["peer_losses"], row["ours_losses"])
+    assert [row["exact"] for row in report["rows"]].count(True) == 2
+
+
+def test_both_sides_make_the_same_updates(batches, tmp_path):
+    """Adam, clipping and schedule, at a rate that moves the loss by far more than the tolerance."""
+    optimization = Optimization(learning_rate=1e-3, train_steps=8, warmup_steps=2)
+    config = dataclasses.replace(MODELS["tiny"], dropout=0.0)
+    ours = Ours(config, optimization, Computation("fp32", "none"), batches, 0, tmp_path / "weights")
+    flags = argparse.Namespace(precision="fp32", no_torch_compile=True)
+    theirs = peer.peers(tmp_path / "weights", optimization, flags, [batch.arrays for batch in batches])
+    want = np.array([ours.run(), ours.run()])
+    assert np.abs(want[1] - want[0]).min() > 0.01
+    for one in theirs:
+        have = np.array([one.run(), one.run()])
+        if one.layout.exact:
+            np.testing.assert_allclose(have, want, atol=1e-4, err_msg=one.layout.name)
+
+
+def test_padded_documents_are_those_of_the_packed_rows(batches):
+    arrays = batches[0].arrays
+    parts = list(peer.padded(arrays))
+    limit = arrays["tokens_BT"].size
+    assert all(part["input_ids"].numel() <= limit for part in parts)
+    have = [
+        document[mask.bool()].tolist()
+        for part in parts
+        for document, mask in zip(part["input_ids"], part["attention_mask"])
+    ]
+    want = [
+        tokens[segments == segment].tolist()
+        for tokens, segments in zip(arrays["tokens_BT"], arrays["segment_ids_BT"])
+        for segment in range(1, segments.max() + 1)
+    ]
+    assert have == want and len(have) == len(batches[0].examples[0]) + len(batches[0].examples[1])
+
+
+def test_random_examples_have_the_lengths_and_labels_they_are_said_to_have():
+    store = rows.RandomStore(50_272, 512, 0.15, 0)
+    tokens = store.lengths("random", "train") + 1.0
+    assert tokens.max() <= 512 and tokens.mean() == pytest.approx(198, abs=3)
+    labels = [len(ids) - start + 1 for ids, start in (store.read("random", "train", i) for i in range(2000))]
+    assert sum(labels) / tokens[:2000].sum() == pytest.approx(0.15, abs=0.005)
+
+
+def test_the_loader_and_its_peer_deliver_the_same_tokens(tmp_path, capsys):
+    path = tmp_path / "data.json"
+    benchmark.main(["data", "--rows=4", "--row_length=128", "--steps=6", "--rounds=3", f"--json={path}"])
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["real_tokens"] == row["peer_real_tokens"] > 0.9 * 4 * 128 * 6
+    assert row["ratio"] == pytest.approx(row["ours"] / row["peer"])
+    assert "real tokens/s" in capsys.readouterr().out
+
+
+def test_ours_can_be_measured_alone(tmp_path):
+    path = tmp_path / "alone.json"
+    benchmark.main([*TINY, "--no_peer", f"--json={path}"])
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["ours"] > 0 and row["peer"] is None and row["ratio"] is None
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["train", "--model=125M"], "invalid choice: '125M'"),
+        (["train", "--rounds=0"], "--rounds=0 must be at least 1"),
+        (["train", "--cache_dir=x"], "--cache_dir and --mixture go together"),
+        (["train", "--model=tiny", "--cache_dir=/nowhere", "--mixture=m"], "/nowhere/store.json: no token store here"),
+        (["train", "--model=tiny", "--row_length=4096"], "--row_length=4096 is more than the model's 2048 positions"),
+        (["train", "--model=tiny", "--attention=flash"], "--attention=flash is unknown; use one of auto, dense"),
+        (["train", "--model=tiny", "--remat=half"], "'half' is unknown; use one of none, dots, full"),
+        (["data", "--label_share=0"], "--label_share=0.0 must be above 0"),
+        (["tain"], "invalid choice: 'tain'"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_exit_code_2(capsys, flags, message):
+    with pytest.raises(SystemExit) as error:
+        benchmark.main(flags)
+    captured = capsys.readouterr().err
+    assert error.value.code == 2 and captured.count("\n") == 1 and message in captured, captured
+
+
+def test_without_torch_the_way_out_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "tools.benchmarks.peer")
+    monkeypatch.delattr("tools.benchmarks.peer")
+    with pytest.raises(SystemExit) as error:
+        benchmark.main(TINY)
+    captured = capsys.readouterr().err
+    assert error.value.code == 2 and "pip install '.[test]'" in captured and "--no_peer" in captured, captured

@@ -1,0 +1,109 @@
+"""Measures this package beside its peers, interleaved in one process, and writes the medians.
+
+python -m tools.benchmark train --model=125m --rows=2 --row_length=512 --precision=fp32 --json=train.json
+python -m tools.benchmark data --json=data.json
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from optiml_jax.errors import UserError, exit_on_user_error
+from tools.tables import Parser, table
+
+# columns of the printed table; the file holds more
+SHOWN = (
+    "name",
+    "ours",
+    "peer",
+    "ratio",
+    "lowest_ratio",
+    "highest_ratio",
+    "unit",
+    "exact",
+    "peer_step_seconds",
+    "peer_positions",
+)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    from tools.benchmarks.models import MODELS
+
+    parser = Parser("tools.benchmark", __doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", description="Training steps beside Hugging Face OPTForCausalLM and torch.")
+    train.add_argument("--model", choices=MODELS, default="125m")
+    train.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the computation (fp32)")
+    train.add_argument("--dropout", type=float, default=0.1, help="on both sides; we have it on the embeddings too")
+    train.add_argument("--remat", default="none", help="what our backward pass finds stored: none, dots, full")
+    train.add_argument("--attention", default="auto", help="our implementation (auto)")
+    train.add_argument("--no_torch_compile", action="store_true", help="run the peer eagerly on a GPU as well")
+
+    data = commands.add_parser("data", description="Batches of packed rows beside torch's DataLoader.")
+    data.add_argument("--vocab_size", type=int, default=50_272, help="of the random ids")
+
+    for command, steps, rows in ((train, 2, 2), (data, 100, 16)):
+        add = command.add_argument
+        add("--rows", type=int, default=rows, help=f"rows of a batch ({rows})")
+        add("--row_length", type=int, default=512, help="tokens of a row (512)")
+        add("--label_share", type=float, default=0.15, help="of an example's tokens (0.15)")
+        add("--cache_dir", help="take the rows from this token store; random ids otherwise")
+        add("--mixture", help="of the token store")
+        add("--seed", type=int, default=0)
+        add("--rounds", type=int, default=5, help="each measures every side once; the median counts (5)")
+        add("--steps", type=int, default=steps, help=f"batches a round, the same for all ({steps})")
+        add("--quick", action="store_true", help="3 rounds")
+        add("--no_peer", action="store_true", help="measure ours alone")
+        add("--json", help="also write the numbers to this file")
+    flags = parser.parse_args(arguments)
+    if flags.quick:
+        flags.rounds = 3
+    for name in ("rows", "row_length", "rounds", "steps"):
+        if getattr(flags, name) < 1:
+            raise UserError(f"--{name}={getattr(flags, name)} must be at least 1")
+    if (flags.cache_dir is None) != (flags.mixture is None):
+        raise UserError("--cache_dir and --mixture go together: a token store, and a mixture in it")
+    if not 0 < flags.label_share <= 1:
+        raise UserError(f"--label_share={flags.label_share} must be above 0 and at most 1")
+    return flags
+
+
+@exit_on_user_error
+def main(arguments: Sequence[str] | None = None) -> None:
+    # JAX would take three quarters of a GPU's memory at its first use, and leave the peer without.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    flags = parse(arguments)
+    from tools.benchmarks import data, machine, train
+
+    before = machine.load()
+    rows, notes = (train if flags.command == "train" else data).compare(flags)
+    found = {
+        "machine": machine.machine() | {"load_before": before, "load_after": machine.load()},
+        "versions": machine.versions(),
+        "settings": vars(flags),
+        "rows": rows,
+    }
+    if flags.json:
+        path = Path(flags.json)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(", ".join(f"{name} {value}" for name, value in found["machine"].items() if value is not None))
+    print(", ".join(f"{name} {version}" for name, version in found["versions"].items() if version))
+    for note in notes:
+        print(note)
+    columns = [name for name in SHOWN if name in rows[0]]
+    cells = [[_cell(row[name]) for name in columns] for row in rows]
+    print("\n" + table([name.replace("_", " ") for name in columns], cells))
+    if flags.rounds < 3:
+        print(f"{flags.rounds} rounds are too few for a result: medians are of at least 3")
+
+
+def _cell(value: object) -> object:
+    return "-" if value is None else ("no", "yes")[value] if isinstance(value, bool) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Our side of `train`: the compiled step of `python -m optiml_jax.train`, on one device."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from jax.sharding import NamedSharding
+
+from optiml_jax.data.loader import Batch, to_devices
+from optiml_jax.opt import sharding
+from optiml_jax.opt.config import OPTConfig
+from optiml_jax.opt.weights import save_hf
+from optiml_jax.training import step
+from optiml_jax.training.optimizer import Optimization
+from optiml_jax.training.step import Computation
+
+
+class Ours:
+    """Trains on the given batches. The first call of `run` compiles."""
+
+    def __init__(
+        self,
+        config: OPTConfig,
+        optimization: Optimization,
+        computation: Computation,
+        batches: Sequence[Batch],
+        seed: int,
+        weights: Path,
+    ) -> None:
+        """`weights`: the initial ones are written there, for the peer."""
+        self._mesh = sharding.make_mesh(devices=jax.devices()[:1])
+        self._key = jax.random.key(seed)
+        self._step = 0
+        with jax.set_mesh(self._mesh):
+            self._state = step.init_state(self._key, config, optimization, computation, self._mesh)
+            save_hf(self._state.params, config, None, weights)
+            self._advance = step.compiled_step(config, optimization, computation, self._mesh)
+            place = NamedSharding(self._mesh, step.BATCH_SPEC)
+            self._batches = [to_devices(batch.arrays, place, len(batch.rows)) for batch in batches]
+
+    def run(self) -> list[float]:
+        """One step a batch; their losses, in nats a label token. Returns when the device has finished."""
+        losses = []
+        with jax.set_mesh(self._mesh):
+            for arrays in self._batches:
+                key = jax.random.fold_in(self._key, self._step)
+                self._state, metrics = self._advance(self._state, arrays, key)
+                self._step += 1
+                losses.append(metrics["loss"])
+            jax.block_until_ready(self._state)
+        return [float(loss) for loss in losses]

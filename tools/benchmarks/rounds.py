@@ -1,0 +1,66 @@
+"""Sides measured in turn, so that whatever else the machine does meets all of them alike."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Side:
+    """Something to time. `run` does all its work before it returns.
+
+    Attributes:
+      first: what the first run, the warm-up, returned.
+      seconds: of each measured run.
+      beside: of our run just before each measured run of a peer.
+    """
+
+    def __init__(self, name: str, run: Callable[[], Any]) -> None:
+        self.name, self._run = name, run
+        self.first: Any = None
+        self.seconds: list[float] = []
+        self.beside: list[float] = []
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    def warm_up(self) -> None:
+        self.first = self._run()
+
+    def measure(self) -> None:
+        start = time.perf_counter()
+        self._run()
+        self.seconds.append(time.perf_counter() - start)
+
+
+def interleave(ours: Side, peers: Sequence[Side], rounds: int) -> None:
+    """Warms up all sides, then in each round measures ours and a peer, ours and the next peer, ..."""
+    with tqdm(total=1 + len(peers) + rounds * max(1, 2 * len(peers)), unit="run") as progress:
+
+        def act(action: str, side: Side) -> None:
+            progress.set_description(f"{action} {side.name}")
+            side.warm_up() if action == "warming up" else side.measure()
+            progress.update()
+
+        for side in (ours, *peers):
+            act("warming up", side)
+        for _ in range(rounds):
+            for peer in peers:
+                act("measuring", ours)
+                act("measuring", peer)
+                peer.beside.append(ours.seconds[-1])
+            if not peers:
+                act("measuring", ours)
+
+
+def row(name: str, unit: str, work: float, ours: Side, peer: Side | None) -> dict:
+    """What every row of a benchmark holds: `work` is done in a run; medians, and the range of the ratio over rounds."""
+    found = {"name": name, "ours": work / ours.median, "peer": None, "ratio": None, "unit": unit}
+    if peer:
+        ratios = [theirs / mine for mine, theirs in zip(peer.beside, peer.seconds)]
+        found |= {"peer": work / peer.median, "ratio": peer.median / ours.median}
+        found |= {"lowest_ratio": min(ratios), "highest_ratio": max(ratios), "peer_seconds": peer.seconds}
+    return found | {"ours_seconds": ours.seconds}

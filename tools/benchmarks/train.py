@@ -1,0 +1,71 @@
+"""`train`: real tokens a second of training steps, ours and Hugging Face's with torch, on the same rows."""
+
+import argparse
+import dataclasses
+import tempfile
+from pathlib import Path
+
+from optiml_jax.errors import UserError
+from optiml_jax.opt import decoder
+from optiml_jax.opt.attention import IMPLEMENTATIONS
+from optiml_jax.training import flops
+from optiml_jax.training.optimizer import Optimization
+from optiml_jax.training.step import Computation
+from tools.benchmarks import rows
+from tools.benchmarks.models import MODELS
+from tools.benchmarks.ours import Ours
+from tools.benchmarks.rounds import Side, interleave, row
+
+
+def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
+    """A row for each layout of the peer, the fastest first, and lines that say what was measured."""
+    config = dataclasses.replace(MODELS[flags.model], dropout=flags.dropout)
+    if flags.row_length > config.max_positions:
+        raise UserError(f"--row_length={flags.row_length} is more than the model's {config.max_positions} positions")
+    if flags.attention not in IMPLEMENTATIONS:
+        raise UserError(f"--attention={flags.attention} is unknown; use one of {', '.join(IMPLEMENTATIONS)}")
+    if not flags.no_peer:
+        from tools.benchmarks import peer  # needs torch and transformers
+
+    optimization = Optimization()
+    computation = Computation(flags.precision, flags.remat, attention=flags.attention)
+    batches = rows.batches(flags, config.vocab_size)
+    with tempfile.TemporaryDirectory() as directory:
+        weights = Path(directory) / "initial"
+        mine = Ours(config, optimization, computation, batches, flags.seed, weights)
+        theirs = [] if flags.no_peer else peer.peers(weights, optimization, flags, [batch.arrays for batch in batches])
+    ours, sides = Side("ours", mine.run), [Side(one.layout.name, one.run) for one in theirs]
+    interleave(ours, sides, flags.rounds)
+
+    real, labels = (sum(getattr(batch, name) for batch in batches) for name in ("real_tokens", "label_tokens"))
+    parameters, peak = decoder.parameter_count(config), flops.peak_flops()
+    common = {
+        "ours_step_seconds": ours.median / flags.steps,
+        "ours_mfu": flops.mfu(parameters, real, ours.median, 1, peak),
+        "ours_losses": ours.first,
+        "real_tokens": real,
+        "label_tokens": labels,
+        "positions": flags.steps * flags.rows * flags.row_length,
+    }
+    name = f"train {flags.model} {flags.precision}"
+    found = [
+        row(f"{name}: {one.layout.name}", "real tokens/s", real, ours, side)
+        | {
+            "exact": one.layout.exact,
+            "peer_step_seconds": side.median / flags.steps,
+            "peer_mfu": flops.mfu(parameters, real, side.median, 1, peak),
+            "peer_losses": side.first,
+        }
+        | one.counts()
+        | common
+        for one, side in zip(theirs, sides)
+    ]
+    notes = [
+        rows.describe(batches, flags),
+        f"{parameters:,} parameters, {flags.precision}, remat {flags.remat}, dropout {flags.dropout}; "
+        f"{flags.steps} steps a round, {flags.rounds} rounds",
+        f"ours: {ours.median / flags.steps:.2f} s a step, {6e-12 * parameters * real / ours.median:.3f} model TFLOP/s "
+        "(6 * parameters * real tokens/s); exact: no document sees another",
+    ]
+    found.sort(key=lambda row: row["ratio"])
+    return found or [row(name, "real tokens/s", real, ours, None) | common], notes
