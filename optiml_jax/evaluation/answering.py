@@ -1,7 +1,8 @@
 """Answers every prompt of a ledger and writes results, samples and reports; goes on where an earlier run stopped."""
 
+import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,6 @@ def run_evaluation(
     with SampleWriter(output_dir, prompts, settings) as writer:
         if writer.message:
             print(writer.message)
-        ranked = [prompt for prompt in writer.remaining if prompt.candidates is not None]
-        generated = [prompt for prompt in writer.remaining if prompt.candidates is None]
         quiet = not sys.stderr.isatty()
         with tqdm(
             total=len(prompts),
@@ -56,12 +55,14 @@ def run_evaluation(
             desc="evaluate",
             mininterval=30 if quiet else 0.5,
         ) as bar:
-            for sample in _rank(model, ranked, batch_rows):
-                writer.write(sample)
-                bar.update()
-            for sample in _generate(model, generated, batch_rows, max_new_tokens):
-                writer.write(sample)
-                bar.update()
+            for group, answer in _groups(prompts, batch_rows, max_new_tokens):
+                # A group is answered whole, also where a part of it is there already: the same rows, the same bits.
+                if all(prompt.id in writer.done for prompt in group):
+                    continue
+                for sample in answer(model, group):
+                    if sample["id"] not in writer.done:
+                        writer.write(sample)
+                        bar.update()
         samples = writer.samples()
         found = results(
             samples,
@@ -77,33 +78,40 @@ def run_evaluation(
     return found
 
 
-def _rank(model: "Model", prompts: Sequence[Prompt], batch_rows: int) -> Iterator[dict[str, Any]]:
-    """Samples of the prompts with candidates, a few batches of rows at a time."""
-    group = 32 * batch_rows
-    for first in range(0, len(prompts), group):
-        here = prompts[first : first + group]
-        pairs, cut = [], []
-        for prompt in here:
-            before = model.prompt_ids(join(prompt.prompt, "")[0])
-            answers = [model.tokenizer.encode(join(prompt.prompt, text)[1]) for text in prompt.candidates]
-            pairs += [(before, answer) for answer in answers]
-            cut.append(len(before) + max(map(len, answers)) > model.config.max_positions + 1)
-        scores = iter(ranking.continuation_scores(model, pairs, batch_rows))
-        for prompt, was_cut in zip(here, cut):
-            own = [next(scores) for _ in prompt.candidates]
-            best = max(range(len(own)), key=own.__getitem__)  # the first of equals
-            yield score_sample(prompt, prompt.candidates[best], scores=own, prompt_cut=was_cut)
+def _groups(
+    prompts: Sequence[Prompt], batch_rows: int, max_new_tokens: int
+) -> Iterator[tuple[list[Prompt], Callable[["Model", list[Prompt]], list[dict[str, Any]]]]]:
+    """Prompts that are answered together, and how: a few batches of rows, so that like lengths meet."""
+    ranked = [prompt for prompt in prompts if prompt.candidates is not None]
+    generated = [prompt for prompt in prompts if prompt.candidates is None]
+    rank = functools.partial(_rank, batch_rows=batch_rows)
+    generate = functools.partial(_generate, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
+    for chosen, size, answer in ((ranked, 8 * batch_rows, rank), (generated, 4 * batch_rows, generate)):
+        for first in range(0, len(chosen), size):
+            yield chosen[first : first + size], answer
 
 
-def _generate(
-    model: "Model", prompts: Sequence[Prompt], batch_rows: int, max_new_tokens: int
-) -> Iterator[dict[str, Any]]:
-    """Samples of the prompts without candidates, a few batches at a time so that like lengths meet."""
-    group = 16 * batch_rows
-    for first in range(0, len(prompts), group):
-        here = prompts[first : first + group]
-        ids = [model.prompt_ids(join(prompt.prompt, "")[0]) for prompt in here]
-        answers = decoding.greedy(model, ids, max_new_tokens, batch_rows)
-        for prompt, answer in zip(here, answers):
-            text = model.tokenizer.decode(answer.ids).strip()
-            yield score_sample(prompt, text, truncated=answer.truncated, prompt_cut=answer.prompt_cut)
+def _rank(model: "Model", prompts: list[Prompt], batch_rows: int) -> list[dict[str, Any]]:
+    pairs, cut = [], []
+    for prompt in prompts:
+        before = model.prompt_ids(join(prompt.prompt, "")[0])
+        answers = [model.tokenizer.encode(join(prompt.prompt, text)[1]) for text in prompt.candidates]
+        pairs += [(before, answer) for answer in answers]
+        cut.append(len(before) + max(map(len, answers)) > model.config.max_positions + 1)
+    scores = iter(ranking.continuation_scores(model, pairs, batch_rows))
+    samples = []
+    for prompt, was_cut in zip(prompts, cut):
+        own = [next(scores) for _ in prompt.candidates]
+        best = max(range(len(own)), key=own.__getitem__)  # the first of equals
+        samples.append(score_sample(prompt, prompt.candidates[best], scores=own, prompt_cut=was_cut))
+    return samples
+
+
+def _generate(model: "Model", prompts: list[Prompt], batch_rows: int, max_new_tokens: int) -> list[dict[str, Any]]:
+    ids = [model.prompt_ids(join(prompt.prompt, "")[0]) for prompt in prompts]
+    answers = decoding.greedy(model, ids, max_new_tokens, batch_rows)
+    texts = [model.tokenizer.decode(answer.ids).strip() for answer in answers]
+    return [
+        score_sample(prompt, text, truncated=answer.truncated, prompt_cut=answer.prompt_cut)
+        for prompt, text, answer in zip(prompts, texts, answers)
+    ]

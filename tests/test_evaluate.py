@@ -1,0 +1,143 @@
+"""Evaluation from the command line and from Python: files, resume, oracles for its scores, mistakes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from optiml_jax.errors import UserError
+from optiml_jax.evaluation import answering
+from optiml_jax.evaluation.ledger import Prompt, read_ledger
+from optiml_jax.model import Model
+from optiml_jax.opt import decoder
+from optiml_jax.opt.config import OPTConfig
+from optiml_jax.opt.tokenizer import Tokenizer
+from tests.conftest import ROOT
+from tests.meshes import mesh_of
+from tests.test_train import SMALL, run
+
+CONFIG = OPTConfig(vocab_size=1536, layers=1, model_dim=32, heads=2, ffn_dim=64, max_positions=128, init_scale=0.2)
+
+
+def prompt(number: int, **fields) -> Prompt:
+    return Prompt(
+        **{
+            "id": f"suite/task{number % 2}/t/{number}/0/0",
+            "suite": "suite",
+            "benchmark": "bench",
+            "task": f"task{number % 2}",
+            "template": "t",
+            "example_id": str(number),
+            "shots": 0,
+            "seed": 0,
+            "category": "c",
+            "level": "held_out_instances",
+            "metric": "accuracy",
+            "prompt": f"Task: say {number}.\nOutput:",
+            "candidates": ("yes", "no", "a third one"),
+            "references": ("no",),
+        }
+        | fields
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    tokenizer = Tokenizer.load(ROOT / "tasks" / "samples" / "tokenizer")
+    params = decoder.init_params(jax.random.key(0), CONFIG)
+    return Model(CONFIG, params, tokenizer, mesh_of("1x1x1"), source="random")
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[Prompt]:
+    generated = {"candidates": None, "metric": "rouge_l", "references": ("one two", "three")}
+    return [prompt(n) for n in range(20)] + [prompt(n, task="written", **generated) for n in range(20, 30)]
+
+
+def read(directory) -> tuple[bytes, bytes]:
+    return (directory / "results.json").read_bytes(), (directory / "samples.jsonl").read_bytes()
+
+
+def test_predictions_are_the_best_candidates_and_the_greedy_texts(model, prompts, tmp_path):
+    answering.run_evaluation(model, prompts, tmp_path, max_new_tokens=6)
+    samples = {s["id"]: s for s in map(json.loads, (tmp_path / "samples.jsonl").read_text().splitlines())}
+    for asked in prompts:
+        sample = samples[asked.id]
+        if asked.candidates:
+            scores = model.rank([asked.prompt], [[" " + text for text in asked.candidates]])[0]
+            np.testing.assert_allclose(sample["scores"], scores, atol=1e-4)
+            assert sample["prediction"] == asked.candidates[int(np.argmax(scores))]
+            assert sample["score"] == float(sample["prediction"] == "no")
+        else:
+            assert sample["prediction"] == model.generate([asked.prompt], max_new_tokens=6)[0].strip()
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["bos"] == "</s>" and results["tasks"]["task0"]["examples"] == 10
+    assert results["tasks"]["task0"]["score"] == np.mean([samples[p.id]["score"] for p in prompts[:20:2]])
+
+
+def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(model, prompts, tmp_path, monkeypatch):
+    """Stopped after 7 and again after 23 prompts; another batch size may finish it."""
+    answering.run_evaluation(model, prompts, tmp_path / "whole", max_new_tokens=6, batch_rows=4)
+    write = answering.SampleWriter.write
+    for limit in (7, 23):
+
+        def stop(self, sample, limit=limit):
+            if len(self.done) == limit:
+                raise KeyboardInterrupt
+            write(self, sample)
+
+        monkeypatch.setattr(answering.SampleWriter, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            answering.run_evaluation(model, prompts, tmp_path / "parts", max_new_tokens=6, batch_rows=4)
+        assert not (tmp_path / "parts" / "results.json").exists()
+    monkeypatch.setattr(answering.SampleWriter, "write", write)
+    answering.run_evaluation(model, prompts, tmp_path / "parts", max_new_tokens=6, batch_rows=4)
+    assert read(tmp_path / "parts") == read(tmp_path / "whole")
+
+
+def test_nan_weights_are_named_and_never_rank_first(model, prompts, tmp_path):
+    params = model.params | {"token_embedding": model.params["token_embedding"] * np.nan}
+    broken = Model(CONFIG, params, model.tokenizer, model.mesh, source="broken")
+    with pytest.raises(UserError, match="cannot be ranked"):
+        answering.run_evaluation(broken, prompts, tmp_path)
+
+
+def test_the_command_trains_evaluates_and_reports(tmp_path):
+    """Train and evaluate in one go, then evaluate again by itself from the same run."""
+    settings = {name: value for name, value in SMALL.items() if name != "train.evaluate_after"}
+    settings |= {"CACHE_DIR": str(tmp_path / "cache"), "MODEL_DIR": str(tmp_path / "run"), "MAX_NEW_TOKENS": 4}
+    done = run("train", settings)
+    assert "Levels of generalization" in done.stdout and "Training loss" in done.stdout
+    first = read(tmp_path / "run" / "evaluation")
+    assert {"report.md", "report.html"} <= {path.name for path in (tmp_path / "run" / "evaluation").iterdir()}
+    ledger = tmp_path / "cache" / "ledgers" / "samples.jsonl"
+    results = json.loads(first[0])
+    assert len(results["tasks"]) == 15 and set(results["levels"]) == {
+        "fully_held_out",
+        "held_out_task",
+        "held_out_instances",
+    }
+    assert sum(task["examples"] for task in results["tasks"].values()) == len(read_ledger(ledger))
+    again = {"WEIGHTS": str(tmp_path / "run"), "LEDGER": str(ledger), "OUTPUT_DIR": str(tmp_path / "again")}
+    run("evaluate", again | {"MAX_NEW_TOKENS": 4}, gin_file="evaluate.gin")
+    assert read(tmp_path / "again") == first
+
+
+BAD = {
+    "no weights": ({}, "WEIGHTS is not set"),
+    "no ledger": ({"WEIGHTS": "runs/nowhere"}, "LEDGER is not set"),
+    "no such ledger": ({"WEIGHTS": ".", "LEDGER": "nowhere.jsonl"}, "nowhere.jsonl: no such ledger"),
+    "no such model": ({"WEIGHTS": "nowhere", "LEDGER": "{ledger}", "OUTPUT_DIR": "{tmp}/out"}, "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_is_one_line_with_the_way_out(case, tmp_path):
+    change, message = BAD[case]
+    ledger = tmp_path / "ledger.jsonl"
+    line = {name: value for name, value in prompt(0).__dict__.items()} | {"format": 1}
+    ledger.write_text(json.dumps(line) + "\n")
+    settings = {name: value.format(ledger=ledger, tmp=tmp_path) for name, value in change.items()}
+    error = run("evaluate", settings, gin_file="evaluate.gin", code=2).stderr
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
