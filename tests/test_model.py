@@ -9,9 +9,10 @@ import transformers
 import optiml_jax
 from optiml_jax.errors import UserError
 from optiml_jax.evaluation import decoding, ranking
-from optiml_jax.model import Model, restarting_positions
+from optiml_jax.model import Model
 from optiml_jax.opt import decoder, sharding
 from optiml_jax.opt.config import OPTConfig
+from optiml_jax.opt.network import restarting_positions
 from optiml_jax.opt.tokenizer import Tokenizer
 from tests.conftest import ROOT
 from tests.meshes import mesh_of

@@ -11,7 +11,9 @@ Ids are source + target without special tokens: `</s>` is placed by the loader. 
 memory maps count every touched 64 KB page as ours (2.6 GB after 60 batches of 1,545 tasks) and each keeps a file open.
 """
 
+import bisect
 import collections
+import itertools
 import json
 import os
 import resource
@@ -45,7 +47,7 @@ class TokenStore:
         self._files: collections.OrderedDict[tuple, int] = collections.OrderedDict()  # least recently used first
         self._max_files = max(2, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._lock = threading.Lock()  # no descriptor may be closed while another thread reads from it
-        self._splits: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+        self._splits: dict[tuple[str, str], tuple[np.ndarray, list[int]]] = {}
         self.directory = Path(cache_dir)
         header = self._json("store.json", "no token store here; write one with python -m tools.cache_tasks")
         self.tokenizer_fingerprint, self.vocab_size = (
@@ -71,18 +73,20 @@ class TokenStore:
         return self._json(f"tasks/{task}/{split}.json", "not in this cache; run python -m tools.cache_tasks")
 
     def lengths(self, task: str, split: str) -> np.ndarray:
-        """Tokens of each example, source and target: uint32 [examples]; kept in memory."""
+        """Tokens of each example, source and target: uint32 [examples]."""
+        return self.index(task, split)["length"]
+
+    def index(self, task: str, split: str) -> np.ndarray:
+        """INDEX_DTYPE [examples]; kept in memory (16 bytes an example, so that a read is one `pread`)."""
         return self._split(task, split)[0]
 
     def read(self, task: str, split: str, i: int) -> tuple[np.ndarray, int]:
         """Example `i`: its ids, uint16 [length], and how many of them are source."""
-        starts = self._split(task, split)[1]
-        if not 0 <= i < starts[-1]:
-            raise IndexError(f"{task} {split}: example {i} of {starts[-1]}")
-        shard, shards = int(np.searchsorted(starts, i, side="right")) - 1, len(starts) - 1
-        at, size = (i - int(starts[shard])) * INDEX_DTYPE.itemsize, INDEX_DTYPE.itemsize
-        record = self._pread((task, split, shard, shards, "index"), at, size)
-        offset, length, label_start = np.frombuffer(record, INDEX_DTYPE)[0].item()
+        index, starts = self._split(task, split)
+        if not 0 <= i < len(index):
+            raise IndexError(f"{task} {split}: example {i} of {len(index)}")
+        shard, shards = bisect.bisect_right(starts, i) - 1, len(starts) - 1
+        offset, length, label_start = index[i].item()
         tokens = self._pread((task, split, shard, shards, "tokens"), 2 * offset, 2 * length)
         return np.frombuffer(tokens, TOKEN_DTYPE), label_start
 
@@ -95,16 +99,14 @@ class TokenStore:
         return [shard_path(self.directory, task, split, shard, shards, kind) for shard in range(shards)]
 
     def _split(self, task: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Lengths [examples] and the first example of each shard [shards + 1]."""
+        """Index [examples] and the first example of each shard [shards + 1]."""
         if (task, split) not in self._splits:
             paths = self._paths(task, split, "index")
-            lengths = [
-                np.fromfile(path, INDEX_DTYPE)["length"] if path.exists() else np.empty(0, "<u4") for path in paths
-            ]
-            starts = np.cumsum([0, *map(len, lengths)])
+            parts = [np.fromfile(path, INDEX_DTYPE) if path.exists() else np.empty(0, INDEX_DTYPE) for path in paths]
+            starts = [0, *itertools.accumulate(map(len, parts))]
             if starts[-1] != (examples := self.stats(task, split)["examples"]):
                 raise DataError(f"{paths[0]}: {starts[-1]} of {examples} examples; remove the task and cache it again")
-            self._splits[task, split] = np.concatenate(lengths), starts
+            self._splits[task, split] = np.concatenate(parts), starts
         return self._splits[task, split]
 
     def _pread(self, place: tuple, offset: int, size: int) -> bytes:

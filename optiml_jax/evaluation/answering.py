@@ -4,7 +4,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
@@ -12,16 +12,15 @@ import optiml_jax
 from optiml_jax.evaluation import decoding, ranking
 from optiml_jax.evaluation.aggregation import results, write_results
 from optiml_jax.evaluation.ledger import Prompt
-from optiml_jax.evaluation.report import print_report, write_reports
+from optiml_jax.evaluation.report import print_report
+from optiml_jax.evaluation.report_files import write_reports
 from optiml_jax.evaluation.samples import SampleWriter, score_sample
+from optiml_jax.opt.network import Network
 from optiml_jax.opt.tokenizer import join
-
-if TYPE_CHECKING:
-    from optiml_jax.model import Model
 
 
 def run_evaluation(
-    model: "Model",
+    model: Network,
     prompts: Sequence[Prompt],
     output_dir: Path,
     *,
@@ -80,7 +79,7 @@ def run_evaluation(
 
 def _groups(
     prompts: Sequence[Prompt], batch_rows: int, max_new_tokens: int
-) -> Iterator[tuple[list[Prompt], Callable[["Model", list[Prompt]], list[dict[str, Any]]]]]:
+) -> Iterator[tuple[list[Prompt], Callable[[Network, list[Prompt]], list[dict[str, Any]]]]]:
     """Prompts that are answered together, and how: a few batches of rows, so that like lengths meet."""
     ranked = [prompt for prompt in prompts if prompt.candidates is not None]
     generated = [prompt for prompt in prompts if prompt.candidates is None]
@@ -91,7 +90,7 @@ def _groups(
             yield chosen[first : first + size], answer
 
 
-def _rank(model: "Model", prompts: list[Prompt], batch_rows: int) -> list[dict[str, Any]]:
+def _rank(model: Network, prompts: list[Prompt], batch_rows: int) -> list[dict[str, Any]]:
     pairs, cut = [], []
     for prompt in prompts:
         before = model.prompt_ids(join(prompt.prompt, "")[0])
@@ -107,7 +106,7 @@ def _rank(model: "Model", prompts: list[Prompt], batch_rows: int) -> list[dict[s
     return samples
 
 
-def _generate(model: "Model", prompts: list[Prompt], batch_rows: int, max_new_tokens: int) -> list[dict[str, Any]]:
+def _generate(model: Network, prompts: list[Prompt], batch_rows: int, max_new_tokens: int) -> list[dict[str, Any]]:
     ids = [model.prompt_ids(join(prompt.prompt, "")[0]) for prompt in prompts]
     answers = decoding.greedy(model, ids, max_new_tokens, batch_rows)
     texts = [model.tokenizer.decode(answer.ids).strip() for answer in answers]

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,7 @@ import numpy as np
 from optiml_jax.errors import UserError
 from optiml_jax.opt import decoder, sharding
 from optiml_jax.opt.attention import dense_attention, document_mask
-
-if TYPE_CHECKING:
-    from optiml_jax.model import Model
+from optiml_jax.opt.network import Network
 
 MIN_PROMPT = 32  # prompt lengths are rounded up to this times a power of two: few programs to compile
 
@@ -26,7 +24,7 @@ class Answer(NamedTuple):
     prompt_cut: bool
 
 
-def greedy(model: "Model", prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_rows: int = 16) -> list[Answer]:
+def greedy(model: Network, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_rows: int = 16) -> list[Answer]:
     """The most likely next token, again and again, for every prompt.
 
     Args:

@@ -6,7 +6,6 @@ no score, so that every program has one shape and little of it is padding.
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -14,15 +13,13 @@ import numpy as np
 from optiml_jax.data.packing import pack
 from optiml_jax.errors import UserError
 from optiml_jax.opt import decoder, head
-
-if TYPE_CHECKING:
-    from optiml_jax.model import Model
+from optiml_jax.opt.network import Network
 
 Ids = Sequence[int]
 MIN_ROW = 256
 
 
-def continuation_scores(model: "Model", pairs: Sequence[tuple[Ids, Ids]], batch_rows: int = 8) -> list[float]:
+def continuation_scores(model: Network, pairs: Sequence[tuple[Ids, Ids]], batch_rows: int = 8) -> list[float]:
     """Sum of the log-probabilities of the tokens of each continuation.
 
     Args:

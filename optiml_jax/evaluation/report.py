@@ -7,10 +7,8 @@ import dataclasses
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TextIO
 
-from optiml_jax.evaluation.files import write_atomically
 from optiml_jax.evaluation.ledger import LEVELS
 
 LEVEL_NAMES = {  # and what the model has seen of such a task in training
@@ -193,22 +191,3 @@ def markdown(
     about += f"\n- tokenizer {results['tokenizer'][:12]}, code {results['code_version']}"
     notes = f"{NOTES} {CHECKS}"
     return "\n\n".join(["# Evaluation", about, notes, *map(_markdown_table, tables)]) + "\n"
-
-
-def write_reports(
-    output_dir: str | Path,
-    results: Mapping[str, Any],
-    samples: Sequence[Mapping[str, Any]],
-    *,
-    training: Mapping[str, float] | None = None,
-) -> None:
-    """Writes report.md and report.html to `output_dir`, each atomically.
-
-    Args:
-      samples: scored samples in ledger order; the HTML shows a few right and wrong answers a task.
-      training: {"first_loss", "last_loss"}, nats per label token, when the evaluation follows a training.
-    """
-    from optiml_jax.evaluation.report_html import html
-
-    write_atomically(Path(output_dir) / "report.md", markdown(results, samples, training))
-    write_atomically(Path(output_dir) / "report.html", html(results, samples, training))

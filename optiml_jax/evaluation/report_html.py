@@ -153,7 +153,7 @@ def _figures(results: Mapping[str, Any], training: Mapping[str, float] | None) -
 def html(
     results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] = (), training: Mapping[str, float] | None = None
 ) -> str:
-    """The text of report.html; arguments as `report.write_reports`."""
+    """The text of report.html; arguments as `report_files.write_reports`."""
     tables = (report.level_table(results), report.category_table(results), report.task_table(results, samples))
     about = report.summary(results)[0]
     origin = f"tokenizer {results['tokenizer'][:12]} · code {results['code_version']}"

@@ -38,7 +38,7 @@ def attention(
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"attention implementation {implementation!r} is not available; choose from {IMPLEMENTATIONS}")
     if implementation == "auto":
-        implementation = "blocked" if jax.default_backend() == "cpu" else "dense"
+        implementation = "blocked" if sharding.platform() == "cpu" else "dense"
     if implementation == "dense":
         return dense_attention(q_BTHK, k_BTHK, v_BTHK, document_mask(segment_ids_BT))
     if jax.sharding.get_abstract_mesh().empty:

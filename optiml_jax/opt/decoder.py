@@ -13,6 +13,7 @@ from optiml_jax.opt import sharding
 from optiml_jax.opt.attention import attention
 from optiml_jax.opt.block import Block, Norm, block_forward, dropout
 from optiml_jax.opt.config import POSITION_OFFSET, OPTConfig
+from optiml_jax.opt.lookup import look_up
 
 # What the backward pass finds stored: everything, matrix products only, or nothing but each block's input.
 REMAT = {
@@ -97,7 +98,7 @@ def embed(
     params: dict, tokens_BT: jax.Array, positions_BT: jax.Array, embedding_VD: jax.Array, config: OPTConfig
 ) -> jax.Array:
     """Token plus learned position embeddings, [B, T, D]. Positions count from 0 in each document."""
-    x_BTD = embedding_VD[tokens_BT]
+    x_BTD = look_up(embedding_VD, tokens_BT)
     if config.projects_embedding:
         x_BTD = x_BTD @ params["project_in"].astype(x_BTD.dtype)
     position_PD = sharding.constrain(params["position_embedding"].astype(x_BTD.dtype), "PD", sharding.GATHERED)

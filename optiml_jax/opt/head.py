@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
+from optiml_jax.opt import sharding
+
 ROWS = ("data", "fsdp")
 CHUNK = {"cpu": 128, "gpu": 1024}  # label positions projected at once
 
@@ -33,7 +35,7 @@ def label_nats(
     Returns:
       Nats, float32 [B, T]; 0 where there is no label.
     """
-    chunk = chunk or CHUNK.get(jax.default_backend(), 1024)
+    chunk = chunk or CHUNK.get(sharding.platform(), 1024)
     return _label_nats(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk)
 
 

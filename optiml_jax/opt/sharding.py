@@ -67,6 +67,12 @@ def constrain(x: jax.Array, letters: str, table: Mapping[str, str | tuple[str, .
     return jax.lax.with_sharding_constraint(x, spec(letters, table))
 
 
+def platform() -> str:
+    """ "cpu" or "gpu": of the devices of the mesh in force, which need not be there (`plan`), else of this machine's."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
+
+
 def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of type Auto over all `devices` (default: every device of every process).
 

@@ -10,7 +10,8 @@ import typing
 import pytest
 
 from optiml_jax.evaluation.aggregation import results
-from optiml_jax.evaluation.report import degeneration, markdown, print_report, write_reports
+from optiml_jax.evaluation.report import degeneration, markdown, print_report
+from optiml_jax.evaluation.report_files import write_reports
 from optiml_jax.evaluation.samples import score_sample
 from tests.evaluation.prompts import prompt
 

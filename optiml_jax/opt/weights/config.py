@@ -1,7 +1,6 @@
 """`config.json` of Hugging Face's OPT, read into ours and written from it."""
 
 import json
-import os
 from pathlib import Path
 
 from optiml_jax.errors import UserError
@@ -28,30 +27,6 @@ FIXED = {
     "layer_norm_elementwise_affine": (True, "layer norms without scale and bias"),
     "tie_word_embeddings": (True, "an output projection that is not the token embedding"),
 }
-
-
-def read_config(source: str | os.PathLike) -> OPTConfig:
-    """The architecture of a Hugging Face directory or hub name, or of a metaseq checkpoint.
-
-    A metaseq checkpoint has its own configuration; a `config.json` in its directory goes before that.
-
-    Raises:
-      UserError: no readable `config.json`, another architecture, or a variant of OPT that `OPTConfig` cannot say.
-    """
-    from optiml_jax.opt.weights.metaseq import is_metaseq, read_metaseq_config
-    from optiml_jax.opt.weights.source import resolve
-
-    path = resolve(source)
-    file = (path if path.is_dir() else path.parent) / "config.json"
-    if is_metaseq(path) and not file.is_file():
-        return read_metaseq_config(path)
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: missing; is {file.parent} a Hugging Face model directory?") from error
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file}: not readable as JSON ({error})") from error
-    return parse_config(raw, str(file))
 
 
 def parse_config(raw: dict, origin: str) -> OPTConfig:

@@ -1,14 +1,38 @@
-"""Parameters from any checkpoint that is not our own."""
+"""Configuration and parameters from any checkpoint that is not our own."""
 
+import json
 import os
 
 import jax.numpy as jnp
 
+from optiml_jax.errors import UserError
 from optiml_jax.opt.config import OPTConfig
+from optiml_jax.opt.weights.config import parse_config
 from optiml_jax.opt.weights.directory import read_tensors
-from optiml_jax.opt.weights.metaseq import is_metaseq, load_metaseq
+from optiml_jax.opt.weights.metaseq import is_metaseq, load_metaseq, read_metaseq_config
 from optiml_jax.opt.weights.place import place
 from optiml_jax.opt.weights.source import resolve
+
+
+def read_config(source: str | os.PathLike) -> OPTConfig:
+    """The architecture of a Hugging Face directory or hub name, or of a metaseq checkpoint.
+
+    A metaseq checkpoint has its own configuration; a `config.json` in its directory goes before that.
+
+    Raises:
+      UserError: no readable `config.json`, another architecture, or a variant of OPT that `OPTConfig` cannot say.
+    """
+    path = resolve(source)
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    if is_metaseq(path) and not file.is_file():
+        return read_metaseq_config(path)
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: missing; is {file.parent} a Hugging Face model directory?") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file}: not readable as JSON ({error})") from error
+    return parse_config(raw, str(file))
 
 
 def load(

@@ -1,0 +1,26 @@
+"""report.md and report.html of an evaluation."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optiml_jax.evaluation.files import write_atomically
+from optiml_jax.evaluation.report import markdown
+from optiml_jax.evaluation.report_html import html
+
+
+def write_reports(
+    output_dir: str | Path,
+    results: Mapping[str, Any],
+    samples: Sequence[Mapping[str, Any]],
+    *,
+    training: Mapping[str, float] | None = None,
+) -> None:
+    """Writes report.md and report.html to `output_dir`, each atomically.
+
+    Args:
+      samples: scored samples in ledger order; the HTML shows a few right and wrong answers a task.
+      training: {"first_loss", "last_loss"}, nats per label token, when the evaluation follows a training.
+    """
+    write_atomically(Path(output_dir) / "report.md", markdown(results, samples, training))
+    write_atomically(Path(output_dir) / "report.html", html(results, samples, training))
