@@ -28,7 +28,7 @@ class Batch:
       arrays: `tokens_BT, targets_BT, segment_ids_BT, positions_BT` int32, `label_mask_BT` bool: the rows asked for.
       state: where the batch after this one starts; `Loader.restore` takes it.
       real_tokens: positions of the global batch that are not padding.
-      label_tokens: label positions in `arrays`.
+      local_label_tokens: label positions in `arrays`, those of the rows asked for.
       row_fill: real_tokens / (B * T).
       wait_seconds: how long the consumer waited for this batch.
       rows: block and row of each row of the global batch.
@@ -37,7 +37,7 @@ class Batch:
     arrays: dict[str, np.ndarray]
     state: dict[str, int]
     real_tokens: int
-    label_tokens: int
+    local_label_tokens: int
     row_fill: float
     wait_seconds: float = 0.0
     rows: list[tuple[Block, int]] = dataclasses.field(default_factory=list, repr=False)
@@ -100,6 +100,8 @@ class Loader:
             )
         rates = probabilities(manifest, eps, proportions)
         sizes = {name: _checked_size(store, name, split, row_length) for name, rate in rates.items() if rate > 0}
+        if split == "train":
+            _check_manifest(manifest, sizes)
         self._store, self._split, self._batch_rows, self._prefetch = store, split, batch_rows, prefetch
         self._layout = Layout(row_length, pad_id, eos_id, leading_eos, max_segments)
         self._sampler = Sampler(sizes, rates, seed, block_draws)
@@ -164,7 +166,7 @@ class Loader:
                 arrays=arrays,
                 state={"block": number, "row": row},
                 real_tokens=real_tokens,
-                label_tokens=int(arrays["label_mask_BT"].sum()),
+                local_label_tokens=int(np.count_nonzero(arrays["label_mask_BT"])),
                 row_fill=real_tokens / (self._batch_rows * self._layout.row_length),
                 rows=rows,
             )
@@ -182,6 +184,17 @@ def _checked_size(store: Store, task: str, split: str, row_length: int) -> int:
             f"--max_label_tokens={row_length - 1}"
         )
     return len(store.lengths(task, split))  # read now: a file that does not match its stats is found before training
+
+
+def _check_manifest(manifest: dict, sizes: Mapping[str, int]) -> None:
+    """Refuses a mixture written for another store: rates follow from the manifest's sizes, passes from the store's."""
+    for task in manifest["tasks"]:
+        name, stated = task["name"], task["examples"]
+        if sizes.get(name, stated) != stated:
+            raise UserError(
+                f"mixture {manifest['name']}: {name} has {stated:,} examples there and {sizes[name]:,} in the store; "
+                "cache the mixture again"
+            )
 
 
 def local_rows(sharding: "jax.sharding.Sharding", batch_rows: int, row_length: int) -> np.ndarray:

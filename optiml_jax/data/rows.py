@@ -111,7 +111,7 @@ def emit(rows: Sequence[Row], store: Store, split: str, layout: Layout) -> dict[
       tokens_BT, targets_BT (padding: `pad_id`), segment_ids_BT (1, 2, ... in order; 0 is padding), positions_BT (from
       0 in each document and in padding): int32 [rows, T]; label_mask_BT: bool [rows, T].
     """
-    shape = len(rows), layout.row_length
+    shape, size = (len(rows), layout.row_length), len(rows) * layout.row_length
     eos, padding = np.array([layout.eos_id], np.uint16), np.full(layout.row_length, layout.pad_id, np.uint16)
     pieces: list[np.ndarray] = []  # the ids of all rows, end to end
     spans: list[tuple[int, int, int]] = []  # length, segment id and label positions of each document and padding
@@ -129,16 +129,19 @@ def emit(rows: Sequence[Row], store: Store, split: str, layout: Layout) -> dict[
 
     lengths, segments, labels = np.array(spans, np.int32).reshape(-1, 3).T
     ends = np.cumsum(lengths, dtype=np.int32)
-    places = np.arange(shape[0] * shape[1], dtype=np.int32)
-    tokens_BT = np.concatenate(pieces).astype(np.int32).reshape(shape)
-    targets_BT = np.full(shape, layout.pad_id, np.int32)
-    targets_BT[:, :-1] = tokens_BT[:, 1:]
-    targets_BT.reshape(-1)[ends[segments > 0] - 1] = layout.eos_id
+    places = np.arange(size, dtype=np.int32)
+    tokens, targets = np.empty(size, np.int32), np.empty(size, np.int32)
+    np.concatenate(pieces, out=tokens)
+    targets[:-1] = tokens[1:]
+    targets[layout.row_length - 1 :: layout.row_length] = layout.pad_id
+    targets[ends[segments > 0] - 1] = layout.eos_id
     segment_ids = np.repeat(segments, lengths)
-    positions = (places - np.repeat(ends - lengths, lengths)) * (segment_ids > 0)
+    positions = np.repeat(ends - lengths, lengths)
+    np.subtract(places, positions, out=positions)
+    positions *= segment_ids > 0
     return {
-        "tokens_BT": tokens_BT,
-        "targets_BT": targets_BT,
+        "tokens_BT": tokens.reshape(shape),
+        "targets_BT": targets.reshape(shape),
         "segment_ids_BT": segment_ids.reshape(shape),
         "positions_BT": positions.reshape(shape),
         "label_mask_BT": (places >= np.repeat(ends - labels, lengths)).reshape(shape),

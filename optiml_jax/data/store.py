@@ -7,8 +7,9 @@
     tasks/<task>/<split>-00000-of-00001.index    one INDEX_DTYPE record an example
     tasks/<task>/<split>-00000-of-00001.ids      one example id a line (UTF-8)
 
-Ids are source + target without special tokens: `</s>` is placed by the loader. Tokens and index are read by `pread`:
-memory maps count every touched 64 KB page as ours (2.6 GB after 60 batches of 1,545 tasks) and each keeps a file open.
+Ids are source + target without special tokens: `</s>` is placed by the loader. The index is kept in memory, 16 bytes an
+example; tokens are read by `pread`: of a memory map every touched 64 KB counts as ours (2.6 GB after 60 batches of
+1,545 tasks). Opening a split checks the sizes of its files and the checksum of its index; `verify.py` checks them all.
 """
 
 import bisect
@@ -18,6 +19,7 @@ import json
 import os
 import resource
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,8 @@ from optiml_jax.errors import DataError, UserError
 
 FORMAT = 1
 TOKEN_DTYPE = np.dtype("<u2")
+MAX_FILES = 8192  # descriptors kept open, if the process may have twice as many
+CACHE_AGAIN = "remove the task's folder and cache it again"
 # offset and length in tokens; the first `label_start` tokens of an example are its source, the others its target
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u4"), ("label_start", "<u4")])
 
@@ -38,14 +42,17 @@ def shard_path(cache_dir: str | os.PathLike, task: str, split: str, shard: int, 
 class TokenStore:
     """Random access to the examples of a store; threads may share one. Has `tokenizer_fingerprint` and `vocab_size`.
 
+    Args:
+      max_files: descriptors kept open; None: as many as the process may have, up to `MAX_FILES`.
+
     Raises:
       UserError: no store, task or split of that name, or one of another format.
-      DataError: a file is missing or shorter than the stats say.
+      DataError: a file is missing, not as long as the stats say, or an index that is not the one that was written.
     """
 
-    def __init__(self, cache_dir: str | os.PathLike) -> None:
+    def __init__(self, cache_dir: str | os.PathLike, max_files: int | None = None) -> None:
         self._files: collections.OrderedDict[tuple, int] = collections.OrderedDict()  # least recently used first
-        self._max_files = max(2, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        self._max_files = max_files or _descriptors()
         self._lock = threading.Lock()  # no descriptor may be closed while another thread reads from it
         self._splits: dict[tuple[str, str], tuple[np.ndarray, list[int]]] = {}
         self.directory = Path(cache_dir)
@@ -63,9 +70,14 @@ class TokenStore:
         path = self.directory / name
         if not path.exists():
             raise UserError(f"{path}: {missing}")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("format") != FORMAT:
-            raise UserError(f"{path}: format {content.get('format')}, not {FORMAT}; cache again in an empty directory")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path}: damaged ({error}); remove the file and cache again") from None
+        if not isinstance(content, dict) or "format" not in content:
+            raise DataError(f"{path}: damaged; remove the file and cache again")
+        if content["format"] != FORMAT:
+            raise UserError(f"{path}: format {content['format']}, not {FORMAT}; cache again in an empty directory")
         return content
 
     def stats(self, task: str, split: str) -> dict:
@@ -87,8 +99,9 @@ class TokenStore:
             raise IndexError(f"{task} {split}: example {i} of {len(index)}")
         shard, shards = bisect.bisect_right(starts, i) - 1, len(starts) - 1
         offset, length, label_start = index[i].item()
-        tokens = self._pread((task, split, shard, shards, "tokens"), 2 * offset, 2 * length)
-        return np.frombuffer(tokens, TOKEN_DTYPE), label_start
+        return np.frombuffer(
+            self._pread((task, split, shard, shards), 2 * offset, 2 * length), TOKEN_DTYPE
+        ), label_start
 
     def example_id(self, task: str, split: str, i: int) -> str:
         """For messages and tables: reads the whole list of ids each time."""
@@ -98,25 +111,55 @@ class TokenStore:
         shards = self.stats(task, split)["shards"]
         return [shard_path(self.directory, task, split, shard, shards, kind) for shard in range(shards)]
 
-    def _split(self, task: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def _split(self, task: str, split: str) -> tuple[np.ndarray, list[int]]:
         """Index [examples] and the first example of each shard [shards + 1]."""
         if (task, split) not in self._splits:
-            paths = self._paths(task, split, "index")
-            parts = [np.fromfile(path, INDEX_DTYPE) if path.exists() else np.empty(0, INDEX_DTYPE) for path in paths]
+            stats = self.stats(task, split)
+            parts = [_index(path, stats) for path in self._paths(task, split, "index")]
             starts = [0, *itertools.accumulate(map(len, parts))]
-            if starts[-1] != (examples := self.stats(task, split)["examples"]):
-                raise DataError(f"{paths[0]}: {starts[-1]} of {examples} examples; remove the task and cache it again")
+            if starts[-1] != stats["examples"]:
+                path = self._paths(task, split, "index")[0]
+                raise DataError(f"{path}: {starts[-1]} of {stats['examples']} examples; {CACHE_AGAIN}")
             self._splits[task, split] = np.concatenate(parts), starts
         return self._splits[task, split]
 
     def _pread(self, place: tuple, offset: int, size: int) -> bytes:
         with self._lock:
-            if place not in self._files:
+            descriptor = self._files.pop(place, None)
+            if descriptor is None:
                 if len(self._files) >= self._max_files:
                     os.close(self._files.popitem(last=False)[1])
-                self._files[place] = os.open(shard_path(self.directory, *place), os.O_RDONLY | os.O_CLOEXEC)
-            self._files.move_to_end(place)
-            content = os.pread(self._files[place], size, offset)
+                descriptor = os.open(shard_path(self.directory, *place, "tokens"), os.O_RDONLY | os.O_CLOEXEC)
+            self._files[place] = descriptor  # last: the most recently used
+            content = os.pread(descriptor, size, offset)
         if len(content) != size:
-            raise DataError(f"{shard_path(self.directory, *place)}: cut short; remove the task and cache it again")
+            raise DataError(f"{shard_path(self.directory, *place, 'tokens')}: cut short; {CACHE_AGAIN}")
         return content
+
+
+def _descriptors() -> int:
+    """Half of what the process may have, after asking for more: 1,545 tasks over 512 descriptors read at half speed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 2 * MAX_FILES:
+        soft = 2 * MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, 2 * MAX_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(MAX_FILES, soft // 2)
+
+
+def _index(path: Path, stats: dict) -> np.ndarray:
+    """The index of one shard, INDEX_DTYPE [examples], against its checksum and the size of the tokens."""
+    tokens = path.with_suffix(".tokens")
+    for file in (path, tokens):
+        if not file.exists():
+            raise DataError(f"{file}: missing; {CACHE_AGAIN}")
+    content = path.read_bytes()
+    if len(content) % INDEX_DTYPE.itemsize:
+        raise DataError(f"{path}: cut short; {CACHE_AGAIN}")
+    checksum = stats.get("checksums", {}).get(path.name)
+    if checksum is not None and f"{zlib.crc32(content):08x}" != checksum:
+        raise DataError(f"{path}: not as it was written (its checksum differs); {CACHE_AGAIN}")
+    index = np.frombuffer(content, INDEX_DTYPE)
+    want, have = 2 * int(index["length"].sum(dtype=np.uint64)), tokens.stat().st_size
+    if want != have:
+        raise DataError(f"{tokens}: {have:,} bytes, and the index says {want:,}; {CACHE_AGAIN}")
+    return index

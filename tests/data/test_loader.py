@@ -117,7 +117,7 @@ def test_rows_hold_the_examples_as_plain_python_lays_them_out(row_length, leadin
                 assert array[b].tolist() == values
             cut += sum(len(source) + len(target) + leading_eos > row_length for source, target in examples)
         assert batch.real_tokens == (arrays["segment_ids_BT"] > 0).sum()
-        assert batch.label_tokens == arrays["label_mask_BT"].sum()
+        assert batch.local_label_tokens == arrays["label_mask_BT"].sum()
         assert batch.row_fill == batch.real_tokens / (8 * row_length)
     assert (cut > 0) == (row_length < 700)
 
@@ -247,7 +247,7 @@ def test_any_number_of_hosts_makes_the_same_global_batches(hosts):
             ours = part[step]
             assert (ours.state, ours.real_tokens, ours.row_fill) == (batch.state, batch.real_tokens, batch.row_fill)
             assert ours.examples == batch.examples
-        assert sum(part[step].label_tokens for part in parts) == batch.label_tokens
+        assert sum(part[step].local_label_tokens for part in parts) == batch.local_label_tokens
 
 
 def test_a_host_reads_only_its_rows():
@@ -402,6 +402,18 @@ def test_a_task_without_examples_is_refused_by_name():
     manifest = manifest_of(tasks)
     manifest["tasks"][-1]["examples"] = 3  # the manifest says otherwise
     with pytest.raises(UserError, match="hollow: no examples in split train"):
+        Loader(MemoryStore(tasks), manifest, row_length=128, batch_rows=1, seed=0, pad_id=PAD, eos_id=EOS)
+
+
+def test_a_mixture_written_for_another_store_is_refused():
+    """Its rates would not be those of the examples that are drawn."""
+    tasks = make_tasks(tasks=3)
+    manifest = manifest_of(tasks)
+    have = manifest["tasks"][1]["examples"]
+    manifest["tasks"][1]["examples"] = 5000
+    with pytest.raises(
+        UserError, match=f"mixture m: task1 has 5,000 examples there and {have} in the store; cache the mixture again"
+    ):
         Loader(MemoryStore(tasks), manifest, row_length=128, batch_rows=1, seed=0, pad_id=PAD, eos_id=EOS)
 
 

@@ -1,12 +1,16 @@
 """The token store's reader, against arrays written here by hand from the format's description."""
 
 import json
-import resource
+import subprocess
+import sys
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from optiml_jax.data.store import FORMAT, INDEX_DTYPE, TokenStore, shard_path
+from optiml_jax.data.verify import check_store
 from optiml_jax.errors import DataError, UserError
 
 SHARDS = [
@@ -30,7 +34,18 @@ def write_store(directory, task="bench.a_task", split="train", shards=SHARDS):
         stem.with_suffix(".tokens").write_bytes(tokens)
         stem.with_suffix(".index").write_bytes(index)
         stem.with_suffix(".ids").write_text("".join(f"{name}\n" for *_, name in examples), encoding="utf-8")
-    stats = {"format": FORMAT, "shards": len(shards), "examples": sum(map(len, shards))}
+    folder = directory / "tasks" / task
+    stats = {
+        "format": FORMAT,
+        "task": task,
+        "split": split,
+        "shards": len(shards),
+        "examples": sum(map(len, shards)),
+        "tokens": sum(len(ids) for shard in shards for ids, *_ in shard),
+        "checksums": {
+            path.name: f"{zlib.crc32(path.read_bytes()):08x}" for path in sorted(folder.glob(f"{split}-*-of-*"))
+        },
+    }
     (directory / "tasks" / task / f"{split}.json").write_text(json.dumps(stats))
 
 
@@ -48,21 +63,34 @@ def test_examples_come_back_as_written_across_shards(tmp_path):
         store.read("bench.a_task", "train", 3)
 
 
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_more_tasks_than_descriptors_can_be_read(tmp_path):
     """1,545 tasks are common and 1,024 descriptors the usual limit."""
     names = [f"bench.task{i}" for i in range(40)]
     for i, name in enumerate(names):
         write_store(tmp_path, name, shards=[[([i, i + 1], 1, "only")]])
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (32, limits[1]))
-        store = TokenStore(tmp_path)
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)  # pytest itself needs more
-        for _ in range(2):
-            assert [store.read(name, "train", 0)[0].tolist() for name in names] == [[i, i + 1] for i in range(40)]
-        assert len(store._files) <= 16
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    before = descriptors()
+    store = TokenStore(tmp_path, max_files=16)
+    for _ in range(2):
+        assert [store.read(name, "train", 0)[0].tolist() for name in names] == [[i, i + 1] for i in range(40)]
+    assert descriptors() - before == 16
+    del store
+    assert descriptors() == before
+
+
+def test_the_soft_limit_of_descriptors_is_raised(tmp_path):
+    """In a process of its own: 512 descriptors for 1,545 tasks would be opened and closed at every other read."""
+    write_store(tmp_path)
+    code = (
+        "import resource as r, sys; from optiml_jax.data.store import MAX_FILES, TokenStore\n"
+        "hard = r.getrlimit(r.RLIMIT_NOFILE)[1]; r.setrlimit(r.RLIMIT_NOFILE, (64, hard))\n"
+        "store = TokenStore(sys.argv[1]); want = 2 * MAX_FILES if hard < 0 else min(2 * MAX_FILES, hard)\n"
+        "assert r.getrlimit(r.RLIMIT_NOFILE) == (want, hard) and store._max_files == want // 2"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
 
 
 def test_a_missing_store_and_another_format_are_user_errors(tmp_path):
@@ -80,14 +108,79 @@ def test_unknown_tasks_are_named(tmp_path):
         store.stats("nothing", "train")
 
 
-def test_files_cut_short_are_data_errors(tmp_path):
+def test_a_truncated_or_missing_file_is_refused_by_name_when_its_split_is_opened(tmp_path):
     write_store(tmp_path)
-    tokens = shard_path(tmp_path, "bench.a_task", "train", 0, 2, "tokens")
-    tokens.write_bytes(tokens.read_bytes()[:-2])
+    tokens, index = (shard_path(tmp_path, "bench.a_task", "train", 0, 2, kind) for kind in ("tokens", "index"))
+    whole = tokens.read_bytes(), index.read_bytes()
+    for path, content, message in (
+        (tokens, whole[0][:-2], r"00000-of-00002.tokens: 8 bytes, and the index says 10; remove the task's folder"),
+        (tokens, whole[0] + b"ab", r"00000-of-00002.tokens: 12 bytes, and the index says 10"),
+        (index, whole[1][:-3], r"00000-of-00002.index: cut short"),
+        (index, whole[1][:16], r"00000-of-00002.index: not as it was written"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            TokenStore(tmp_path).lengths("bench.a_task", "train")
+        tokens.write_bytes(whole[0])
+        index.write_bytes(whole[1])
     store = TokenStore(tmp_path)
+    store.lengths("bench.a_task", "train")
+    tokens.write_bytes(whole[0][:-2])  # after it was opened
     assert store.read("bench.a_task", "train", 0)[0].tolist() == SHARDS[0][0][0]
     with pytest.raises(DataError, match=r"00000-of-00002.tokens: cut short"):
         store.read("bench.a_task", "train", 1)
-    shard_path(tmp_path, "bench.a_task", "train", 1, 2, "index").unlink()
-    with pytest.raises(DataError, match="2 of 3 examples"):
+    for path in (tokens, index):
+        path.unlink()
+        with pytest.raises(DataError, match=f"{path.name}: missing"):
+            TokenStore(tmp_path).lengths("bench.a_task", "train")
+
+
+def test_stats_of_other_files_are_refused(tmp_path):
+    write_store(tmp_path)
+    path = tmp_path / "tasks" / "bench.a_task" / "train.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"examples": 4}))
+    with pytest.raises(DataError, match="3 of 4 examples"):
         TokenStore(tmp_path).lengths("bench.a_task", "train")
+
+
+def test_every_flipped_bit_is_found(tmp_path):
+    """In any file of the store that a checksum covers; in the index already when the split is opened."""
+    write_store(tmp_path)
+    rng = np.random.default_rng(0)
+    assert not list(check_store(tmp_path))
+    for path in sorted((tmp_path / "tasks" / "bench.a_task").glob("*-of-*")):
+        whole = path.read_bytes()
+        for bit in rng.choice(8 * len(whole), 8, replace=False).tolist():
+            damaged = bytearray(whole)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            (fault,) = check_store(tmp_path)
+            assert fault.startswith(f"{path}: not as it was written (checksum "), bit
+            if path.suffix == ".index":
+                with pytest.raises(DataError, match=f"{path.name}: not as it was written"):
+                    TokenStore(tmp_path).read("bench.a_task", "train", 0)
+        path.write_bytes(whole[:-1])
+        assert [fault.split(":")[0] for fault in check_store(tmp_path)] == [str(path)]
+        path.unlink()
+        assert list(check_store(tmp_path)) == [f"{path}: missing; remove the task's folder and cache it again"]
+        path.write_bytes(whole)
+    assert not list(check_store(tmp_path))
+
+
+def test_damaged_stats_and_manifests_of_another_store_are_found(tmp_path):
+    write_store(tmp_path)
+    path = tmp_path / "tasks" / "bench.a_task" / "train.json"
+    stats = json.loads(path.read_text())
+    for wrong in ("{", "[]", '{"format": 1}', json.dumps(stats | {"split": "test"}), json.dumps(stats | {"tokens": 9})):
+        path.write_text(wrong)
+        (fault,) = check_store(tmp_path)
+        assert fault.startswith(f"{path}: "), fault
+    path.write_text(json.dumps(stats))
+    manifest = tmp_path / "mixtures" / "m.json"
+    manifest.parent.mkdir()
+    tasks = [{"name": "bench.a_task", "benchmark": "bench", "category": "c", "examples": 3}]
+    whole = {"format": 1, "name": "m", "eps": 4096, "benchmarks": None, "tasks": tasks}
+    manifest.write_text(json.dumps(whole))
+    assert not list(check_store(tmp_path))
+    manifest.write_text(json.dumps(whole | {"tasks": [tasks[0] | {"examples": 4}]}))
+    assert list(check_store(tmp_path)) == [f"{manifest}: bench.a_task has 3 examples, not 4; cache the mixture again"]

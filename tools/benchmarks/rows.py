@@ -94,7 +94,7 @@ def describe(batches: list[Batch], flags: argparse.Namespace) -> str:
     """One line: where the rows come from, and what is in them."""
     documents = sum(len(row) for batch in batches for row in batch.examples)
     tokens = sum(batch.real_tokens for batch in batches)
-    labels = sum(batch.label_tokens for batch in batches)
+    labels = sum(batch.local_label_tokens for batch in batches)
     origin = f"{flags.mixture} of {flags.cache_dir}" if flags.cache_dir else "random ids, lognormal lengths"
     return (
         f"{len(batches)} batches of {flags.rows} rows of {flags.row_length} ({origin}): {documents} documents of "

@@ -37,7 +37,7 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
     ours, sides = Side("ours", mine.run), [Side(one.layout.name, one.run) for one in theirs]
     interleave(ours, sides, flags.rounds)
 
-    real, labels = (sum(getattr(batch, name) for batch in batches) for name in ("real_tokens", "label_tokens"))
+    real, labels = (sum(getattr(batch, name) for batch in batches) for name in ("real_tokens", "local_label_tokens"))
     parameters, peak = decoder.parameter_count(config), flops.peak_flops()
     common = {
         "ours_step_seconds": ours.median / flags.steps,
