@@ -18,7 +18,7 @@ class Store(Protocol):
 
     def stats(self, task: str, split: str) -> dict: ...
     def lengths(self, task: str, split: str) -> np.ndarray: ...
-    def read(self, task: str, split: str, i: int) -> tuple[np.ndarray, int]: ...
+    def read_many(self, split: str, examples: Sequence[tuple[str, int]]) -> Sequence[tuple[np.ndarray, int]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +115,11 @@ def emit(rows: Sequence[Row], store: Store, split: str, layout: Layout) -> dict[
     eos, padding = np.array([layout.eos_id], np.uint16), np.full(layout.row_length, layout.pad_id, np.uint16)
     pieces: list[np.ndarray] = []  # the ids of all rows, end to end
     spans: list[tuple[int, int, int]] = []  # length, segment id and label positions of each document and padding
+    read = iter(store.read_many(split, [(task, example) for row in rows for task, example, _ in row]))
     for row in rows:
         room = layout.row_length
-        for segment, (task, example, length) in enumerate(row, 1):
-            ids, source_length = store.read(task, split, example)
+        for segment, (_, _, length) in enumerate(row, 1):
+            ids, source_length = next(read)
             if layout.leading_eos:
                 pieces.append(eos)
             pieces.append(ids[len(ids) - length + layout.leading_eos :])
@@ -129,20 +130,20 @@ def emit(rows: Sequence[Row], store: Store, split: str, layout: Layout) -> dict[
 
     lengths, segments, labels = np.array(spans, np.int32).reshape(-1, 3).T
     ends = np.cumsum(lengths, dtype=np.int32)
-    places = np.arange(size, dtype=np.int32)
     tokens, targets = np.empty(size, np.int32), np.empty(size, np.int32)
     np.concatenate(pieces, out=tokens)
     targets[:-1] = tokens[1:]
     targets[layout.row_length - 1 :: layout.row_length] = layout.pad_id
     targets[ends[segments > 0] - 1] = layout.eos_id
+    no_yes = np.tile([False, True], len(lengths))
     segment_ids = np.repeat(segments, lengths)
     positions = np.repeat(ends - lengths, lengths)
-    np.subtract(places, positions, out=positions)
+    np.subtract(np.arange(size, dtype=np.int32), positions, out=positions)
     positions *= segment_ids > 0
     return {
         "tokens_BT": tokens.reshape(shape),
         "targets_BT": targets.reshape(shape),
         "segment_ids_BT": segment_ids.reshape(shape),
         "positions_BT": positions.reshape(shape),
-        "label_mask_BT": (places >= np.repeat(ends - labels, lengths)).reshape(shape),
+        "label_mask_BT": np.repeat(no_yes, np.stack([lengths - labels, labels], axis=1).ravel()).reshape(shape),
     }

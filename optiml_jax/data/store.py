@@ -20,6 +20,7 @@ import os
 import resource
 import threading
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from optiml_jax.errors import DataError, UserError
 
 FORMAT = 1
 TOKEN_DTYPE = np.dtype("<u2")
+TOKEN_BYTES = TOKEN_DTYPE.itemsize
+_NOWAIT = getattr(os, "RWF_NOWAIT", None)  # Linux
 MAX_FILES = 8192  # descriptors kept open, if the process may have twice as many
 CACHE_AGAIN = "remove the task's folder and cache it again"
 # offset and length in tokens; the first `label_start` tokens of an example are its source, the others its target
@@ -94,14 +97,31 @@ class TokenStore:
 
     def read(self, task: str, split: str, i: int) -> tuple[np.ndarray, int]:
         """Example `i`: its ids, uint16 [length], and how many of them are source."""
-        index, starts = self._split(task, split)
-        if not 0 <= i < len(index):
-            raise IndexError(f"{task} {split}: example {i} of {len(index)}")
-        shard, shards = bisect.bisect_right(starts, i) - 1, len(starts) - 1
-        offset, length, label_start = index[i].item()
-        return np.frombuffer(
-            self._pread((task, split, shard, shards), 2 * offset, 2 * length), TOKEN_DTYPE
-        ), label_start
+        return self.read_many(split, [(task, i)])[0]
+
+    def read_many(self, split: str, examples: Sequence[tuple[str, int]]) -> list[tuple[np.ndarray, int]]:
+        """`read` of each (task, i). What is not in the page cache is asked for all at once, then waited for: a disk
+        has many queues, and one read after the other is four times as slow.
+        """
+        places = []  # shard and byte where each example starts, where in the buffer it starts and ends, its source
+        end = 0
+        for task, i in examples:
+            index, starts = self._split(task, split)
+            if not 0 <= i < len(index):
+                raise IndexError(f"{task} {split}: example {i} of {len(index)}")
+            offset, length, label_start = index[i].item()
+            shard = (task, split, bisect.bisect_right(starts, i) - 1, len(starts) - 1)
+            places.append((shard, TOKEN_BYTES * offset, end, end + length, label_start))
+            end += length
+        ids = np.empty(end, TOKEN_DTYPE)
+        bytes_ = ids.view(np.uint8).data
+        with self._lock:
+            waiting = places
+            if _NOWAIT is not None and len(places) > 1:
+                waiting = [place for place in places if not self._read_now(*place[:2], _part(bytes_, *place[2:4]))]
+            for shard, offset, start, stop, _ in waiting:
+                self._read(shard, offset, _part(bytes_, start, stop))
+        return [(ids[start:stop], label_start) for *_, start, stop, label_start in places]
 
     def example_id(self, task: str, split: str, i: int) -> str:
         """For messages and tables: reads the whole list of ids each time."""
@@ -123,18 +143,34 @@ class TokenStore:
             self._splits[task, split] = np.concatenate(parts), starts
         return self._splits[task, split]
 
-    def _pread(self, place: tuple, offset: int, size: int) -> bytes:
-        with self._lock:
-            descriptor = self._files.pop(place, None)
-            if descriptor is None:
-                if len(self._files) >= self._max_files:
-                    os.close(self._files.popitem(last=False)[1])
-                descriptor = os.open(shard_path(self.directory, *place, "tokens"), os.O_RDONLY | os.O_CLOEXEC)
-            self._files[place] = descriptor  # last: the most recently used
-            content = os.pread(descriptor, size, offset)
-        if len(content) != size:
-            raise DataError(f"{shard_path(self.directory, *place, 'tokens')}: cut short; {CACHE_AGAIN}")
-        return content
+    def _descriptor(self, shard: tuple) -> int:
+        """Of the shard's tokens; to be used under the lock."""
+        descriptor = self._files.pop(shard, None)
+        if descriptor is None:
+            if len(self._files) >= self._max_files:
+                os.close(self._files.popitem(last=False)[1])
+            descriptor = os.open(shard_path(self.directory, *shard, "tokens"), os.O_RDONLY | os.O_CLOEXEC)
+        self._files[shard] = descriptor  # last: the most recently used
+        return descriptor
+
+    def _read_now(self, shard: tuple, offset: int, part: memoryview) -> bool:
+        """Reads from the page cache; False: it is not there, and on its way."""
+        descriptor = self._descriptor(shard)
+        try:
+            if os.preadv(descriptor, [part], offset, _NOWAIT) == len(part):
+                return True
+        except OSError:  # it would block, or this file system cannot say
+            pass
+        os.posix_fadvise(descriptor, offset, len(part), os.POSIX_FADV_WILLNEED)
+        return False
+
+    def _read(self, shard: tuple, offset: int, part: memoryview) -> None:
+        if os.preadv(self._descriptor(shard), [part], offset) != len(part):
+            raise DataError(f"{shard_path(self.directory, *shard, 'tokens')}: cut short; {CACHE_AGAIN}")
+
+
+def _part(bytes_: memoryview, start: int, stop: int) -> memoryview:
+    return bytes_[TOKEN_BYTES * start : TOKEN_BYTES * stop]
 
 
 def _descriptors() -> int:

@@ -38,6 +38,9 @@ class MemoryStore:
         source, target = self.tasks[task][i]
         return np.array(source + target, np.uint16), len(source)
 
+    def read_many(self, split, examples):
+        return [self.read(task, split, i) for task, i in examples]
+
 
 def make_tasks(seed=0, tasks=12, longest_source=300, longest_target=40):
     rng = np.random.default_rng(seed)

@@ -1,6 +1,7 @@
 """The token store's reader, against arrays written here by hand from the format's description."""
 
 import json
+import os
 import subprocess
 import sys
 import zlib
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from optiml_jax.data import store as store_module
 from optiml_jax.data.store import FORMAT, INDEX_DTYPE, TokenStore, shard_path
 from optiml_jax.data.verify import check_store
 from optiml_jax.errors import DataError, UserError
@@ -59,6 +61,8 @@ def test_examples_come_back_as_written_across_shards(tmp_path):
         assert read.dtype == np.uint16 and read.tolist() == ids and start == label_start
         assert store.example_id("bench.a_task", "train", i) == name
     assert INDEX_DTYPE.itemsize == 16
+    many = store.read_many("train", [("bench.a_task", i) for i in (2, 0, 2, 1)])
+    assert [(ids.tolist(), start) for ids, start in many] == [flat[i][:2] for i in (2, 0, 2, 1)]
     with pytest.raises(IndexError, match="example 3 of 3"):
         store.read("bench.a_task", "train", 3)
 
@@ -76,6 +80,8 @@ def test_more_tasks_than_descriptors_can_be_read(tmp_path):
     store = TokenStore(tmp_path, max_files=16)
     for _ in range(2):
         assert [store.read(name, "train", 0)[0].tolist() for name in names] == [[i, i + 1] for i in range(40)]
+    many = store.read_many("train", [(name, 0) for name in names])  # more at once than may be open
+    assert [ids.tolist() for ids, _ in many] == [[i, i + 1] for i in range(40)]
     assert descriptors() - before == 16
     del store
     assert descriptors() == before
@@ -184,3 +190,23 @@ def test_damaged_stats_and_manifests_of_another_store_are_found(tmp_path):
     assert not list(check_store(tmp_path))
     manifest.write_text(json.dumps(whole | {"tasks": [tasks[0] | {"examples": 4}]}))
     assert list(check_store(tmp_path)) == [f"{manifest}: bench.a_task has 3 examples, not 4; cache the mixture again"]
+
+
+@pytest.mark.parametrize("how", ["not in the page cache", "half in it", "another system"])
+def test_reading_many_at_once_does_not_depend_on_the_page_cache(tmp_path, monkeypatch, how):
+    write_store(tmp_path)
+    flat = [example for shard in SHARDS for example in shard]
+    read, calls = os.preadv, []
+
+    def preadv(descriptor, buffers, offset, flags=0):
+        calls.append(flags)
+        if flags and how == "not in the page cache":
+            raise BlockingIOError
+        return read(descriptor, [buffers[0][: len(buffers[0]) // 2]] if flags else buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    if how == "another system":
+        monkeypatch.setattr(store_module, "_NOWAIT", None)
+    found = TokenStore(tmp_path).read_many("train", [("bench.a_task", i) for i in (1, 2, 0)])
+    assert [(ids.tolist(), start) for ids, start in found] == [flat[i][:2] for i in (1, 2, 0)]
+    assert [bool(flags) for flags in calls] == [True] * 3 * (how != "another system") + [False] * 3

@@ -1,6 +1,7 @@
 """The batches that all sides of a benchmark see: packed rows of random examples, or of a token store."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,9 @@ class RandomStore:
     def read(self, task: str, split: str, i: int) -> tuple[np.ndarray, int]:
         length = int(self._lengths[i])
         return self._ids[self._starts[i] : self._starts[i] + length], length - int(self._targets[i])
+
+    def read_many(self, split: str, examples: Sequence[tuple[str, int]]) -> list[tuple[np.ndarray, int]]:
+        return [self.read(task, split, i) for task, i in examples]
 
 
 def source(flags: argparse.Namespace, vocab_size: int) -> tuple[Store, dict, int, int]:
