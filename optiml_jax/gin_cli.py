@@ -1,14 +1,16 @@
 """t5x-style flags: --gin_file=F (repeatable), --gin.NAME=VALUE, --gin_search_paths=A,B. Gin is bound here alone."""
 
 import logging
+import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gin
 
+from optiml_jax import distributed
 from optiml_jax.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.evaluation.run import evaluate
 from optiml_jax.opt.config import OPTConfig
@@ -31,6 +33,7 @@ CONFIGURABLES: dict[str, Callable[..., Any]] = {
 }
 SEARCH_PATH = Path(__file__).resolve().parents[1] / "gin"
 USAGE = """usage: python -m {module} --gin_file=FILE [...] [--gin.NAME=VALUE ...] [--gin_search_paths=A,B]
+       [--coordinator=HOST:PORT --processes=N --process_id=I]   (not needed under Slurm and Open MPI)
 
 FILE is looked up here, in gin/ and in the search paths. NAME is a macro (MODEL_DIR) or a parameter (Data.eps); VALUE is
 Python, so a text needs quotes of its own: --gin.MODEL_DIR="'runs/tiny'"."""
@@ -39,19 +42,41 @@ Python, so a text needs quotes of its own: --gin.MODEL_DIR="'runs/tiny'"."""
 @exit_on_user_error
 def main(name: str) -> None:
     """The entry point `python -m optiml_jax.{name}`."""
-    bound = parse(sys.argv[1:], f"optiml_jax.{name}")
+    arguments, processes = distributed.find_processes(sys.argv[1:], os.environ)
+    bound = parse(arguments, f"optiml_jax.{name}")
+    distributed.initialize(processes)
     if name == "train":
         bound["train"](operative_config=lambda: gin.operative_config_str(max_line_length=110))
     else:
         bound[name]()
 
 
-def parse(arguments: Sequence[str], module: str) -> dict[str, Callable[..., Any]]:
+def settings(arguments: Sequence[str], module: str) -> dict[str, Any]:
+    """What the gin files of a training run say, by the parameters of `train`; nothing runs and no device is touched.
+
+    Its mesh is the three axes (data, fsdp, tensor). Raises as `parse`.
+    """
+    gin.clear_config()
+    return parse(arguments, module, CONFIGURABLES | {"train": _arguments, "Mesh": _axes})["train"]()
+
+
+def _arguments(**arguments: Any) -> dict[str, Any]:
+    return arguments
+
+
+def _axes(data: int = 1, fsdp: int = 1, tensor: int = 1) -> tuple[int, int, int]:
+    return data, fsdp, tensor
+
+
+def parse(
+    arguments: Sequence[str], module: str, configurables: Mapping[str, Callable[..., Any]] = CONFIGURABLES
+) -> dict[str, Callable[..., Any]]:
     """Reads the gin files and bindings of a command line.
 
     Args:
       arguments: without the program's name.
       module: for the usage text.
+      configurables: what may be bound, by name.
 
     Returns:
       The configurables with their parameters bound, by name.
@@ -84,7 +109,7 @@ def parse(arguments: Sequence[str], module: str) -> dict[str, Callable[..., Any]
             raise UserError(f"--gin_file: {file} is not in {', '.join(paths)}{nearest(file, shipped)}")
     for path in paths:
         gin.add_config_file_search_path(path)
-    bound = {name: gin.external_configurable(function, name) for name, function in CONFIGURABLES.items()}
+    bound = {name: gin.external_configurable(function, name) for name, function in configurables.items()}
     logging.getLogger().addFilter(_no_search_noise)
     try:
         gin.parse_config_files_and_bindings(files, bindings)
