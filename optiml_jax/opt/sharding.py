@@ -68,7 +68,7 @@ def constrain(x: jax.Array, letters: str, table: Mapping[str, str | tuple[str, .
 
 
 def platform() -> str:
-    """ "cpu" or "gpu": of the devices of the mesh in force, which need not be there (`plan`), else of this machine's."""
+    """Of the devices of the mesh in force, which need not be there (`plan`), else of this machine's: "cpu" or "gpu"."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device else jax.default_backend()
 
