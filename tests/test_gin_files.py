@@ -1,0 +1,86 @@
+"""The shipped gin files: what they say is written down, and the model sizes are the published ones.
+
+After a change on purpose: python -m tests.test_gin_files
+"""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from optiml_jax import gin_cli
+from optiml_jax.opt import decoder
+
+GIN = gin_cli.SEARCH_PATH
+GOLDEN = Path(__file__).parent / "data" / "golden"
+PARTS = ("model", "optimization", "computation", "data", "logging")
+RUNS = sorted(path.name for path in GIN.glob("*.gin") if path.name not in ("train.gin", "evaluate.gin"))
+# Zhang et al. 2022, table 1, and the parameters that Hugging Face counts in facebook/opt-*
+PUBLISHED = {
+    "125m": 125_239_296,
+    "350m": 331_196_416,
+    "1_3b": 1_315_758_080,
+    "2_7b": 2_651_596_800,
+    "6_7b": 6_658_473_984,
+    "13b": 12_853_473_280,
+    "30b": 29_974_540_288,
+    "66b": 65_719_701_504,
+    "175b": 174_604_468_224,
+}
+
+
+def settings_text(file: str) -> str:
+    """Every setting in force, a line each."""
+    settings = gin_cli.settings([f"--gin_file={file}"], "tests")
+    values = {f"{part}.{name}": value for part in PARTS for name, value in dataclasses.asdict(settings[part]).items()}
+    values |= {name: settings[name] for name in ("mesh", "model_dir", "init_weights")}
+    values["evaluates"] = "evaluate_after" in settings
+    return "".join(f"{name} = {value!r}\n" for name, value in values.items())
+
+
+@pytest.mark.parametrize("file", RUNS)
+def test_a_shipped_run_has_the_settings_written_down_for_it(file):
+    golden = GOLDEN / f"{Path(file).stem}.txt"
+    assert golden.exists(), "write it down with python -m tests.test_gin_files, and read it before committing"
+    assert settings_text(file) == golden.read_text(encoding="utf-8")
+
+
+def config_of(size: str):
+    return gin_cli.settings(["--gin_file=train.gin", f"--gin_file=models/opt_{size}.gin"], "tests")["model"]
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_a_size_has_the_published_number_of_parameters(size):
+    assert decoder.parameter_count(config_of(size)) == PUBLISHED[size]
+
+
+def test_all_nine_sizes_are_shipped():
+    assert {path.stem.removeprefix("opt_") for path in (GIN / "models").glob("opt_*.gin")} == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("size", ["350m", "6_7b", "175b"])
+def test_transformers_counts_the_same_parameters(size):
+    """Built without memory, on torch's meta device; tied weights count once."""
+    ours = config_of(size)
+    theirs = transformers.OPTConfig(
+        vocab_size=ours.vocab_size,
+        num_hidden_layers=ours.layers,
+        hidden_size=ours.model_dim,
+        num_attention_heads=ours.heads,
+        ffn_dim=ours.ffn_dim,
+        max_position_embeddings=ours.max_positions,
+        word_embed_proj_dim=ours.embedding_width,
+        do_layer_norm_before=ours.pre_norm,
+    )
+    with torch.device("meta"):
+        model = transformers.OPTForCausalLM(theirs)
+    model.tie_weights()
+    assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED[size]
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    for run in RUNS:
+        (GOLDEN / f"{Path(run).stem}.txt").write_text(settings_text(run), encoding="utf-8")
