@@ -5,18 +5,25 @@ them in batches and writes its shard (`jobs.py`, `shards.py`). Run again, it doe
 other raw files (by content), another code version, other options.
 """
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Sequence
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from optiml_jax.data.store import FORMAT
+from optiml_jax.data.verify import check_store
 from optiml_jax.errors import UserError
 from optiml_jax.opt.tokenizer import Tokenizer
-from tasks import artifacts, mixtures, pipeline, shards
+from tasks import artifacts, mixtures, pipeline, planning, shards
 from tasks.example import Skipped
 from tasks.jobs import Job, identity
-from tasks.registry import Task
+from tasks.registry import Benchmark, Task
+
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -34,23 +41,44 @@ class Result:
     prompts: int
 
 
-def run(job: Job, tokenizer: Tokenizer, beam_flags: Sequence[str] = (), max_prompts: int = 0) -> Result:
+def run(
+    job: Job,
+    tokenizer: Tokenizer,
+    beam_flags: Sequence[str] = (),
+    max_prompts: int = 0,
+    announce: Callable[[planning.Plan], None] | None = None,
+) -> Result:
     """Brings the store, the manifest and the ledger of a mixture up to date.
 
     Args:
       beam_flags: Beam's own command line, such as `--runner=FlinkRunner`.
       max_prompts: prompts of a validation split in the ledger, chosen by id; 0 keeps all.
+      announce: told what is planned before it is done; None for no plan.
 
     Raises:
-      UserError: unknown mixture, no data, or the store was made with another tokenizer or format.
+      UserError: unknown mixture, no data, the store was made with another tokenizer or format, or is being written.
       DataError: files or records that cannot be used. Tasks without fault are cached all the same.
     """
     found = mixtures.mixture(job.mixture).discover(job.data_dir, job.options)
-    open_store(Path(job.cache_dir), tokenizer)
+    with exclusive(Path(job.cache_dir)):
+        open_store(Path(job.cache_dir), tokenizer)
+        return _bring_up_to_date(job, found, tokenizer, beam_flags, max_prompts, announce)
+
+
+def _bring_up_to_date(
+    job: Job,
+    found: Benchmark,
+    tokenizer: Tokenizer,
+    beam_flags: Sequence[str],
+    max_prompts: int,
+    announce: Callable[[planning.Plan], None] | None,
+) -> Result:
     splits = [(task, "train") for task in mixtures.trained(found.tasks)] + mixtures.evaluated(found.tasks)
     pending = [(task, split) for task, split in splits if not is_current(job, tokenizer.fingerprint, task, split)]
     seconds = 0.0
     if pending:
+        if announce:
+            announce(planning.plan(pending, tokenizer))
         artifacts.remove(job.cache_dir, job.mixture)
         for task, split in pending:
             clear(Path(job.cache_dir), task, split)
@@ -58,6 +86,46 @@ def run(job: Job, tokenizer: Tokenizer, beam_flags: Sequence[str] = (), max_prom
     artifacts.write_manifest(job.cache_dir, mixtures.mixture(job.mixture), found.tasks)
     prompts = artifacts.write_ledger(job.cache_dir, job.mixture, found.tasks, max_prompts)
     return Result(splits, pending, found.left_out, seconds, prompts)
+
+
+@contextlib.contextmanager
+def exclusive(cache_dir: Path) -> Iterator[None]:
+    """Held while a store is written; ends with the process, however that ends.
+
+    Two writers would never tear a file (each is written whole, then named), but one would remove what the other has
+    finished, and describe a mixture whose tasks are gone.
+
+    Raises:
+      UserError: another process holds it, or the folder is no place for a store.
+    """
+    path = cache_dir / LOCK
+    if cache_dir.is_dir() and any(cache_dir.iterdir()) and not any(map(Path.exists, (path, cache_dir / "store.json"))):
+        raise UserError(f"{cache_dir}: holds files but no token store; give an empty --cache_dir")
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--cache_dir={cache_dir}: cannot be written ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(
+                f"{cache_dir}: is being written by {holder}; wait for it or give another --cache_dir"
+            ) from None
+        except OSError:  # a network file system without locks
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        for left in cache_dir.rglob(".*.tmp"):  # by a killed run
+            left.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def open_store(cache_dir: Path, tokenizer: Tokenizer) -> None:
@@ -72,8 +140,6 @@ def open_store(cache_dir: Path, tokenizer: Tokenizer) -> None:
                 f"{path}: made with another tokenizer, {cache_dir}/tokenizer; use it or an empty --cache_dir"
             )
         return
-    if cache_dir.is_dir() and any(cache_dir.iterdir()) and not (cache_dir / "tokenizer").exists():
-        raise UserError(f"{cache_dir}: holds files but no token store; give an empty --cache_dir")
     try:
         tokenizer.save(cache_dir / "tokenizer")
     except OSError as error:
@@ -99,3 +165,21 @@ def clear(cache_dir: Path, task: Task, split: str) -> None:
     (directory / f"{split}.json").unlink(missing_ok=True)
     for path in [*directory.glob(f"{split}[-.]*"), *directory.glob(f".{split}[-.]*.tmp")]:
         path.unlink()
+
+
+def verify(cache_dir: str | os.PathLike) -> Iterator[str]:
+    """A line for each fault of a store: damaged or missing files, another tokenizer, mixtures of other sizes.
+
+    Raises:
+      UserError: there is no store.
+    """
+    yield from check_store(cache_dir)
+    path = Path(cache_dir) / "tokenizer"
+    header = json.loads((Path(cache_dir) / "store.json").read_text(encoding="utf-8"))
+    try:
+        fingerprint = Tokenizer.load(path).fingerprint
+    except UserError as error:
+        yield str(error)
+        return
+    if fingerprint != header["tokenizer"]["fingerprint"]:
+        yield f"{path}: not the tokenizer that made this store; put that one there or cache again in an empty folder"

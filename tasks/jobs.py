@@ -56,6 +56,7 @@ def identity(job: Job, fingerprint: str, task: Task, split: str) -> dict:
         "tokenizer": fingerprint,
         "held_out_instances": job.options.held_out_instances,
         "max_label_tokens": job.max_label_tokens,
+        "max_examples": task.max_examples,
     }
 
 

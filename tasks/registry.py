@@ -6,19 +6,24 @@ tasks `tasks/seqio_tasks.py` makes `seqio.Task`s and `tasks/caching.py` the toke
 
 import csv
 import functools
+import heapq
 import importlib
+import itertools
+import operator
 import os
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from optiml_jax.errors import DataError, UserError, nearest
-from tasks import benchmarks
+from tasks import benchmarks, prompts
 from tasks.example import Example, Record, Skipped
 
 CATALOG = Path(__file__).parent / "catalog" / "tasks.tsv"
+MAX_EXAMPLES = 100_000  # of a task, at random (paper 2.2 and Table 1); FLAN takes 30,000
 MAX_BAD = 0.01  # of a split's records, before it is an error
 WAY_OUT = "remove the file or pass --allow_empty_tasks"
 BUILT_IN = ("samples",)  # benchmarks that need no data directory
@@ -46,6 +51,7 @@ class Task:
       files: the raw files; what is read depends on nothing else.
       splits: "train" and "validation", or "test".
       read: split -> its raw records and the unusable ones; render: one record -> one example.
+      max_examples: to train on; of more, so many are chosen at random. A benchmark with a cap of its own sets it.
     """
 
     name: str
@@ -60,26 +66,59 @@ class Task:
     read: Callable[[str], Iterator[Record | Skipped]]
     render: Callable[[Record], Example]
     options: Options = Options()
+    max_examples: int = MAX_EXAMPLES
 
-    def examples(self, split: str, shard: int = 0, shards: int = 1) -> Iterator[Example | Skipped]:
-        """The examples of a split in file order, unusable records among them; of every `shards`-th record if asked.
+    def select(self, split: str) -> "Selection":
+        """The records of a split that are used. The cap's choice depends on the seedless hash of a record's id alone.
 
         Raises:
           DataError: a file cannot be read, or more than 1% of the records are unusable and that is not allowed, or
             all are.
         """
-        count, bad = 0, []
-        for record in self.read(split):
-            if isinstance(record, Skipped):
-                bad.append(record)
-            if count % shards == shard:
-                yield record if isinstance(record, Skipped) else self.render(record)
-            count += 1
+        bad: list[tuple[int, Skipped]] = []
+
+        def usable() -> Iterator[tuple[int, Record]]:
+            for place, record in enumerate(self.read(split)):
+                if isinstance(record, Skipped):
+                    bad.append((place, record))
+                else:
+                    yield place, record
+
+        records, limit = usable(), self.max_examples if split == "train" else sys.maxsize - 1
+        kept = list(itertools.islice(records, limit + 1))
+        count = len(kept)
+        if count > limit:
+            total = itertools.count(count)
+            everything = itertools.chain(kept, (record for record, _ in zip(records, total)))
+            kept = heapq.nsmallest(limit, everything, key=lambda item: prompts.draw("cap", self.name, item[1].id))
+            count = next(total)
+        count += len(bad)
         if bad and len(bad) == count and not self.options.allow_empty_tasks:
-            raise DataError(f"{bad[0].where}: {bad[0].reason}, and no other record of {split} can be used; {WAY_OUT}")
+            where, reason = bad[0][1].where, bad[0][1].reason
+            raise DataError(f"{where}: {reason}, and no other record of {split} can be used; {WAY_OUT}")
         if len(bad) > MAX_BAD * count and not self.options.allow_bad_records:
+            where, reason = bad[0][1].where, bad[0][1].reason
             more = f" ({len(bad)} of {count} records)"
-            raise DataError(f"{bad[0].where}: {bad[0].reason}{more}; mend them or pass --allow_bad_records")
+            raise DataError(f"{where}: {reason}{more}; mend them or pass --allow_bad_records")
+        in_order = sorted([*kept, *bad], key=operator.itemgetter(0))
+        return Selection([record for _, record in in_order], count)
+
+    def examples(self, split: str, shard: int = 0, shards: int = 1) -> Iterator[Example | Skipped]:
+        """The examples of a split in file order, unusable records among them; of every `shards`-th record if asked.
+
+        Raises:
+          DataError: see `select`.
+        """
+        for record in self.select(split).records[shard::shards]:
+            yield record if isinstance(record, Skipped) else self.render(record)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`records` of a split in file order, unusable ones among them, and of how many in its files, `raw`."""
+
+    records: list[Record | Skipped]
+    raw: int
 
 
 @dataclass(frozen=True)

@@ -103,12 +103,12 @@ class TaskSource(seqio.FunctionDataSource):
         super().__init__(functools.partial(_dataset, task), splits=task.splits)
 
     def num_input_examples(self, split: str) -> int | None:
-        return _count(self.task.name, split, self.task.read) if split in self.task.splits else None
+        return _count(self.task, split) if split in self.task.splits else None
 
 
 @functools.cache
-def _count(name: str, split: str, read: Callable) -> int:
-    return sum(isinstance(record, Record) for record in read(split))
+def _count(task: Task, split: str) -> int:
+    return sum(isinstance(record, Record) for record in task.select(split).records)
 
 
 def _dataset(task: Task, split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:

@@ -25,6 +25,7 @@ from tasks.registry import Task
 BATCH = 1024  # examples tokenised at once
 SHARD_BYTES = 64 << 20  # raw bytes of a shard, about 15 seconds of work
 LISTED = 1000  # skipped records named in the stats
+ROW_LENGTH = 2048  # OPT's; what is longer, with its </s>, is counted as truncated
 PROMPT_FORMAT = 1
 
 
@@ -76,18 +77,19 @@ def write_shard(
       What the shard holds: counts, longest label and example, skipped records, checksums.
 
     Raises:
-      DataError: see `Task.examples`.
+      DataError: see `Task.select`.
     """
     kinds = ("tokens", "index", "ids") if split == "train" else ("tokens", "index", "ids", "prompts")
     paths = {kind: shard_path(cache_dir, task.name, split, shard, shards, kind) for kind in kinds}
     stats = {"examples": 0, "tokens": 0, "label_tokens": 0, "longest_label": 0, "longest_label_example": None}
-    stats |= {"longest_example": 0, "skipped": [], "skipped_count": 0, "raw_examples": 0}
+    stats |= {"longest_example": 0, "skipped": [], "skipped_count": 0, "raw_examples": 0, "truncated": 0}
     checksums = dict.fromkeys(kinds, 0)
     with contextlib.ExitStack() as stack:
         files = {kind: stack.enter_context(atomic(path)) for kind, path in paths.items()}
-        examples = task.examples(split, shard, shards)
-        while batch := list(itertools.islice(examples, BATCH)):
-            stats["raw_examples"] += len(batch)
+        selection = task.select(split)
+        stats["raw_examples"] = len(range(shard, selection.raw, shards))
+        records = iter(selection.records[shard::shards])
+        while batch := [x if isinstance(x, Skipped) else task.render(x) for x in itertools.islice(records, BATCH)]:
             _skip(stats, [item for item in batch if isinstance(item, Skipped)])
             content = _encode(
                 task, split, [x for x in batch if isinstance(x, Example)], tokenizer, max_label_tokens, stats
@@ -132,14 +134,15 @@ def _encode(
     if label_lengths[longest] > stats["longest_label"]:
         stats["longest_label"], stats["longest_label_example"] = int(label_lengths[longest]), examples[longest].id
     stats["longest_example"] = max(stats["longest_example"], int(index["length"].max()))
+    stats["truncated"] += int((index["length"] + 1 > ROW_LENGTH).sum())
     stats["examples"] += len(examples)
     stats["tokens"] += count
     stats["label_tokens"] += int(label_lengths.sum())
     return {
         "tokens": np.fromiter(flat, TOKEN_DTYPE, count).tobytes(),
         "index": index.tobytes(),
-        "ids": "".join(f"{example.id}\n" for example in examples).encode(),
-        "prompts": b"" if split == "train" else b"".join(_prompt_line(task, example) for example in examples),
+        "ids": b"".join(map(id_line, examples)),
+        "prompts": b"" if split == "train" else b"".join(prompt_line(task, example) for example in examples),
     }
 
 
@@ -162,7 +165,11 @@ def encode(texts: list[tuple[str, str]], tokenizer: Tokenizer) -> tuple[list[lis
     return [head_ids[head] + tail for head, tail in zip(heads, rest)], rest[len(texts) :]
 
 
-def _prompt_line(task: Task, example: Example) -> bytes:
+def id_line(example: Example) -> bytes:
+    return f"{example.id}\n".encode()
+
+
+def prompt_line(task: Task, example: Example) -> bytes:
     """A line of the prompt ledger but for `id` and `suite`, which depend on the mixture."""
     prompt = {
         "format": PROMPT_FORMAT,
@@ -210,4 +217,4 @@ def finish(cache_dir: Path, identity: dict, raw: dict, shards: list[dict], allow
     write_json(directory / f"{identity['split']}.json", stats)
 
 
-SUMS = ("examples", "tokens", "label_tokens", "skipped_count", "raw_examples")
+SUMS = ("examples", "tokens", "label_tokens", "skipped_count", "raw_examples", "truncated")

@@ -4,18 +4,22 @@ r"""Builds the token store and the prompt ledger of a mixture, or brings them up
     python -m tools.cache_tasks --mixture=super_natural_instructions --data_dir=data --cache_dir=cache/ni \
         --tokenizer=facebook/opt-125m
 
+    python -m tools.cache_tasks --verify --cache_dir=cache/ni
+
 `--data_dir` holds one folder a benchmark. Flags that are not listed by --help are Beam's, such as --runner=FlinkRunner.
 """
 
 import argparse
+import functools
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 os.environ["OPTIML_TASKS_WITHOUT_SEQIO"] = "1"  # for the imports below: TensorFlow takes 5 s, and nothing here uses it
 
-from optiml_jax.errors import UserError, exit_on_user_error, nearest
+from optiml_jax.errors import DataError, UserError, exit_on_user_error, nearest
 from optiml_jax.opt.tokenizer import Tokenizer
 from tasks import artifacts, caching, mixtures, pipeline
 from tasks.benchmarks import samples
@@ -36,7 +40,9 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     """Our flags, and those left for Beam."""
     parser = Parser("tools.cache_tasks", __doc__)
     add = parser.add_argument
-    add("--mixture", required=True, help=", ".join(mixtures.MIXTURES))
+    add("--verify", action="store_true", help="check every byte of the store; write nothing")
+    verify = "--verify" in (sys.argv[1:] if arguments is None else arguments)
+    add("--mixture", required=not verify, help=", ".join(mixtures.MIXTURES))
     add("--data_dir", default=os.environ.get("OPTIML_DATA_DIR"), help="raw data, one folder a benchmark")
     add("--cache_dir", required=True, help="where the store is, or will be")
     add("--tokenizer", default=os.environ.get("OPTIML_TOKENIZER"), help="directory or hub name; samples have their own")
@@ -74,12 +80,32 @@ def tokenizer_of(flags: argparse.Namespace) -> Tokenizer:
 @exit_on_user_error
 def main(arguments: Sequence[str] | None = None) -> None:
     flags, beam_flags = parse(arguments)
+    if flags.verify:
+        verify(flags.cache_dir)
+        return
     mixtures.mixture(flags.mixture)  # a misspelt mixture before a missing tokenizer
     options = Options(flags.held_out_instances, flags.allow_bad_records, flags.allow_empty_tasks)
     job = Job(flags.mixture, flags.data_dir, flags.cache_dir, options, flags.max_label_tokens)
     start = time.perf_counter()
-    result = caching.run(job, tokenizer_of(flags), beam_flags, flags.max_prompts_per_task)
+    announce = functools.partial(print, flush=True)
+    result = caching.run(job, tokenizer_of(flags), beam_flags, flags.max_prompts_per_task, announce)
     print(report(job, result, time.perf_counter() - start))
+
+
+def verify(cache_dir: str) -> None:
+    """Says that the store is whole, or names what is not.
+
+    Raises:
+      DataError: the first fault; the others are printed before.
+    """
+    start = time.perf_counter()
+    faults = list(caching.verify(cache_dir))
+    for fault in faults[1:]:
+        print(fault)
+    if faults:
+        raise DataError(faults[0] + (f" (and {len(faults) - 1} more faults, listed above)" if faults[1:] else ""))
+    splits = list((Path(cache_dir) / "tasks").glob("*/*.json"))
+    print(f"{cache_dir}: {len(splits)} splits are as they were written, checked in {time.perf_counter() - start:.1f} s")
 
 
 def report(job: Job, result: Result, seconds: float) -> str:

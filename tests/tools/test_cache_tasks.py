@@ -17,7 +17,8 @@ def run(*flags: str) -> None:
 
 def test_the_samples_need_no_flag_but_the_cache(tmp_path, capsys):
     run("mixture=samples", f"cache_dir={tmp_path}")
-    lines = capsys.readouterr().out.split("\n")
+    planned, *lines = capsys.readouterr().out.split("\n")
+    assert planned.startswith("planned: 27 splits, 5,100 examples, ")
     assert lines[0].split() == ["task", "split", "examples", "tokens", "label", "tokens", "skipped"]
     cells = [line.split() for line in lines[1:28]]
     assert all(cell[0].startswith("samples.") and len(cell) == 6 for cell in cells)
@@ -41,7 +42,7 @@ def test_many_tasks_fold_to_totals_and_the_largest(tmp_path, capsys):
     write_splits(tmp_path / "data" / NAME, train=names)
     cache = tmp_path / "cache"
     run(f"mixture={NAME}", f"data_dir={tmp_path / 'data'}", f"cache_dir={cache}", f"tokenizer={TOKENIZER}")
-    lines = capsys.readouterr().out.split("\n")
+    _, *lines = capsys.readouterr().out.split("\n")
     assert [line.split()[0].split(".")[1] for line in lines[1:21]] == [f"task{i}" for i in range(49, 29, -1)]
     whole = cache / "mixtures" / f"{NAME}.txt"
     assert lines[22] == f"the 20 largest of 50 splits; all of them: {whole}"
