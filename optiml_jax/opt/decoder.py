@@ -91,7 +91,18 @@ def gathered_embedding(params: dict, dtype: jnp.dtype) -> jax.Array:
     Pinned twice: cast first, then gathered. XLA left to itself gathers float32 and casts afterwards, twice the bytes.
     """
     stored_VD = sharding.constrain(params["token_embedding"].astype(dtype), "VD", sharding.PARAMETERS)
+    return _gather(stored_VD)
+
+
+@jax.custom_vjp
+def _gather(stored_VD: jax.Array) -> jax.Array:
     return sharding.constrain(stored_VD, "VD", sharding.GATHERED)
+
+
+# The gradient comes in shards (`head.py`, `lookup.py`) and stays so; the constraint's own transpose would gather it.
+_gather.defvjp(
+    lambda x_VD: (_gather(x_VD), None), lambda _, d_VD: (sharding.constrain(d_VD, "VD", sharding.PARAMETERS),)
+)
 
 
 def embed(
