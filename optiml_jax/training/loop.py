@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from optiml_jax.data.loader import Batch, Loader, to_devices
@@ -74,9 +76,9 @@ def run_steps(
     clock = _Clock(run, logging)
     waiting: _Pending | None = None
     saved = run.step
-    with _StopSignals() as stop:
+    with _StopSignals(logging.log_every) as stop:
         try:
-            while run.step < total and not stop.asked:
+            while run.step < total and not stop.agreed(run.step):
                 batch = next(run.loader)
                 arrays = to_devices(batch.arrays, sharding, run.batch_rows, run.rows)
                 key = jax.random.fold_in(run.key, run.step)
@@ -86,7 +88,7 @@ def run_steps(
                 if waiting:
                     clock.write(log, waiting)
                 waiting = _Pending(run.step, metrics, batch)
-                if run.step % logging.checkpoint_every == 0 or run.step == total or stop.asked:
+                if run.step % logging.checkpoint_every == 0 or run.step == total:
                     clock.write(log, waiting)  # a checkpoint must not hold a state whose loss nobody has looked at
                     waiting = None
                     checkpoints.save(run.step, run.state, meta(run.loader.state))
@@ -159,10 +161,15 @@ def _check_finite(number: int, values: dict[str, float], precision: str) -> None
 
 
 class _StopSignals:
-    """Notes SIGTERM and SIGINT, so that a step is finished and saved before the process ends; a second one ends it."""
+    """Notes SIGTERM and SIGINT, so that a step is finished and saved before the process ends; a second one ends it.
 
-    def __init__(self) -> None:
+    Args:
+      every: steps after which many processes ask each other, since that waits for the device.
+    """
+
+    def __init__(self, every: int) -> None:
         self.asked = False
+        self._every = every
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_StopSignals":
@@ -172,6 +179,13 @@ class _StopSignals:
         except ValueError:  # not the main thread (a notebook's worker, a test): signals stay as they are
             pass
         return self
+
+    def agreed(self, number: int) -> bool:
+        """Whether to stop before another step. Many processes stop at the same one, whichever of them was asked:
+        a process alone in a step would wait for the others for ever."""
+        if jax.process_count() == 1:
+            return self.asked
+        return number % self._every == 0 and bool(multihost_utils.process_allgather(np.int32(self.asked)).any())
 
     def _note(self, number: int, frame: Any) -> None:
         self.asked = True
