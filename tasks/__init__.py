@@ -1,7 +1,7 @@
 """The benchmark: texts, prompts, categories, splits. `import tasks` registers every task and mixture in seqio.
 
 Where the data are is read from `OPTIML_DATA_DIR` (one folder a benchmark), the tokenizer from `OPTIML_TOKENIZER`, or
-both are given by `tasks.use_data_dir(folder, tokenizer=...)`. The samples need neither. What is cached already becomes a
+both are given by `tasks.use_data_dir(folder, tokenizer=...)`. The samples need neither. What is cached becomes a
 seqio mixture by `tasks.to_seqio(manifest)`.
 
 `OPTIML_TASKS_WITHOUT_SEQIO=1` leaves seqio out: importing TensorFlow takes 5 s and 500 MB, and the tools and the worker
