@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.devices < 1:
         raise UserError(f"--devices={flags.devices}: give a number from 1 on")
     os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA tells how near the limit it is; the report does too
     forced = f"--xla_force_host_platform_device_count={flags.devices}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {forced}".strip()
 
