@@ -22,6 +22,7 @@ SHOWN = (
     "lowest_ratio",
     "highest_ratio",
     "unit",
+    "goal",
     "exact",
     "peer_step_seconds",
     "peer_positions",
@@ -29,6 +30,7 @@ SHOWN = (
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    from tools.benchmarks import plane
     from tools.benchmarks.models import MODELS
 
     parser = Parser("tools.benchmark", __doc__)
@@ -42,7 +44,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     train.add_argument("--attention", default="auto", help="our implementation (auto)")
     train.add_argument("--no_torch_compile", action="store_true", help="run the peer eagerly on a GPU as well")
 
-    data = commands.add_parser("data", description="Batches of packed rows beside torch's DataLoader.")
+    data = commands.add_parser("data", description="The data plane beside seqio and torch's DataLoader.")
+    plane.add_flags(data)
     data.add_argument("--vocab_size", type=int, default=50_272, help="of the random ids")
 
     for command, steps, rows in ((train, 2, 2), (data, 100, 16)):
@@ -66,6 +69,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             raise UserError(f"--{name}={getattr(flags, name)} must be at least 1")
     if (flags.cache_dir is None) != (flags.mixture is None):
         raise UserError("--cache_dir and --mixture go together: a token store, and a mixture in it")
+    if flags.command == "data":
+        plane.check(flags)
     if not 0 < flags.label_share <= 1:
         raise UserError(f"--label_share={flags.label_share} must be above 0 and at most 1")
     return flags
@@ -76,10 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # JAX would take three quarters of a GPU's memory at its first use, and leave the peer without.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     flags = parse(arguments)
-    from tools.benchmarks import data, machine, train
+    from tools.benchmarks import data, machine, plane, train
 
     before = machine.load()
-    rows, notes = (train if flags.command == "train" else data).compare(flags)
+    parts = [train] if flags.command == "train" else [plane] + [data] * ("batches" in flags.parts.split(","))
+    rows, notes = ([item for part in kind for item in part] for kind in zip(*(part.compare(flags) for part in parts)))
     found = {
         "machine": machine.machine() | {"load_before": before, "load_after": machine.load()},
         "versions": machine.versions(),
@@ -94,8 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(", ".join(f"{name} {version}" for name, version in found["versions"].items() if version))
     for note in notes:
         print(note)
-    columns = [name for name in SHOWN if name in rows[0]]
-    cells = [[_cell(row[name]) for name in columns] for row in rows]
+    columns = [name for name in SHOWN if any(name in row for row in rows)]
+    cells = [[_cell(row.get(name)) for name in columns] for row in rows]
     print("\n" + table([name.replace("_", " ") for name in columns], cells))
     if flags.rounds < 3:
         print(f"{flags.rounds} rounds are too few for a result: medians are of at least 3")

@@ -101,7 +101,9 @@ def test_random_examples_have_the_lengths_and_labels_they_are_said_to_have():
 
 def test_the_loader_and_its_peer_deliver_the_same_tokens(tmp_path, capsys):
     path = tmp_path / "data.json"
-    benchmark.main(["data", "--rows=4", "--row_length=128", "--steps=6", "--rounds=3", f"--json={path}"])
+    benchmark.main(
+        ["data", "--parts=batches", "--rows=4", "--row_length=128", "--steps=6", "--rounds=3", f"--json={path}"]
+    )
     (row,) = json.loads(path.read_text())["rows"]
     assert row["real_tokens"] == row["peer_real_tokens"] > 0.9 * 4 * 128 * 6
     assert row["ratio"] == pytest.approx(row["ours"] / row["peer"])
@@ -126,6 +128,8 @@ def test_ours_can_be_measured_alone(tmp_path):
         (["train", "--model=tiny", "--attention=flash"], "--attention=flash is unknown; use one of auto, dense"),
         (["train", "--model=tiny", "--remat=half"], "'half' is unknown; use one of none, dots, full"),
         (["data", "--label_share=0"], "--label_share=0.0 must be above 0"),
+        (["data", "--parts=start,pick"], "there is no pick; choose of start, pack, cache, batches"),
+        (["data", "--peer_tasks=2000"], "--peer_tasks=2000 must be from 4 to 1545"),
         (["tain"], "invalid choice: 'tain'"),
     ],
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tokenizers", "torch", "transformers")
+PACKAGES += ("seqio", "tensorflow", "apache-beam")
 
 
 def load() -> float:

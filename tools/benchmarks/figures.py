@@ -1,0 +1,134 @@
+"""What a fresh process measures of the data plane: `python -m tools.benchmarks.figures WHAT ...`, one JSON object out.
+
+Ours and seqio's in processes of their own: start and memory are figures themselves, and ours must not hold TensorFlow.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROW_LENGTH, BATCH_ROWS = 2048, 256
+PAD, EOS = 1, 2
+FAR = 108_936  # the block of step 10^6, at 256 rows a batch and 9.2 batches a block
+
+
+def memory_mb() -> float:
+    """The most this process has held. Not `ru_maxrss`: that counts what the process it was forked from held."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def ours(manifest: str):
+    from optiml_jax.data.loader import Loader
+    from optiml_jax.data.sampling import load_manifest
+    from optiml_jax.data.store import TokenStore
+
+    store = TokenStore(Path(manifest).parents[1])
+    sizes = {"row_length": ROW_LENGTH, "batch_rows": BATCH_ROWS, "pad_id": PAD, "eos_id": EOS}
+    return Loader(store, load_manifest(manifest), seed=0, prefetch=0, **sizes)
+
+
+def our_start(manifest: str) -> dict:
+    """The parent takes the time."""
+    batch = next(ours(manifest))
+    return {"first": True, "megabytes": memory_mb(), "rows": len(batch.rows)}
+
+
+def our_rates(manifest: str, blocks: str) -> dict:
+    """Planning (draw, pack, shuffle), then planning and reading and emitting; restoring far away."""
+    loader = ours(manifest)
+    next(loader)
+    start, tokens, rows = time.perf_counter(), 0, 0
+    for block in range(1, 1 + int(blocks)):
+        plan = loader.plan(block)
+        tokens += int(plan.lengths_n.sum())
+        rows += len(plan.rows)
+    planning = time.perf_counter() - start
+    found = {"planned_per_second": tokens / planning, "row_fill": tokens / rows / ROW_LENGTH}
+    count = 6 * int(blocks)
+    for name in ("first_read_per_second", "emitted_per_second"):  # from the disk perhaps, then from the page cache
+        loader.restore({"block": 0, "row": 0})
+        start = time.perf_counter()
+        tokens = sum(next(loader).real_tokens for _ in range(count))
+        found[name] = tokens / (time.perf_counter() - start)
+
+    loader.restore({"block": FAR, "row": 0})
+    before = [next(loader) for _ in range(4)]
+    fresh = ours(manifest)
+    start = time.perf_counter()
+    fresh.restore(before[2].state)
+    again = next(fresh)
+    found["restore_seconds"] = time.perf_counter() - start
+    found["same_bytes"] = all(again.arrays[name].tobytes() == before[3].arrays[name].tobytes() for name in again.arrays)
+    return found | {"megabytes": memory_mb()}
+
+
+def seqio_start(manifest: str) -> dict:
+    """A packed batch of a cached mixture, shuffled as by default."""
+    import seqio
+
+    from tasks.seqio_store import to_seqio
+
+    rows = seqio.get_dataset(
+        mixture_or_task_name=to_seqio(manifest).name,
+        task_feature_lengths={"inputs": ROW_LENGTH // 2, "targets": ROW_LENGTH // 2},
+        dataset_split="train",
+        shuffle=True,
+        seed=0,
+        feature_converter=seqio.PrefixLMFeatureConverter(pack=True),
+    )
+    batch = next(rows.batch(BATCH_ROWS).as_numpy_iterator())
+    return {"first": True, "megabytes": memory_mb(), "rows": len(batch["decoder_target_tokens"])}
+
+
+def seqio_pack(manifest: str, examples: str) -> dict:
+    """seqio's packer over the examples that our loader draws first; one feature, and no id 0, its padding."""
+    import numpy as np
+    import seqio
+    import tensorflow as tf
+
+    lengths = ours(manifest).plan(0).lengths_n[: int(examples)]
+    ids = tf.RaggedTensor.from_row_lengths(np.full(lengths.sum(), 7, np.int32), lengths)
+    rows = seqio.trim_and_pack_dataset(
+        tf.data.Dataset.from_tensor_slices({"targets": ids}), {"targets": ROW_LENGTH}, use_custom_ops=False
+    )
+    for _ in rows.take(1):  # it packs many rows before it gives the first; what is timed starts anew, but warm
+        pass
+    start, tokens, count = time.perf_counter(), 0, 0
+    for row in rows.as_numpy_iterator():
+        tokens += int((row["targets_segment_ids"] > 0).sum())
+        count += 1
+    return {
+        "packed_per_second": tokens / (time.perf_counter() - start),
+        "row_fill": tokens / count / ROW_LENGTH,
+    }
+
+
+def seqio_tokenise(data_dir: str, tokenizer: str, name: str) -> dict:
+    """The texts of a mixture through tf.data, task after task; without imports and registration."""
+    import seqio
+
+    from tasks import mixtures, registry, seqio_tasks
+
+    options = registry.Options(allow_empty_tasks=True)
+    seqio_tasks.use_data_dir(data_dir, tokenizer, options)
+    found = mixtures.mixture(name).discover(data_dir, options).tasks
+    start, tokens = time.perf_counter(), 0
+    for task in mixtures.trained(found):
+        rows = seqio.TaskRegistry.get(task.name).get_dataset(None, "train", shuffle=False)
+        tokens += sum(len(row["inputs"]) + len(row["targets"]) for row in rows.as_numpy_iterator())
+    return {"tokens_per_second": tokens / (time.perf_counter() - start), "tokens": tokens}
+
+
+FIGURES: dict[str, Callable[..., dict]] = {
+    function.__name__: function for function in (our_start, our_rates, seqio_start, seqio_pack, seqio_tokenise)
+}
+
+
+if __name__ == "__main__":
+    os.environ["OPTIML_TASKS_WITHOUT_SEQIO"] = "1"  # `import tasks` would register 1,600 tasks that nobody asked for
+    print(json.dumps(FIGURES[sys.argv[1]](*sys.argv[2:])), flush=True)
+    os._exit(0)  # what TensorFlow takes to end is not measured

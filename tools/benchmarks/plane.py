@@ -1,0 +1,227 @@
+"""`data`: the data plane beside seqio: start, row fill, packing, resuming, caching."""
+
+import argparse
+import collections
+import importlib.util
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from optiml_jax.errors import UserError
+from tools.benchmarks import synthetic
+from tools.benchmarks.figures import BATCH_ROWS, ROW_LENGTH
+
+PARTS = ("start", "pack", "cache")
+STEP = 1_000_000
+NI = "super_natural_instructions"
+SHARED = synthetic.ROOT.parent / "shared"
+QUICK_EXAMPLES = 300  # a task
+PEER_EXAMPLES = 16_384
+CACHED_TIMES = (
+    8  # each instance of the sample, so that starting up weighs as in real jobs: 100 instances a task are few
+)
+PEER_TASKS = 24  # tokenised through tf.data
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--parts", default=",".join((*PARTS, "batches")), help="what to measure (all): start,pack,cache,batches")
+    add("--peer_tasks", type=int, default=40, help="tasks that seqio starts with, to be extrapolated linearly (40)")
+    add("--full_peer", action="store_true", help="start seqio with all tasks: minutes and gigabytes")
+    add("--scratch", help="folder for 3 GB of synthetic tokens (a temporary one)")
+
+
+def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
+    """The rows of the parts asked for, and lines that say what was measured."""
+    peer = not flags.no_peer and importlib.util.find_spec("seqio") is not None
+    notes = [] if peer or flags.no_peer else ["seqio is not installed (pip install '.[tasks]'): no peer"]
+    parts = flags.parts.split(",")
+    rows = []
+    with tempfile.TemporaryDirectory(dir=flags.scratch) as directory:
+        folder = Path(directory)
+        if {"start", "pack"} & set(parts):
+            (folder / "store").mkdir()
+            notes.append(synthetic.write_store(folder / "store", QUICK_EXAMPLES if flags.quick else None))
+        for part, measure in (("start", _start), ("pack", _pack), ("cache", _cache)):
+            if part in parts:
+                found, said = measure(flags, folder, peer)
+                rows += found
+                notes += said
+    return rows, notes
+
+
+def check(flags: argparse.Namespace) -> None:
+    """Raises a `UserError` for a part that there is not."""
+    for part in flags.parts.split(","):
+        if part not in (*PARTS, "batches"):
+            raise UserError(f"--parts={flags.parts}: there is no {part}; choose of {', '.join((*PARTS, 'batches'))}")
+    if not 4 <= flags.peer_tasks <= synthetic.TASKS:
+        raise UserError(f"--peer_tasks={flags.peer_tasks} must be from 4 to {synthetic.TASKS}")
+
+
+def child(what: str, *arguments: object) -> dict:
+    """What `figures.py` found in a process of its own; with `seconds` from its start to its answer."""
+    command = [sys.executable, "-m", "tools.benchmarks.figures", what, *map(str, arguments)]
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "OPTIML_TASKS_WITHOUT_SEQIO": "1"}
+    start = time.perf_counter()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=synthetic.ROOT, env=environment, **pipes) as process:
+        answer, complaints = process.communicate()
+        seconds = time.perf_counter() - start
+    if not answer:
+        raise UserError(f"{what}: {(complaints.strip().splitlines() or ['no answer'])[-1]}")
+    return json.loads(answer.splitlines()[-1]) | {"seconds": seconds}
+
+
+def interleaved(rounds: int, sides: dict[str, Callable[[], dict]]) -> dict[str, dict]:
+    """Runs all sides in turn, `rounds` times: the median of every figure of each, and all of them as `..._all`."""
+    found: dict[str, dict[str, list]] = {side: collections.defaultdict(list) for side in sides}
+    with tqdm(total=rounds * len(sides), unit="run") as progress:
+        for _ in range(rounds):
+            for side, run in sides.items():
+                progress.set_description(side)
+                for name, value in run().items():
+                    found[side][name].append(value)
+                progress.update()
+    return {
+        side: {name: statistics.median(values) for name, values in figures.items()}
+        | {f"{name}_all": values for name, values in figures.items()}
+        for side, figures in found.items()
+    }
+
+
+def row(name: str, unit: str, ours: float, peer: float | None, goal: str, lower_is_better: bool, **more) -> dict:
+    """`ratio`: how many times better ours is."""
+    ratio = None if peer is None else (peer / ours if lower_is_better else ours / peer)
+    return {"name": name, "ours": ours, "peer": peer, "ratio": ratio, "unit": unit, "goal": goal} | more
+
+
+def _start(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[dict], list[str]]:
+    store = folder / "store"
+    whole = store / "mixtures" / f"{synthetic.NAME}.json"
+    sides = {"ours": lambda: child("our_start", whole)}
+    counts = (synthetic.TASKS,) if flags.full_peer else (flags.peer_tasks // 4, flags.peer_tasks)
+    for count in counts if peer else ():
+        manifest = synthetic.some_tasks(store, count)
+        sides[f"seqio {count}"] = lambda manifest=manifest: child("seqio_start", manifest)
+    found = interleaved(flags.rounds, sides)
+    ours, seconds, megabytes, notes = found["ours"], None, None, []
+    if peer:
+        few, many = (found[f"seqio {count}"] for count in (counts[0], counts[-1]))
+        seconds, megabytes = many["seconds"], many["megabytes"]
+        if not flags.full_peer:
+            steps = (synthetic.TASKS - counts[1]) / (counts[1] - counts[0])
+            seconds += steps * (many["seconds"] - few["seconds"])
+            megabytes += steps * (many["megabytes"] - few["megabytes"])
+            notes = [
+                f"seqio's start and memory are EXTRAPOLATED linearly to {synthetic.TASKS:,} tasks: measured "
+                f"{few['seconds']:.1f} s, {few['megabytes']:,.0f} MB with {counts[0]} and {many['seconds']:.1f} s, "
+                f"{many['megabytes']:,.0f} MB with {counts[1]} (--full_peer measures all)"
+            ]
+    said = {"peer_extrapolated": peer and not flags.full_peer}
+    title = f"{synthetic.TASKS:,} tasks, process start to first batch"
+    return [
+        row(title, "s", ours["seconds"], seconds, "<= 3", True, runs=ours["seconds_all"], **said),
+        row(f"{title}: memory", "MB", ours["megabytes"], megabytes, "<= 600", True, **said),
+    ], notes
+
+
+def _pack(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[dict], list[str]]:
+    manifest = folder / "store" / "mixtures" / f"{synthetic.NAME}.json"
+    sides = {"ours": lambda: child("our_rates", manifest, 3 if flags.quick else 8)}
+    if peer:
+        sides["seqio"] = lambda: child("seqio_pack", manifest, PEER_EXAMPLES // (8 if flags.quick else 1))
+    found = interleaved(flags.rounds, sides)
+    ours, theirs = found["ours"], found.get("seqio", {})
+    packed = theirs.get("packed_per_second")
+    replay = packed and STEP * BATCH_ROWS * ROW_LENGTH / packed
+    unit = "tokens/s, one process"
+    notes = [
+        f"rows of {ROW_LENGTH:,}, batches of {BATCH_ROWS}; reading what is perhaps not in the page cache: "
+        f"{ours['first_read_per_second'] / 1e6:.1f} million tokens/s"
+    ]
+    if peer:
+        notes.append(f"seqio resumes by replaying: CALCULATED from its packing rate for {STEP:,} steps")
+    return [
+        row("row fill", "of a row", ours["row_fill"], theirs.get("row_fill"), ">= 0.998", False),
+        row("packing, planned", unit, ours["planned_per_second"], packed, ">= 100 M", False),
+        row("packing, read and emitted", unit, ours["emitted_per_second"], packed, ">= 25 M", False),
+        row(
+            f"restore at step {STEP:,}",
+            "s",
+            ours["restore_seconds"],
+            replay,
+            "< 0.1",
+            True,
+            same_bytes=all(ours["same_bytes_all"]),
+        ),
+    ], notes
+
+
+def _cache(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[dict], list[str]]:
+    times = 1 if flags.quick else CACHED_TIMES
+    raw = SHARED / "data" / NI
+    if not raw.is_dir() or importlib.util.find_spec("apache_beam") is None:
+        return [], [f"caching is not measured: needs apache_beam and the sample of {NI} in {raw}"]
+    tokenizer = SHARED / "tokenizer"
+    files = _repeated(raw, folder / "raw" / NI, times)
+    few = folder / "few" / NI / "tasks"
+    few.mkdir(parents=True)
+    shutil.copytree(raw / "splits", few.parent / "splits")
+    trained = {f"{name}.json" for name in (raw / "splits/default/train_tasks.txt").read_text().split()}
+    subset = [path for path in sorted((raw / "tasks").glob("*.json")) if path.name in trained][:: 4 * (1 + flags.quick)]
+    for path in subset[:PEER_TASKS]:
+        shutil.copy(path, few)
+
+    def cache() -> dict:
+        """Process start to process end, planning included."""
+        target = folder / "cache"
+        shutil.rmtree(target, ignore_errors=True)
+        command = [sys.executable, "-m", "tools.cache_tasks", f"--mixture={NI}", f"--data_dir={folder / 'raw'}"]
+        command += [f"--cache_dir={target}", f"--tokenizer={tokenizer}"]
+        start = time.perf_counter()
+        done = subprocess.run(command, cwd=synthetic.ROOT, capture_output=True, text=True)
+        seconds = time.perf_counter() - start
+        if done.returncode:
+            raise UserError(f"tools.cache_tasks: {done.stderr.strip().splitlines()[-1]}")
+        tokens = sum(json.loads(path.read_text())["tokens"] for path in target.glob("tasks/*/*.json"))
+        planned = int(done.stdout.split(" tokens")[0].split()[-1].replace(",", ""))
+        return {"tokens_per_second": tokens / seconds, "tokens": tokens, "planned_share": planned / tokens}
+
+    sides = {"ours": cache}
+    if peer:
+        sides["seqio through tf.data"] = lambda: child("seqio_tokenise", few.parents[1], tokenizer, NI)
+    found = interleaved(flags.rounds, sides)
+    ours, theirs = found["ours"], found.get("seqio through tf.data", {})
+    notes = [f"caching: {files} files of {NI}, each instance {times} times, {ours['tokens']:,.0f} tokens"]
+    if theirs:
+        notes[0] += f"; seqio: {PEER_TASKS} of its tasks at most, {theirs['tokens']:,.0f} tokens, without its start"
+    cores = f"tokens/s, {len(os.sched_getaffinity(0))} cores"
+    rate = theirs.get("tokens_per_second")
+    return [
+        row("caching real text, end to end", cores, ours["tokens_per_second"], rate, ">= 1.0 M", False),
+        row("store planned before it starts", "of its tokens", ours["planned_share"], None, "0.95 to 1.05", False),
+    ], notes
+
+
+def _repeated(source: Path, target: Path, times: int) -> int:
+    """Copies a sample folder with each instance so many times, under other ids; how many files."""
+    (target / "tasks").mkdir(parents=True)
+    shutil.copytree(source / "splits", target / "splits")
+    paths = sorted((source / "tasks").glob("*.json"))
+    for path in paths:
+        task = json.loads(path.read_text(encoding="utf-8"))
+        task["Instances"] = [
+            instance | {"id": f"{instance.get('id')}-{copy}"} for copy in range(times) for instance in task["Instances"]
+        ]
+        (target / "tasks" / path.name).write_text(json.dumps(task), encoding="utf-8")
+    return len(paths)
