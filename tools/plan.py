@@ -165,11 +165,12 @@ def advice(setup: "Setup", plan: "Plan", card: "Card") -> str:
     if found:
         words, other = found
         return f"fits with {words}: peak {other.peak_bytes / GIB:.1f} GiB"
-    state = plan.argument_bytes * math.prod(setup.axes) / setup.axes[0]
+    state = (plan.argument_bytes + plan.parameter_bytes) * math.prod(setup.axes) / setup.axes[0]
+    worth = math.ceil(state / card.limit_bytes)
     return (
-        f"no change of accumulation, remat or axes on {math.prod(setup.axes)} devices was found to fit; parameters and "
-        f"optimizer alone are {state / GIB:,.0f} GiB, {math.ceil(state / card.limit_bytes)} devices' worth: use more "
-        "devices or larger ones"
+        f"no change of accumulation, remat or axes on {math.prod(setup.axes)} devices was found to fit; parameters, "
+        f"optimizer and gradients alone are {state / GIB:,.0f} GiB, {worth} devices' worth; "
+        "use more devices or larger ones"
     )
 
 
