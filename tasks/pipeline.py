@@ -19,7 +19,7 @@ from tasks import shards
 from tasks.jobs import FAILED, Element, Job, worker, write_element
 from tasks.registry import Task
 
-IN_MEMORY_BYTES = 64 << 20  # raw bytes up to which starting worker processes costs more than they save
+IN_MEMORY_BYTES = 24 << 20  # raw bytes up to which starting worker processes costs more than they save
 
 
 def write(job: Job, pending: Sequence[tuple[Task, str]], beam_flags: Sequence[str]) -> float:
