@@ -1,6 +1,7 @@
 """The training loop: batches in, metrics and checkpoints out, interrupted and resumed at any step."""
 
 import dataclasses
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -145,8 +146,7 @@ class _Clock:
 
 
 def _check_finite(number: int, values: dict[str, float], precision: str) -> None:
-    finite = values["loss"] - values["loss"] == 0 and values["grad_norm"] - values["grad_norm"] == 0
-    if finite:
+    if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
         return
     if precision != "fp16":
         raise UserError(
