@@ -153,6 +153,7 @@ BAD = {
     "mesh": ({"DATA_AXIS": 3}, (), "DATA_AXIS * FSDP_AXIS * TENSOR_AXIS = 3 * 1 * 1 = 3, but there are 1 devices"),
     "unknown mixture": ({"MIXTURE": "sampels"}, (), "did you mean samples"),
     "missing data": ({"MIXTURE": "super_natural_instructions", "TOKENIZER": "tasks/samples/tokenizer"}, (), "data_dir"),
+    "microbatches": ({"BATCH_ROWS": 12, "Computation.accumulation": 8}, (), "BATCH_ROWS 12 does not divide over"),
     "row too long": ({"ROW_LENGTH": 1024}, (), "ROW_LENGTH 1024 exceeds the model's 512 positions"),
     "label longer than a row": ({"ROW_LENGTH": 8}, (), "raise ROW_LENGTH"),
     "small vocabulary": (

@@ -89,8 +89,17 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[j
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
-def check_divides(config: OPTConfig, mesh: Mesh, batch_rows: int | None = None, row_length: int | None = None) -> None:
-    """Refuses a mesh whose axes do not divide what they shard.
+def check_divides(
+    config: OPTConfig,
+    mesh: Mesh,
+    batch_rows: int | None = None,
+    row_length: int | None = None,
+    accumulation: int = 1,
+) -> None:
+    """Refuses a mesh whose axes do not divide what they shard, and microbatches that do not divide the batch.
+
+    Args:
+      batch_rows: of the global batch, all microbatches of it.
 
     Raises:
       UserError: names the dimension, its size and the axis.
@@ -102,13 +111,15 @@ def check_divides(config: OPTConfig, mesh: Mesh, batch_rows: int | None = None, 
         ("ffn_dim", config.ffn_dim, tensor, "TENSOR_AXIS"),
         ("vocab_size", config.vocab_size, tensor, "TENSOR_AXIS"),
     ]
-    if batch_rows is not None:
-        needs.append(("BATCH_ROWS", batch_rows, data * fsdp, "DATA_AXIS * FSDP_AXIS"))
     if row_length is not None:
         needs.append(("ROW_LENGTH", row_length, tensor, "TENSOR_AXIS"))
     for name, size, parts, axis in needs:
         if size % parts:
             raise UserError(f"{name} {size} does not divide over {axis} = {parts}; choose a divisor of {size}")
+    parts = data * fsdp * accumulation
+    if batch_rows is not None and batch_rows % parts:
+        axes = "DATA_AXIS * FSDP_AXIS * Computation.accumulation"
+        raise UserError(f"BATCH_ROWS {batch_rows} does not divide over {axes} = {parts}; take a multiple")
 
 
 def parameter_specs(tree: dict) -> dict:

@@ -89,7 +89,7 @@ def make_plan(setup: Setup, card: Card) -> Plan:
     computation = setup.computation
     devices, compiled_for = described_devices(card, math.prod(setup.axes))
     mesh = sharding.make_mesh(*setup.axes, devices=devices)
-    sharding.check_divides(setup.model, mesh, setup.batch_rows // computation.accumulation, setup.row_length)
+    sharding.check_divides(setup.model, mesh, setup.batch_rows, setup.row_length, computation.accumulation)
     state = step.abstract_state(setup.model, setup.optimization, computation)
     shape = (setup.batch_rows, setup.row_length)
     batch = {name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in step.BATCH_DTYPES.items()}

@@ -102,7 +102,7 @@ def train(
     """
     if not model_dir:
         raise UserError("MODEL_DIR is not set; say where the run goes with --gin.MODEL_DIR=\"'runs/NAME'\"")
-    sharding.check_divides(model, mesh, data.batch_rows // computation.accumulation, data.row_length)
+    sharding.check_divides(model, mesh, data.batch_rows, data.row_length, computation.accumulation)
     if data.row_length > model.max_positions:
         raise UserError(f"ROW_LENGTH {data.row_length} exceeds the model's {model.max_positions} positions; lower it")
     directory = Path(model_dir)

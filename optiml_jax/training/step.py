@@ -135,19 +135,29 @@ def gradients(
     dropout_key: jax.Array | None,
     scale: jax.Array | float = 1.0,
 ) -> tuple[jax.Array, dict]:
-    """Mean nats a label token of the whole (global) batch, and `scale` times its gradients in float32."""
-    labels = jnp.maximum(batch["label_mask_BT"].sum(), 1)
+    """Mean nats a label token of the whole (global) batch, and its gradients in float32.
+
+    What is differentiated is the *sum* of the nats times `scale`; the float32 gradients are divided afterwards, as in
+    metaseq (`optim/fp16_optimizer.py`). Dividing first would send cotangents of scale / labels through float16: with
+    the 78,600 labels of a 30B batch at the initial scale, below its smallest normal number.
+
+    Args:
+      scale: of the loss; gradients are infinite or NaN where float16 could not hold the scaled ones.
+    """
 
     def loss(params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
-        return batch_nats(params, batch, config, computation, key) / labels * scale
+        return batch_nats(params, batch, config, computation, key) * scale
+
+    def mean(scaled: jax.Array, grads: dict) -> tuple[jax.Array, dict]:
+        whole = scale * jnp.maximum(batch["label_mask_BT"].sum(), 1)
+        return scaled / whole, jax.tree.map(lambda g: g / whole, grads)
 
     n = computation.accumulation
     if n == 1:
-        scaled, grads = jax.value_and_grad(loss)(params, batch, dropout_key)
-        return scaled / scale, grads
+        return mean(*jax.value_and_grad(loss)(params, batch, dropout_key))
 
     # Microbatch i takes every n-th row, so that each device keeps the rows it has.
-    micro = jax.tree.map(lambda x_BT: x_BT.reshape(x_BT.shape[0] // n, n, -1).swapaxes(0, 1), batch)
+    micro = jax.tree.map(lambda x_BT: x_BT.reshape(x_BT.shape[0] // n, n, x_BT.shape[1]).swapaxes(0, 1), batch)
 
     def add(sums: tuple, inputs: tuple) -> tuple[tuple, None]:
         index, part = inputs
@@ -157,7 +167,7 @@ def gradients(
 
     zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
     (scaled, grads), _ = jax.lax.scan(add, zeros, (jnp.arange(n), micro))
-    return scaled / scale, grads
+    return mean(scaled, grads)
 
 
 def train_step(
@@ -174,7 +184,6 @@ def train_step(
       updates.
     """
     loss, grads = gradients(state.params, batch, config, computation, key, state.scale.scale)
-    grads = jax.tree.map(lambda g: g / state.scale.scale, grads)
     norm = optax.tree.norm(grads)  # an inf or nan anywhere makes it one
     rate = learning_rate(settings, update_count(state.optimizer))
     changes, optimizer = make_optimizer(settings).update(grads, state.optimizer, state.params)

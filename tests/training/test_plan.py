@@ -165,8 +165,10 @@ def test_dimensions_that_do_not_divide_are_refused_with_the_numbers():
     mesh = mesh_of("1x1x8")
     with pytest.raises(UserError, match=r"heads 12 does not divide over TENSOR_AXIS = 8"):
         sharding.check_divides(OPTConfig(), mesh)
-    with pytest.raises(UserError, match=r"BATCH_ROWS 12 does not divide over DATA_AXIS \* FSDP_AXIS = 8"):
-        sharding.check_divides(SMALL, mesh_of("8x1x1"), batch_rows=12)
+    needed = r"BATCH_ROWS 12 does not divide over DATA_AXIS \* FSDP_AXIS \* Computation.accumulation = 8"
+    for mesh_name, accumulation in (("8x1x1", 1), ("2x2x2", 2), ("1x1x1", 8)):
+        with pytest.raises(UserError, match=needed):
+            sharding.check_divides(SMALL, mesh_of(mesh_name), batch_rows=12, accumulation=accumulation)
 
 
 def plan_command(*flags: str, code: int = 0) -> subprocess.CompletedProcess:

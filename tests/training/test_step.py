@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from optiml_jax.opt import decoder
+from optiml_jax.opt.config import OPTConfig
 from optiml_jax.training import loss_scale, step
 from optiml_jax.training.optimizer import Optimization, learning_rate
 from optiml_jax.training.step import Computation
@@ -67,6 +68,36 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(config, batch):
     spread, _ = losses(quiet, batch, "2x2x2", Computation(precision="fp32", accumulation=2))
     np.testing.assert_allclose(parts, whole, atol=1e-5)
     np.testing.assert_allclose(spread, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_fp16_loses_no_gradient_at_the_labels_of_a_large_batch(accumulation):
+    """78,720 labels, about those of a 30B batch, at OPT's initial scale 4: cotangents of 4, not of 4 / labels.
+
+    Against float32; dividing before the backward pass lost elements. A small model: fp16 is slow on a CPU.
+    """
+    config = OPTConfig(vocab_size=32, layers=1, model_dim=16, heads=2, ffn_dim=16, max_positions=32)
+    tokens_BT = np.random.default_rng(0).integers(4, 32, (2460, 32)).astype(np.int32)
+    batch = {
+        "tokens_BT": tokens_BT,
+        "targets_BT": np.roll(tokens_BT, -1, 1),
+        "segment_ids_BT": np.ones_like(tokens_BT),
+        "positions_BT": np.broadcast_to(np.arange(32, dtype=np.int32), tokens_BT.shape),
+        "label_mask_BT": np.ones(tokens_BT.shape, bool),
+    }
+    mesh = mesh_of("1x1x1")
+    with jax.set_mesh(mesh):
+        params = step.init_state(jax.random.key(0), config, SETTINGS, FP32, mesh).params
+
+        def grads(precision, scale):
+            computation = Computation(precision=precision, accumulation=accumulation, attention="dense")
+            found = jax.jit(lambda p, b: step.gradients(p, b, config, computation, None, scale))(params, batch)[1]
+            return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
+
+        want, have = grads("fp32", 1.0), grads("fp16", loss_scale.INITIAL)
+    there = want != 0
+    assert np.isfinite(have).all() and np.count_nonzero(have[there] == 0) == 0
+    assert np.median(np.abs(have - want)[there] / np.abs(want[there])) < 0.005
 
 
 def test_optimizer_state_is_sharded_like_its_parameters(config):
