@@ -7,11 +7,17 @@ Flags of the entry points, or the same in the environment where several processe
 Slurm (srun) and Open MPI (mpirun) say all of it themselves: one process a GPU, or under Slurm one a node.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from optiml_jax.errors import UserError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+MESSAGE_BYTES = 1024  # of an error that travels to the other processes
 FLAGS = {"--coordinator": "OPTIML_COORDINATOR", "--processes": "OPTIML_PROCESSES", "--process_id": "OPTIML_PROCESS_ID"}
 
 
@@ -121,3 +127,50 @@ def initialize(processes: Processes | None) -> None:
         raise UserError(
             f"the other processes were not reached through {where} ({reason}); do all of them run?"
         ) from error
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """A block that fails on every process if it fails on one: for what one of them alone does, such as writing.
+
+    Without it the others would wait for the one that failed, in their next exchange, for ever. Every process enters.
+
+    Raises:
+      UserError: on the processes where the block went well, with the message of one where it did not.
+    """
+    failed: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failed = error
+    for number, message in enumerate(_messages(failed)):
+        if message and failed is None:
+            raise UserError(f"process {number}: {message}")
+    if failed is not None:
+        raise failed
+
+
+def from_first(x: "np.ndarray") -> "np.ndarray":
+    """Process 0's `x`, on every process."""
+    import jax
+
+    if jax.process_count() == 1:
+        return x
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.broadcast_one_to_all(x)
+
+
+def _messages(failed: Exception | None) -> list[str]:
+    """What went wrong on each process; nothing for one alone."""
+    import jax
+    import numpy as np
+
+    if jax.process_count() == 1:
+        return []
+    from jax.experimental import multihost_utils
+
+    text = "" if failed is None else " ".join(str(failed).split()) or type(failed).__name__
+    mine = np.frombuffer(text.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0"), np.uint8)
+    everyone = np.asarray(multihost_utils.process_allgather(mine)).reshape(-1, MESSAGE_BYTES)
+    return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in everyone]

@@ -26,6 +26,7 @@ class Model(Network):
 
         Prompt and candidate are encoded apart and nothing is put between them: a candidate brings its own space.
         """
+        _refuse_text(prompts, *candidates)
         if len(prompts) != len(candidates):
             raise ValueError(f"{len(prompts)} prompts and {len(candidates)} lists of candidates")
         pairs = [
@@ -34,12 +35,15 @@ class Model(Network):
             for ids in [self.prompt_ids(prompt)]
             for candidate in texts
         ]
-        scores = iter(ranking.continuation_scores(self, pairs))
+        names = [_name(prompt) for prompt, texts in zip(prompts, candidates) for _ in texts]
+        scores = iter(ranking.continuation_scores(self, pairs, names=names))
         return [list(itertools.islice(scores, len(texts))) for texts in candidates]
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int = 256) -> list[str]:
         """Greedy continuations, each up to `</s>` or `max_new_tokens`."""
-        generated = decoding.greedy(self, [self.prompt_ids(prompt) for prompt in prompts], max_new_tokens)
+        _refuse_text(prompts)
+        ids = [self.prompt_ids(prompt) for prompt in prompts]
+        generated = decoding.greedy(self, ids, max_new_tokens, names=list(map(_name, prompts)))
         return [self.tokenizer.decode(answer.ids) for answer in generated]
 
     def save(self, path: str | os.PathLike, format: str = "hf") -> None:
@@ -51,6 +55,17 @@ class Model(Network):
         if format != "hf":
             raise ValueError(f"format {format!r} is unknown; use 'hf'")
         weights.save_hf(self.params, self.config, self.tokenizer, path)
+
+
+def _refuse_text(*lists: Sequence[str]) -> None:
+    """A text is a sequence of texts, one a character: never what was meant."""
+    for one in lists:
+        if isinstance(one, str):
+            raise TypeError(f"expected a list of texts, got the text {_name(one)}; write [{_name(one)}]")
+
+
+def _name(prompt: str) -> str:
+    return repr(prompt if len(prompt) <= 60 else f"{prompt[:57]}...")
 
 
 def load_model(
@@ -89,6 +104,7 @@ def load_model(
         params = checkpoints.restore_params(number, like)
         checkpoints.close()
         found, leading_eos = directory / "tokenizer", meta["settings"]["Data.leading_eos"]
+        trained_with = meta["settings"]["tokenizer"]
         name = f"{directory} step {number}"
     else:
         path = weights.resolve(source)
@@ -96,7 +112,9 @@ def load_model(
         sharding.check_divides(config, mesh)
         shardings = sharding.parameter_shardings(decoder.abstract_params(config), mesh)
         params = weights.load(path, config, shardings)
-        found, leading_eos, name = path, True, str(source)
+        found, leading_eos, name, trained_with = path, True, str(source), None
     decoder.check_params(params, config, name)
     vocabulary = Tokenizer.load(tokenizer or found)
+    if trained_with not in (None, vocabulary.fingerprint):
+        raise UserError(f"{tokenizer or found}: not the tokenizer that {name} was trained with")
     return Model(config, params, vocabulary, mesh, source=name, leading_eos=leading_eos, dtype=PRECISIONS[precision])

@@ -12,6 +12,7 @@ from optiml_jax.evaluation import decoding, ranking
 from optiml_jax.model import Model
 from optiml_jax.opt import decoder, sharding
 from optiml_jax.opt.config import OPTConfig
+from optiml_jax.opt.fingerprint import fingerprint
 from optiml_jax.opt.network import restarting_positions
 from optiml_jax.opt.tokenizer import Tokenizer
 from tests.conftest import ROOT
@@ -133,6 +134,28 @@ def test_greedy_text_equals_transformers_for_prompts_of_different_lengths_in_one
         assert answer.truncated == (len(answer.ids) == 20) and not answer.prompt_cut
 
 
+def test_prompts_share_a_batch_as_far_as_memory_goes():
+    """One prompt is one row; the number of positions, not of prompts, bounds a batch of long ones."""
+    order, batch = list(range(40)), decoding._batch
+    assert batch([3], [1400], 1792, 256, 16) == [3]
+    assert batch(order, [20] * 40, 1792, 256, 16) == order[:16]
+    assert batch(order, [1000] * 40, 1792, 256, 16) == order[:12]  # 12 * (1024 + 256) <= 16,384
+    assert batch(order, [100] * 5 + [1700] * 35, 1792, 256, 16) == order[:8]  # 8 * 2,048
+
+
+def test_a_lone_prompt_is_computed_alone(model, monkeypatch):
+    shapes, generate = [], decoding._generate
+
+    def spy(params, tokens_BP, *rest):
+        shapes.append(tokens_BP.shape)
+        return generate(params, tokens_BP, *rest)
+
+    monkeypatch.setattr(decoding, "_generate", spy)
+    model.generate([PROMPTS[0]], max_new_tokens=4)
+    model.generate([PROMPTS[0]] * 3, max_new_tokens=4)
+    assert [rows for rows, _ in shapes] == [1, 4]
+
+
 def test_greedy_stops_at_eos_and_says_when_a_prompt_was_cut(config, tokenizer):
     model = make(config, tokenizer)
     # Every position predicts </s> once its embedding dominates.
@@ -164,7 +187,17 @@ def test_the_fingerprint_sees_one_bit_and_no_mesh(model, config, tokenizer):
     other = make(config, tokenizer)
     bias = other.params["final_norm"]["bias"]
     other.params["final_norm"]["bias"] = bias.at[3].set(np.nextafter(np.float32(bias[3]), np.float32(1)))
-    assert other.fingerprint != model.fingerprint
+    assert other.fingerprint != model.fingerprint and len(model.fingerprint) == 32
+
+
+def test_fingerprints_see_names_shapes_dtypes_and_places():
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    trees = [{"a": x}, {"b": x}, {"a": x.reshape(3, 2, 4)}, {"a": x.astype(np.float16)}, {"a": x.astype(np.int32)}]
+    trees += [{"a": np.flip(x, axis)} for axis in range(3)] + [{"a": x, "b": x[:0]}, {"a": -x}, {"a": x[:1]}]
+    found = [fingerprint(tree) for tree in trees]
+    assert len(set(found)) == len(trees) and {len(text) for text in found} == {32}
+    for lane in range(4):  # each of the four sums sees each of them
+        assert len({text[8 * lane : 8 * lane + 8] for text in found}) == len(trees)
 
 
 def test_positions_restart_in_every_run():
@@ -175,3 +208,33 @@ def test_positions_restart_in_every_run():
 def test_what_is_no_model_is_named(tmp_path):
     with pytest.raises(UserError, match="nothing_here"):
         optiml_jax.load_model(str(tmp_path / "nothing_here"))
+
+
+def test_a_cut_prompt_keeps_its_leading_eos_in_ranking_and_decoding(model, exported):
+    """As a cut example does in training (`data.rows.emit`)."""
+    rng = np.random.default_rng(5)
+    before, answer = [2, *rng.integers(4, 1500, 400).tolist()], rng.integers(4, 1500, 5).tolist()
+    ids = [2, *before[-251:], *answer]  # 256 positions are read, and one more is predicted
+    log = torch_log_probabilities(exported[1], ids[:-1])
+    want = sum(log[251 + i, token] for i, token in enumerate(answer))
+    assert ranking.continuation_scores(model, [(before, answer)])[0] == pytest.approx(want, abs=1e-4)
+    (made,) = decoding.greedy(model, [before], 20)
+    assert made.prompt_cut and made.ids == greedy_in_torch(exported[1], [2, *before[-235:]], 20)
+
+
+def test_a_model_that_gives_nan_says_so_and_names_the_prompt(model, config, tokenizer):
+    broken = make(config, tokenizer)
+    broken.params = broken.params | {"token_embedding": broken.params["token_embedding"].at[77].set(np.nan)}
+    with pytest.raises(UserError, match=r"prompt 'Is the sky blue\? Answer:': a candidate's score is nan"):
+        broken.rank(PROMPTS, CANDIDATES)
+    with pytest.raises(UserError, match=r"prompt '.*': the logits of its answer are not finite"):
+        broken.generate(PROMPTS, max_new_tokens=6)
+
+
+def test_one_text_in_place_of_a_list_is_refused(model):
+    """Its characters would be taken for prompts."""
+    for call in (lambda: model.generate("Say so."), lambda: model.rank("Say so.", ["yes"] * 7)):
+        with pytest.raises(TypeError, match="a list of texts"):
+            call()
+    with pytest.raises(TypeError, match="a list of texts"):
+        model.rank(["Say so."], ["yes"])

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from optiml_jax.errors import UserError
+from optiml_jax.evaluation.ranking import NAN_HINT
 from optiml_jax.opt import decoder, sharding
-from optiml_jax.opt.attention import dense_attention, document_mask
+from optiml_jax.opt.attention import attention, dense_attention
 from optiml_jax.opt.network import Network
 
+POSITIONS = 16_384  # of prompts and answers computed together, at most (a single row may be longer)
 MIN_PROMPT = 32  # prompt lengths are rounded up to this times a power of two: few programs to compile
 
 
@@ -24,16 +26,23 @@ class Answer(NamedTuple):
     prompt_cut: bool
 
 
-def greedy(model: Network, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_rows: int = 16) -> list[Answer]:
+def greedy(
+    model: Network,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_rows: int = 16,
+    names: Sequence[str] | None = None,
+) -> list[Answer]:
     """The most likely next token, again and again, for every prompt.
 
     Args:
-      prompts: ids; cut on the left where prompt and answer exceed the model's positions.
+      prompts: ids; cut on the left where prompt and answer exceed the model's positions, but for a leading `</s>`.
       max_new_tokens: the limit, 256 in the paper.
-      batch_rows: prompts answered at once; those of like length share a batch.
+      batch_rows: prompts answered at once, fewer where they are long; those of like length share a batch.
+      names: of the prompts, for messages.
 
     Raises:
-      UserError: an empty prompt, or a limit that leaves no room for one.
+      UserError: an empty prompt, a limit that leaves no room for one, or logits that are NaN or infinite.
     """
     room = model.config.max_positions - max_new_tokens
     if max_new_tokens < 1 or room < 1:
@@ -44,24 +53,38 @@ def greedy(model: Network, prompts: Sequence[Sequence[int]], max_new_tokens: int
         raise UserError("an empty prompt has no continuation; give it a text or a leading </s>")
     answers: list[Answer | None] = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for first in range(0, len(order), batch_rows):
-        members = order[first : first + batch_rows]
-        cut = [list(prompts[i])[-room:] for i in members]
+    while order:
+        members = _batch(order, [len(prompts[i]) for i in order], room, max_new_tokens, batch_rows)
+        del order[: len(members)]
+        cut = [model.cut(prompts[i], room) for i in members]
         length = min(room, _bucket(max(map(len, cut))))
-        tokens_BP = np.full((batch_rows, length), model.tokenizer.pad_id, np.int32)
-        segment_ids_BP = np.zeros((batch_rows, length), np.int32)
+        rows = min(batch_rows, 1 << (len(members) - 1).bit_length())  # few programs to compile, and no empty work
+        tokens_BP = np.full((rows, length), model.tokenizer.pad_id, np.int32)
+        segment_ids_BP = np.zeros((rows, length), np.int32)
         for row, ids in enumerate(cut):  # padded on the left: all rows continue at the same place
             tokens_BP[row, length - len(ids) :] = ids
             segment_ids_BP[row, length - len(ids) :] = 1
         with jax.set_mesh(model.mesh):
             placed = model.place(tokens_BP), model.place(segment_ids_BP)
-            tokens_BG = _generate(
-                model.params, *placed, model.config, model.dtype, max_new_tokens, model.tokenizer.eos_id
-            )
-        for i, ids, kept in zip(members, np.asarray(tokens_BG).tolist(), cut):
+            made = _generate(model.params, *placed, model.config, model.dtype, max_new_tokens, model.tokenizer.eos_id)
+            tokens_BG, finite_B = map(model.fetch, made)
+        for i, ids, finite, kept in zip(members, tokens_BG.tolist(), finite_B.tolist(), cut):
+            if not finite:
+                name = names[i] if names else f"{i} of {len(prompts)}"
+                raise UserError(f"prompt {name}: the logits of its answer are not finite; {NAN_HINT}")
             end = ids.index(model.tokenizer.eos_id) if model.tokenizer.eos_id in ids else None
             answers[i] = Answer(ids[:end], end is None, len(kept) < len(prompts[i]))
     return answers
+
+
+def _batch(order: list[int], lengths: list[int], room: int, new: int, batch_rows: int) -> list[int]:
+    """The first of `order`, prompts sorted by length, that are answered together."""
+    count = 1
+    while count < min(batch_rows, len(order)):
+        if (count + 1) * (min(room, _bucket(lengths[count])) + new) > POSITIONS:
+            break
+        count += 1
+    return order[:count]
 
 
 def _bucket(length: int) -> int:
@@ -70,27 +93,30 @@ def _bucket(length: int) -> int:
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
 def _generate(params, tokens_BP, segment_ids_BP, config, dtype, new, eos_id):
-    """New tokens [B, G]; what follows a row's first `</s>` means nothing. P prompt, C = P + G cache positions."""
+    """New tokens [B, G], and whether the logits behind them were finite [B]. P prompt, C = P + G cache positions.
+
+    What follows a row's first `</s>` means nothing.
+    """
     rows, length = tokens_BP.shape
     embedding_VD = decoder.gathered_embedding(params, dtype)
     positions_BP = jnp.maximum(jnp.cumsum(segment_ids_BP, 1) - 1, 0)
-    mask_B1PP = document_mask(segment_ids_BP)
 
     def attend_prompt(_):
-        return lambda q, k, v: (dense_attention(q, k, v, mask_B1PP), (k, v))
+        return lambda q, k, v: (attention(q, k, v, segment_ids_BP), (k, v))
 
     x_BPD = decoder.embed(params, tokens_BP, positions_BP, embedding_VD, config)
     x_BPD, kept = decoder.scan_blocks(params, x_BPD, None, attend_prompt, config)
-    token_B = _next_token(params, x_BPD[:, -1:], embedding_VD, config)
+    token_B, sound_B = _next_token(params, x_BPD[:, -1:], embedding_VD, config)
     # cache: keys and values of every layer, [N, B, C, H, K]
     cache = jax.tree.map(lambda x: _constrain_cache(jnp.pad(x, ((0, 0), (0, 0), (0, new), (0, 0), (0, 0)))), kept)
     real_BC = jnp.pad(segment_ids_BP == 1, ((0, 0), (0, new)), constant_values=True)
     first_free_B = segment_ids_BP.sum(1)
 
     def decode(carry):
-        made, token_B, tokens_BG, cache, done_B = carry
+        made, token_B, sound_B, tokens_BG, finite_B, cache, done_B = carry
         tokens_BG = tokens_BG.at[:, made].set(token_B)
-        done_B |= token_B == eos_id
+        finite_B &= sound_B | done_B
+        done_B |= (token_B == eos_id) | ~finite_B
         place = length + made
         mask_B11C = (real_BC & (jnp.arange(length + new) <= place))[:, None, None]
 
@@ -109,7 +135,7 @@ def _generate(params, tokens_BP, segment_ids_BP, config, dtype, new, eos_id):
         x_B1D, fresh = decoder.scan_blocks(params, x_B1D, cache, attend_cache, config)
         # Blocks return the new position only; the whole cache is written here, in place, not copied through the scan.
         cache = jax.tree.map(lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, place, 2), cache, fresh)
-        return made + 1, _next_token(params, x_B1D, embedding_VD, config), tokens_BG, cache, done_B
+        return made + 1, *_next_token(params, x_B1D, embedding_VD, config), tokens_BG, finite_B, cache, done_B
 
     def unfinished(carry):
         made, *_, done_B = carry
@@ -118,12 +144,15 @@ def _generate(params, tokens_BP, segment_ids_BP, config, dtype, new, eos_id):
     # Rows that are padding alone would never end by themselves.
     done_B = first_free_B == 0
     tokens_BG = jnp.full((rows, new), eos_id, jnp.int32)
-    return jax.lax.while_loop(unfinished, decode, (0, token_B, tokens_BG, cache, done_B))[2]
+    finite_B = jnp.ones(rows, bool)
+    carry = jax.lax.while_loop(unfinished, decode, (0, token_B, sound_B, tokens_BG, finite_B, cache, done_B))
+    return carry[3], carry[4]
 
 
 def _next_token(params, x_B1D, embedding_VD, config):
-    hidden_BE = decoder.finish(params, x_B1D, config)[:, 0]
-    return decoder.project_vocabulary(hidden_BE, embedding_VD).argmax(-1).astype(jnp.int32)
+    """The most likely token [B], and whether all logits are finite [B]: a NaN would win every comparison."""
+    logits_BV = decoder.project_vocabulary(decoder.finish(params, x_B1D, config)[:, 0], embedding_VD)
+    return logits_BV.argmax(-1).astype(jnp.int32), jnp.isfinite(logits_BV).all(-1)
 
 
 def _constrain_cache(x_NBCHK):

@@ -17,19 +17,25 @@ from optiml_jax.opt.network import Network
 
 Ids = Sequence[int]
 MIN_ROW = 256
+NAN_HINT = "are the weights damaged, or too large for this precision?"
 
 
-def continuation_scores(model: Network, pairs: Sequence[tuple[Ids, Ids]], batch_rows: int = 8) -> list[float]:
+def continuation_scores(
+    model: Network, pairs: Sequence[tuple[Ids, Ids]], batch_rows: int = 8, names: Sequence[str] | None = None
+) -> list[float]:
     """Sum of the log-probabilities of the tokens of each continuation.
 
     Args:
-      pairs: (ids before, ids of the continuation). What comes before is cut on the left where both are too long.
+      pairs: (ids before, ids of the continuation). What comes before is cut on the left where both are too long, but
+        keeps its leading `</s>`.
       batch_rows: rows computed at once.
+      names: of the pairs, for messages.
 
     Raises:
-      UserError: a continuation that is empty, has nothing before it, or alone is longer than the model's positions.
+      UserError: a continuation that is empty, has nothing before it, or alone is longer than the model's positions; a
+        score that is NaN or infinite, which nothing can be ranked by.
     """
-    documents = [_document(before, continuation, model.config.max_positions) for before, continuation in pairs]
+    documents = [_document(model, before, continuation) for before, continuation in pairs]
     if not documents:
         return []
     lengths = np.array([len(ids) - 1 for ids, _ in documents])
@@ -42,21 +48,25 @@ def continuation_scores(model: Network, pairs: Sequence[tuple[Ids, Ids]], batch_
         arrays = _emit(here, documents, batch_rows, row_length, model.tokenizer.pad_id)
         with jax.set_mesh(model.mesh):
             placed = [model.place(x_BT) for x_BT in arrays]
-            nats_BT = np.asarray(_nats(model.params, *placed, model.config, model.dtype), np.float64)
+            nats_BT = model.fetch(_nats(model.params, *placed, model.config, model.dtype)).astype(np.float64)
         for row, members in enumerate(here):
             ends = np.cumsum(lengths[members])
             for member, end in zip(members, ends):
                 scores[member] = -nats_BT[row, end - documents[member][1] : end].sum()
+    for i in np.flatnonzero(~np.isfinite(scores)):
+        name = names[i] if names else f"{i} of {len(pairs)}"
+        raise UserError(f"prompt {name}: a candidate's score is {scores[i]}, not a number to rank by; {NAN_HINT}")
     return scores.tolist()
 
 
-def _document(before: Ids, continuation: Ids, longest: int) -> tuple[list[int], int]:
-    """Ids of the whole, at most `longest` of them read, and how many at the end are scored."""
+def _document(model: Network, before: Ids, continuation: Ids) -> tuple[list[int], int]:
+    """Ids of the whole, at most the model's positions of them read, and how many at the end are scored."""
+    longest = model.config.max_positions
     if not continuation or not before:
         raise UserError("a candidate without tokens, or with nothing before it, has no score")
     if len(continuation) > longest:
         raise UserError(f"a candidate of {len(continuation)} tokens is longer than the model's {longest} positions")
-    return [*before, *continuation][-(longest + 1) :], len(continuation)
+    return [*model.cut(before, longest + 1 - len(continuation)), *continuation], len(continuation)
 
 
 def _emit(rows, documents, batch_rows, row_length, pad_id):

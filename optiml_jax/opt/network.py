@@ -1,14 +1,16 @@
 """A decoder with its parameters, mesh and tokenizer: what computes logits."""
 
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from optiml_jax.opt import decoder, sharding
 from optiml_jax.opt.config import OPTConfig
+from optiml_jax.opt.fingerprint import fingerprint
 from optiml_jax.opt.tokenizer import Tokenizer
 
 
@@ -54,23 +56,35 @@ class Network:
         rows = len(tokens_BT)
         with jax.set_mesh(self.mesh):
             batch = [self.place(x_BT) for x_BT in (tokens_BT, segment_ids_BT, positions_BT)]
-            return np.asarray(_logits(self.params, *batch, self.config, self.dtype))[:rows]
+            return self.fetch(_logits(self.params, *batch, self.config, self.dtype))[:rows]
 
     def place(self, x_BT: np.ndarray) -> jax.Array:
         """An array on the mesh, rows split over (data, fsdp) and filled up with zeros to divide."""
         parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         x_BT = np.pad(x_BT, ((0, -len(x_BT) % parts), *((0, 0),) * (x_BT.ndim - 1)))
-        return jax.device_put(x_BT, NamedSharding(self.mesh, sharding.spec("B" + "T" * (x_BT.ndim - 1))))
+        where = NamedSharding(self.mesh, sharding.spec("B" + "T" * (x_BT.ndim - 1)))
+        return jax.make_array_from_callback(x_BT.shape, where, lambda part: x_BT[part])
+
+    def fetch(self, x: jax.Array) -> np.ndarray:
+        """The whole of an array, on every process, wherever its parts are."""
+        return np.asarray(x if x.is_fully_addressable else _replicate(self.mesh)(x))
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """What the model reads for a prompt."""
         return [self.tokenizer.eos_id] * self.leading_eos + self.tokenizer.encode(prompt)
 
+    def cut(self, ids: Sequence[int], room: int) -> list[int]:
+        """The last `room` of `ids`, behind their leading `</s>` where they have one: as training cuts (`data.rows`)."""
+        if len(ids) <= room:
+            return list(ids)
+        kept = [self.tokenizer.eos_id] * (ids[0] == self.tokenizer.eos_id)
+        return kept + list(ids[len(ids) - room + len(kept) :])
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Changes with any bit of any parameter; the same on every mesh."""
         with jax.set_mesh(self.mesh):
-            return f"{int(_fold_bits(self.params)):08x}"
+            return fingerprint(self.params)
 
 
 @functools.partial(jax.jit, static_argnums=(4, 5))
@@ -82,18 +96,9 @@ def _logits(params, tokens_BT, segment_ids_BT, positions_BT, config, dtype):
     return decoder.project_vocabulary(hidden_BTD, embedding_VD)
 
 
-@jax.jit
-def _fold_bits(params: dict) -> jax.Array:
-    """Sums in uint32 wrap, so that their order, and with it the sharding, does not matter."""
-    total = jnp.uint32(0)
-    for number, leaf in enumerate(jax.tree.leaves(params)):
-        bits = jax.lax.bitcast_convert_type(leaf.astype(jnp.float32), jnp.uint32)
-        for axis, size in enumerate(leaf.shape):
-            shape = [1] * leaf.ndim
-            shape[axis] = size
-            bits = bits * (2 * jnp.arange(size, dtype=jnp.uint32) * (axis * 7919 + 104729) + 1).reshape(shape)
-        total = total * jnp.uint32(31) + bits.sum(dtype=jnp.uint32) + jnp.uint32(number)
-    return total
+@functools.cache
+def _replicate(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
 def restarting_positions(segment_ids_BT: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """`config.json` of Hugging Face's OPT, read into ours and written from it."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -59,6 +60,25 @@ def parse_config(raw: dict, origin: str) -> OPTConfig:
         return OPTConfig(**fields)
     except UserError as error:
         raise UserError(f"{origin}: {error}") from error
+
+
+def check_config(found: OPTConfig, wanted: OPTConfig, origin: str) -> None:
+    """Refuses weights of another architecture: heads, activation and places of norms do not show in any shape.
+
+    Args:
+      found, wanted: of the weights, of the model. Dropout and the scale of random weights may differ.
+      origin: names the weights in the message.
+
+    Raises:
+      UserError: names the first difference and both values.
+    """
+    for field in dataclasses.fields(OPTConfig):
+        theirs, ours = getattr(found, field.name), getattr(wanted, field.name)
+        if field.name not in ("dropout", "init_scale") and theirs != ours:
+            raise UserError(
+                f"{origin}: has {field.name} = {theirs}, OPTConfig.{field.name} is {ours}; "
+                "include the gin file of its size (gin/models) or set it"
+            )
 
 
 def hf_config(config: OPTConfig, dtype: str, bos: int = 2, eos: int = 2, pad: int = 1) -> dict:

@@ -1,5 +1,6 @@
 """Export to Hugging Face: safetensors, `config.json` and the tokenizer, complete or not there at all."""
 
+import collections
 import functools
 import json
 import math
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from optiml_jax.distributed import together
 from optiml_jax.errors import UserError
 from optiml_jax.opt.config import OPTConfig
 from optiml_jax.opt.decoder import check_params
@@ -58,12 +60,13 @@ def save_hf(
     slots = names.slots(config)
     shapes = {names.EXPORT_PREFIX + key: slot.shape for key, slot in slots.items()}
     tensors = _gather(params, slots, name, directory)
-    if jax.process_index() > 0:
-        for _ in tensors:  # takes part in every gather
-            pass
-    else:
-        total = sum(math.prod(shape) for shape in shapes.values()) * FLOATS[name].itemsize
-        partial = _prepare(directory, total)
+    total = sum(math.prod(shape) for shape in shapes.values()) * FLOATS[name].itemsize
+    with together():
+        partial = _prepare(directory, total) if jax.process_index() == 0 else None
+    with together():
+        if partial is None:
+            collections.deque(tensors, maxlen=0)  # takes part in every gather
+            return directory
         try:
             _write_weights(partial, shapes, name, tensors, max_shard_bytes, total)
             _write_rest(partial, config, tokenizer, name)
@@ -72,10 +75,8 @@ def save_hf(
             raise UserError(f"{directory}: cannot be written ({error.strerror or error})") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(f"saved {directory}")
+            if jax.process_count() > 1:  # the others go on gathering, whatever went wrong here
+                collections.deque(tensors, maxlen=0)
     return directory
 
 
