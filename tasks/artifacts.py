@@ -5,11 +5,14 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from optiml_jax.data.sampling import manifest_checksum
 from optiml_jax.data.store import FORMAT, shard_path
+from optiml_jax.evaluation.ledger import checksum_file, write_checksum
+from optiml_jax.files import atomic
 from tasks import mixtures, prompts
 from tasks.mixtures import Mixture
 from tasks.registry import Task
-from tasks.shards import atomic, write_json
+from tasks.shards import write_json
 
 
 def manifest_path(cache_dir: str | os.PathLike, mixture: str) -> Path:
@@ -28,7 +31,8 @@ def read_stats(cache_dir: str | os.PathLike, task: str, split: str) -> dict | No
 
 def remove(cache_dir: str | os.PathLike, mixture: str) -> None:
     """Before its tasks change: a mixture that is described is complete."""
-    for path in (manifest_path(cache_dir, mixture), ledger_path(cache_dir, mixture)):
+    ledger = ledger_path(cache_dir, mixture)
+    for path in (manifest_path(cache_dir, mixture), checksum_file(ledger), ledger):
         path.unlink(missing_ok=True)
 
 
@@ -41,6 +45,7 @@ def write_manifest(cache_dir: str | os.PathLike, mixture: Mixture, tasks: Mappin
     ]
     proportions = dict(mixture.proportions) if mixture.proportions else None
     manifest = {"format": FORMAT, "name": mixture.name, "eps": mixture.eps, "benchmarks": proportions, "tasks": rows}
+    manifest["checksum"] = manifest_checksum(manifest)
     write_json(manifest_path(cache_dir, mixture.name), manifest)
 
 
@@ -53,8 +58,9 @@ def write_ledger(cache_dir: str | os.PathLike, suite: str, tasks: Mapping[str, T
     Returns:
       How many prompts there are.
     """
-    count = 0
-    with atomic(ledger_path(cache_dir, suite)) as file:
+    count, path = 0, ledger_path(cache_dir, suite)
+    checksum_file(path).unlink(missing_ok=True)
+    with atomic(path) as file:
         for task, split in mixtures.evaluated(tasks):
             lines = list(_prompts(cache_dir, task.name, split))
             if 0 < max_prompts < len(lines):
@@ -66,6 +72,7 @@ def write_ledger(cache_dir: str | os.PathLike, suite: str, tasks: Mapping[str, T
                 parts = (suite, task.name, line["template"], line["example_id"], line["shots"], line["seed"])
                 line = {"format": line["format"], "id": "/".join(map(str, parts)), "suite": suite} | line
                 file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+    write_checksum(path)
     return count
 
 

@@ -6,14 +6,13 @@ other raw files (by content), another code version, other options.
 """
 
 import contextlib
-import fcntl
 import json
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from optiml_jax import files
 from optiml_jax.data.store import FORMAT
 from optiml_jax.data.verify import check_store
 from optiml_jax.errors import UserError
@@ -22,8 +21,6 @@ from tasks import artifacts, mixtures, pipeline, planning, shards
 from tasks.example import Skipped
 from tasks.jobs import Job, identity
 from tasks.registry import Benchmark, Task
-
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -98,34 +95,13 @@ def exclusive(cache_dir: Path) -> Iterator[None]:
     Raises:
       UserError: another process holds it, or the folder is no place for a store.
     """
-    path = cache_dir / LOCK
-    if cache_dir.is_dir() and any(cache_dir.iterdir()) and not any(map(Path.exists, (path, cache_dir / "store.json"))):
+    there = cache_dir.is_dir() and any(cache_dir.iterdir())
+    if there and not any((cache_dir / name).exists() for name in (files.LOCK, "store.json")):
         raise UserError(f"{cache_dir}: holds files but no token store; give an empty --cache_dir")
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--cache_dir={cache_dir}: cannot be written ({error.strerror})") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(
-                f"{cache_dir}: is being written by {holder}; wait for it or give another --cache_dir"
-            ) from None
-        except OSError:  # a network file system without locks
-            pass
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+    with files.exclusive(cache_dir, "wait for it or give another --cache_dir"):
         for left in cache_dir.rglob(".*.tmp"):  # by a killed run
             left.unlink(missing_ok=True)
-        try:
-            yield
-        finally:
-            file.truncate(0)
+        yield
 
 
 def open_store(cache_dir: Path, tokenizer: Tokenizer) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import optiml_jax
 from optiml_jax.errors import UserError
+from optiml_jax.files import atomic
 from optiml_jax.opt import tokenizer as tokenizer_module
 from optiml_jax.opt.tokenizer import Tokenizer
 from tasks import mixtures, shards
@@ -90,5 +91,5 @@ def write_element(element: Element, job: Job) -> None:
         known = identity(job, tokenizer.fingerprint, task, element.split)
         shards.finish(cache_dir, known, raw, parts, job.options.allow_empty_tasks)
     except (UserError, OSError) as error:
-        with shards.atomic(directory / f"{element.split}{FAILED}") as file:
+        with atomic(directory / f"{element.split}{FAILED}") as file:
             file.write(str(error).encode())

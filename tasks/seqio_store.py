@@ -108,5 +108,6 @@ class StoreSource(seqio.FunctionDataSource):
                 places = [(self._task, i) for i in range(start, min(start + AT_ONCE, count))]
                 for ids, label_start in self._store.read_many(split, places):
                     yield {"inputs": ids[:label_start].astype(np.int32), "targets": ids[label_start:].astype(np.int32)}
+            self._store.check()
 
         return tf.data.Dataset.from_generator(examples, output_signature=SIGNATURE)

@@ -8,16 +8,15 @@ import contextlib
 import hashlib
 import itertools
 import json
-import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from optiml_jax.data.store import FORMAT, INDEX_DTYPE, TOKEN_DTYPE, shard_path
 from optiml_jax.errors import DataError
+from optiml_jax.files import atomic
 from optiml_jax.opt.tokenizer import Tokenizer, join
 from tasks.example import Example, Skipped
 from tasks.registry import Task
@@ -27,19 +26,6 @@ SHARD_BYTES = 64 << 20  # raw bytes of a shard, about 15 seconds of work
 LISTED = 1000  # skipped records named in the stats
 ROW_LENGTH = 2048  # OPT's; what is longer, with its </s>, is counted as truncated
 PROMPT_FORMAT = 1
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes its name when the block ends well, and leaves nothing otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # another worker may be writing the same
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -1,6 +1,8 @@
 """Evaluation from the command line and from Python: files, resume, oracles for its scores, mistakes."""
 
 import json
+import os
+import re
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from optiml_jax.errors import UserError
 from optiml_jax.evaluation import answering
 from optiml_jax.evaluation.ledger import Prompt, read_ledger
+from optiml_jax.files import exclusive
 from optiml_jax.model import Model
 from optiml_jax.opt import decoder
 from optiml_jax.opt.config import OPTConfig
@@ -99,8 +102,33 @@ def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(model, prompts, 
 def test_nan_weights_are_named_and_never_rank_first(model, prompts, tmp_path):
     params = model.params | {"token_embedding": model.params["token_embedding"] * np.nan}
     broken = Model(CONFIG, params, model.tokenizer, model.mesh, source="broken")
-    with pytest.raises(UserError, match="cannot be ranked"):
-        answering.run_evaluation(broken, prompts, tmp_path)
+    with pytest.raises(UserError, match=f"prompt {prompts[0].id}: a candidate's score is nan"):
+        answering.run_evaluation(broken, prompts, tmp_path / "ranked")
+    with pytest.raises(UserError, match=f"prompt {prompts[20].id}: the logits of its answer are not finite"):
+        answering.run_evaluation(broken, prompts[20:], tmp_path / "generated", max_new_tokens=6)
+    assert not list(tmp_path.rglob("results.json"))
+
+
+def test_two_evaluations_do_not_share_a_folder(model, prompts, tmp_path):
+    refused = pytest.raises(UserError, match=rf"is being written by process {os.getpid()} on .*another OUTPUT_DIR")
+    with exclusive(tmp_path, "wait"), refused:
+        answering.run_evaluation(model, prompts, tmp_path)
+
+
+def test_results_name_the_code_by_its_bytes(model, prompts, tmp_path):
+    answering.run_evaluation(model, prompts[:2], tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert re.fullmatch(r"\d+\.\d+\.\d+\+[0-9a-f]{32}", results["code_version"])
+
+
+def test_parts_of_a_task_are_averaged_before_the_category(model, prompts, tmp_path):
+    """The group stands in the ledger and reaches the scores: two parts weigh as one task."""
+    parts = [prompt(n, task=f"part{n % 2}", group="whole") for n in range(4)] + [prompt(9, task="other")]
+    answering.run_evaluation(model, parts, tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text())
+    score = {name: task["score"] for name, task in results["tasks"].items()}
+    want = ((score["part0"] + score["part1"]) / 2 + score["other"]) / 2
+    assert results["categories"]["c"]["score"] == pytest.approx(want, abs=1e-12)
 
 
 def test_the_command_trains_evaluates_and_reports(tmp_path):

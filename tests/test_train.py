@@ -1,16 +1,23 @@
 """Training from the command line's function down: resume, refuse, interrupt, and meshes, on the sample tasks."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from optiml_jax.files import exclusive
+from optiml_jax.opt import decoder, weights
+from optiml_jax.opt.config import OPTConfig
+from optiml_jax.training.loop import steps_until_asking
 from tests.conftest import ROOT
 
 # a model that compiles in seconds
@@ -142,6 +149,55 @@ def test_another_mesh_may_go_on_but_other_settings_may_not(whole, cache, tmp_pat
     ):
         error = run("train", settings | change, code=2).stderr
         assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_a_flipped_byte_of_the_tokens_stops_a_run_before_its_checkpoint(cache, tmp_path):
+    subprocess.run(["cp", "-r", cache, str(tmp_path / "cache")], check=True)
+    path = next((tmp_path / "cache" / "tasks" / "samples.sample009_adjective_opposite").glob("train*.tokens"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    settings = SMALL | {"CACHE_DIR": str(tmp_path / "cache"), "MODEL_DIR": str(tmp_path / "run")}
+    error = run("train", settings | {"BATCH_ROWS": 32}, code=2).stderr
+    assert error.splitlines()[-1].startswith(f"error: {path}: not as it was written")
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
+def test_a_run_does_not_go_on_with_other_tokens_of_equal_number(whole, cache, tmp_path):
+    """As after caching again with other prompts: a healthy store of the same counts."""
+    subprocess.run(["cp", "-r", str(whole), str(tmp_path / "run")], check=True)
+    subprocess.run(["cp", "-r", cache, str(tmp_path / "cache")], check=True)
+    task = tmp_path / "cache" / "tasks" / "samples.sample009_adjective_opposite"
+    path = next(task.glob("train*.tokens"))
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    stats = json.loads((task / "train.json").read_text())
+    stats["checksums"][path.name] = f"{zlib.crc32(content):08x}"
+    (task / "train.json").write_text(json.dumps(stats))
+    settings = SMALL | {"CACHE_DIR": str(tmp_path / "cache"), "MODEL_DIR": str(tmp_path / "run"), "TRAIN_STEPS": 7}
+    error = run("train", settings, code=2).stderr
+    assert "this run was started with tokens of samples.sample009_adjective_opposite = " in error, error
+
+
+def test_two_runs_do_not_share_a_folder(cache, tmp_path):
+    with exclusive(tmp_path, "wait"):
+        error = run("train", SMALL | {"CACHE_DIR": cache, "MODEL_DIR": str(tmp_path)}, code=2).stderr
+    assert error.startswith(f"error: {tmp_path}: is being written by process {os.getpid()} on ")
+    assert error.endswith("; wait for it or choose another MODEL_DIR\n")
+
+
+def test_weights_of_another_architecture_are_refused_though_their_shapes_fit(cache, tmp_path):
+    """Heads leave no trace in Hugging Face's shapes."""
+    config = OPTConfig(vocab_size=1536, layers=2, model_dim=64, heads=4, ffn_dim=128, max_positions=512)
+    weights.save_hf(decoder.init_params(jax.random.key(0), config), config, None, tmp_path / "hf")
+    settings = SMALL | {"CACHE_DIR": cache, "MODEL_DIR": str(tmp_path / "run"), "INIT_WEIGHTS": str(tmp_path / "hf")}
+    error = run("train", settings, code=2).stderr
+    assert "has heads = 4, OPTConfig.heads is 8" in error and error.startswith("error: INIT_WEIGHTS"), error
+
+
+def test_processes_ask_each_other_by_time_not_by_steps():
+    assert [steps_until_asking(seconds) for seconds in (math.inf, 32.0, 5.0, 1.0, 0.1, 0.0)] == [1, 1, 1, 5, 50, 5000]
 
 
 BAD = {

@@ -1,15 +1,17 @@
-"""Training in two processes of four devices each, through the command: the numbers of one process with eight."""
+"""Two processes that find each other, through the commands: the numbers of one process with as many devices."""
 
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from optiml_jax.files import exclusive
 from tests.conftest import ROOT
 from tests.test_train import SMALL, cache, command, environment, losses, rows, run  # noqa: F401  (cache is a fixture)
 
@@ -17,20 +19,20 @@ from tests.test_train import SMALL, cache, command, environment, losses, rows, r
 MESH = {"DATA_AXIS": 2, "FSDP_AXIS": 2, "TENSOR_AXIS": 2, "CHECKPOINT_EVERY": 3}
 
 
-def start_two(settings: dict, flags: bool) -> list[subprocess.Popen]:
-    """Two trainings that find each other on a free port, named by flags or by the environment."""
+def start_two(words: list[str], devices: int, flags: bool = True) -> list[subprocess.Popen]:
+    """A command twice, as two processes that find each other on a free port, named by flags or by the environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     processes = []
     for index in (0, 1):
-        words, variables = command("train", settings), environment(devices=4)
+        own, variables = list(words), environment(devices)
         if flags:
-            words += [f"--coordinator={address}", "--processes=2", f"--process_id={index}"]
+            own += [f"--coordinator={address}", "--processes=2", f"--process_id={index}"]
         else:
             variables |= {"OPTIML_COORDINATOR": address, "OPTIML_PROCESSES": "2", "JOB_COMPLETION_INDEX": str(index)}
         pipe = subprocess.PIPE
-        processes.append(subprocess.Popen(words, cwd=ROOT, env=variables, stdout=pipe, stderr=pipe, text=True))
+        processes.append(subprocess.Popen(own, cwd=ROOT, env=variables, stdout=pipe, stderr=pipe, text=True))
     return processes
 
 
@@ -59,7 +61,7 @@ def stopped_and_resumed(cache, tmp_path_factory) -> Path:  # noqa: F811
     """Two processes of which one is asked to stop in the middle; then two more that go on to the end."""
     directory = tmp_path_factory.mktemp("two")
     settings = SMALL | MESH | {"CACHE_DIR": cache, "MODEL_DIR": str(directory)}
-    processes = start_two(settings, flags=True)
+    processes = start_two(command("train", settings), devices=4)
     metrics = directory / "metrics.jsonl"
     for _ in range(2400):
         if (metrics.exists() and metrics.read_text().count("\n")) or any(p.poll() is not None for p in processes):
@@ -68,7 +70,7 @@ def stopped_and_resumed(cache, tmp_path_factory) -> Path:  # noqa: F811
     os.kill(processes[1].pid, signal.SIGTERM)
     ends = finish(processes)
     assert {code for code, _ in ends} in ({143}, {0}), ends  # 0: a quick machine had finished
-    for code, said in finish(start_two(settings, flags=False)):
+    for code, said in finish(start_two(command("train", settings), devices=4, flags=False)):
         assert code == 0, said[-2000:]
     return directory
 
@@ -86,3 +88,61 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one(one, stopped_and_resumed, 
     subprocess.run(["rm", "-r", str(latest)], check=True)
     run("train", SMALL | MESH | {"CACHE_DIR": cache, "MODEL_DIR": str(tmp_path / "run")}, devices=8)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(one), atol=1e-5)
+
+
+def test_two_processes_evaluate_to_the_bytes_of_one(one, cache, tmp_path):  # noqa: F811
+    """Ranked and generated prompts; the two go on with what one left half done."""
+    lines = Path(cache, "ledgers", "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    ledger = tmp_path / "ledger.jsonl"
+    ledger.write_text("".join(lines[::20]), encoding="utf-8")
+    settings = {"WEIGHTS": str(one), "LEDGER": str(ledger), "MAX_NEW_TOKENS": 4, "EVALUATION_ROWS": 4, "DATA_AXIS": 2}
+    run("evaluate", settings | {"OUTPUT_DIR": str(tmp_path / "one")}, gin_file="evaluate.gin", devices=2)
+    words = command("evaluate", settings | {"OUTPUT_DIR": str(tmp_path / "two")}, gin_file="evaluate.gin")
+    for code, said in finish(start_two(words, devices=1)):
+        assert code == 0, said[-2000:]
+    for name in ("results.json", "samples.jsonl", "report.md", "report.html"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+    with exclusive(tmp_path / "two", "wait"):  # what stops the first process stops the other
+        ends = finish(start_two(words, devices=1))
+    assert [code for code, _ in ends] == [2, 2], ends
+    assert all("is being written by process" in said for _, said in ends), ends
+
+
+SAVE = """
+import sys, jax
+from optiml_jax import distributed, errors
+from optiml_jax.opt import decoder, sharding, weights
+from optiml_jax.opt.config import OPTConfig
+
+@errors.exit_on_user_error
+def main():
+    rest, processes = distributed.find_processes(sys.argv[1:], {})
+    distributed.initialize(processes)
+    config = OPTConfig(vocab_size=64, layers=2, model_dim=16, heads=2, ffn_dim=32, max_positions=32)
+    mesh = sharding.make_mesh(fsdp=2)
+    where = sharding.parameter_shardings(decoder.abstract_params(config), mesh)
+    params = jax.jit(lambda: decoder.init_params(jax.random.key(0), config), out_shardings=where)()
+    if rest[1] == "full":
+        def write(*args):
+            next(args[3])
+            raise OSError(28, "No space left on device")
+        weights.save._write_weights = write
+    weights.save_hf(params, config, None, rest[0])
+
+main()
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("new", 0), ("in use", 2), ("full", 2)])
+def test_an_export_that_fails_on_the_first_process_fails_on_both(tmp_path, how, code):
+    target = tmp_path / "export"
+    if how == "in use":
+        target.mkdir()
+        (target / "something").write_text("else")
+    start = time.monotonic()
+    ends = finish(start_two([sys.executable, "-c", SAVE, str(target), how], devices=1))
+    assert [end for end, _ in ends] == [code, code], ends
+    assert (target / "model.safetensors").exists() == (how == "new")
+    assert time.monotonic() - start < 60 and not (tmp_path / "export.partial").exists()
+    if how == "full":
+        assert all("No space left on device" in said for _, said in ends), ends

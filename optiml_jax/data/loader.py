@@ -78,7 +78,7 @@ class Loader:
         seed: int,
         pad_id: int,
         eos_id: int,
-        eps: int = 4096,
+        eps: int | None = None,
         proportions: Mapping[str, float] | None = None,
         leading_eos: bool = True,
         block_draws: int = 16384,
@@ -124,6 +124,10 @@ class Loader:
             raise UserError(f"data position {dict(state)} is not one of ours: expected block and row, from 0 on")
         self.close()
         self._start(dict(state))
+
+    def check(self) -> None:
+        """Waits until what was read is known to be what was written; raises as `TokenStore.check`."""
+        self._store.check()
 
     def close(self) -> None:
         """Ends the background thread."""

@@ -6,6 +6,7 @@ j % n of its pass j // n, through a permutation keyed by (seed, task, pass). Eve
 any number of draws a task's count is within one example of its rate: far more even than independent draws.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -37,6 +38,8 @@ def load_manifest(path: str | os.PathLike) -> dict:
         names = [task["name"] for task in manifest["tasks"]]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a mixture manifest ({error!r}); cache the mixture again") from error
+    if manifest.pop("checksum", None) not in (None, manifest_checksum(manifest)):
+        raise DataError(f"{path}: not as it was written (its checksum differs); cache the mixture again")
     if manifest.get("format") != FORMAT:
         raise UserError(
             f"{path}: format {manifest.get('format')}, this version reads {FORMAT}; cache the mixture again"
@@ -46,18 +49,26 @@ def load_manifest(path: str | os.PathLike) -> dict:
     return manifest
 
 
-def probabilities(manifest: dict, eps: int, proportions: Mapping[str, float] | None = None) -> dict[str, float]:
+def manifest_checksum(manifest: Mapping) -> str:
+    """Of everything in a manifest but this; one written by hand may go without."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def probabilities(
+    manifest: dict, eps: int | None = None, proportions: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """Rate of each task (paper 4.2, 4.3): within a benchmark in proportion to min(examples, eps).
 
     Args:
       manifest: as `load_manifest` returns it.
-      eps: cap on the examples of a task.
+      eps: cap on the examples of a task; None: the manifest's own.
       proportions: share of each benchmark, in any unit. None: the manifest's own `benchmarks`; where that is null too,
         one capped proportion over all tasks.
 
     Raises:
       UserError: a task without examples, `eps` below 1, or proportions that do not name exactly the benchmarks.
     """
+    eps = manifest["eps"] if eps is None else eps
     if eps < 1:
         raise UserError(f"eps is {eps}: the cap on the examples of a task must be at least 1")
     tasks = manifest["tasks"]

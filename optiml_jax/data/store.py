@@ -9,7 +9,8 @@
 
 Ids are source + target without special tokens: `</s>` is placed by the loader. The index is kept in memory, 16 bytes an
 example; tokens are read by `pread`: of a memory map every touched 64 KB counts as ours (2.6 GB after 60 batches of
-1,545 tasks). Opening a split checks the sizes of its files and the checksum of its index; `verify.py` checks them all.
+1,545 tasks). Opening a split checks the sizes of its files and the checksum of its index; a shard of tokens is compared
+with its checksum in the background when it is first read; `verify.py` checks them all.
 """
 
 import bisect
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from optiml_jax.data.checksums import CACHE_AGAIN, Checker
 from optiml_jax.errors import DataError, UserError
 
 FORMAT = 1
@@ -32,7 +34,6 @@ TOKEN_DTYPE = np.dtype("<u2")
 TOKEN_BYTES = TOKEN_DTYPE.itemsize
 _NOWAIT = getattr(os, "RWF_NOWAIT", None)  # Linux
 MAX_FILES = 8192  # descriptors kept open, if the process may have twice as many
-CACHE_AGAIN = "remove the task's folder and cache it again"
 # offset and length in tokens; the first `label_start` tokens of an example are its source, the others its target
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u4"), ("label_start", "<u4")])
 
@@ -58,6 +59,7 @@ class TokenStore:
         self._max_files = max_files or _descriptors()
         self._lock = threading.Lock()  # no descriptor may be closed while another thread reads from it
         self._splits: dict[tuple[str, str], tuple[np.ndarray, list[int]]] = {}
+        self._checker, self._checked = Checker(), set()  # and the shards it knows
         self.directory = Path(cache_dir)
         header = self._json("store.json", "no token store here; write one with python -m tools.cache_tasks")
         self.tokenizer_fingerprint, self.vocab_size = (
@@ -87,6 +89,12 @@ class TokenStore:
         """Counts of the split: examples, tokens, label_tokens, longest_label, skipped, ..."""
         return self._json(f"tasks/{task}/{split}.json", "not in this cache; run python -m tools.cache_tasks")
 
+    def checksum(self, task: str, split: str) -> str:
+        """Changes with any byte of the split's tokens and index, as their writer left them."""
+        checksums = self.stats(task, split).get("checksums", {})
+        names = sorted(name for name in checksums if name.endswith((".tokens", ".index")))
+        return " ".join(checksums[name] for name in names)
+
     def lengths(self, task: str, split: str) -> np.ndarray:
         """Tokens of each example, source and target: uint32 [examples]."""
         return self.index(task, split)["length"]
@@ -99,10 +107,19 @@ class TokenStore:
         """Example `i`: its ids, uint16 [length], and how many of them are source."""
         return self.read_many(split, [(task, i)])[0]
 
+    def check(self) -> None:
+        """Waits until every shard that was read from is compared with its checksum: a second a gigabyte, once.
+
+        Raises:
+          DataError: names a shard that is not as it was written. Later reads raise it too.
+        """
+        self._checker.wait()
+
     def read_many(self, split: str, examples: Sequence[tuple[str, int]]) -> list[tuple[np.ndarray, int]]:
         """`read` of each (task, i). What is not in the page cache is asked for all at once, then waited for: a disk
         has many queues, and one read after the other is four times as slow.
         """
+        self._checker.raise_fault()
         places = []  # shard and byte where each example starts, where in the buffer it starts and ends, its source
         end = 0
         for task, i in examples:
@@ -149,7 +166,12 @@ class TokenStore:
         if descriptor is None:
             if len(self._files) >= self._max_files:
                 os.close(self._files.popitem(last=False)[1])
-            descriptor = os.open(shard_path(self.directory, *shard, "tokens"), os.O_RDONLY | os.O_CLOEXEC)
+            path = shard_path(self.directory, *shard, "tokens")
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if shard not in self._checked:
+                self._checked.add(shard)
+                if checksum := _checksum(path, self.stats(*shard[:2])):
+                    self._checker.add(path, checksum)
         self._files[shard] = descriptor  # last: the most recently used
         return descriptor
 
@@ -191,11 +213,18 @@ def _index(path: Path, stats: dict) -> np.ndarray:
     content = path.read_bytes()
     if len(content) % INDEX_DTYPE.itemsize:
         raise DataError(f"{path}: cut short; {CACHE_AGAIN}")
-    checksum = stats.get("checksums", {}).get(path.name)
-    if checksum is not None and f"{zlib.crc32(content):08x}" != checksum:
+    if _checksum(path, stats) not in (None, f"{zlib.crc32(content):08x}"):
         raise DataError(f"{path}: not as it was written (its checksum differs); {CACHE_AGAIN}")
     index = np.frombuffer(content, INDEX_DTYPE)
     want, have = 2 * int(index["length"].sum(dtype=np.uint64)), tokens.stat().st_size
     if want != have:
         raise DataError(f"{tokens}: {have:,} bytes, and the index says {want:,}; {CACHE_AGAIN}")
     return index
+
+
+def _checksum(path: Path, stats: dict) -> str | None:
+    """What the writer of `path` left; None where it left none of any file."""
+    checksums = stats.get("checksums")
+    if checksums is not None and path.name not in checksums:
+        raise DataError(f"{path}: its split has no checksum of it; {CACHE_AGAIN}")
+    return checksums and checksums[path.name]

@@ -1,20 +1,22 @@
 """Every byte of a token store against the checksums that its writer left: about a second a gigabyte."""
 
 import os
-import zlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from optiml_jax.data.checksums import CACHE_AGAIN, crc32
 from optiml_jax.data.sampling import load_manifest
-from optiml_jax.data.store import CACHE_AGAIN, INDEX_DTYPE, TokenStore
+from optiml_jax.data.store import INDEX_DTYPE, TokenStore
 from optiml_jax.errors import DataError, UserError
 
-CHUNK = 16 << 20
+PART = re.compile(r".*-\d{5}-of-\d{5}")  # counts of one shard, left beside those of the split
 
 
 def splits(cache_dir: str | os.PathLike) -> list[tuple[str, str]]:
     """Task and split of everything that is finished, in order of name."""
-    return sorted((path.parent.name, path.stem) for path in (Path(cache_dir) / "tasks").glob("*/*.json"))
+    paths = (Path(cache_dir) / "tasks").glob("*/*.json")
+    return sorted((path.parent.name, path.stem) for path in paths if not PART.fullmatch(path.stem))
 
 
 def check_split(store: TokenStore, task: str, split: str) -> Iterator[str]:
@@ -34,7 +36,7 @@ def check_split(store: TokenStore, task: str, split: str) -> Iterator[str]:
     for name, checksum in checksums.items():
         file = directory / name
         try:
-            size, found = _crc32(file)
+            size, found = crc32(file)
         except OSError as error:
             sound = False
             yield f"{file}: {'missing' if isinstance(error, FileNotFoundError) else error.strerror}; {CACHE_AGAIN}"
@@ -71,12 +73,3 @@ def check_store(cache_dir: str | os.PathLike) -> Iterator[str]:
     for task, split in splits(cache_dir):
         yield from check_split(store, task, split)
     yield from check_manifests(store)
-
-
-def _crc32(path: Path) -> tuple[int, str]:
-    size = checksum = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            size += len(chunk)
-            checksum = zlib.crc32(chunk, checksum)
-    return size, f"{checksum:08x}"

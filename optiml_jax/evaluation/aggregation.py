@@ -14,8 +14,8 @@ from typing import Any
 
 from optiml_jax.errors import DataError
 from optiml_jax.evaluation.baselines import baselines
-from optiml_jax.evaluation.files import write_atomically
 from optiml_jax.evaluation.ledger import LEVELS
+from optiml_jax.files import write_atomically
 
 # What is averaged travels as one tuple, so that the majority baseline goes through the same chain as the score.
 Values = tuple[float, ...]
@@ -55,14 +55,16 @@ def _task_entry(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _entries(tasks: Mapping[str, dict], groups: Mapping[str, str], scope: Callable[[dict], Any]) -> dict[Any, dict]:
+def _entries(
+    tasks: Mapping[str, dict], groups: Mapping[str, str | None], scope: Callable[[dict], Any]
+) -> dict[Any, dict]:
     """scope -> {"score", "shots", "majority"}: over sub-tasks, benchmarks, tasks at each number of shots, then shots.
 
     Args:
       scope: what a task's entry counts for: its category, or its (level, category).
     """
     rows = [
-        ((scope(task), shots, groups.get(name, name), task["benchmark"], name), (score, task["baselines"]["majority"]))
+        ((scope(task), shots, groups[name] or name, task["benchmark"], name), (score, task["baselines"]["majority"]))
         for name, task in tasks.items()
         for shots, score in task["shots"].items()
     ]
@@ -89,13 +91,12 @@ def _level_entry(categories: Mapping[str, dict]) -> dict[str, Any]:
     }
 
 
-def aggregate(samples: Iterable[Mapping[str, Any]], groups: Mapping[str, str] | None = None) -> dict[str, Any]:
+def aggregate(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The scores of results.json.
 
     Args:
-      samples: scored samples (`samples.score_sample`), in any order.
-      groups: task of the ledger -> the task it is a part of (57 subjects -> "mmlu") or is known as in every benchmark.
-        The parts are averaged within their benchmark, then the benchmarks, before the category. Others stand alone.
+      samples: scored samples (`samples.score_sample`), in any order. Tasks of one "group" (57 subjects: "mmlu") are
+        averaged within their benchmark, then the benchmarks, before the category; those of none stand alone.
 
     Returns:
       {"tasks": {name: {"metric", "score", "examples", "shots", "level", "category", "benchmark", "baselines"}},
@@ -105,13 +106,13 @@ def aggregate(samples: Iterable[Mapping[str, Any]], groups: Mapping[str, str] | 
       "shots" is {number of demonstrations, as text: score with so many}; "score" combines them.
 
     Raises:
-      DataError: prompts of one task disagree on its metric, level, category or benchmark.
+      DataError: prompts of one task disagree on its metric, level, category, benchmark or group.
     """
     by_task = defaultdict(list)
     for sample in samples:
         by_task[sample["task"]].append(sample)
     tasks = {name: _task_entry(of_task) for name, of_task in sorted(by_task.items())}
-    groups = groups or {}
+    groups = {name: _only(of_task, "group") for name, of_task in by_task.items()}
 
     categories = _entries(tasks, groups, lambda task: task["category"])
     for name, entry in categories.items():
@@ -130,7 +131,6 @@ def results(
     tokenizer: str,
     bos: bool,
     code_version: str,
-    groups: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Everything in results.json: `aggregate`, and what the scores are scores of.
 
@@ -139,7 +139,7 @@ def results(
       bos: whether a `</s>` stood before every prompt.
     """
     about = {"weights": weights, "tokenizer": tokenizer, "bos": bos, "code_version": code_version}
-    return about | aggregate(samples, groups)
+    return about | aggregate(samples)
 
 
 def write_results(path: str | Path, results: Mapping[str, Any]) -> None:

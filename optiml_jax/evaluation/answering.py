@@ -1,20 +1,25 @@
 """Answers every prompt of a ledger and writes results, samples and reports; goes on where an earlier run stopped."""
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from tqdm import tqdm
 
 import optiml_jax
+from optiml_jax.distributed import from_first, together
 from optiml_jax.evaluation import decoding, ranking
 from optiml_jax.evaluation.aggregation import results, write_results
 from optiml_jax.evaluation.ledger import Prompt
 from optiml_jax.evaluation.report import print_report
 from optiml_jax.evaluation.report_files import write_reports
 from optiml_jax.evaluation.samples import SampleWriter, score_sample
+from optiml_jax.files import exclusive
 from optiml_jax.opt.network import Network
 from optiml_jax.opt.tokenizer import join
 
@@ -28,11 +33,16 @@ def run_evaluation(
     max_new_tokens: int = 256,
     training: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Evaluates and returns `results.json`'s content.
+    """Evaluates and returns `results.json`'s content (on the first process, which has it; else nothing).
+
+    Every process of a distributed run calls this and answers its rows; the first one writes.
 
     Args:
       batch_rows: rows computed at once; changes no score.
       training: first and last loss of the run, for the report.
+
+    Raises:
+      UserError: another evaluation writes to `output_dir`, or the model gives NaN (names the prompt).
     """
     settings = {
         "weights": model.source,
@@ -41,39 +51,58 @@ def run_evaluation(
         "bos": "</s>" if model.leading_eos else None,
         "max_new_tokens": max_new_tokens,
         "precision": str(model.dtype.__name__),
-        "code_version": optiml_jax.__version__,
+        "code_version": optiml_jax.code_version(),
     }
-    with SampleWriter(output_dir, prompts, settings) as writer:
-        if writer.message:
-            print(writer.message)
+    first = jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        with together():
+            if first:
+                stack.enter_context(exclusive(output_dir, "wait for it or choose another OUTPUT_DIR"))
+                writer = stack.enter_context(SampleWriter(output_dir, prompts, settings))
+                if writer.message:
+                    print(writer.message)
+        done = from_first(np.array([first and prompt.id in writer.done for prompt in prompts], np.int32))
+        missing = {prompt.id for prompt, there in zip(prompts, done) if not there}
         quiet = not sys.stderr.isatty()
         with tqdm(
             total=len(prompts),
-            initial=len(writer.done),
+            initial=len(prompts) - len(missing),
             unit="prompt",
             desc="evaluate",
             mininterval=30 if quiet else 0.5,
+            disable=not first,
         ) as bar:
             for group, answer in _groups(prompts, batch_rows, max_new_tokens):
                 # A group is answered whole, also where a part of it is there already: the same rows, the same bits.
-                if all(prompt.id in writer.done for prompt in group):
+                if missing.isdisjoint(prompt.id for prompt in group):
                     continue
-                for sample in answer(model, group):
-                    if sample["id"] not in writer.done:
-                        writer.write(sample)
-                        bar.update()
-        samples = writer.samples()
-        found = results(
-            samples,
-            weights=model.source,
-            tokenizer=settings["tokenizer"],
-            bos=settings["bos"],
-            code_version=settings["code_version"],
-        )
-        write_results(output_dir / "results.json", found)
-        write_reports(output_dir, found, samples, training=training)
-        print_report(found, samples=samples, training=training)
-        writer.finish()
+                samples = answer(model, group)
+                with together():
+                    for sample in samples:
+                        if first and sample["id"] not in writer.done:
+                            writer.write(sample)
+                            bar.update()
+        with together():
+            found = _finish(writer, output_dir, settings, training) if first else {}
+    return found
+
+
+def _finish(
+    writer: SampleWriter, output_dir: Path, settings: Mapping[str, Any], training: dict[str, float] | None
+) -> dict[str, Any]:
+    """Results, reports and samples from the answers that are all there."""
+    samples = writer.samples()
+    found = results(
+        samples,
+        weights=settings["weights"],
+        tokenizer=settings["tokenizer"],
+        bos=settings["bos"],
+        code_version=settings["code_version"],
+    )
+    write_results(output_dir / "results.json", found)
+    write_reports(output_dir, found, samples, training=training)
+    print_report(found, samples=samples, training=training)
+    writer.finish()
     return found
 
 
@@ -91,13 +120,14 @@ def _groups(
 
 
 def _rank(model: Network, prompts: list[Prompt], batch_rows: int) -> list[dict[str, Any]]:
-    pairs, cut = [], []
+    pairs, names, cut = [], [], []
     for prompt in prompts:
         before = model.prompt_ids(join(prompt.prompt, "")[0])
         answers = [model.tokenizer.encode(join(prompt.prompt, text)[1]) for text in prompt.candidates]
         pairs += [(before, answer) for answer in answers]
+        names += [prompt.id for _ in answers]
         cut.append(len(before) + max(map(len, answers)) > model.config.max_positions + 1)
-    scores = iter(ranking.continuation_scores(model, pairs, batch_rows))
+    scores = iter(ranking.continuation_scores(model, pairs, batch_rows, names))
     samples = []
     for prompt, was_cut in zip(prompts, cut):
         own = [next(scores) for _ in prompt.candidates]
@@ -108,7 +138,7 @@ def _rank(model: Network, prompts: list[Prompt], batch_rows: int) -> list[dict[s
 
 def _generate(model: Network, prompts: list[Prompt], batch_rows: int, max_new_tokens: int) -> list[dict[str, Any]]:
     ids = [model.prompt_ids(join(prompt.prompt, "")[0]) for prompt in prompts]
-    answers = decoding.greedy(model, ids, max_new_tokens, batch_rows)
+    answers = decoding.greedy(model, ids, max_new_tokens, batch_rows, [prompt.id for prompt in prompts])
     texts = [model.tokenizer.decode(answer.ids).strip() for answer in answers]
     return [
         score_sample(prompt, text, truncated=answer.truncated, prompt_cut=answer.prompt_cut)

@@ -13,6 +13,7 @@ from typing import Any
 
 from optiml_jax.errors import DataError, nearest
 from optiml_jax.evaluation.metrics import METRICS
+from optiml_jax.files import write_atomically
 
 FORMAT = 1
 LEVELS = ("fully_held_out", "held_out_task", "held_out_instances")  # paper section 2.3, hardest first
@@ -22,7 +23,10 @@ LEVELS = ("fully_held_out", "held_out_task", "held_out_instances")  # paper sect
 class Prompt:
     """One evaluation prompt. Candidates and references are bare texts; `prompt` ends with its delimiter.
 
-    `candidates` is None where the answer is generated; otherwise the model ranks them and one of them is a reference.
+    Attributes:
+      candidates: None where the answer is generated; otherwise the model ranks them and one of them is a reference.
+      group: what the task is a part of (57 subjects: "mmlu") or is known as in several benchmarks: parts are averaged
+        before the category. None: it stands alone.
     """
 
     id: str
@@ -40,6 +44,7 @@ class Prompt:
     candidates: tuple[str, ...] | None
     references: tuple[str, ...]
     demonstration_ids: tuple[str, ...] = ()
+    group: str | None = None
 
 
 def _texts(line: dict[str, Any], field: str) -> tuple[str, ...]:
@@ -60,12 +65,12 @@ def _parse(text: str) -> Prompt:
     if line.get("format") != FORMAT:
         raise DataError(f"ledger format {line.get('format')!r}, this version reads {FORMAT}; build the ledger again")
     fields = {field.name for field in dataclasses.fields(Prompt)}
-    line = {"demonstration_ids": []} | {name: value for name, value in line.items() if name != "format"}
+    line = {"demonstration_ids": [], "group": None} | {name: value for name, value in line.items() if name != "format"}
     if missing := sorted(fields - line.keys()):
         raise DataError(f"lacks {', '.join(missing)}")
     if unknown := sorted(line.keys() - fields):
         raise DataError(f'unknown field "{unknown[0]}"{nearest(unknown[0], fields)}')
-    for name in fields - {"candidates", "references", "demonstration_ids", "shots", "seed", "level"}:
+    for name in fields - {"candidates", "references", "demonstration_ids", "shots", "seed", "level", "group"}:
         if not isinstance(line[name], str):
             raise DataError(f'"{name}" must be a text, got {line[name]!r}')
     for name in ("shots", "seed"):
@@ -73,6 +78,8 @@ def _parse(text: str) -> Prompt:
             raise DataError(f'"{name}" must be a whole number from 0, got {line[name]!r}')
     if line["level"] is not None and line["level"] not in LEVELS:
         raise DataError(f"unknown level {line['level']!r}; known: {', '.join(LEVELS)} or null")
+    if line["group"] is not None and not isinstance(line["group"], str):
+        raise DataError(f'"group" must be a text or null, got {line["group"]!r}')
     if line["metric"] not in METRICS:
         raise DataError(
             f"unknown metric {line['metric']!r}{nearest(line['metric'], METRICS)}; known: {', '.join(METRICS)}"
@@ -115,12 +122,14 @@ def read_ledger(path: str | Path) -> list[Prompt]:
 
     Raises:
       DataError: one line, `file:line: what is wrong`: malformed JSON, another format version, missing or unknown
-        fields, an unknown metric, an id seen before, no references, no candidates or none that is a reference.
+        fields, an unknown metric, an id seen before, no references, no candidates or none that is a reference. Or the
+        file is not what was written (`checksum_file`).
     """
     file = ledger_file(path)
-    prompts, seen = [], {}
+    prompts, seen, digest = [], {}, hashlib.sha256()
     with file.open("rb") as lines:
         for number, raw in enumerate(lines, start=1):
+            digest.update(raw)
             if not raw.strip():
                 continue
             try:
@@ -135,7 +144,22 @@ def read_ledger(path: str | Path) -> list[Prompt]:
             prompts.append(prompt)
     if not prompts:
         raise DataError(f"{file}: the ledger is empty")
+    beside = checksum_file(file)
+    if beside.exists() and beside.read_text(encoding="utf-8").split()[:1] != [digest.hexdigest()]:
+        raise DataError(f"{file}: not as it was written; cache again, or remove {beside} if it was changed on purpose")
     return prompts
+
+
+def checksum_file(ledger: Path) -> Path:
+    """Where the checksum of a ledger stands; one written by hand may go without."""
+    return ledger.with_name(f"{ledger.name}.sha256")
+
+
+def write_checksum(ledger: Path) -> None:
+    """Writes it, as `sha256sum` does."""
+    with ledger.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    write_atomically(checksum_file(ledger), f"{digest}  {ledger.name}\n")
 
 
 def ledger_fingerprint(prompts: Iterable[Prompt]) -> str:

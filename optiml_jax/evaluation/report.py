@@ -17,6 +17,7 @@ LEVEL_NAMES = {  # and what the model has seen of such a task in training
     "held_out_instances": ("Held-out instances", "other instances of the task"),
 }
 PRINTED_TASKS = 100  # more than a screen or two belongs into the files
+FEW_PROMPTS = 10  # fewer have no majority baseline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Row:
 
     cells: tuple[str, ...]
     score: float
-    majority: float
+    majority: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,12 @@ class Table:
 def per_cent(fraction: float | None) -> str:
     """'61.4' of 0.614, a dash of None."""
     return "–" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def signed(x: float, form: str) -> str:
+    """`x` in a format such as "+.1f"; what rounds to zero has no minus."""
+    text = format(x, form)
+    return text.replace("-", "+" if form.startswith("+") else "", 1) if float(text) == 0 else text
 
 
 def level_name(level: str | None) -> str:
@@ -78,9 +85,10 @@ def level_table(results: Mapping[str, Any]) -> Table:
     for level in (level for level in LEVELS if level in results["levels"]):
         entry, name = results["levels"][level], LEVEL_NAMES[level]
         tasks = [task for task in results["tasks"].values() if task["level"] == level]
-        cells = [*name, *(per_cent(entry["shots"].get(k)) for k in shots), *_against(entry["score"], entry["majority"])]
-        counts = (f"{len(tasks):,}", f"{sum(task['examples'] for task in tasks):,}")
-        rows.append(Row((*cells, *counts), entry["score"], entry["majority"]))
+        prompts = sum(task["examples"] for task in tasks)
+        majority = _floor(entry["majority"], prompts)
+        cells = [*name, *(per_cent(entry["shots"].get(k)) for k in shots), *_against(entry["score"], majority)]
+        rows.append(Row((*cells, f"{len(tasks):,}", f"{prompts:,}"), entry["score"], majority))
     columns = ("level", "seen in training", *(f"{k}-shot" for k in shots), "score", "majority", "gain")
     return Table("Levels of generalization", (*columns, "tasks", "prompts"), 2, tuple(rows))
 
@@ -91,8 +99,9 @@ def category_table(results: Mapping[str, Any]) -> Table:
     for level in (level for level in LEVELS if level in results["levels"]):
         for name, entry in sorted(results["levels"][level]["categories"].items()):
             of_category = [t for t in results["tasks"].values() if (t["level"], t["category"]) == (level, name)]
-            cells = (name, level_name(level), *_against(entry["score"], entry["majority"]), f"{len(of_category):,}")
-            rows.append(Row(cells, entry["score"], entry["majority"]))
+            majority = _floor(entry["majority"], sum(task["examples"] for task in of_category))
+            cells = (name, level_name(level), *_against(entry["score"], majority), f"{len(of_category):,}")
+            rows.append(Row(cells, entry["score"], majority))
     return Table("Categories", ("category", "level", "score", "majority", "gain", "tasks"), 2, tuple(rows))
 
 
@@ -103,20 +112,27 @@ def task_table(results: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] 
     rows = []
     for name, task in sorted(results["tasks"].items(), key=lambda item: (order[item[1]["level"]], item[0])):
         floors, check = task["baselines"], checks.get(name, {})
+        majority = _floor(floors["majority"], task["examples"])
         cells = (
             *(short_name(name, task["benchmark"]), level_name(task["level"]), task["metric"]),
-            *_against(task["score"], floors["majority"]),
+            *_against(task["score"], majority),
             per_cent(floors["random"]),
             f"{task['examples']:,}",
             *((per_cent(check.get("empty")), per_cent(check.get("cut"))) if checks else ()),
         )
-        rows.append(Row(cells, task["score"], floors["majority"]))
+        rows.append(Row(cells, task["score"], majority))
     columns = ("task", "level", "metric", "score", "majority", "gain", "random", "prompts")
     return Table("Tasks", columns + (("empty", "cut") if checks else ()), 3, tuple(rows))
 
 
-def _against(score: float, majority: float) -> tuple[str, str, str]:
-    return per_cent(score), per_cent(majority), f"{100 * (score - majority):+.1f}"
+def _floor(majority: float, prompts: int) -> float | None:
+    """The baseline where it says something: chosen on two prompts, it would be right about both."""
+    return majority if prompts >= FEW_PROMPTS else None
+
+
+def _against(score: float, majority: float | None) -> tuple[str, str, str]:
+    gain = "–" if majority is None else signed(100 * (score - majority), "+.1f")
+    return per_cent(score), per_cent(majority), gain
 
 
 def summary(results: Mapping[str, Any], training: Mapping[str, float] | None = None) -> list[str]:
@@ -133,8 +149,8 @@ def summary(results: Mapping[str, Any], training: Mapping[str, float] | None = N
 
 
 NOTES = (
-    "Scores are per cent. majority: the best constant answer, chosen on the prompts evaluated. "
-    "random: a random candidate. gain: score - majority."
+    "Scores are per cent. majority: the best constant answer, chosen on the prompts evaluated "
+    f"({FEW_PROMPTS} or more). random: a random candidate. gain: score - majority."
 )
 CHECKS = "empty, cut: share of generated answers that are empty or met the token limit."
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optiml_jax.evaluation.files import write_atomically
 from optiml_jax.evaluation.report import markdown
 from optiml_jax.evaluation.report_html import html
+from optiml_jax.files import write_atomically
 
 
 def write_reports(

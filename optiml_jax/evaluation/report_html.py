@@ -9,6 +9,7 @@ from optiml_jax.evaluation import report
 
 SHOWN = 3  # right and wrong answers a task; one of each where many tasks would make a huge page
 MANY_TASKS = 200
+SHORT = 20  # characters of a text that is kept on one line
 HEAD, TAIL = 600, 1400  # characters of a long prompt that are shown: how it opens, and what was asked last
 
 STYLE = """
@@ -31,6 +32,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th { font-weight: 500; font-size: .85rem; text-align: left; white-space: nowrap; }
 th, td { padding: .38rem .7rem .38rem 0; border-bottom: 1px solid var(--line); vertical-align: middle; }
 th.n, td.n { text-align: right; white-space: nowrap; }
+td.short { white-space: nowrap; }
 td.loss { color: var(--wrong); }
 td:first-child { font-weight: 500; min-width: 10rem; }
 tr :last-child { padding-right: 0; }
@@ -59,8 +61,8 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); b
 
 def _bar(row: report.Row) -> str:
     label = f"score {report.per_cent(row.score)}, majority {report.per_cent(row.majority)}"
-    score, majority = (f"{100 * fraction:.2f}%" for fraction in (row.score, row.majority))
-    return f'<div class="bar" title="{label}"><i style="width:{score}"></i><b style="left:{majority}"></b></div>'
+    tick = "" if row.majority is None else f'<b style="left:{100 * row.majority:.2f}%"></b>'
+    return f'<div class="bar" title="{label}"><i style="width:{100 * row.score:.2f}%"></i>{tick}</div>'
 
 
 def _table(table: report.Table) -> str:
@@ -69,9 +71,11 @@ def _table(table: report.Table) -> str:
     def cells(tag, texts, bar):
         made = []
         for place, text in enumerate(texts):
-            number = "n" if place >= table.text_columns else ""
-            kind = f' class="{number}{" loss" if text.startswith("-") else ""}"' if number else ""
-            made.append(f"<{tag}{kind}>{escape(text).replace('_', '_<wbr>')}</{tag}>")  # long names may break there
+            number, short = place >= table.text_columns, len(text) <= SHORT
+            kind = f"n{' loss' if text.startswith('-') else ''}" if number else "short" if short else ""
+            kind = f' class="{kind}"' if kind else ""
+            text = escape(text) if short else escape(text).replace("_", "_<wbr>")  # long names may break there
+            made.append(f"<{tag}{kind}>{text}</{tag}>")
         made.insert(table.text_columns, f'<{tag} class="barcell">{bar}</{tag}>')
         return "<tr>" + "".join(made) + "</tr>"
 
@@ -95,7 +99,7 @@ def _answer(sample: Mapping[str, Any]) -> str:
     rows += [("reference", text) for text in sample["references"][:5]]
     if sample["scores"] is not None:
         ranked = sorted(zip(sample["scores"], sample["candidates"]), key=lambda pair: -pair[0])
-        rows += [(f"{score:.3f}", text) for score, text in ranked[:10]]
+        rows += [(report.signed(score, ".3f"), text) for score, text in ranked[:10]]
     lines = "".join(
         f'<tr><td>{escape(name)}</td><td class="text">{escape(_shortened(text))}</td></tr>' for name, text in rows
     )
@@ -114,7 +118,7 @@ def _answer(sample: Mapping[str, Any]) -> str:
 
 
 def _browser(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> str:
-    """Per task a fold with the best and the worst answers; ledger order breaks ties."""
+    """Per task a fold with the worst and the best answers; ledger order breaks ties."""
     by_task = defaultdict(list)
     for sample in samples:
         by_task[sample["task"]].append(sample)
@@ -126,13 +130,13 @@ def _browser(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -
         task = results["tasks"][name]
         title = escape(report.short_name(name, task["benchmark"]))
         figures = f"{task['metric']} {report.per_cent(task['score'])}, {len(of_task):,} prompts"
-        answers = "\n".join(map(_answer, right + wrong))
+        answers = "\n".join(map(_answer, wrong + right))  # what one looks for comes first
         folds.append(
             f"<details><summary>{title} <span>{figures}</span></summary>\n"
             f'<div class="answers">{answers}</div></details>'
         )
     note = (
-        f"Up to {shown} right and {shown} wrong answers a task; numbers beside candidates are summed log-probabilities."
+        f"Up to {shown} wrong and {shown} right answers a task; numbers beside candidates are summed log-probabilities."
     )
     return f'<h2>Answers</h2>\n<p class="dim">{note} All answers: samples.jsonl.</p>\n' + "\n".join(folds)
 

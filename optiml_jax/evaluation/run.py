@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 
 from optiml_jax.errors import UserError
@@ -52,4 +53,5 @@ def evaluate(
         max_new_tokens=min(max_new_tokens, model.config.max_positions // 2),
         training=training_losses(weights),
     )
-    print(f"report    {output_dir}/report.html")
+    if jax.process_index() == 0:
+        print(f"report    {output_dir}/report.html")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from optiml_jax.errors import UserError
-from optiml_jax.evaluation.files import write_atomically
 from optiml_jax.evaluation.ledger import Prompt, ledger_fingerprint
 from optiml_jax.evaluation.metrics import metric
+from optiml_jax.files import write_atomically
 
 FORMAT = 1
 
@@ -49,6 +49,7 @@ def score_sample(
         "seed": prompt.seed,
         "category": prompt.category,
         "level": prompt.level,
+        "group": prompt.group,
         "prompt": prompt.prompt,
         "candidates": None if prompt.candidates is None else list(prompt.candidates),
         "references": list(prompt.references),

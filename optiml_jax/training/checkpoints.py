@@ -1,9 +1,12 @@
 """Checkpoints of a run: parameters, optimizer and metadata as separate items, written in the background by Orbax.
 
 This is the only file that knows Orbax. Evaluation restores the parameters alone; every restore states the target
-shardings, so a run may go on with another mesh.
+shardings, so a run may go on with another mesh. The metadata hold hashes of the arrays and of themselves: what is read
+is what was written, to the bit, or an error.
 """
 
+import hashlib
+import json
 import logging
 import os
 from pathlib import Path
@@ -13,19 +16,28 @@ import jax
 import orbax.checkpoint as ocp
 
 from optiml_jax.errors import UserError
+from optiml_jax.opt.fingerprint import fingerprint
 from optiml_jax.training.step import TrainState
 
-FORMAT = 1
+FORMAT = 2
 MAY_DIFFER = ("Optimization.train_steps",)  # a larger TRAIN_STEPS extends a run; mesh, paths and logging are not listed
 
 
 class Checkpoints:
-    """The `checkpoints/` folder of a MODEL_DIR; a step is the number of batches seen."""
+    """The `checkpoints/` folder of a MODEL_DIR; a step is the number of batches seen.
 
-    def __init__(self, model_dir: str | os.PathLike, keep: int = 2) -> None:
+    Args:
+      keep: newest ones kept; None opens the folder to read, of a run that may be going on: nothing in it is touched,
+        not even what is being written.
+    """
+
+    def __init__(self, model_dir: str | os.PathLike, keep: int | None = None) -> None:
         self.directory = Path(model_dir).absolute() / "checkpoints"
         logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax narrates every step of every save
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        read_only = keep is None
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only
+        )
         self._manager = ocp.CheckpointManager(
             self.directory, item_names=("params", "optimizer", "meta"), options=options
         )
@@ -37,12 +49,14 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
         """Starts writing; returns once the values are copied, so the state may be donated afterwards."""
+        meta = meta | {"format": FORMAT, "step": step, "params": fingerprint(state.params)}
+        meta |= {"optimizer": fingerprint((state.optimizer, state.scale))}
         self._manager.save(
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(state.params),
                 optimizer=ocp.args.StandardSave({"optimizer": state.optimizer, "scale": state.scale}),
-                meta=ocp.args.JsonSave(meta | {"format": FORMAT, "step": step}),
+                meta=ocp.args.JsonSave(meta | {"checksum": _checksum(meta)}),
             ),
         )
 
@@ -50,29 +64,54 @@ class Checkpoints:
         """The metadata of a step.
 
         Raises:
-          UserError: the checkpoint has another format.
+          UserError: the checkpoint has another format, is not there, or is not what was written.
         """
-        meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-        if meta.get("format") != FORMAT:
-            raise UserError(
-                f"{self.directory / str(step)}: checkpoint format {meta.get('format')}, this version reads {FORMAT}"
-            )
+        meta = self._read(step, meta=ocp.args.JsonRestore())["meta"]
+        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+            found = meta.get("format") if isinstance(meta, dict) else "unknown"
+            raise UserError(f"{self.directory / str(step)}: checkpoint format {found}, this version reads {FORMAT}")
+        if meta.pop("checksum", None) != _checksum(meta):
+            raise self._damaged(step, "metadata")
         return meta
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of a step, in the shardings and dtypes of `like` (`ShapeDtypeStruct`s with shardings)."""
-        items = self._manager.restore(
+        """The state of a step, in the shardings and dtypes of `like` (`ShapeDtypeStruct`s with shardings).
+
+        Raises:
+          UserError: the arrays are not those that were written.
+        """
+        items = self._read(
             step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(like.params),
-                optimizer=ocp.args.StandardRestore({"optimizer": like.optimizer, "scale": like.scale}),
-            ),
+            params=ocp.args.StandardRestore(like.params),
+            optimizer=ocp.args.StandardRestore({"optimizer": like.optimizer, "scale": like.scale}),
         )
-        return TrainState(items["params"], items["optimizer"]["optimizer"], items["optimizer"]["scale"])
+        state = TrainState(items["params"], items["optimizer"]["optimizer"], items["optimizer"]["scale"])
+        meta = self.meta(step)
+        self._check(step, "params", state.params, meta)
+        self._check(step, "optimizer", (state.optimizer, state.scale), meta)
+        return state
 
     def restore_params(self, step: int, like: dict) -> dict:
-        """The parameters alone."""
-        return self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(like)))["params"]
+        """The parameters alone; arguments and errors as in `restore`."""
+        params = self._read(step, params=ocp.args.StandardRestore(like))["params"]
+        self._check(step, "params", params, self.meta(step))
+        return params
+
+    def _read(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # what a damaged or missing file raises depends on where in it the damage is
+            raise self._damaged(step, type(error).__name__) from error
+
+    def _check(self, step: int, item: str, tree: Any, meta: dict[str, Any]) -> None:
+        if fingerprint(tree) != meta[item]:
+            raise self._damaged(step, item)
+
+    def _damaged(self, step: int, what: str) -> UserError:
+        return UserError(
+            f"{self.directory / str(step)}: not as it was written, or removed meanwhile ({what}); remove the folder to "
+            "go on from the checkpoint before it"
+        )
 
     def wait(self) -> None:
         """Until everything is on disk."""
@@ -80,6 +119,11 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _checksum(meta: dict[str, Any]) -> str:
+    """Of metadata as JSON gives them back."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(meta)), sort_keys=True).encode()).hexdigest()
 
 
 def with_shardings(tree: Any, shardings: Any) -> Any:

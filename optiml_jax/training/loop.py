@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
 from optiml_jax.data.loader import Batch, Loader, to_devices
+from optiml_jax.distributed import together
 from optiml_jax.errors import UserError
 from optiml_jax.opt import decoder
 from optiml_jax.opt.config import OPTConfig
@@ -22,6 +23,8 @@ from optiml_jax.training.checkpoints import Checkpoints
 from optiml_jax.training.metrics_log import MetricsLog
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation, TrainState
+
+AGREE_SECONDS = 5.0  # between the moments at which many processes ask each other whether to stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +80,7 @@ def run_steps(
     clock = _Clock(run, logging)
     waiting: _Pending | None = None
     saved = run.step
-    with _StopSignals(logging.log_every) as stop:
+    with _StopSignals() as stop:
         try:
             while run.step < total and not stop.agreed(run.step):
                 batch = next(run.loader)
@@ -92,16 +95,28 @@ def run_steps(
                 if run.step % logging.checkpoint_every == 0 or run.step == total:
                     clock.write(log, waiting)  # a checkpoint must not hold a state whose loss nobody has looked at
                     waiting = None
-                    checkpoints.save(run.step, run.state, meta(run.loader.state))
+                    _save(run, checkpoints, meta)
                     saved = run.step
             if waiting:
                 clock.write(log, waiting)
             if saved < run.step:  # asked to stop between steps
-                checkpoints.save(run.step, run.state, meta(run.loader.state))
+                _save(run, checkpoints, meta)
             checkpoints.wait()
         finally:
             log.close()
     return run.step == total
+
+
+def _save(run: Run, checkpoints: Checkpoints, meta: Callable[[dict], dict[str, Any]]) -> None:
+    """Starts a checkpoint, of a state that no damaged token has touched."""
+    with together():
+        run.loader.check()
+    checkpoints.save(run.step, run.state, meta(run.loader.state))
+
+
+def steps_until_asking(seconds: float) -> int:
+    """Steps that take about `AGREE_SECONDS`, at least one, given the seconds of one."""
+    return max(1, int(AGREE_SECONDS / max(seconds, 1e-3)))
 
 
 @dataclasses.dataclass
@@ -163,13 +178,13 @@ def _check_finite(number: int, values: dict[str, float], precision: str) -> None
 class _StopSignals:
     """Notes SIGTERM and SIGINT, so that a step is finished and saved before the process ends; a second one ends it.
 
-    Args:
-      every: steps after which many processes ask each other, since that waits for the device.
+    Many processes ask each other about every `AGREE_SECONDS`, since that waits for the device, but after a step at
+    most: a cluster's grace is minutes, and ten steps of a large model are longer.
     """
 
-    def __init__(self, every: int) -> None:
+    def __init__(self) -> None:
         self.asked = False
-        self._every = every
+        self._asks_at, self._asked_at, self._asked_when = 0, 0, -math.inf  # steps; a moment in seconds
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_StopSignals":
@@ -185,7 +200,15 @@ class _StopSignals:
         a process alone in a step would wait for the others for ever."""
         if jax.process_count() == 1:
             return self.asked
-        return number % self._every == 0 and bool(multihost_utils.process_allgather(np.int32(self.asked)).any())
+        if number < self._asks_at:
+            return False
+        seconds = (time.monotonic() - self._asked_when) / max(number - self._asked_at, 1)
+        everyone = multihost_utils.process_allgather(np.array([self.asked, seconds], np.float32))
+        # From the same numbers on every process, so that all ask again at the same step.
+        asked, seconds = np.asarray(everyone).reshape(-1, 2).max(0)
+        self._asked_at, self._asked_when = number, time.monotonic()
+        self._asks_at = number + steps_until_asking(float(seconds))
+        return bool(asked)
 
     def _note(self, number: int, frame: Any) -> None:
         self.asked = True

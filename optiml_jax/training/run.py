@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -14,10 +12,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
+from optiml_jax import distributed
 from optiml_jax.data.loader import Loader, local_rows
 from optiml_jax.data.sampling import load_manifest
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError
+from optiml_jax.files import exclusive
 from optiml_jax.opt import decoder, sharding, weights
 from optiml_jax.opt.config import OPTConfig
 from optiml_jax.opt.tokenizer import Tokenizer
@@ -53,7 +53,7 @@ class Data:
       tokenizer: directory or hub name; None takes the store's own.
       row_length, batch_rows: T, and B over all devices.
       seed: of the data order, the initial weights and dropout.
-      eps: cap on the examples of a task in the mixing rates (paper 4.2).
+      eps: cap on the examples of a task in the mixing rates (paper 4.2); None for the mixture's own.
       proportions: share of each benchmark, by name; None for the mixture's own.
       leading_eos: whether every example starts with `</s>`.
       block_draws: examples drawn, packed and shuffled together.
@@ -68,7 +68,7 @@ class Data:
     row_length: int = 2_048
     batch_rows: int = 256
     seed: int = 1
-    eps: int = 4_096
+    eps: int | None = None
     proportions: dict[str, float] | None = None
     leading_eos: bool = True
     block_draws: int = 16_384
@@ -106,7 +106,31 @@ def train(
     if data.row_length > model.max_positions:
         raise UserError(f"ROW_LENGTH {data.row_length} exceeds the model's {model.max_positions} positions; lower it")
     directory = Path(model_dir)
-    directory.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with distributed.together():
+            if jax.process_index() == 0:
+                stack.enter_context(exclusive(directory, "wait for it or choose another MODEL_DIR"))
+        finished = _train(
+            model, optimization, computation, data, mesh, logging, directory, init_weights, operative_config
+        )
+        if not finished:
+            raise SystemExit(143)
+        if evaluate_after is not None:
+            evaluate_after()
+
+
+def _train(
+    model: OPTConfig,
+    optimization: Optimization,
+    computation: Computation,
+    data: Data,
+    mesh: Mesh,
+    logging: Logging,
+    directory: Path,
+    init_weights: str | None,
+    operative_config: Callable[[], str],
+) -> bool:
+    """Whether the last step was reached; False when a signal asked to stop. The device holds nothing afterwards."""
     write_cache_if_missing(data)
     tokenizer = Tokenizer.load(data.tokenizer or Path(data.cache_dir) / "tokenizer")
     if tokenizer.vocab_size > model.vocab_size:
@@ -115,7 +139,7 @@ def train(
         )
     store = TokenStore(data.cache_dir)
     manifest = load_manifest(Path(data.cache_dir) / "mixtures" / f"{data.mixture}.json")
-    settings = run_settings(model, optimization, computation, data, tokenizer, manifest)
+    settings = run_settings(model, optimization, computation, data, tokenizer, store, manifest)
     rows = local_rows(NamedSharding(mesh, step.BATCH_SPEC), data.batch_rows, data.row_length)
     loader = Loader(
         store,
@@ -150,12 +174,9 @@ def train(
         key = jax.random.fold_in(jax.random.key(data.seed), 1)
         run = Run(model, optimization, computation, mesh, state, first, loader, rows, data.batch_rows, key)
         finished = run_steps(run, directory, checkpoints, logging, meta)
-    if not finished:
+    if not finished and jax.process_index() == 0:
         print(f"stopped at step {run.step}, all saved; run the same command again to go on", file=sys.stderr)
-        raise SystemExit(143)
-    if evaluate_after is not None:
-        del state, run.state
-        evaluate_after()
+    return finished
 
 
 def write_cache_if_missing(data: Data) -> None:
@@ -180,16 +201,18 @@ def run_settings(
     computation: Computation,
     data: Data,
     tokenizer: Tokenizer,
+    store: TokenStore,
     manifest: dict,
 ) -> dict[str, Any]:
-    """What must stay the same when a run goes on, flat: names as gin has them."""
-    sizes = json.dumps(sorted((task["name"], task["examples"]) for task in manifest["tasks"]))
+    """What must stay the same when a run goes on, flat: names as gin has them, and a checksum of each task's tokens."""
     settings = {f"OPTConfig.{name}": value for name, value in dataclasses.asdict(model).items()}
     settings |= {f"Optimization.{name}": value for name, value in dataclasses.asdict(optimization).items()}
     settings |= {f"Data.{name}": getattr(data, name) for name in DECIDE_THE_ROWS}
+    settings["Data.eps"] = manifest["eps"] if data.eps is None else data.eps
+    settings["Data.proportions"] = data.proportions or manifest.get("benchmarks")
     settings["Computation.precision"] = computation.precision
     settings["tokenizer"] = tokenizer.fingerprint
-    settings["tasks of the mixture"] = hashlib.sha256(sizes.encode()).hexdigest()
+    settings |= {f"tokens of {task['name']}": store.checksum(task["name"], "train") for task in manifest["tasks"]}
     return settings
 
 
@@ -224,6 +247,7 @@ def start_state(
     if init_weights is None:
         return step.init_state(jax.random.key(seed), model, optimization, computation, mesh), 0
     path = weights.resolve(init_weights)
+    weights.check_config(weights.read_config(path), model, f"INIT_WEIGHTS {init_weights}")
     params = weights.load(path, model, shardings.params)
     decoder.check_params(params, model, init_weights)
     return step.state_from_params(params, optimization, computation, mesh), 0

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from optiml_jax.data import store as store_module
+from optiml_jax.data.sampling import load_manifest, manifest_checksum
 from optiml_jax.data.store import FORMAT, INDEX_DTYPE, TokenStore, shard_path
 from optiml_jax.data.verify import check_store
 from optiml_jax.errors import DataError, UserError
@@ -82,6 +83,7 @@ def test_more_tasks_than_descriptors_can_be_read(tmp_path):
         assert [store.read(name, "train", 0)[0].tolist() for name in names] == [[i, i + 1] for i in range(40)]
     many = store.read_many("train", [(name, 0) for name in names])  # more at once than may be open
     assert [ids.tolist() for ids, _ in many] == [[i, i + 1] for i in range(40)]
+    store.check()  # which opens files too
     assert descriptors() - before == 16
     del store
     assert descriptors() == before
@@ -210,3 +212,42 @@ def test_reading_many_at_once_does_not_depend_on_the_page_cache(tmp_path, monkey
     found = TokenStore(tmp_path).read_many("train", [("bench.a_task", i) for i in (1, 2, 0)])
     assert [(ids.tolist(), start) for ids, start in found] == [flat[i][:2] for i in (1, 2, 0)]
     assert [bool(flags) for flags in calls] == [True] * 3 * (how != "another system") + [False] * 3
+
+
+def test_a_flipped_token_stops_whoever_reads_it(tmp_path):
+    """Every bit of the tokens; the read that finds the shard goes on, the wait before a checkpoint does not."""
+    write_store(tmp_path)
+    path = shard_path(tmp_path, "bench.a_task", "train", 0, 2, "tokens")
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        store = TokenStore(tmp_path)
+        store.read("bench.a_task", "train", 0)
+        for later in (store.check, lambda store=store: store.read("bench.a_task", "train", 2)):
+            with pytest.raises(DataError, match=f"{path.name}: not as it was written"):
+                later()
+    path.write_bytes(whole)
+    store = TokenStore(tmp_path)
+    store.check()
+    store.read("bench.a_task", "train", 0)
+    store.check()
+
+
+def test_counts_of_single_shards_are_no_splits(tmp_path):
+    """What the workers of a task above 64 MB leave: a healthy store used to be called damaged for them."""
+    write_store(tmp_path)
+    for number in (0, 1):
+        (tmp_path / "tasks" / "bench.a_task" / f"train-{number:05d}-of-00002.json").write_text('{"examples": 1}')
+    assert not list(check_store(tmp_path))
+
+
+def test_a_changed_manifest_is_refused(tmp_path):
+    manifest = {"format": 1, "name": "m", "eps": 4096, "benchmarks": {"bench": 1.0}, "tasks": [{"name": "bench.a"}]}
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(manifest | {"checksum": manifest_checksum(manifest)}))
+    assert load_manifest(path) == manifest
+    path.write_text(path.read_text().replace("4096", "4097"))
+    with pytest.raises(DataError, match=r"m.json: not as it was written"):
+        load_manifest(path)

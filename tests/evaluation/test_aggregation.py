@@ -19,20 +19,19 @@ def _samples(task, scores, benchmark="flan", category="qa", level="held_out_task
 
 
 def test_every_step_of_the_chain_is_an_unweighted_mean_in_the_papers_order():
-    groups = {"flan.mmlu_law": "mmlu", "flan.mmlu_art": "mmlu", "ni.boolq_7": "boolq", "flan.boolq": "boolq"}
     samples = [
-        *_samples("mmlu_law", [1, 1, 0, 0]),  # 1/2
-        *_samples("mmlu_art", [0]),  # 0, and as heavy as law: mmlu 1/4
-        *_samples("boolq", [1, 1], template="a"),  # 1
-        *_samples("boolq", [0, 0, 0, 1], template="b"),  # 1/4, so flan.boolq is 5/8
-        *_samples("boolq_7", [0, 0], benchmark="ni"),  # 0: boolq over benchmarks 5/16
+        *_samples("mmlu_law", [1, 1, 0, 0], group="mmlu"),  # 1/2
+        *_samples("mmlu_art", [0], group="mmlu"),  # 0, and as heavy as law: mmlu 1/4
+        *_samples("boolq", [1, 1], template="a", group="boolq"),  # 1
+        *_samples("boolq", [0, 0, 0, 1], template="b", group="boolq"),  # 1/4, so flan.boolq is 5/8
+        *_samples("boolq_7", [0, 0], benchmark="ni", group="boolq"),  # 0: boolq over benchmarks 5/16
         *_samples("piqa", [1, 1, 1, 0]),  # 3/4
         *_samples("nli", [1, 0], category="nli"),  # 1/2
         *_samples("copa", [1, 1, 0, 0, 0], category="causes", level="fully_held_out"),  # 2/5
         *_samples("later", [1], category="excluded", level=None),  # in no level
     ]
     random.Random(0).shuffle(samples)
-    made = aggregate(samples, groups)
+    made = aggregate(samples)
     tasks, categories, levels = made["tasks"], made["categories"], made["levels"]
     assert tasks["flan.mmlu_law"]["score"] == 1 / 2 and tasks["flan.boolq"]["score"] == 5 / 8
     assert tasks["flan.boolq"]["examples"] == 6 and tasks["ni.boolq_7"]["benchmark"] == "ni"

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from optiml_jax.errors import DataError
-from optiml_jax.evaluation.ledger import ledger_fingerprint, read_ledger
+from optiml_jax.evaluation.ledger import checksum_file, ledger_fingerprint, read_ledger, write_checksum
 from tests.evaluation.prompts import ledger_line, prompt
 
 
@@ -68,3 +68,15 @@ def test_the_fingerprint_changes_with_every_field_and_with_the_order():
     fingerprints = {ledger_fingerprint(ps) for ps in [prompts, prompts[::-1], prompts[:1], *others]}
     assert len(fingerprints) == 3 + len(others)
     assert ledger_fingerprint(prompts) == ledger_fingerprint([prompt(0), prompt(1)])
+
+
+def test_a_changed_ledger_is_refused_unless_it_has_no_checksum(tmp_path):
+    path = tmp_path / "suite.jsonl"
+    path.write_text(ledger_line(prompt()) + "\n")
+    write_checksum(path)
+    assert read_ledger(tmp_path) == [prompt()]
+    path.write_text(path.read_text().replace("blue", "glue"))
+    with pytest.raises(DataError, match=r"suite.jsonl: not as it was written; cache again, or remove .*\.sha256"):
+        read_ledger(path)
+    checksum_file(path).unlink()
+    assert read_ledger(path)[0].prompt == "Is sky 0 glue?\nAnswer:"

@@ -9,13 +9,21 @@ import typing
 
 import pytest
 
+from optiml_jax.evaluation import report
 from optiml_jax.evaluation.aggregation import results
 from optiml_jax.evaluation.report import degeneration, markdown, print_report
 from optiml_jax.evaluation.report_files import write_reports
+from optiml_jax.evaluation.report_html import html as html_text
 from optiml_jax.evaluation.samples import score_sample
 from tests.evaluation.prompts import prompt
 
 TRAINING = {"first_loss": 8.0, "last_loss": 2.0}
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """The samples below are four a task, few enough to reckon by hand."""
+    monkeypatch.setattr(report, "FEW_PROMPTS", 4)
 
 
 @pytest.fixture
@@ -102,3 +110,25 @@ def test_the_html_renders_in_a_browser(tmp_path, scored, samples):
     widths = [0.417, 0.75] * 3  # levels, categories, tasks
     blue, track = colours.get((0x3B, 0x6F, 0xD4), 0), colours.get((0xE9, 0xED, 0xF4), 0)
     assert blue / (blue + track) == pytest.approx(sum(widths) / len(widths), abs=0.05)  # ticks hide a little of each
+
+
+def test_a_majority_of_two_prompts_is_no_baseline(samples, monkeypatch):
+    monkeypatch.setattr(report, "FEW_PROMPTS", 5)
+    found = results(samples, weights="w", tokenizer="f" * 64, bos=True, code_version="0")
+    for table in (report.level_table(found), report.category_table(found), report.task_table(found, samples)):
+        start = table.columns.index("majority")
+        assert all(row.cells[start : start + 2] == ("–", "–") and row.majority is None for row in table.rows)
+    assert '<b style="left' not in html_text(found, samples)
+
+
+def test_nothing_that_rounds_to_zero_has_a_minus():
+    cases = [(-1e-9, "+.1f"), (-0.0004, ".3f"), (-0.06, "+.1f"), (0.0, "+.1f"), (-0.0006, ".3f")]
+    assert [report.signed(x, form) for x, form in cases] == ["+0.0", "0.000", "-0.1", "+0.0", "-0.001"]
+
+
+def test_wrong_answers_come_first_and_short_names_do_not_break(scored, samples):
+    text = html_text(scored, samples)
+    fold = text[text.index("<summary>sky") :]
+    assert fold.index('class="answer"') < fold.index('class="answer right"')
+    assert '<td class="short">rouge_l</td>' in text and "exact_<wbr>match" not in text
+    assert "held_<wbr>" not in text.split("<h2>Answers")[0]
