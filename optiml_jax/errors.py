@@ -32,6 +32,9 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
             # gin adds lines of its own to what a configurable raises
             print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted; run the same command again to go on", file=sys.stderr)
+            sys.exit(130)
         except BrokenPipeError:  # `| head` closed our output: not an error, but Python would print one at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

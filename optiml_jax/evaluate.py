@@ -4,7 +4,13 @@ Writes `results.json`, `samples.jsonl`, `report.md` and `report.html` to OUTPUT_
 stopped. See `evaluation/run.py`.
 """
 
-from optiml_jax.gin_cli import main
+from optiml_jax import gin_cli
+
+
+def main() -> None:
+    """The command, also installed as `optiml-evaluate`."""
+    gin_cli.main("evaluate")
+
 
 if __name__ == "__main__":
-    main("evaluate")
+    main()

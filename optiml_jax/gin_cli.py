@@ -1,10 +1,12 @@
 """t5x-style flags: --gin_file=F (repeatable), --gin.NAME=VALUE, --gin_search_paths=A,B. Gin is bound here alone."""
 
+import ast
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,23 @@ CONFIGURABLES: dict[str, Callable[..., Any]] = {
     "Mesh": make_mesh,
     "Logging": Logging,
 }
-SEARCH_PATH = Path(__file__).resolve().parents[1] / "gin"
+
+
+def shipped_gin_files() -> Path:
+    """The folder of the shipped gin files: that of the checkout, or what a wheel packs beside this file.
+
+    Where this package is installed, a folder `gin` beside it is the library.
+    """
+    checkout = Path(__file__).resolve().parents[1] / "gin"
+    return checkout if (checkout / "train.gin").is_file() else Path(__file__).parent / "gin_files"
+
+
+SEARCH_PATH = shipped_gin_files()
 USAGE = """usage: python -m {module} --gin_file=FILE [...] [--gin.NAME=VALUE ...] [--gin_search_paths=A,B]
        [--coordinator=HOST:PORT --processes=N --process_id=I]   (not needed under Slurm and Open MPI)
 
 FILE is looked up here, in gin/ and in the search paths. NAME is a macro (MODEL_DIR) or a parameter (Data.eps); VALUE is
-Python, so a text needs quotes of its own: --gin.MODEL_DIR="'runs/tiny'"."""
+Python. Where a text is expected, a bare word or path is taken as one: --gin.MODEL_DIR=runs/tiny."""
 
 
 @exit_on_user_error
@@ -85,7 +98,7 @@ def parse(
       UserError: an unknown flag, file, name or parameter, or a macro that nothing uses; suggests near names.
       SystemExit: after printing the usage for --help.
     """
-    files, bindings, paths = [], [], [".", str(SEARCH_PATH)]
+    files, bindings, paths = [], {}, [".", str(SEARCH_PATH)]
     for argument in arguments:
         flag, _, value = argument.partition("=")
         if flag in ("--help", "-h"):
@@ -96,7 +109,7 @@ def parse(
         elif flag == "--gin_search_paths" and value:
             paths += value.split(",")
         elif flag.startswith("--gin.") and value:
-            bindings.append(f"{flag.removeprefix('--gin.')} = {value}")
+            bindings[flag.removeprefix("--gin.")] = value
         else:
             known = ("--gin_file=FILE", "--gin.NAME=VALUE", "--gin_search_paths=A,B")
             raise UserError(f"{argument}: unknown flag or no value; use {', '.join(known)}")
@@ -112,7 +125,11 @@ def parse(
     bound = {name: gin.external_configurable(function, name) for name, function in configurables.items()}
     logging.getLogger().addFilter(_no_search_noise)
     try:
-        gin.parse_config_files_and_bindings(files, bindings)
+        gin.parse_config_files_and_bindings(files, [], finalize_config=False)
+        gin.parse_config([f"{name} = {_quoted(name, value, configurables)}" for name, value in bindings.items()])
+        gin.finalize()
+    except UserError:
+        raise
     except Exception as error:  # gin raises ValueError, OSError, SyntaxError and its own, with the reason first
         raise UserError(_one_line(error)) from error
     _refuse_unused_macros(bindings)
@@ -137,11 +154,44 @@ def _one_line(error: Exception) -> str:
     return f"gin: {text}"
 
 
-def _refuse_unused_macros(bindings: Sequence[str]) -> None:
+def _quoted(name: str, value: str, configurables: Mapping[str, Callable[..., Any]]) -> str:
+    """A value of the command line as gin reads it: a bare word or path becomes a text where one is expected.
+
+    Raises:
+      UserError: it is no Python value, and no text is expected (or quotes are half there).
+    """
+    if value[0] in "@%[({":  # gin's references, and collections that may hold some
+        return value
+    try:
+        ast.literal_eval(value)
+        return value
+    except (ValueError, SyntaxError):
+        pass
+    owners = {**configurables, **CONFIGURABLES}
+    if not set(value) & set("'\"") and any(_is_text(owners, *use) for use in _uses(name)):
+        return repr(value)
+    raise UserError(f"--gin.{name}={value}: needs quotes: --gin.{name}=\"'...'\"; numbers, True, False and None do not")
+
+
+def _uses(name: str) -> Iterator[tuple[str, str]]:
+    """The parameters (owner, parameter) that a macro or parameter of this name sets, macros of macros followed."""
+    if "." in name:
+        yield tuple(name.split("/")[-1].rsplit(".", 1))
+        return
+    for target in re.findall(rf"^([\w./]+) = %{name}$", gin.config_str(max_line_length=10_000), re.MULTILINE):
+        yield from _uses(target)
+
+
+def _is_text(owners: Mapping[str, Callable[..., Any]], owner: str, parameter: str) -> bool:
+    function = owners.get(owner.split(".")[-1])
+    kind = typing.get_type_hints(function).get(parameter) if function else None
+    return kind is str or str in typing.get_args(kind)
+
+
+def _refuse_unused_macros(bindings: Iterable[str]) -> None:
     """A macro on the command line that no file refers to is a typing error: gin would take it without a word."""
     config = gin.config_str(max_line_length=10_000)
     used = set(re.findall(r"%([A-Z_][A-Z0-9_]*)", config))
-    for binding in bindings:
-        name = binding.split(" = ")[0]
+    for name in bindings:
         if re.fullmatch(r"[A-Za-z_]\w*", name) and name not in used:
             raise UserError(f"--gin.{name}: no gin file uses a macro of that name{nearest(name, used)}")

@@ -11,10 +11,9 @@ from jax.sharding import Mesh
 from optiml_jax.errors import UserError
 from optiml_jax.evaluation import decoding, ranking
 from optiml_jax.opt import decoder, sharding, weights
-from optiml_jax.opt.config import OPTConfig
 from optiml_jax.opt.network import Network
 from optiml_jax.opt.tokenizer import Tokenizer
-from optiml_jax.training.checkpoints import Checkpoints, with_shardings
+from optiml_jax.training.checkpoints import is_run, read_run
 from optiml_jax.training.step import PRECISIONS
 
 
@@ -91,21 +90,10 @@ def load_model(
     """
     mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
     directory = Path(source)
-    if (directory / "checkpoints").is_dir():
-        checkpoints = Checkpoints(directory)
-        number = checkpoints.latest if step is None else step
-        if number is None:
-            raise UserError(f"{directory}/checkpoints holds no complete checkpoint; train first")
-        meta = checkpoints.meta(number)
-        config = OPTConfig(**meta["model"])
-        sharding.check_divides(config, mesh)
-        abstract = decoder.abstract_params(config)
-        like = with_shardings(abstract, sharding.parameter_shardings(abstract, mesh))
-        params = checkpoints.restore_params(number, like)
-        checkpoints.close()
-        found, leading_eos = directory / "tokenizer", meta["settings"]["Data.leading_eos"]
-        trained_with = meta["settings"]["tokenizer"]
-        name = f"{directory} step {number}"
+    if is_run(directory):
+        config, params, meta = read_run(directory, mesh, step)
+        name, found = f"{directory} step {meta['step']}", directory / "tokenizer"
+        trained_with, leading_eos = (meta["settings"][key] for key in ("tokenizer", "Data.leading_eos"))
     else:
         path = weights.resolve(source)
         config = weights.read_config(path)

@@ -4,7 +4,13 @@ Builds the token store if it is missing, trains, writes checkpoints and metrics 
 if the gin file says so. Run again with the same MODEL_DIR, it goes on where it stopped. See `training/run.py`.
 """
 
-from optiml_jax.gin_cli import main
+from optiml_jax import gin_cli
+
+
+def main() -> None:
+    """The command, also installed as `optiml-train`."""
+    gin_cli.main("train")
+
 
 if __name__ == "__main__":
-    main("train")
+    main()

@@ -20,7 +20,7 @@ from optiml_jax.opt.tokenizer import Tokenizer
 from tasks import artifacts, mixtures, pipeline, planning, shards
 from tasks.example import Skipped
 from tasks.jobs import Job, identity
-from tasks.registry import Benchmark, Task
+from tasks.registry import Benchmark, Task, coverage
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,13 @@ class Result:
     """A mixture whose store, manifest and ledger are up to date.
 
     `written` of its `splits` were made by this run, in `seconds` of the pipeline (without imports and discovery).
-    The ledger holds `prompts`.
+    The ledger holds `prompts`; `coverage` is `registry.coverage` of what was found.
     """
 
     splits: list[tuple[Task, str]]
     written: list[tuple[Task, str]]
     left_out: tuple[Skipped, ...]
+    coverage: dict[str, dict[str, list[int]]]
     seconds: float
     prompts: int
 
@@ -80,9 +81,9 @@ def _bring_up_to_date(
         for task, split in pending:
             clear(Path(job.cache_dir), task, split)
         seconds = pipeline.write(job, pending, beam_flags)
-    artifacts.write_manifest(job.cache_dir, mixtures.mixture(job.mixture), found.tasks)
-    prompts = artifacts.write_ledger(job.cache_dir, job.mixture, found.tasks, max_prompts)
-    return Result(splits, pending, found.left_out, seconds, prompts)
+    artifacts.write_manifest(job.cache_dir, mixtures.mixture(job.mixture), found)
+    prompts = artifacts.write_ledger(job.cache_dir, job.mixture, found, max_prompts)
+    return Result(splits, pending, found.left_out, coverage(found), seconds, prompts)
 
 
 @contextlib.contextmanager

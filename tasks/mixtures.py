@@ -31,7 +31,8 @@ class Mixture:
         """The tasks of all its benchmarks; see `registry.discover` for the errors."""
         found = [discover(benchmark, data_dir, options) for benchmark in self.benchmarks]
         tasks = {name: task for benchmark in found for name, task in benchmark.tasks.items()}
-        return Benchmark(tasks, tuple(skipped for benchmark in found for skipped in benchmark.left_out))
+        listed = {name: roles for benchmark in found for name, roles in benchmark.listed.items()}
+        return Benchmark(tasks, tuple(skipped for benchmark in found for skipped in benchmark.left_out), listed)
 
 
 MIXTURES = {

@@ -14,8 +14,8 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from optiml_jax.errors import DataError, UserError, nearest
@@ -123,10 +123,26 @@ class Selection:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a folder holds: its tasks by name, and the files that belong to no split."""
+    """What a folder holds: its tasks by name, and the files that belong to no split.
+
+    `listed`: how many tasks of each role the official lists name, by benchmark, whether or not their files are there.
+    """
 
     tasks: dict[str, Task]
     left_out: tuple[Skipped, ...] = ()
+    listed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+def coverage(found: Benchmark) -> dict[str, dict[str, list[int]]]:
+    """How much of each benchmark is there: {benchmark: {role: [tasks with files, tasks listed]}}, "excluded" aside."""
+    return {
+        name: {
+            role: [sum((task.benchmark, task.role) == (name, role) for task in found.tasks.values()), count]
+            for role, count in roles.items()
+            if role != "excluded"
+        }
+        for name, roles in found.listed.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -187,7 +203,9 @@ def folder(benchmark: str, data_dir: str | os.PathLike | None) -> Path | None:
     if benchmark in BUILT_IN:
         return None
     if data_dir is None:
-        raise UserError(f"DATA_DIR: {benchmark} needs a folder with one folder a benchmark; give --data_dir")
+        raise UserError(
+            f"DATA_DIR: {benchmark} needs a folder with one folder a benchmark; give --data_dir (in gin DATA_DIR)"
+        )
     directory = Path(data_dir) / benchmark
     if not Path(data_dir).is_dir():
         raise UserError(f"DATA_DIR: {data_dir} is not a folder; it must hold the folder {benchmark}")

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from optiml_jax.errors import UserError
+from optiml_jax.errors import UserError, exit_on_user_error
 from optiml_jax.evaluation import answering
 from optiml_jax.evaluation.ledger import Prompt, read_ledger
 from optiml_jax.files import exclusive
@@ -152,7 +152,19 @@ def test_the_command_trains_evaluates_and_reports(tmp_path):
     assert read(tmp_path / "again") == first
 
 
+def test_an_interrupted_command_ends_without_a_traceback(capsys):
+    @exit_on_user_error
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
+
+
 BAD = {
+    "mistyped weights": ({"WEIGHTS": "runs/nowhere", "LEDGER": "{ledger}"}, "runs/nowhere"),
     "no weights": ({}, "WEIGHTS is not set"),
     "no ledger": ({"WEIGHTS": "runs/nowhere"}, "LEDGER is not set"),
     "no such ledger": ({"WEIGHTS": ".", "LEDGER": "nowhere.jsonl"}, "nowhere.jsonl: no such ledger"),

@@ -35,6 +35,12 @@ SMALL = {
 }
 
 
+class Reference(str):
+    """A gin reference, which needs no quotes."""
+
+    __repr__ = str.__str__
+
+
 def command(module: str, settings: dict, *flags: str, gin_file: str = "tiny.gin") -> list[str]:
     bindings = [f"--gin.{name}={value!r}" for name, value in settings.items()]
     return [sys.executable, "-m", f"optiml_jax.{module}", f"--gin_file={gin_file}", *bindings, *flags]
@@ -146,6 +152,7 @@ def test_another_mesh_may_go_on_but_other_settings_may_not(whole, cache, tmp_pat
         ({"OPTConfig.layers": 3}, "OPTConfig.layers = 2, now it is 3"),
         ({"SEED": 2}, "Data.seed = 1, now it is 2"),
         ({"TRAIN_STEPS": 5}, "is at step 7, beyond TRAIN_STEPS = 5"),
+        ({"INIT_WEIGHTS": "facebook/opt-125m"}, "train.init_weights = None, now it is facebook/opt-125m"),
     ):
         error = run("train", settings | change, code=2).stderr
         assert error.startswith("error: ") and message in error and error.count("\n") == 1
@@ -196,6 +203,32 @@ def test_weights_of_another_architecture_are_refused_though_their_shapes_fit(cac
     assert "has heads = 4, OPTConfig.heads is 8" in error and error.startswith("error: INIT_WEIGHTS"), error
 
 
+def test_each_tokenizer_finds_a_store_of_its_own_in_one_cache(shared, tmp_path):
+    """The README's two steps one after the other: the samples with their tokenizer, then another tokenizer."""
+    settings = SMALL | {"CACHE_DIR": str(tmp_path / "cache"), "TRAIN_STEPS": 1}
+    run("train", settings | {"MODEL_DIR": str(tmp_path / "own")})
+    other = {"TOKENIZER": str(shared / "tokenizer"), "OPTConfig.vocab_size": 50272, "MODEL_DIR": str(tmp_path / "opt")}
+    run("train", settings | other)
+    assert losses(tmp_path / "own") != losses(tmp_path / "opt")
+    error = run("train", settings | {"MODEL_DIR": str(tmp_path / "which")}, code=2).stderr
+    assert "say which with TOKENIZER" in error and error.count("\n") == 1
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.cache_tasks", "--verify", f"--cache_dir={tmp_path / 'cache'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "54 splits are as they were written" in done.stdout, done.stderr
+
+
+def test_bare_words_and_whole_floats_are_taken_and_a_run_may_start_from_another(whole, cache, tmp_path):
+    flags = (f"--gin.CACHE_DIR={cache}", f"--gin.MODEL_DIR={tmp_path / 'run'}", f"--gin.INIT_WEIGHTS={whole}")
+    done = run("train", SMALL | {"TRAIN_STEPS": 2.0}, *flags, "--gin.PRECISION=fp32")
+    assert "12 of 12 train and 3 of 3 test tasks have files" in done.stdout
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2]
+    assert losses(tmp_path / "run")[0] < losses(whole)[0]
+
+
 def test_processes_ask_each_other_by_time_not_by_steps():
     assert [steps_until_asking(seconds) for seconds in (math.inf, 32.0, 5.0, 1.0, 0.1, 0.0)] == [1, 1, 1, 5, 50, 5000]
 
@@ -217,7 +250,21 @@ BAD = {
         (),
         "the tokenizer has 1536 ids, OPTConfig.vocab_size is 1000",
     ),
-    "other tokenizer": ({"TOKENIZER": "../shared/tokenizer", "OPTConfig.vocab_size": 50272}, (), "another tokenizer"),
+    "part of a step": ({"TRAIN_STEPS": 4.5}, (), "Optimization.train_steps is 4.5; it must be a whole number from 1"),
+    "falling rate": ({"LEARNING_RATE": -1}, (), "Optimization.learning_rate is -1; it must be a number above 0"),
+    "rows as text": ({"BATCH_ROWS": "many"}, (), "Data.batch_rows is 'many'; it must be a whole number from 1"),
+    "half a device": ({"FSDP_AXIS": 0.5}, (), "FSDP_AXIS is 0.5; it must be a whole number from 1"),
+    "bare word for a number": ({}, ("--gin.BATCH_ROWS=many",), "--gin.BATCH_ROWS=many: needs quotes: --gin.BATCH_ROWS"),
+    "no ledger at the end": (
+        {"train.evaluate_after": Reference("@evaluate"), "LEDGER": "nowhere.jsonl"},
+        (),
+        "nowhere.jsonl: no such ledger",
+    ),
+    "no precision at the end": (
+        {"train.evaluate_after": Reference("@evaluate"), "evaluate.precision": "fp8"},
+        (),
+        "evaluate.precision: 'fp8' is unknown",
+    ),
     "no such tokenizer": ({"TOKENIZER": "nowhere/at/all"}, (), "nowhere/at/all"),
     "no such weights": ({"INIT_WEIGHTS": "./nowhere"}, (), "nowhere"),
     "precision": ({"PRECISION": "fp8"}, (), "'fp8' is unknown; use one of fp32, bf16, fp16"),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from optiml_jax.errors import UserError, exit_on_user_error
-from tools.tables import Parser, table
+from optiml_jax.tables import Parser, table
 
 # columns of the printed table; the file holds more
 SHOWN = (

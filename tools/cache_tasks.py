@@ -19,15 +19,17 @@ from pathlib import Path
 
 os.environ["OPTIML_TASKS_WITHOUT_SEQIO"] = "1"  # for the imports below: TensorFlow takes 5 s, and nothing here uses it
 
+from optiml_jax.data import caches
+from optiml_jax.data.sampling import coverage_text
 from optiml_jax.data.verify import splits
 from optiml_jax.errors import DataError, UserError, exit_on_user_error, nearest
 from optiml_jax.opt.tokenizer import Tokenizer
+from optiml_jax.tables import Parser, table
 from tasks import artifacts, caching, mixtures, pipeline
 from tasks.benchmarks import samples
 from tasks.caching import Result
 from tasks.jobs import Job
 from tasks.registry import Options
-from tools.tables import Parser, table
 
 del os.environ["OPTIML_TASKS_WITHOUT_SEQIO"]
 
@@ -74,7 +76,8 @@ def tokenizer_of(flags: argparse.Namespace) -> Tokenizer:
     """The tokenizer asked for; the samples bring their own."""
     source = flags.tokenizer or (samples.TOKENIZER if flags.mixture == samples.NAME else None)
     if source is None:
-        raise UserError(f"--tokenizer is needed for {flags.mixture}: vocab.json + merges.txt, or facebook/opt-125m")
+        needed = "vocab.json + merges.txt, or facebook/opt-125m (in a gin file: TOKENIZER)"
+        raise UserError(f"--tokenizer is needed for {flags.mixture}: {needed}")
     return Tokenizer.load(source)
 
 
@@ -86,10 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     mixtures.mixture(flags.mixture)  # a misspelt mixture before a missing tokenizer
     options = Options(flags.held_out_instances, flags.allow_bad_records, flags.allow_empty_tasks)
-    job = Job(flags.mixture, flags.data_dir, flags.cache_dir, options, flags.max_label_tokens)
+    tokenizer = tokenizer_of(flags)
+    store = str(caches.store_for(flags.cache_dir, tokenizer.fingerprint))
+    job = Job(flags.mixture, flags.data_dir, store, options, flags.max_label_tokens)
     start = time.perf_counter()
     announce = functools.partial(print, flush=True)
-    result = caching.run(job, tokenizer_of(flags), beam_flags, flags.max_prompts_per_task, announce)
+    result = caching.run(job, tokenizer, beam_flags, flags.max_prompts_per_task, announce)
     print(report(job, result, time.perf_counter() - start))
 
 
@@ -100,13 +105,15 @@ def verify(cache_dir: str) -> None:
       DataError: the first fault; the others are printed before.
     """
     start = time.perf_counter()
-    faults = list(caching.verify(cache_dir))
+    stores = caches.stores(cache_dir) or [Path(cache_dir)]
+    faults = [fault for store in stores for fault in caching.verify(store)]
     for fault in faults[1:]:
         print(fault)
     if faults:
         raise DataError(faults[0] + (f" (and {len(faults) - 1} more faults, listed above)" if faults[1:] else ""))
     seconds = time.perf_counter() - start
-    print(f"{cache_dir}: {len(splits(cache_dir))} splits are as they were written, checked in {seconds:.1f} s")
+    count = sum(len(splits(store)) for store in stores)
+    print(f"{cache_dir}: {count} splits are as they were written, checked in {seconds:.1f} s")
 
 
 def report(job: Job, result: Result, seconds: float) -> str:
@@ -128,6 +135,7 @@ def report(job: Job, result: Result, seconds: float) -> str:
         "",
         *_skipped(stats, result, directory / f"{job.mixture}.skipped.txt"),
     ]
+    lines.append(coverage_text(result.coverage))
     longest = max(stats, key=lambda s: s["longest_label"])
     lines.append(
         f"longest label: {longest['longest_label']:,} tokens, {longest['task']} {longest['longest_label_example']}"

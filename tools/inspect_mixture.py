@@ -1,21 +1,25 @@
 """Shows what a cached mixture trains on: sizes, probabilities, expected epochs; with `--show` the prompts of a task.
 
-python -m tools.inspect_mixture --mixture=samples --cache_dir=cache/samples --show=samples.sample007_number_parity
+python -m tools.inspect_mixture --mixture=samples --cache_dir=cache --show=sample007_number_parity
+python -m tools.inspect_mixture --gin_file=opt125m_super_natural_instructions.gin --gin.BATCH_ROWS=128
+
+With a gin file, mixture, cache, tokenizer, cap, proportions and the length of the run are those of training.
 """
 
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from optiml_jax.data import caches
 from optiml_jax.data.packing import pack
 from optiml_jax.data.sampling import load_manifest, probabilities
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError, exit_on_user_error, nearest
+from optiml_jax.files import write_atomically
 from optiml_jax.opt.tokenizer import Tokenizer
-from tools.tables import Parser, table
+from optiml_jax.tables import Parser, table
 
 TRAIN_TOKENS = 2_000_000_000  # the paper's runs (Table 3)
 EOS = 1  # positions an example takes beside its own tokens: its inputs start with </s>, its targets end in it
@@ -34,24 +38,56 @@ COLUMNS = (
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("tools.inspect_mixture", __doc__)
     add = parser.add_argument
-    add("--mixture", required=True)
-    add("--cache_dir", required=True, help="the store of python -m tools.cache_tasks")
+    add("--mixture", help="a name of tools.cache_tasks")
+    add("--cache_dir", help="the store of python -m tools.cache_tasks")
+    add("--tokenizer", help="which store, where the mixture is cached for several")
     add("--eps", type=int, help="cap on a task's examples (the mixture's own)")
-    add("--train_tokens", type=float, default=TRAIN_TOKENS, help="length of the run that expected epochs are of (2e9)")
+    add("--train_tokens", type=float, help="length of the run that expected epochs are of (2e9)")
     add("--json", help="also write the table to this file")
     add("--show", metavar="TASK", help="print prompts of this task, source and target apart, and a packed row of them")
     add("--examples", type=int, default=3, help="prompts shown")
     add("--row_length", type=int, default=2048, help="tokens of the packed row shown")
-    return parser.parse_args(arguments)
+    flags, gin_flags = parser.parse_known_args(arguments)
+    if wrong := [flag for flag in gin_flags if not flag.startswith(("--gin_file=", "--gin.", "--gin_search_paths="))]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    flags.proportions = None
+    if gin_flags:
+        _take_from_gin(flags, gin_flags)
+    if flags.train_tokens is None:
+        flags.train_tokens = TRAIN_TOKENS
+    for name in ("mixture", "cache_dir"):
+        if getattr(flags, name) is None:
+            parser.error(f"--{name} is missing (or --gin_file=FILE, which says it)")
+    return flags
 
 
-def inspect(store: TokenStore, manifest: Mapping, eps: int, train_tokens: float) -> dict:
+def _take_from_gin(flags: argparse.Namespace, gin_flags: Sequence[str]) -> None:
+    """What the flags leave open, from the settings of a training run."""
+    from optiml_jax import gin_cli  # imports jax
+
+    settings = gin_cli.settings(gin_flags, "tools.inspect_mixture")
+    data = settings["data"]
+    for name in ("mixture", "cache_dir", "tokenizer", "eps", "proportions"):
+        if getattr(flags, name) is None:
+            setattr(flags, name, getattr(data, name))
+    if flags.train_tokens is None:
+        flags.train_tokens = settings["optimization"].train_steps * data.batch_rows * data.row_length
+
+
+def inspect(
+    store: TokenStore,
+    manifest: Mapping,
+    train_tokens: float,
+    eps: int | None = None,
+    proportions: Mapping[str, float] | None = None,
+) -> dict:
     """The mixture's tasks and the probabilities of benchmarks and categories.
 
     A draw takes, on average over the mixture, as many positions as its tokens and one `</s>`; a run of `train_tokens`
     positions therefore draws a task with p = probability so many times, and that over its examples are its epochs.
     """
-    chances = probabilities(manifest, eps)
+    chances = probabilities(manifest, eps, proportions)
+    eps = manifest["eps"] if eps is None else eps
     stats = {name: store.stats(name, "train") for name in chances}
     positions = sum(p * (stats[name]["tokens"] / stats[name]["examples"] + EOS) for name, p in chances.items())
     draws = train_tokens / positions
@@ -96,24 +132,32 @@ def show(store: TokenStore, tokenizer: Tokenizer, task: str, count: int, row_len
     return "\n".join(lines)
 
 
+def _task(name: str, known: Sequence[str], cache_dir: str) -> str:
+    """A task by its name, or by that without the benchmark, as reports print it."""
+    if name in known:
+        return name
+    meant = [task for task in known if task.split(".", 1)[-1] == name]
+    if len(meant) == 1:
+        return meant[0]
+    some = meant or [task for task in known if name in task]
+    close = f"; did you mean {' or '.join(sorted(some)[:3])}?" if some else nearest(name, known)
+    raise UserError(f"--show={name}: no task of {cache_dir}{close}")
+
+
 @exit_on_user_error
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
-    store = TokenStore(flags.cache_dir)
-    if flags.show:
-        known = [path.name for path in (store.directory / "tasks").iterdir()]
-        if flags.show not in known:
-            close = [f"; did you mean {name}?" for name in known if flags.show in name] or [nearest(flags.show, known)]
-            raise UserError(f"--show={flags.show}: no task of {flags.cache_dir}{close[0]}")
-        tokenizer = Tokenizer.load(store.directory / "tokenizer")
-        print(show(store, tokenizer, flags.show, flags.examples, flags.row_length))
-        return
-    manifest = load_manifest(store.directory / "mixtures" / f"{flags.mixture}.json")
-    found = inspect(store, manifest, manifest["eps"] if flags.eps is None else flags.eps, flags.train_tokens)
+    fingerprint = Tokenizer.load(flags.tokenizer).fingerprint if flags.tokenizer else None
+    store = TokenStore(caches.store_with(flags.cache_dir, flags.mixture, fingerprint) or flags.cache_dir)
+    manifest = load_manifest(caches.manifest_path(store.directory, flags.mixture))
+    found = inspect(store, manifest, flags.train_tokens, flags.eps, flags.proportions)
     if flags.json:
-        path = Path(flags.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_atomically(flags.json, json.dumps(found, indent=1) + "\n")
+    if flags.show:
+        task = _task(flags.show, [path.name for path in (store.directory / "tasks").iterdir()], flags.cache_dir)
+        tokenizer = Tokenizer.load(store.directory / "tokenizer")
+        print(show(store, tokenizer, task, flags.examples, flags.row_length))
+        return
     print(
         table([name.replace("_", " ") for name in COLUMNS], [[task[key] for key in COLUMNS] for task in found["tasks"]])
     )

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,19 @@ def load_manifest(path: str | os.PathLike) -> dict:
 def manifest_checksum(manifest: Mapping) -> str:
     """Of everything in a manifest but this; one written by hand may go without."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def coverage_text(coverage: Mapping[str, Mapping[str, Sequence[int]]]) -> str:
+    """How much of each benchmark is there, as in "bench: 188 of 757 train and 25 of 119 test tasks have files".
+
+    Args:
+      coverage: {benchmark: {role: [tasks with files, tasks there are]}}, as a manifest and a ledger's writer state it.
+    """
+    texts = []
+    for name, roles in coverage.items():
+        parts = [f"{have:,} of {count:,} {role}" for role, (have, count) in sorted(roles.items(), reverse=True)]
+        texts.append(f"{name}: {' and '.join(parts)} tasks have files")
+    return "; ".join(texts)
 
 
 def probabilities(

@@ -32,6 +32,7 @@ def run_evaluation(
     batch_rows: int = 16,
     max_new_tokens: int = 256,
     training: dict[str, float] | None = None,
+    coverage: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluates and returns `results.json`'s content (on the first process, which has it; else nothing).
 
@@ -40,6 +41,7 @@ def run_evaluation(
     Args:
       batch_rows: rows computed at once; changes no score.
       training: first and last loss of the run, for the report.
+      coverage: how much of each benchmark the prompts are from (`ledger.about`), for the report.
 
     Raises:
       UserError: another evaluation writes to `output_dir`, or the model gives NaN (names the prompt).
@@ -83,12 +85,12 @@ def run_evaluation(
                             writer.write(sample)
                             bar.update()
         with together():
-            found = _finish(writer, output_dir, settings, training) if first else {}
+            found = _finish(writer, output_dir, settings, {"training": training, "coverage": coverage}) if first else {}
     return found
 
 
 def _finish(
-    writer: SampleWriter, output_dir: Path, settings: Mapping[str, Any], training: dict[str, float] | None
+    writer: SampleWriter, output_dir: Path, settings: Mapping[str, Any], context: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Results, reports and samples from the answers that are all there."""
     samples = writer.samples()
@@ -100,8 +102,8 @@ def _finish(
         code_version=settings["code_version"],
     )
     write_results(output_dir / "results.json", found)
-    write_reports(output_dir, found, samples, training=training)
-    print_report(found, samples=samples, training=training)
+    write_reports(output_dir, found, samples, **context)
+    print_report(found, samples=samples, **context)
     writer.finish()
     return found
 

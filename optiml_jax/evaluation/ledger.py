@@ -7,7 +7,7 @@ the text, the candidates or none, the references, the metric, and where the scor
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def read_ledger(path: str | Path) -> list[Prompt]:
     Raises:
       DataError: one line, `file:line: what is wrong`: malformed JSON, another format version, missing or unknown
         fields, an unknown metric, an id seen before, no references, no candidates or none that is a reference. Or the
-        file is not what was written (`checksum_file`).
+        file is not what was written (`about_file`).
     """
     file = ledger_file(path)
     prompts, seen, digest = [], {}, hashlib.sha256()
@@ -144,22 +144,39 @@ def read_ledger(path: str | Path) -> list[Prompt]:
             prompts.append(prompt)
     if not prompts:
         raise DataError(f"{file}: the ledger is empty")
-    beside = checksum_file(file)
-    if beside.exists() and beside.read_text(encoding="utf-8").split()[:1] != [digest.hexdigest()]:
-        raise DataError(f"{file}: not as it was written; cache again, or remove {beside} if it was changed on purpose")
+    if about(file).get("sha256") not in (None, digest.hexdigest()):
+        way_out = f"cache again, or remove {about_file(file)} if it was changed on purpose"
+        raise DataError(f"{file}: not as it was written; {way_out}")
     return prompts
 
 
-def checksum_file(ledger: Path) -> Path:
-    """Where the checksum of a ledger stands; one written by hand may go without."""
-    return ledger.with_name(f"{ledger.name}.sha256")
+def about_file(ledger: Path) -> Path:
+    """What its writer says of a ledger: checksum and coverage. One written by hand may go without."""
+    return ledger.with_name(f"{ledger.stem}.about.json")
 
 
-def write_checksum(ledger: Path) -> None:
-    """Writes it, as `sha256sum` does."""
+def about(path: str | Path) -> dict[str, Any]:
+    """The contents of `about_file`; nothing where there is none.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+    beside = about_file(ledger_file(path))
+    try:
+        return dict(json.loads(beside.read_text(encoding="utf-8"))) if beside.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{beside}: damaged ({error}); cache again") from None
+
+
+def write_about(ledger: Path, coverage: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
+    """Writes it for a finished ledger.
+
+    Args:
+      coverage: {benchmark: {role: [tasks with files, tasks there are]}}.
+    """
     with ledger.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    write_atomically(checksum_file(ledger), f"{digest}  {ledger.name}\n")
+    write_atomically(about_file(ledger), json.dumps({"sha256": digest, "coverage": coverage}, indent=1) + "\n")
 
 
 def ledger_fingerprint(prompts: Iterable[Prompt]) -> str:

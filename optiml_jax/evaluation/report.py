@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+from optiml_jax.data.sampling import coverage_text
 from optiml_jax.evaluation.ledger import LEVELS
 
 LEVEL_NAMES = {  # and what the model has seen of such a task in training
@@ -135,11 +136,17 @@ def _against(score: float, majority: float | None) -> tuple[str, str, str]:
     return per_cent(score), per_cent(majority), gain
 
 
-def summary(results: Mapping[str, Any], training: Mapping[str, float] | None = None) -> list[str]:
-    """What was scored, the loss before and after training if known, and the one number, a line each."""
+def summary(
+    results: Mapping[str, Any],
+    training: Mapping[str, float] | None = None,
+    coverage: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """What was scored, of how much, the loss before and after training if known, and the one number, a line each."""
     prompts = sum(task["examples"] for task in results["tasks"].values())
     eos = "with" if results["bos"] else "without"
     lines = [f"{results['weights']}: {len(results['tasks']):,} tasks, {prompts:,} prompts, {eos} a leading </s>"]
+    if coverage:
+        lines.append(coverage_text(coverage))
     if training:
         first, last = training["first_loss"], training["last_loss"]
         lines.append(f"Training loss {first:.3f} -> {last:.3f} nats per label token ({last / first - 1:+.0%})")
@@ -170,6 +177,7 @@ def print_report(
     *,
     samples: Iterable[Mapping[str, Any]] = (),
     training: Mapping[str, float] | None = None,
+    coverage: Mapping[str, Any] | None = None,
     file: TextIO | None = None,
 ) -> None:
     """Prints the report as aligned text: levels, categories, tasks.
@@ -177,6 +185,7 @@ def print_report(
     Args:
       samples: adds the shares of empty and cut answers to the tasks.
       training: {"first_loss", "last_loss"}, nats per label token.
+      coverage: how much of each benchmark was there.
       file: standard output by default.
     """
     tasks = task_table(results, samples)
@@ -185,7 +194,7 @@ def print_report(
         tasks = dataclasses.replace(tasks, title=title, rows=tasks.rows[:PRINTED_TASKS])
     tables = [_text_table(table) for table in (level_table(results), category_table(results), tasks)]
     notes = f"{NOTES}\n{CHECKS}" if "cut" in tasks.columns else NOTES
-    print("\n\n".join(["\n".join(summary(results, training)), *tables, notes]), file=file or sys.stdout)
+    print("\n\n".join(["\n".join(summary(results, training, coverage)), *tables, notes]), file=file or sys.stdout)
 
 
 def _markdown_table(table: Table) -> str:
@@ -199,11 +208,14 @@ def _markdown_table(table: Table) -> str:
 
 
 def markdown(
-    results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] = (), training: Mapping[str, float] | None = None
+    results: Mapping[str, Any],
+    samples: Sequence[Mapping[str, Any]] = (),
+    training: Mapping[str, float] | None = None,
+    coverage: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of report.md."""
     tables = (level_table(results), category_table(results), task_table(results, samples))
-    about = "\n".join(f"- {line}" for line in summary(results, training))
+    about = "\n".join(f"- {line}" for line in summary(results, training, coverage))
     about += f"\n- tokenizer {results['tokenizer'][:12]}, code {results['code_version']}"
     notes = f"{NOTES} {CHECKS}"
     return "\n\n".join(["# Evaluation", about, notes, *map(_markdown_table, tables)]) + "\n"

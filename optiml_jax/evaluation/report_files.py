@@ -15,12 +15,14 @@ def write_reports(
     samples: Sequence[Mapping[str, Any]],
     *,
     training: Mapping[str, float] | None = None,
+    coverage: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes report.md and report.html to `output_dir`, each atomically.
 
     Args:
       samples: scored samples in ledger order; the HTML shows a few right and wrong answers a task.
       training: {"first_loss", "last_loss"}, nats per label token, when the evaluation follows a training.
+      coverage: how much of each benchmark was there (`data.sampling.coverage_text`).
     """
-    write_atomically(Path(output_dir) / "report.md", markdown(results, samples, training))
-    write_atomically(Path(output_dir) / "report.html", html(results, samples, training))
+    write_atomically(Path(output_dir) / "report.md", markdown(results, samples, training, coverage))
+    write_atomically(Path(output_dir) / "report.html", html(results, samples, training, coverage))

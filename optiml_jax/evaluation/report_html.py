@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from optiml_jax.data.sampling import coverage_text
 from optiml_jax.evaluation import report
 
 SHOWN = 3  # right and wrong answers a task; one of each where many tasks would make a huge page
@@ -155,16 +156,21 @@ def _figures(results: Mapping[str, Any], training: Mapping[str, float] | None) -
 
 
 def html(
-    results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] = (), training: Mapping[str, float] | None = None
+    results: Mapping[str, Any],
+    samples: Sequence[Mapping[str, Any]] = (),
+    training: Mapping[str, float] | None = None,
+    coverage: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of report.html; arguments as `report_files.write_reports`."""
     tables = (report.level_table(results), report.category_table(results), report.task_table(results, samples))
     about = report.summary(results)[0]
+    covered = f'<p class="dim">{escape(coverage_text(coverage))}</p>' if coverage else ""
     origin = f"tokenizer {results['tokenizer'][:12]} · code {results['code_version']}"
     body = "\n".join(
         [
             "<h1>Evaluation</h1>",
             f'<p>{escape(about)}</p>\n<p class="dim">{escape(origin)}</p>',
+            covered,
             _figures(results, training),
             *map(_table, tables),
             f'<p class="dim">{escape(report.NOTES)} {escape(report.CHECKS)}</p>',

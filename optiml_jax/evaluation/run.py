@@ -5,11 +5,16 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from optiml_jax.data.caches import ledger_path
 from optiml_jax.errors import UserError
 from optiml_jax.evaluation.answering import run_evaluation
-from optiml_jax.evaluation.ledger import read_ledger
+from optiml_jax.evaluation.ledger import about, read_ledger
 from optiml_jax.model import load_model
+from optiml_jax.opt.weights import resolve
+from optiml_jax.settings import check
+from optiml_jax.training.checkpoints import is_run
 from optiml_jax.training.metrics_log import training_losses
+from optiml_jax.training.step import PRECISIONS
 
 
 def evaluate(
@@ -22,6 +27,7 @@ def evaluate(
     max_new_tokens: int = 256,
     mesh: Mesh | None = None,
     precision: str = "fp32",
+    check_only: bool = False,
 ) -> None:
     """Evaluates and prints the report.
 
@@ -29,6 +35,7 @@ def evaluate(
       weights: MODEL_DIR of a run, Hugging Face directory or hub name.
       ledger: file, or a directory that holds one; None: the ledger of `mixture` in `cache_dir`.
       output_dir: None: `weights`/evaluation.
+      check_only: looks at everything but the weights, which need not be there yet, and returns.
 
     Raises:
       UserError: something of this is missing.
@@ -38,12 +45,20 @@ def evaluate(
     if ledger is None:
         if mixture is None:
             raise UserError("LEDGER is not set; name one with --gin.LEDGER=\"'cache/ledgers/samples.jsonl'\"")
-        ledger = str(Path(cache_dir) / "ledgers" / f"{mixture}.jsonl")
+        ledger = str(ledger_path(cache_dir, mixture))
+    batch_rows = check("evaluate.batch_rows", batch_rows, int)
+    max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
+    if precision not in PRECISIONS:
+        raise UserError(f"evaluate.precision: {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
+    if not check_only and not is_run(weights):
+        resolve(weights)  # a mistyped path, before anything is said about where results go
     if output_dir is None:
-        if not Path(weights).is_dir():
+        if not check_only and not Path(weights).is_dir():
             raise UserError(f"OUTPUT_DIR is not set; {weights} is no directory that results could go into")
         output_dir = str(Path(weights) / "evaluation")
     prompts = read_ledger(ledger)
+    if check_only:
+        return
     model = load_model(weights, mesh=mesh, precision=precision)
     run_evaluation(
         model,
@@ -52,6 +67,7 @@ def evaluate(
         batch_rows=batch_rows,
         max_new_tokens=min(max_new_tokens, model.config.max_positions // 2),
         training=training_losses(weights),
+        coverage=about(ledger).get("coverage"),
     )
     if jax.process_index() == 0:
         print(f"report    {output_dir}/report.html")

@@ -3,6 +3,7 @@
 import dataclasses
 
 from optiml_jax.errors import UserError
+from optiml_jax.settings import check_fields
 
 POSITION_OFFSET = 2  # metaseq starts learned positions at padding_idx + 1; the table's first two rows are unused
 
@@ -37,6 +38,7 @@ class OPTConfig:
     init_scale: float = 0.006
 
     def __post_init__(self) -> None:
+        check_fields(self, dropout=(0.0, 1.0 - 1e-9))
         if self.model_dim % self.heads:
             raise UserError(f"OPTConfig: model_dim {self.model_dim} is not a multiple of heads {self.heads}")
         if self.activation not in ("relu", "gelu"):

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from optiml_jax.errors import UserError
 from optiml_jax.opt.config import OPTConfig
+from optiml_jax.settings import check
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -80,7 +81,8 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[j
       UserError: the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    shape = (data, fsdp, tensor)
+    names = ("DATA_AXIS", "FSDP_AXIS", "TENSOR_AXIS")
+    data, fsdp, tensor = shape = tuple(check(*setting, int) for setting in zip(names, (data, fsdp, tensor)))
     if math.prod(shape) != len(devices):  # jax would silently leave the others idle
         raise UserError(
             f"DATA_AXIS * FSDP_AXIS * TENSOR_AXIS = {data} * {fsdp} * {tensor} = {math.prod(shape)}, but there are "

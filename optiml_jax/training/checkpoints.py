@@ -5,6 +5,7 @@ shardings, so a run may go on with another mesh. The metadata hold hashes of the
 is what was written, to the bit, or an error.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -14,8 +15,11 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 
 from optiml_jax.errors import UserError
+from optiml_jax.opt import decoder, sharding
+from optiml_jax.opt.config import OPTConfig
 from optiml_jax.opt.fingerprint import fingerprint
 from optiml_jax.training.step import TrainState
 
@@ -119,6 +123,33 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def is_run(directory: str | os.PathLike) -> bool:
+    """Whether it is a MODEL_DIR of ours."""
+    return (Path(directory) / "checkpoints").is_dir()
+
+
+def read_run(
+    directory: str | os.PathLike, mesh: Mesh, step: int | None = None
+) -> tuple[OPTConfig, dict, dict[str, Any]]:
+    """Configuration, parameters (on `mesh`) and metadata of a run's checkpoint; None: of its latest.
+
+    Raises:
+      UserError: there is none of that step, or it is not as it was written.
+    """
+    with contextlib.closing(Checkpoints(directory)) as checkpoints:
+        number = checkpoints.latest if step is None else step
+        if number is None:
+            raise UserError(f"{directory}/checkpoints holds no complete checkpoint; train first")
+        meta = checkpoints.meta(number)
+        config = OPTConfig(**meta["model"])
+        sharding.check_divides(config, mesh)
+        abstract = decoder.abstract_params(config)
+        params = checkpoints.restore_params(
+            number, with_shardings(abstract, sharding.parameter_shardings(abstract, mesh))
+        )
+    return config, params, meta
 
 
 def _checksum(meta: dict[str, Any]) -> str:

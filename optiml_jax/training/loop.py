@@ -18,6 +18,7 @@ from optiml_jax.distributed import together
 from optiml_jax.errors import UserError
 from optiml_jax.opt import decoder
 from optiml_jax.opt.config import OPTConfig
+from optiml_jax.settings import check_fields
 from optiml_jax.training import flops, loss_scale, step
 from optiml_jax.training.checkpoints import Checkpoints
 from optiml_jax.training.metrics_log import MetricsLog
@@ -41,6 +42,9 @@ class Logging:
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
     peak_flops: float | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclasses.dataclass

@@ -1,12 +1,13 @@
 """Adam with OPT-IML's schedule (section 3.3): 60 steps of linear warm-up, linear decay to 0, gradients clipped to 1."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optiml_jax.errors import UserError
+from optiml_jax.settings import check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Optimization:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.train_steps < 1:
-            raise UserError(f"TRAIN_STEPS is {self.train_steps}; it must be at least 1")
+        below_one = (0.0, 1.0 - 1e-9)
+        check_fields(self, warmup_steps=(0, math.inf), beta1=below_one, beta2=below_one)
 
 
 def learning_rate(settings: Optimization, updates: jax.Array) -> jax.Array:

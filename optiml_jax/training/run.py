@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import subprocess
 import sys
@@ -13,14 +14,16 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from optiml_jax import distributed
+from optiml_jax.data import caches
 from optiml_jax.data.loader import Loader, local_rows
-from optiml_jax.data.sampling import load_manifest
+from optiml_jax.data.sampling import coverage_text, load_manifest
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError
 from optiml_jax.files import exclusive
 from optiml_jax.opt import decoder, sharding, weights
 from optiml_jax.opt.config import OPTConfig
 from optiml_jax.opt.tokenizer import Tokenizer
+from optiml_jax.settings import check_fields
 from optiml_jax.training import checkpoints as ckpt
 from optiml_jax.training import step
 from optiml_jax.training.loop import Logging, Run, run_steps
@@ -75,6 +78,9 @@ class Data:
     max_segments: int | None = None
     prefetch: int = 2
 
+    def __post_init__(self) -> None:
+        check_fields(self, seed=(0, 2**63 - 1), prefetch=(0, math.inf))
+
 
 def train(
     model: OPTConfig,
@@ -85,15 +91,16 @@ def train(
     logging: Logging,
     model_dir: str | None = None,
     init_weights: str | None = None,
-    evaluate_after: Callable[[], Any] | None = None,
+    evaluate_after: Callable[..., Any] | None = None,
     operative_config: Callable[[], str] = str,
 ) -> None:
     """Trains to the last step, from a checkpoint in `model_dir` if there is one.
 
     Args:
       mesh: over all devices; its axes are DATA_AXIS, FSDP_AXIS and TENSOR_AXIS.
-      init_weights: a Hugging Face directory or hub name to start from; None for random weights.
-      evaluate_after: called when the last step is done.
+      init_weights: what to start from: a Hugging Face directory or hub name, a metaseq checkpoint, a MODEL_DIR of ours;
+        None for random weights.
+      evaluate_after: called when the last step is done, and before the first one with `check_only=True`.
       operative_config: gives the text of `config.gin`, every value in force.
 
     Raises:
@@ -110,8 +117,11 @@ def train(
         with distributed.together():
             if jax.process_index() == 0:
                 stack.enter_context(exclusive(directory, "wait for it or choose another MODEL_DIR"))
+        store = open_store(data)
+        if evaluate_after is not None:
+            evaluate_after(check_only=True)  # a ledger that is not there is told of now, not after the last step
         finished = _train(
-            model, optimization, computation, data, mesh, logging, directory, init_weights, operative_config
+            model, optimization, computation, data, store, mesh, logging, directory, init_weights, operative_config
         )
         if not finished:
             raise SystemExit(143)
@@ -124,6 +134,7 @@ def _train(
     optimization: Optimization,
     computation: Computation,
     data: Data,
+    store: TokenStore,
     mesh: Mesh,
     logging: Logging,
     directory: Path,
@@ -131,15 +142,15 @@ def _train(
     operative_config: Callable[[], str],
 ) -> bool:
     """Whether the last step was reached; False when a signal asked to stop. The device holds nothing afterwards."""
-    write_cache_if_missing(data)
-    tokenizer = Tokenizer.load(data.tokenizer or Path(data.cache_dir) / "tokenizer")
+    tokenizer = Tokenizer.load(data.tokenizer or store.directory / "tokenizer")
     if tokenizer.vocab_size > model.vocab_size:
         raise UserError(
             f"the tokenizer has {tokenizer.vocab_size} ids, OPTConfig.vocab_size is {model.vocab_size}; raise it"
         )
-    store = TokenStore(data.cache_dir)
-    manifest = load_manifest(Path(data.cache_dir) / "mixtures" / f"{data.mixture}.json")
-    settings = run_settings(model, optimization, computation, data, tokenizer, store, manifest)
+    manifest = load_manifest(caches.manifest_path(store.directory, data.mixture))
+    settings = {"train.init_weights": init_weights} | run_settings(
+        model, optimization, computation, data, tokenizer, store, manifest
+    )
     rows = local_rows(NamedSharding(mesh, step.BATCH_SPEC), data.batch_rows, data.row_length)
     loader = Loader(
         store,
@@ -179,20 +190,28 @@ def _train(
     return finished
 
 
-def write_cache_if_missing(data: Data) -> None:
-    """Runs `tools.cache_tasks` in a process of its own, so that this one never loads seqio, TensorFlow or Beam."""
-    if (Path(data.cache_dir) / "mixtures" / f"{data.mixture}.json").exists():
-        return
-    command = [sys.executable, "-m", "tools.cache_tasks", f"--mixture={data.mixture}", f"--cache_dir={data.cache_dir}"]
-    command += [f"--data_dir={data.data_dir}"] if data.data_dir else []
-    command += [f"--tokenizer={data.tokenizer}"] if data.tokenizer else []
-    if jax.process_count() > 1 or not (ROOT / "tools").is_dir():
-        raise UserError(
-            f"{data.cache_dir} does not hold mixture {data.mixture}; write it first: python {' '.join(command[1:])}"
-        )
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"})
-    if done.returncode:
-        raise SystemExit(done.returncode)  # the cause is already on stderr
+def open_store(data: Data) -> TokenStore:
+    """The token store of the mixture and the tokenizer, written now if it is missing.
+
+    `tools.cache_tasks` writes it in a process of its own, so that this one never loads seqio, TensorFlow or Beam.
+    """
+    fingerprint = Tokenizer.load(data.tokenizer).fingerprint if data.tokenizer else None
+    found = caches.store_with(data.cache_dir, data.mixture, fingerprint)
+    if found is None:
+        command = ["-m", "tools.cache_tasks", f"--mixture={data.mixture}", f"--cache_dir={data.cache_dir}"]
+        command += [f"--data_dir={data.data_dir}"] if data.data_dir else []
+        command += [f"--tokenizer={data.tokenizer}"] if data.tokenizer else []
+        if jax.process_count() > 1 or not (ROOT / "tools").is_dir():
+            raise UserError(
+                f"CACHE_DIR {data.cache_dir} does not hold mixture {data.mixture}; write it first, in a checkout of "
+                f"the project: python {' '.join(command)}"
+            )
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        done = subprocess.run([sys.executable, *command], env=os.environ | {"PYTHONPATH": path})
+        if done.returncode:
+            raise SystemExit(done.returncode)  # the cause is already on stderr
+        found = caches.store_with(data.cache_dir, data.mixture, fingerprint)
+    return TokenStore(found)
 
 
 def run_settings(
@@ -246,11 +265,32 @@ def start_state(
         return checkpoints.restore(meta["step"], ckpt.with_shardings(abstract, shardings)), meta["step"]
     if init_weights is None:
         return step.init_state(jax.random.key(seed), model, optimization, computation, mesh), 0
-    path = weights.resolve(init_weights)
-    weights.check_config(weights.read_config(path), model, f"INIT_WEIGHTS {init_weights}")
-    params = weights.load(path, model, shardings.params)
-    decoder.check_params(params, model, init_weights)
+    params = read_weights(init_weights, model, mesh, settings["tokenizer"])
     return step.state_from_params(params, optimization, computation, mesh), 0
+
+
+def read_weights(source: str, model: OPTConfig, mesh: Mesh, tokenizer: str) -> dict:
+    """The parameters that a run starts from.
+
+    Args:
+      source: INIT_WEIGHTS.
+      tokenizer: fingerprint of the run's.
+
+    Raises:
+      UserError: they are of another architecture or, from a run of ours, were trained with another tokenizer.
+    """
+    origin = f"INIT_WEIGHTS {source}"
+    if ckpt.is_run(source):
+        config, params, meta = ckpt.read_run(source, mesh)
+        weights.check_config(config, model, origin)
+        if meta["settings"]["tokenizer"] != tokenizer:
+            raise UserError(f"{origin}: was trained with another tokenizer; set TOKENIZER to {source}/tokenizer")
+        return params
+    path = weights.resolve(source)
+    weights.check_config(weights.read_config(path), model, origin)
+    params = weights.load(path, model, sharding.parameter_shardings(decoder.abstract_params(model), mesh))
+    decoder.check_params(params, model, source)
+    return params
 
 
 def _announce(
@@ -262,5 +302,7 @@ def _announce(
         f"model     {decoder.parameter_count(model) / 1e6:,.1f} M parameters on {axes} ({jax.devices()[0].device_kind})"
     )
     print(f"data      {len(tasks)} tasks, {sum(task['examples'] for task in tasks):,} examples in {store.directory}")
+    if manifest.get("coverage"):
+        print(f"          {coverage_text(manifest['coverage'])}")
     start = f"from step {first} " if first else ""
     print(f"training  {start}to step {settings.train_steps}, into {directory}", flush=True)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from optiml_jax.errors import UserError
 from optiml_jax.opt import decoder, head, sharding
 from optiml_jax.opt.config import OPTConfig
+from optiml_jax.settings import check_fields
 from optiml_jax.training import loss_scale
 from optiml_jax.training.loss_scale import LossScale
 from optiml_jax.training.optimizer import Optimization, learning_rate, make_optimizer, update_count
@@ -44,6 +45,7 @@ class Computation:
     attention: str = "auto"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, value, known in (
             ("precision", self.precision, PRECISIONS),
             ("remat", self.remat, decoder.REMAT),

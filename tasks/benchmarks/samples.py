@@ -18,7 +18,9 @@ HELD_OUT_INSTANCES = 32  # of each train task
 def discover(directory: Path | None, options: Options) -> Benchmark:
     """The sample tasks (`directory`: another folder in that layout). They are small: every file is read."""
     found = super_natural_instructions.discover_folder(NAME, directory or DIRECTORY, options, HELD_OUT_INSTANCES)
-    return Benchmark({name: _with_answer_format(task) for name, task in found.tasks.items()}, found.left_out)
+    return Benchmark(
+        {name: _with_answer_format(task) for name, task in found.tasks.items()}, found.left_out, found.listed
+    )
 
 
 def _with_answer_format(task: Task) -> Task:

@@ -63,7 +63,7 @@ def discover_folder(benchmark: str, directory: Path, options: Options, held_out:
         name: _task(rows[name], path, roles[name], rows[name].category in trained, held_out, options)
         for name, path in paths.items()
     }
-    return Benchmark(tasks, tuple(left_out))
+    return Benchmark(tasks, tuple(left_out), {benchmark: dict(collections.Counter(roles.values()))})
 
 
 def split_lists(benchmark: str, directory: Path) -> dict[str, str]:

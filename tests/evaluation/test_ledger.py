@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
+from optiml_jax.data.sampling import coverage_text
 from optiml_jax.errors import DataError
-from optiml_jax.evaluation.ledger import checksum_file, ledger_fingerprint, read_ledger, write_checksum
+from optiml_jax.evaluation.ledger import about, about_file, ledger_fingerprint, read_ledger, write_about
 from tests.evaluation.prompts import ledger_line, prompt
 
 
@@ -73,10 +74,12 @@ def test_the_fingerprint_changes_with_every_field_and_with_the_order():
 def test_a_changed_ledger_is_refused_unless_it_has_no_checksum(tmp_path):
     path = tmp_path / "suite.jsonl"
     path.write_text(ledger_line(prompt()) + "\n")
-    write_checksum(path)
+    write_about(path, {"bench": {"test": [25, 119], "train": [188, 757]}})
+    assert coverage_text(about(path)["coverage"]) == "bench: 188 of 757 train and 25 of 119 test tasks have files"
     assert read_ledger(tmp_path) == [prompt()]
     path.write_text(path.read_text().replace("blue", "glue"))
-    with pytest.raises(DataError, match=r"suite.jsonl: not as it was written; cache again, or remove .*\.sha256"):
+    with pytest.raises(DataError, match=r"suite.jsonl: not as it was written; cache again, or remove .*about.json"):
         read_ledger(path)
-    checksum_file(path).unlink()
+    about_file(path).unlink()
+    assert about(path) == {}
     assert read_ledger(path)[0].prompt == "Is sky 0 glue?\nAnswer:"

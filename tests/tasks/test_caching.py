@@ -115,6 +115,8 @@ def test_the_manifest_lists_what_is_trained_on(samples):
     manifest = json.loads((samples / "mixtures" / "samples.json").read_text())
     trained = mixtures.trained(registry.discover("samples").tasks)
     want = [{"name": t.name, "benchmark": "samples", "category": t.category, "examples": 368} for t in trained]
+    coverage = {"samples": {"train": [12, 12], "test": [3, 3]}}
+    assert len(manifest.pop("checksum")) == 32 and manifest.pop("coverage") == coverage
     assert manifest == {"format": 1, "name": "samples", "eps": 4096, "benchmarks": None, "tasks": want}
 
 

@@ -86,3 +86,9 @@ def test_shards_split_the_records_between_them(data_dir):
     whole = [example.id for example in task.examples("train")]
     parts = [[example.id for example in task.examples("train", shard, 4)] for shard in range(4)]
     assert sorted(name for part in parts for name in part) == sorted(whole) and parts[1] == whole[1::4]
+
+
+def test_coverage_counts_the_tasks_whose_files_are_there_against_the_official_lists(shared):
+    """The real samples: 188 train and 25 test tasks of the benchmark's 757 and 119."""
+    found = registry.discover("super_natural_instructions", shared / "data")
+    assert registry.coverage(found) == {"super_natural_instructions": {"train": [188, 757], "test": [25, 119]}}

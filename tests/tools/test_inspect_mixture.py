@@ -91,7 +91,8 @@ def test_prompts_are_shown_with_source_and_target_apart(cache_dir, capsys):
     "flags, message",
     [
         ([f"show={NAME}.tsk2"], f"did you mean {NAME}.task2"),
-        (["show=task3"], f"did you mean {NAME}.task3?"),
+        (["show=sk3"], f"did you mean {NAME}.task3?"),
+        (["gin_file=nowhere.gin"], "nowhere.gin is not in"),
         (["cache_dir=/nowhere"], "/nowhere/store.json: no token store here; write one with"),
         (["mixture=super_natural"], "no such mixture in this cache; did you mean super_natural_instructions?"),
         (["eps=0"], "eps is 0"),
@@ -103,3 +104,29 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(cache_dir, capsys, flags, mess
         run(cache_dir, *flags)
     captured = capsys.readouterr().err
     assert error.value.code == 2 and captured.count("\n") == 1 and message in captured, captured
+
+
+def test_a_task_may_be_named_as_reports_print_it_and_the_table_is_written_all_the_same(cache_dir, tmp_path, capsys):
+    run(cache_dir, "show=task2", "examples=1", f"json={tmp_path / 'mix.json'}")
+    assert f"{NAME}.task2 train" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "mix.json").read_text())["tasks"]) == 3
+
+
+def test_a_gin_file_says_which_run_the_epochs_are_of(cache_dir, tmp_path, capsys):
+    """Steps x rows x positions, and the run's cap, which is the mixture's own unless the file says otherwise."""
+    tables = []
+    for number, flags in enumerate(
+        (
+            ["--gin.TRAIN_STEPS=10", "--gin.BATCH_ROWS=4", "--gin.ROW_LENGTH=250"],
+            ["--gin.TRAIN_STEPS=10", "--gin.BATCH_ROWS=4", "--gin.ROW_LENGTH=250", "--gin.EPS=100"],
+        )
+    ):
+        out = tmp_path / f"{number}.json"
+        file = "--gin_file=opt125m_super_natural_instructions.gin"
+        inspect_mixture.main([file, *flags, f"--gin.CACHE_DIR={cache_dir}", f"--json={out}"])
+        assert "those of a run of 10,000 tokens" in capsys.readouterr().out
+        tables.append({task["name"]: task for task in json.loads(out.read_text())["tasks"]})
+    run(cache_dir, f"json={tmp_path / 'by_flags.json'}", "train_tokens=10000")
+    by_flags = json.loads((tmp_path / "by_flags.json").read_text())["tasks"]
+    assert list(tables[0].values()) == by_flags
+    assert {task["capped_examples"] for task in tables[1].values()} == {100}

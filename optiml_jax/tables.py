@@ -1,4 +1,4 @@
-"""What the command-line tools share: aligned tables, and flags whose errors take one line."""
+"""What the commands share: aligned tables, and flags whose errors take one line."""
 
 import argparse
 from collections.abc import Sequence
