@@ -8,10 +8,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from optiml_jax.data.sampling import EPS
 from optiml_jax.errors import UserError, nearest
 from tasks.registry import Benchmark, Options, Task, discover
-
-EPS = 4096  # the paper's cap on a task's examples
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from optiml_jax.data.sampling import load_manifest, probabilities
+from optiml_jax.data.sampling import cap, load_manifest, probabilities
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError, nearest
 from tasks.vocabulary import OptVocabulary
@@ -47,7 +47,7 @@ def to_seqio(
             f"no mixture {mixture}{nearest(str(mixture), known)}; give a name or CACHE_DIR/mixtures/NAME.json"
         )
     manifest = load_manifest(mixture)
-    eps = manifest["eps"] if eps is None else eps
+    eps = cap(manifest, eps)
     proportions = manifest.get("benchmarks") if proportions is None else proportions
     chances = probabilities(manifest, eps, proportions)  # for its errors
     store = TokenStore(Path(mixture).parents[1])

@@ -38,6 +38,7 @@ def command(installed: Path, name: str, *flags: str, cwd: Path) -> subprocess.Co
     return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_wheel_trains_evaluates_and_plans_outside_the_checkout(installed, cache, tmp_path):  # noqa: F811
     small = [f"--gin.{name}={value}" for name, value in SMALL.items()]
     flags = ("--gin_file=tiny.gin", *small, "--gin.MODEL_DIR=runs/x", f"--gin.CACHE_DIR={cache}")

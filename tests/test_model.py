@@ -136,6 +136,7 @@ def test_greedy_text_equals_transformers_for_prompts_of_different_lengths_in_one
 
 def test_prompts_share_a_batch_as_far_as_memory_goes():
     """One prompt is one row; the number of positions, not of prompts, bounds a batch of long ones."""
+    assert [decoding._bucket(n) for n in (1, 32, 33, 48, 49, 1402, 1537)] == [32, 32, 48, 48, 64, 1536, 2048]
     order, batch = list(range(40)), decoding._batch
     assert batch([3], [1400], 1792, 256, 16) == [3]
     assert batch(order, [20] * 40, 1792, 256, 16) == order[:16]

@@ -14,7 +14,7 @@ import numpy as np
 
 from optiml_jax.data import caches
 from optiml_jax.data.packing import pack
-from optiml_jax.data.sampling import load_manifest, probabilities
+from optiml_jax.data.sampling import cap, load_manifest, probabilities
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.files import write_atomically
@@ -87,7 +87,7 @@ def inspect(
     positions therefore draws a task with p = probability so many times, and that over its examples are its epochs.
     """
     chances = probabilities(manifest, eps, proportions)
-    eps = manifest["eps"] if eps is None else eps
+    eps = cap(manifest, eps)
     stats = {name: store.stats(name, "train") for name in chances}
     positions = sum(p * (stats[name]["tokens"] / stats[name]["examples"] + EOS) for name, p in chances.items())
     draws = train_tokens / positions

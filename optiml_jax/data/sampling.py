@@ -19,6 +19,7 @@ from optiml_jax.data.permutation import hashed, key, permuted
 from optiml_jax.errors import DataError, UserError, nearest
 
 FORMAT = 1
+EPS = 4_096  # the paper's cap on the examples of a task (4.2)
 _BITS = 96  # fixed point: p exact above 2**-43, and no rounding however large k
 
 
@@ -47,6 +48,11 @@ def load_manifest(path: str | os.PathLike) -> dict:
     if len(set(names)) < len(names):
         raise DataError(f"{path}: a task is listed twice; cache the mixture again")
     return manifest
+
+
+def cap(manifest: Mapping, eps: int | None) -> int:
+    """The cap on a task's examples: `eps`, else the manifest's own, else the paper's."""
+    return manifest.get("eps", EPS) if eps is None else eps
 
 
 def manifest_checksum(manifest: Mapping) -> str:
@@ -81,7 +87,7 @@ def probabilities(
     Raises:
       UserError: a task without examples, `eps` below 1, or proportions that do not name exactly the benchmarks.
     """
-    eps = manifest["eps"] if eps is None else eps
+    eps = cap(manifest, eps)
     if eps < 1:
         raise UserError(f"eps is {eps}: the cap on the examples of a task must be at least 1")
     tasks = manifest["tasks"]

@@ -15,7 +15,7 @@ from optiml_jax.opt.attention import attention, dense_attention
 from optiml_jax.opt.network import Network
 
 POSITIONS = 16_384  # of prompts and answers computed together, at most (a single row may be longer)
-MIN_PROMPT = 32  # prompt lengths are rounded up to this times a power of two: few programs to compile
+MIN_PROMPT = 32  # prompt lengths are rounded up, from this on: few programs to compile
 
 
 class Answer(NamedTuple):
@@ -88,7 +88,9 @@ def _batch(order: list[int], lengths: list[int], room: int, new: int, batch_rows
 
 
 def _bucket(length: int) -> int:
-    return MIN_PROMPT << max(0, (length - 1) // MIN_PROMPT).bit_length()
+    """`length` rounded up to 32, 48, 64, 96, 128, ..."""
+    power = MIN_PROMPT << max(0, (length - 1) // MIN_PROMPT).bit_length()
+    return power * 3 // 4 if power > MIN_PROMPT and length <= power * 3 // 4 else power
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))

@@ -5,6 +5,7 @@ neither sharding nor hosts matter. Four sums with different constants make 128 b
 not meant against somebody who looks for a collision.
 """
 
+import zlib
 from typing import Any
 
 import jax
@@ -20,31 +21,32 @@ def fingerprint(tree: Any) -> str:
 
     Call it under `jax.set_mesh` where the arrays lie on a mesh.
     """
-    sums = np.asarray(_sums(tree))
-    return "".join(f"{int(lane):08x}" for lane in sums)
-
-
-@jax.jit
-def _sums(tree: Any) -> jax.Array:
-    total = jnp.zeros(len(LANES), jnp.uint32)
+    total = np.zeros(len(LANES), np.uint32)
+    sums = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}"
-        seed = np.uint32(int.from_bytes(name.encode()[-512:], "little") % 4_294_967_291)  # a prime
-        total = _mix(total + seed) + jnp.stack([_lane(leaf, seed, np.uint32(odd)) for odd in LANES])
-    return total
+        seed = np.uint32(zlib.crc32(name.encode()))
+        sums.append((seed, _sums(leaf, seed)))  # started for all before the first is waited for
+    for seed, lanes in sums:
+        total = _mix(total + seed) + np.asarray(lanes)
+    return "".join(f"{int(lane):08x}" for lane in total)
 
 
-def _lane(leaf: jax.Array, seed: np.uint32, odd: np.uint32) -> jax.Array:
+@jax.jit  # of one array: parameters and moments share their few shapes, and so the programs
+def _sums(leaf: jax.Array, seed: jax.Array) -> jax.Array:
     unsigned = UNSIGNED[leaf.dtype.itemsize]
     bits = leaf.astype(unsigned) if leaf.dtype == bool else jax.lax.bitcast_convert_type(leaf, unsigned)
-    place = jnp.uint32(seed)
-    for axis in range(leaf.ndim):
-        place = place * odd + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-    return _mix(bits.astype(jnp.uint32) * odd ^ _mix(place)).sum(dtype=jnp.uint32)
+    lanes = []
+    for odd in map(np.uint32, LANES):
+        place = seed
+        for axis in range(leaf.ndim):
+            place = place * odd + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        lanes.append(_mix(bits.astype(jnp.uint32) * odd ^ _mix(place)).sum(dtype=jnp.uint32))
+    return jnp.stack(lanes)
 
 
-def _mix(x: jax.Array) -> jax.Array:
+def _mix(x: Any) -> Any:
     """MurmurHash3's finalizer: every bit of the result depends on every bit of `x`, and nothing is lost."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
     return x ^ (x >> 16)

@@ -37,8 +37,9 @@ class Checkpoints:
 
     def __init__(self, model_dir: str | os.PathLike, keep: int | None = None) -> None:
         self.directory = Path(model_dir).absolute() / "checkpoints"
-        logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax narrates every step of every save
         read_only = keep is None
+        # Orbax narrates every step of every save, and warns that what is opened to read is.
+        logging.getLogger("absl").setLevel(logging.ERROR if read_only else logging.WARNING)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only
         )

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from optiml_jax import distributed
 from optiml_jax.data import caches
 from optiml_jax.data.loader import Loader, local_rows
-from optiml_jax.data.sampling import coverage_text, load_manifest
+from optiml_jax.data.sampling import cap, coverage_text, load_manifest
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError
 from optiml_jax.files import exclusive
@@ -227,7 +227,7 @@ def run_settings(
     settings = {f"OPTConfig.{name}": value for name, value in dataclasses.asdict(model).items()}
     settings |= {f"Optimization.{name}": value for name, value in dataclasses.asdict(optimization).items()}
     settings |= {f"Data.{name}": getattr(data, name) for name in DECIDE_THE_ROWS}
-    settings["Data.eps"] = manifest["eps"] if data.eps is None else data.eps
+    settings["Data.eps"] = cap(manifest, data.eps)
     settings["Data.proportions"] = data.proportions or manifest.get("benchmarks")
     settings["Computation.precision"] = computation.precision
     settings["tokenizer"] = tokenizer.fingerprint

@@ -16,6 +16,7 @@ import pytest
 from optiml_jax.errors import UserError
 from optiml_jax.opt import sharding
 from optiml_jax.opt.config import OPTConfig
+from optiml_jax.plan import read_setup
 from optiml_jax.training import plan as planning
 from optiml_jax.training import step
 from optiml_jax.training.cards import CARDS
@@ -25,7 +26,6 @@ from optiml_jax.training.plan import Setup, changes, make_plan, nearest_fit
 from optiml_jax.training.step import Computation
 from tests.conftest import ROOT
 from tests.meshes import mesh_of
-from tools.plan import read_setup
 
 needs_plugin = pytest.mark.skipif(
     importlib.util.find_spec("jax_plugins") is None or importlib.util.find_spec("jax_plugins.xla_cuda13") is None,
