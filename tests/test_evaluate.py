@@ -16,9 +16,10 @@ from optiml_jax.model import Model
 from optiml_jax.opt import decoder
 from optiml_jax.opt.config import OPTConfig
 from optiml_jax.opt.tokenizer import Tokenizer
+from tests.commands import run_all
 from tests.conftest import ROOT
 from tests.meshes import mesh_of
-from tests.test_train import SMALL, run
+from tests.test_train import SMALL, command, environment, run
 
 CONFIG = OPTConfig(vocab_size=1536, layers=1, model_dim=32, heads=2, ffn_dim=64, max_positions=128, init_scale=0.2)
 
@@ -164,7 +165,7 @@ def test_an_interrupted_command_ends_without_a_traceback(capsys):
 
 
 BAD = {
-    "mistyped weights": ({"WEIGHTS": "runs/nowhere", "LEDGER": "{ledger}"}, "runs/nowhere"),
+    "mistyped weights": ({"WEIGHTS": "runs/no/where", "LEDGER": "{ledger}"}, "runs/no/where: neither a directory nor"),
     "no weights": ({}, "WEIGHTS is not set"),
     "no ledger": ({"WEIGHTS": "runs/nowhere"}, "LEDGER is not set"),
     "no such ledger": ({"WEIGHTS": ".", "LEDGER": "nowhere.jsonl"}, "nowhere.jsonl: no such ledger"),
@@ -172,12 +173,20 @@ BAD = {
 }
 
 
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory) -> dict[str, tuple[int, str]]:
+    """Exit code and stderr of every case."""
+    directory = tmp_path_factory.mktemp("mistakes")
+    ledger = directory / "ledger.jsonl"
+    ledger.write_text(json.dumps(prompt(0).__dict__ | {"format": 1}) + "\n")
+    commands = []
+    for change, _ in BAD.values():
+        settings = {name: value.format(ledger=ledger, tmp=directory) for name, value in change.items()}
+        commands.append(("optiml_jax.evaluate", command("evaluate", settings, gin_file="evaluate.gin")[3:]))
+    return dict(zip(BAD, run_all(commands, environment())))
+
+
 @pytest.mark.parametrize("case", BAD)
-def test_a_mistake_is_one_line_with_the_way_out(case, tmp_path):
-    change, message = BAD[case]
-    ledger = tmp_path / "ledger.jsonl"
-    line = {name: value for name, value in prompt(0).__dict__.items()} | {"format": 1}
-    ledger.write_text(json.dumps(line) + "\n")
-    settings = {name: value.format(ledger=ledger, tmp=tmp_path) for name, value in change.items()}
-    error = run("evaluate", settings, gin_file="evaluate.gin", code=2).stderr
-    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+def test_a_mistake_is_one_line_with_the_way_out(case, mistakes):
+    code, error = mistakes[case]
+    assert code == 2 and error.startswith("error: ") and BAD[case][1] in error and error.count("\n") == 1, error

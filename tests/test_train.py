@@ -18,6 +18,7 @@ from optiml_jax.files import exclusive
 from optiml_jax.opt import decoder, weights
 from optiml_jax.opt.config import OPTConfig
 from optiml_jax.training.loop import steps_until_asking
+from tests.commands import run_all
 from tests.conftest import ROOT
 
 # a model that compiles in seconds
@@ -272,13 +273,20 @@ BAD = {
 }
 
 
+@pytest.fixture(scope="module")
+def mistakes(cache, tmp_path_factory) -> dict[str, tuple[int, str]]:
+    """Exit code and stderr of every case."""
+    directory = tmp_path_factory.mktemp("mistakes")
+    commands = []
+    for number, (change, flags, _) in enumerate(BAD.values()):
+        cache_dir = str(directory / "cache") if "MIXTURE" in change else cache
+        settings = SMALL | {"CACHE_DIR": cache_dir, "MODEL_DIR": str(directory / str(number))} | change
+        commands.append(("optiml_jax.train", command("train", settings, *flags)[3:]))
+    return dict(zip(BAD, run_all(commands, environment())))
+
+
 @pytest.mark.parametrize("case", BAD)
-def test_a_mistake_is_one_line_with_the_way_out(case, cache, tmp_path):
-    change, flags, message = BAD[case]
-    if "../shared" in str(change) and not (ROOT.parent / "shared").is_dir():
-        pytest.skip("needs OPT's vocabulary in ../shared")
-    cache_dir = str(tmp_path / "cache") if "MIXTURE" in change else cache
-    settings = SMALL | {"CACHE_DIR": cache_dir, "MODEL_DIR": str(tmp_path / "run")} | change
-    error = run("train", settings, *flags, code=2).stderr
+def test_a_mistake_is_one_line_with_the_way_out(case, mistakes):
+    code, error = mistakes[case]
     lines = [line for line in error.splitlines() if not line.startswith("caching")]
-    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], error
+    assert code == 2 and len(lines) == 1 and lines[0].startswith("error: ") and BAD[case][2] in lines[0], error

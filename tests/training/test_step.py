@@ -76,8 +76,8 @@ def test_fp16_loses_no_gradient_at_the_labels_of_a_large_batch(accumulation):
 
     Against float32; dividing before the backward pass lost elements. A small model: fp16 is slow on a CPU.
     """
-    config = OPTConfig(vocab_size=32, layers=1, model_dim=16, heads=2, ffn_dim=16, max_positions=32)
-    tokens_BT = np.random.default_rng(0).integers(4, 32, (2460, 32)).astype(np.int32)
+    config = OPTConfig(vocab_size=16, layers=1, model_dim=8, heads=2, ffn_dim=8, max_positions=32)
+    tokens_BT = np.random.default_rng(0).integers(4, 16, (2460, 32)).astype(np.int32)
     batch = {
         "tokens_BT": tokens_BT,
         "targets_BT": np.roll(tokens_BT, -1, 1),

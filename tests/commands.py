@@ -1,0 +1,49 @@
+"""Many command lines in one process: starting one takes seconds, and a mistake is told of in milliseconds.
+
+Run by itself it reads [[module, words], ...] as JSON and writes [[exit code, stderr], ...]; what its programs say counts
+too.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]  # not from conftest, which changes the number of devices
+
+
+def run_all(commands: list[tuple[str, list[str]]], environment: dict[str, str]) -> list[tuple[int, str]]:
+    """Exit code and stderr of each (module, words), one after the other."""
+    words = [sys.executable, "-m", "tests.commands"]
+    done = subprocess.run(
+        words, input=json.dumps(commands), cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    return [tuple(result) for result in json.loads(done.stdout.splitlines()[-1])]
+
+
+def _run(module: str, words: list[str]) -> tuple[int, str]:
+    import gin
+
+    gin.clear_config()
+    sys.argv = [module, *words]
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            importlib.import_module(module).main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+        said.seek(0)
+        return code, said.read().decode()
+
+
+if __name__ == "__main__":
+    print("\n" + json.dumps([_run(*command) for command in json.load(sys.stdin)]))
