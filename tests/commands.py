@@ -1,7 +1,7 @@
 """Many command lines in one process: starting one takes seconds, and a mistake is told of in milliseconds.
 
-Run by itself it reads [[module, words], ...] as JSON and writes [[exit code, stderr], ...]; what its programs say counts
-too.
+Run by itself it reads [[module, words], ...] as JSON and writes [[exit code, stderr], ...]. What the programs that it
+starts say counts too.
 """
 
 import importlib
