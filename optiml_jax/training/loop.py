@@ -86,7 +86,7 @@ def run_steps(
     saved = run.step
     with _StopSignals() as stop:
         try:
-            while run.step < total and not stop.agreed(run.step):
+            while run.step < total and not stop.agreed(run):
                 batch = next(run.loader)
                 arrays = to_devices(batch.arrays, sharding, run.batch_rows, run.rows)
                 key = jax.random.fold_in(run.key, run.step)
@@ -199,13 +199,15 @@ class _StopSignals:
             pass
         return self
 
-    def agreed(self, number: int) -> bool:
+    def agreed(self, run: Run) -> bool:
         """Whether to stop before another step. Many processes stop at the same one, whichever of them was asked:
         a process alone in a step would wait for the others for ever."""
         if jax.process_count() == 1:
             return self.asked
+        number = run.step
         if number < self._asks_at:
             return False
+        jax.block_until_ready(run.state)  # two programs that exchange something at once can deadlock on CPUs
         seconds = (time.monotonic() - self._asked_when) / max(number - self._asked_at, 1)
         everyone = multihost_utils.process_allgather(np.array([self.asked, seconds], np.float32))
         # From the same numbers on every process, so that all ask again at the same step.
