@@ -126,7 +126,7 @@ def parse(
     logging.getLogger().addFilter(_no_search_noise)
     try:
         gin.parse_config_files_and_bindings(files, [], finalize_config=False)
-        gin.parse_config([f"{name} = {_quoted(name, value, configurables)}" for name, value in bindings.items()])
+        gin.parse_config([f"{name} = {_quoted(name, value)}" for name, value in bindings.items()])
         gin.finalize()
     except UserError:
         raise
@@ -154,7 +154,7 @@ def _one_line(error: Exception) -> str:
     return f"gin: {text}"
 
 
-def _quoted(name: str, value: str, configurables: Mapping[str, Callable[..., Any]]) -> str:
+def _quoted(name: str, value: str) -> str:
     """A value of the command line as gin reads it: a bare word or path becomes a text where one is expected.
 
     Raises:
@@ -167,8 +167,7 @@ def _quoted(name: str, value: str, configurables: Mapping[str, Callable[..., Any
         return value
     except (ValueError, SyntaxError):
         pass
-    owners = {**configurables, **CONFIGURABLES}
-    if not set(value) & set("'\"") and any(_is_text(owners, *use) for use in _uses(name)):
+    if not set(value) & set("'\"") and any(_is_text(*use) for use in _uses(name)):
         return repr(value)
     raise UserError(f"--gin.{name}={value}: needs quotes: --gin.{name}=\"'...'\"; numbers, True, False and None do not")
 
@@ -182,8 +181,8 @@ def _uses(name: str) -> Iterator[tuple[str, str]]:
         yield from _uses(target)
 
 
-def _is_text(owners: Mapping[str, Callable[..., Any]], owner: str, parameter: str) -> bool:
-    function = owners.get(owner.split(".")[-1])
+def _is_text(owner: str, parameter: str) -> bool:
+    function = CONFIGURABLES.get(owner.split(".")[-1])
     kind = typing.get_type_hints(function).get(parameter) if function else None
     return kind is str or str in typing.get_args(kind)
 

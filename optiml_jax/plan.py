@@ -10,10 +10,10 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optiml_jax.errors import UserError, exit_on_user_error, nearest
+from optiml_jax.files import write_atomically
 from optiml_jax.tables import Parser, table
 
 if TYPE_CHECKING:  # jax reads its environment when it is imported, and main sets that first
@@ -55,9 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not result["fits"]:
         print(advice(setup, plan, card))
     if flags.json:
-        path = Path(flags.json)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_atomically(flags.json, json.dumps(result, indent=1) + "\n")
 
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[Any, list[str]]:

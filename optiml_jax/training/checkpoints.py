@@ -105,6 +105,8 @@ class Checkpoints:
     def _read(self, step: int, **items: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (MemoryError, jax.errors.JaxRuntimeError):  # no room, or a failing device: the files may be sound
+            raise
         except Exception as error:  # what a damaged or missing file raises depends on where in it the damage is
             raise self._damaged(step, type(error).__name__) from error
 

@@ -10,6 +10,8 @@ from typing import Any
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from optiml_jax.files import write_atomically
+
 
 class MetricsLog:
     """Writes one row a logged step. Rows beyond `start`, left by a run that went on past its checkpoint, are cut.
@@ -27,9 +29,7 @@ class MetricsLog:
         directory = Path(model_dir)
         path = directory / "metrics.jsonl"
         kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomically(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1 if start else None)
         # Without a terminal a line a second would drown a log file.
