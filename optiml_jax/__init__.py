@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -17,8 +18,10 @@ def code_version() -> str:
     return f"{__version__}+{digest.hexdigest()[:32]}"
 
 
-def load_model(source: str, **options):
-    """A model with `logits`, `rank`, `generate` and `save`; see `optiml_jax.model.load_model`."""
-    from optiml_jax.model import load_model as load  # here, so that reading a token store does not import jax
+def __getattr__(name: str) -> Any:
+    """`load_model`, a model with `logits`, `rank`, `generate` and `save`; importing it imports jax."""
+    if name == "load_model":
+        from optiml_jax.inference.model import load_model
 
-    return load(source, **options)
+        return load_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

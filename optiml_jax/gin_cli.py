@@ -13,13 +13,14 @@ from typing import Any
 import gin
 
 from optiml_jax import distributed
+from optiml_jax.data.settings import Data
 from optiml_jax.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.evaluation.run import evaluate
-from optiml_jax.opt.config import OPTConfig
-from optiml_jax.opt.sharding import make_mesh
-from optiml_jax.training.loop import Logging
+from optiml_jax.model.config import OPTConfig
+from optiml_jax.model.sharding import make_mesh
+from optiml_jax.training.hooks import Logging
 from optiml_jax.training.optimizer import Optimization
-from optiml_jax.training.run import Data, train
+from optiml_jax.training.run import train
 from optiml_jax.training.step import Computation
 
 # What gin files may bind, by the name they use.

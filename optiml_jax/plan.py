@@ -17,8 +17,8 @@ from optiml_jax.files import write_atomically
 from optiml_jax.tables import Parser, table
 
 if TYPE_CHECKING:  # jax reads its environment when it is imported, and main sets that first
-    from optiml_jax.training.cards import Card
-    from optiml_jax.training.plan import Plan, Setup
+    from optiml_jax.cards import Card
+    from optiml_jax.planning.compiled import Plan, Setup
 
 GIB = 2**30
 CPU_NOTE = (
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     forced = f"--xla_force_host_platform_device_count={flags.devices}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {forced}".strip()
 
-    from optiml_jax.training import plan as planning
-    from optiml_jax.training.cards import CARDS
+    from optiml_jax.cards import CARDS
+    from optiml_jax.planning import compiled as planning
 
     if flags.device not in CARDS:
         close = nearest(flags.device, CARDS)
@@ -78,7 +78,7 @@ def read_setup(gin_flags: Sequence[str], devices: int) -> "tuple[Setup, list[str
       UserError: the axes do not multiply to `devices`.
     """
     from optiml_jax import gin_cli
-    from optiml_jax.training.plan import Setup
+    from optiml_jax.planning.compiled import Setup
 
     settings = gin_cli.settings(gin_flags, "tools.plan")
     model, computation, data = settings["model"], settings["computation"], settings["data"]
@@ -101,8 +101,8 @@ def read_setup(gin_flags: Sequence[str], devices: int) -> "tuple[Setup, list[str
 
 def summary(setup: "Setup", plan: "Plan", device: str, card: "Card") -> dict[str, Any]:
     """The contract of --json; bytes are those of one device, collectives those it sends in a step."""
-    from optiml_jax.opt.sharding import AXES
-    from optiml_jax.training.collectives import totals
+    from optiml_jax.model.sharding import AXES
+    from optiml_jax.planning.collectives import totals
 
     return {
         "fits": plan.peak_bytes <= card.limit_bytes,
@@ -120,7 +120,7 @@ def summary(setup: "Setup", plan: "Plan", device: str, card: "Card") -> dict[str
 
 
 def report(setup: "Setup", plan: "Plan", result: Mapping[str, Any], card: "Card") -> str:
-    from optiml_jax.opt.decoder import parameter_count
+    from optiml_jax.model.decoder import parameter_count
 
     axes = " x ".join(f"{size} {name}" for name, size in result["mesh"].items())
     micro = setup.computation.accumulation
@@ -157,7 +157,7 @@ def report(setup: "Setup", plan: "Plan", result: Mapping[str, Any], card: "Card"
 
 def advice(setup: "Setup", plan: "Plan", card: "Card") -> str:
     """The nearest change that fits, compiled to be sure."""
-    from optiml_jax.training.plan import nearest_fit
+    from optiml_jax.planning.compiled import nearest_fit
 
     found = nearest_fit(setup, plan, card)
     if found:

@@ -1,17 +1,4 @@
-"""The benchmark: texts, prompts, categories, splits. `import tasks` registers every task and mixture in seqio.
+"""The benchmark: texts, prompts, categories, splits. Importing this costs nothing.
 
-Where the data are is read from `OPTIML_DATA_DIR` (one folder a benchmark), the tokenizer from `OPTIML_TOKENIZER`, or
-both are given by `tasks.use_data_dir(folder, tokenizer=...)`. The samples need neither. What is cached becomes a
-seqio mixture by `tasks.to_seqio(manifest)`.
-
-`OPTIML_TASKS_WITHOUT_SEQIO=1` leaves seqio out: importing TensorFlow takes 5 s and 500 MB, and the tools and the worker
-processes that only read, render and cache tasks need the modules below this package, not the registries.
+`import tasks.seqio_tasks` registers every task and mixture in seqio (t5x's MIXTURE_OR_TASK_MODULE).
 """
-
-import os
-
-if os.environ.get("OPTIML_TASKS_WITHOUT_SEQIO") != "1":
-    from tasks.seqio_store import to_seqio as to_seqio
-    from tasks.seqio_tasks import use_data_dir
-
-    use_data_dir(os.environ.get("OPTIML_DATA_DIR"), os.environ.get("OPTIML_TOKENIZER"))

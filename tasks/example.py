@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from optiml_jax.evaluation.metrics import Metric
+
 
 @dataclass(frozen=True)
 class Record:
@@ -14,14 +16,36 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Example:
-    """One rendered example, bare text: how source and target meet is `optiml_jax.opt.tokenizer.join`'s business.
+class Template:
+    """One way to put the records of a task into words.
 
     Attributes:
+      id: unique in its task; no "/" and no line break.
+      metric: what answers to it are scored by.
+      text: what the benchmark's renderer makes a prompt of; empty where the records bring their instructions.
+      style: "task": one instruction for all examples, demonstrations come after it; "instance": the instruction is
+        woven into each example, demonstrations come before it (paper 2.1 and Appendix C).
+    """
+
+    id: str
+    metric: Metric
+    text: str = ""
+    style: str = "instance"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One rendered example, bare text: how source and target meet is `optiml_jax.tokenizer.join`'s business.
+
+    Attributes:
+      id: the record's.
       source: instructions and input, ending with the delimiter that asks for the output (paper 2.4).
       target: what is trained on; one of `references`, chosen by the example's id.
       references: every accepted output, without repetitions.
       candidates: the outputs to rank (rank classification), or None: the output is generated.
+      separator: between source and target; one space, unless the source ends in white space itself.
+      stop: texts that end a generated answer, for models that were not taught to end by themselves.
+      max_new_tokens: of a generated answer; None: as many as the evaluation allows.
     """
 
     id: str
@@ -29,6 +53,9 @@ class Example:
     target: str
     references: tuple[str, ...]
     candidates: tuple[str, ...] | None = None
+    separator: str = " "
+    stop: tuple[str, ...] = ()
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True)

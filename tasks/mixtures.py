@@ -8,39 +8,50 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optiml_jax.data.sampling import EPS
+from optiml_jax.data.manifest import EPS
 from optiml_jax.errors import UserError, nearest
-from tasks.registry import Benchmark, Options, Task, discover
+from tasks.registry import Benchmark, benchmark_names, discover
+from tasks.task import Options, Task
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Train tasks of some benchmarks to learn from, and their test and validation splits to be evaluated on.
+    """Tasks of some benchmarks to learn from.
 
     Attributes:
       proportions: benchmark -> its share of the draws. None for one benchmark, or to cap over all tasks alike.
+      splits: the official lists whose tasks are drawn from; OPT-IML-Max trains on those of the evaluation too.
     """
 
     name: str
     benchmarks: tuple[str, ...]
     proportions: Mapping[str, float] | None = None
     eps: int = EPS
+    splits: tuple[str, ...] = ("train",)
 
     def discover(self, data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
-        """The tasks of all its benchmarks; see `registry.discover` for the errors."""
-        found = [discover(benchmark, data_dir, options) for benchmark in self.benchmarks]
-        tasks = {name: task for benchmark in found for name, task in benchmark.tasks.items()}
-        listed = {name: roles for benchmark in found for name, roles in benchmark.listed.items()}
-        return Benchmark(tasks, tuple(skipped for benchmark in found for skipped in benchmark.left_out), listed)
+        """Everything in the folders of its benchmarks; see `registry.discover` for the errors."""
+        return discover_all(self.benchmarks, data_dir, options)
+
+    def tasks(self, found: Benchmark) -> list[Task]:
+        """The tasks of `found` that are drawn from."""
+        return [task for task in found.listed(*self.splits) if task.benchmark in self.benchmarks]
 
 
-MIXTURES = {
-    mixture.name: mixture
-    for mixture in (
-        Mixture("samples", ("samples",)),
-        Mixture("super_natural_instructions", ("super_natural_instructions",)),
-    )
-}
+def discover_all(names: tuple[str, ...], data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
+    """Several benchmarks as one."""
+    found = [discover(name, data_dir, options) for name in names]
+    tasks = {name: task for benchmark in found for name, task in benchmark.tasks.items()}
+    rows = {name: row for benchmark in found for name, row in benchmark.rows.items()}
+    return Benchmark(tasks, tuple(skipped for benchmark in found for skipped in benchmark.left_out), rows)
+
+
+MIXTURES: dict[str, Mixture] = {}  # those of several benchmarks; each benchmark alone is a mixture of its name
+
+
+def names() -> list[str]:
+    """Every mixture there is."""
+    return sorted({*benchmark_names(), *MIXTURES})
 
 
 def mixture(name: str) -> Mixture:
@@ -49,18 +60,7 @@ def mixture(name: str) -> Mixture:
     Raises:
       UserError: there is none; names the nearest.
     """
-    if name not in MIXTURES:
-        known = nearest(name, MIXTURES) or f"; there are {', '.join(MIXTURES)}"
+    if name not in names():
+        known = nearest(name, names()) or f"; there are {', '.join(names())}"
         raise UserError(f"no mixture {name}{known}")
-    return MIXTURES[name]
-
-
-def trained(tasks: Mapping[str, Task]) -> list[Task]:
-    """The tasks that are drawn from."""
-    return [task for task in tasks.values() if task.role == "train"]
-
-
-def evaluated(tasks: Mapping[str, Task]) -> list[tuple[Task, str]]:
-    """Tasks and splits that are evaluated on."""
-    roles = (task for task in tasks.values() if task.role != "excluded")
-    return [(task, split) for task in roles for split in task.splits if split != "train"]
+    return MIXTURES.get(name) or Mixture(name, (name,))

@@ -9,13 +9,14 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from optiml_jax.data.sampling import cap, load_manifest, probabilities
+from optiml_jax.data.manifest import Manifest
+from optiml_jax.data.sampling import probabilities
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError, nearest
 from tasks.vocabulary import OptVocabulary
 
 PREFIX = "cached:"
-SPLITS = ("train", "validation")
+SPLIT = "train"  # the one that is cached
 AT_ONCE = 1024  # examples read together
 SIGNATURE = {name: tf.TensorSpec((None,), tf.int32) for name in ("inputs", "targets")}
 
@@ -46,18 +47,18 @@ def to_seqio(
         raise UserError(
             f"no mixture {mixture}{nearest(str(mixture), known)}; give a name or CACHE_DIR/mixtures/NAME.json"
         )
-    manifest = load_manifest(mixture)
-    eps = cap(manifest, eps)
-    proportions = manifest.get("benchmarks") if proportions is None else proportions
+    manifest = Manifest.read(mixture)
+    eps = manifest.cap(eps)
+    proportions = manifest.benchmarks if proportions is None else proportions
     chances = probabilities(manifest, eps, proportions)  # for its errors
     store = TokenStore(Path(mixture).parents[1])
     vocabulary = OptVocabulary(store.directory / "tokenizer")
     rate = functools.partial(seqio.mixing_rate_num_examples, maximum=eps)
     parts: dict[str, list[tuple]] = {}
-    for task in manifest["tasks"]:
-        if chances[task["name"]] > 0:
-            parts.setdefault(task["benchmark"], []).append((_add_task(store, task["name"], vocabulary), rate))
-    name = f"{PREFIX}{manifest['name']}"
+    for task in manifest.tasks:
+        if chances[task.name] > 0:
+            parts.setdefault(task.benchmark, []).append((_add_task(store, task.name, vocabulary), rate))
+    name = f"{PREFIX}{manifest.name}"
     if proportions is None:
         return _add_mixture(name, [part for benchmark in parts.values() for part in benchmark])
     nested = [
@@ -79,8 +80,8 @@ def _add_task(store: TokenStore, task: str, vocabulary: OptVocabulary) -> str:
         seqio.TaskRegistry.remove(name)
     seqio.TaskRegistry.add(
         name,
-        source=StoreSource(store, task),
-        preprocessors=[seqio.preprocessors.append_eos],
+        source=StoreSource(store, task, vocabulary.eos_id),
+        preprocessors=[],
         output_features={
             "inputs": seqio.Feature(vocabulary, add_eos=False),
             "targets": seqio.Feature(vocabulary, add_eos=True),
@@ -92,22 +93,25 @@ def _add_task(store: TokenStore, task: str, vocabulary: OptVocabulary) -> str:
 class StoreSource(seqio.FunctionDataSource):
     """The examples of a cached task; how many there are is read from its stats."""
 
-    def __init__(self, store: TokenStore, task: str) -> None:
-        self._store, self._task = store, task
-        there = [split for split in SPLITS if (store.directory / "tasks" / task / f"{split}.json").exists()]
-        super().__init__(self._dataset, splits=there)
+    def __init__(self, store: TokenStore, task: str, eos_id: int) -> None:
+        self._store, self._task, self._eos_id = store, task, eos_id
+        super().__init__(self._dataset, splits=[SPLIT])
 
     def num_input_examples(self, split: str) -> int | None:
-        return self._store.stats(self._task, split)["examples"] if split in self.splits else None
+        return self._store.stats(self._task, SPLIT)["examples"] if split == SPLIT else None
 
     def _dataset(self, split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
-        count = len(self._store.lengths(self._task, split))  # a damaged file is raised here, not from TensorFlow
+        count = len(self._store.lengths(self._task, SPLIT))  # a damaged file is raised here, not from TensorFlow
+        flags = self._store.pieces(self._task, SPLIT)
+        flags = np.zeros(count, np.uint8) if flags is None else flags
 
         def examples() -> Iterator[dict[str, np.ndarray]]:
             for start in range(0, count, AT_ONCE):
                 places = [(self._task, i) for i in range(start, min(start + AT_ONCE, count))]
-                for ids, label_start in self._store.read_many(split, places):
-                    yield {"inputs": ids[:label_start].astype(np.int32), "targets": ids[label_start:].astype(np.int32)}
+                for piece, (ids, label_start) in zip(flags[start:], self._store.read_many(SPLIT, places)):
+                    end = [] if piece & 1 else [self._eos_id]  # a document that goes on has no end here
+                    source, label = ids[:label_start], ids[label_start + (piece >> 1) :]
+                    yield {"inputs": source.astype(np.int32), "targets": np.append(label, end).astype(np.int32)}
             self._store.check()
 
         return tf.data.Dataset.from_generator(examples, output_signature=SIGNATURE)

@@ -1,5 +1,9 @@
 """The tasks and mixtures in seqio's registries: same texts, tokens and rates as in the token store.
 
+`import tasks.seqio_tasks` registers them all, which is what t5x's MIXTURE_OR_TASK_MODULE asks for. Where the data are
+is read from `OPTIML_DATA_DIR` (one folder a benchmark), the tokenizer from `OPTIML_TOKENIZER`, or both are given by
+`use_data_dir(folder, tokenizer=...)`; the samples need neither. What is cached becomes a seqio mixture by `to_seqio`.
+
 seqio is the language that users know: `get_dataset`, mixtures, metric functions, its Evaluator. Training does not read
 through it: its online path tokenises example by example in TensorFlow, and its packer takes id 0 for padding.
 """
@@ -15,13 +19,16 @@ import seqio
 import tensorflow as tf
 
 from optiml_jax.errors import UserError
-from optiml_jax.evaluation.metrics import METRICS
-from optiml_jax.opt.tokenizer import join
+from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.tokenizer import join
 from tasks import mixtures, registry
 from tasks.benchmarks import samples
-from tasks.example import Example, Record
+from tasks.example import Example
 from tasks.mixtures import Mixture
-from tasks.registry import Options, Task
+from tasks.pool import Pool, examples
+from tasks.registry import Benchmark
+from tasks.seqio_store import to_seqio as to_seqio
+from tasks.task import Options, Task
 from tasks.vocabulary import OptVocabulary
 
 SIGNATURE = {
@@ -52,21 +59,21 @@ def use_data_dir(
         raise UserError(f"DATA_DIR: {data_dir} is not a folder; it must hold one folder a benchmark")
     vocabularies = {samples.NAME: OptVocabulary(samples.TOKENIZER)}
     shared = OptVocabulary(tokenizer)
-    tasks: dict[str, Task] = {}
+    benchmarks = {}
     for benchmark in registry.benchmark_names():
-        there = benchmark in registry.BUILT_IN or (data_dir is not None and (Path(data_dir) / benchmark).is_dir())
-        found = (
+        there = registry.built_in(benchmark) or (data_dir is not None and (Path(data_dir) / benchmark).is_dir())
+        benchmarks[benchmark] = (
             registry.discover(benchmark, data_dir, options or Options()) if there else registry.without_data(benchmark)
         )
-        tasks |= found.tasks
 
     for added, registered in zip(_registered, (seqio.TaskRegistry, seqio.MixtureRegistry)):
         while added:
             registered.remove(added.pop())
-    for task in tasks.values():
-        add_task(task, vocabularies.get(task.benchmark, shared))
-    for mixture in mixtures.MIXTURES.values():
-        add_mixture(mixture, tasks)
+    for found in benchmarks.values():
+        for task in found.tasks.values():
+            add_task(task, vocabularies.get(task.benchmark, shared))
+    for mixture in map(mixtures.mixture, mixtures.names()):
+        add_mixture(mixture, benchmarks)
 
 
 def add_task(task: Task, vocabulary: OptVocabulary) -> seqio.Task:
@@ -81,18 +88,26 @@ def add_task(task: Task, vocabulary: OptVocabulary) -> seqio.Task:
             "targets": seqio.Feature(vocabulary, add_eos=True),
         },
         postprocess_fn=postprocess,
-        metric_fns=[metric_fn(task.metric)],
+        metric_fns=[metric_fn(metric) for metric in dict.fromkeys(one.metric for one in task.templates)],
     )
 
 
-def add_mixture(mixture: Mixture, tasks: Mapping[str, Task]) -> None:
-    """Registers a mixture: capped rates within a benchmark, its proportions over the mixtures of its benchmarks."""
+def add_mixture(mixture: Mixture, benchmarks: Mapping[str, Benchmark]) -> None:
+    """Registers a mixture: capped rates within a benchmark, its proportions over parts named MIXTURE:BENCHMARK."""
     rate = functools.partial(seqio.mixing_rate_num_examples, maximum=mixture.eps)
-    trained = [task.name for task in mixtures.trained(tasks) if task.benchmark in mixture.benchmarks]
-    parts = list(mixture.proportions.items()) if mixture.proportions else [(name, rate) for name in trained]
-    if trained:  # seqio admits no empty mixture: a folder may hold test tasks alone
-        _registered[1].append(mixture.name)
-        seqio.MixtureRegistry.add(mixture.name, parts)
+    parts = {name: [(task.name, rate) for task in mixture.tasks(benchmarks[name])] for name in mixture.benchmarks}
+    if mixture.proportions is None:
+        _add(mixture.name, [part for own in parts.values() for part in own])
+        return
+    for name, own in parts.items():
+        _add(f"{mixture.name}:{name}", own)
+    _add(mixture.name, [(f"{mixture.name}:{name}", mixture.proportions[name]) for name, own in parts.items() if own])
+
+
+def _add(name: str, parts: list[tuple[str, Any]]) -> None:
+    if parts:  # seqio admits no empty mixture: a folder may hold test tasks alone
+        _registered[1].append(name)
+        seqio.MixtureRegistry.add(name, parts)
 
 
 class TaskSource(seqio.FunctionDataSource):
@@ -108,22 +123,21 @@ class TaskSource(seqio.FunctionDataSource):
 
 @functools.cache
 def _count(task: Task, split: str) -> int:
-    return sum(isinstance(record, Record) for record in task.select(split).records)
+    return Pool(task, split, most=None if split == "train" else 0).choice.pairs
 
 
 def _dataset(task: Task, split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
     """Source and target as they meet in a row, with what an evaluation needs."""
-    first = task.examples(split)
-    next(first, None)  # a missing folder or an unreadable file is raised here, not from inside TensorFlow
+    next(examples(task, split), None)  # what is missing or unreadable is raised here, not from inside TensorFlow
 
-    def examples() -> Iterator[dict[str, Any]]:
-        for example in task.examples(split):
+    def rows() -> Iterator[dict[str, Any]]:
+        for example in examples(task, split):
             if isinstance(example, Example):
-                source, target = join(example.source, example.target)
+                source, target = join(example.source, example.target, example.separator)
                 texts = {"inputs": source, "targets": target, "id": example.id}
                 yield texts | {"references": example.references, "candidates": example.candidates or ()}
 
-    return tf.data.Dataset.from_generator(examples, output_signature=SIGNATURE)
+    return tf.data.Dataset.from_generator(rows, output_signature=SIGNATURE)
 
 
 def postprocess(output: str, *, example: Mapping[str, Any] | None = None, is_target: bool = False) -> Any:
@@ -134,12 +148,15 @@ def postprocess(output: str, *, example: Mapping[str, Any] | None = None, is_tar
 
 
 @functools.cache
-def metric_fn(name: str) -> Callable[[Sequence[Sequence[str]], Sequence[str]], dict[str, float]]:
+def metric_fn(metric: Metric) -> Callable[[Sequence[Sequence[str]], Sequence[str]], dict[str, float]]:
     """seqio's form of one of our metrics: the mean over examples, in [0, 1]."""
 
-    def metric(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
-        scores = [METRICS[name](prediction, references) for references, prediction in zip(targets, predictions)]
-        return {name: float(np.mean(scores))}
+    def mean(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
+        scores = [metric(prediction, references) for references, prediction in zip(targets, predictions)]
+        return {str(metric): float(np.mean(scores))}
 
-    metric.__name__ = name
-    return metric
+    mean.__name__ = metric.name
+    return mean
+
+
+use_data_dir(os.environ.get("OPTIML_DATA_DIR"), os.environ.get("OPTIML_TOKENIZER"))

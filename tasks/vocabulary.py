@@ -9,7 +9,7 @@ import seqio
 import tensorflow as tf
 
 from optiml_jax.errors import UserError
-from optiml_jax.opt.tokenizer import Tokenizer
+from optiml_jax.tokenizer import Tokenizer
 
 
 class OptVocabulary(seqio.Vocabulary):
@@ -26,7 +26,8 @@ class OptVocabulary(seqio.Vocabulary):
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         if self.source is None:
-            raise UserError("TOKENIZER: set OPTIML_TOKENIZER or call tasks.use_data_dir(folder, tokenizer=...)")
+            way_out = "set OPTIML_TOKENIZER or call tasks.seqio_tasks.use_data_dir(folder, tokenizer=...)"
+            raise UserError(f"TOKENIZER: {way_out}")
         return Tokenizer.load(self.source)
 
     @property

@@ -9,6 +9,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
 
+from optiml_jax.model.config import OPTConfig
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -19,3 +21,9 @@ def shared() -> Path:
     if not (directory / "data").is_dir():
         pytest.skip(f"needs the sample data in {directory}, which is not part of the repository")
     return directory
+
+
+@pytest.fixture(scope="session")
+def config() -> OPTConfig:
+    """A small model with eight heads, so that every mesh of eight devices divides it."""
+    return OPTConfig(vocab_size=256, layers=3, model_dim=64, heads=8, ffn_dim=128, max_positions=64)

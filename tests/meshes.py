@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from optiml_jax.opt import sharding
+from optiml_jax.model import sharding
 
 MESHES = {"1x1x1": (1, 1, 1), "8x1x1": (8, 1, 1), "1x8x1": (1, 8, 1), "1x1x8": (1, 1, 8), "2x2x2": (2, 2, 2)}
 

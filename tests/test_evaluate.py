@@ -11,11 +11,12 @@ import pytest
 from optiml_jax.errors import UserError, exit_on_user_error
 from optiml_jax.evaluation import answering
 from optiml_jax.evaluation.ledger import Prompt, read_ledger
+from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.files import exclusive
-from optiml_jax.model import Model
-from optiml_jax.opt import decoder
-from optiml_jax.opt.config import OPTConfig
-from optiml_jax.opt.tokenizer import Tokenizer
+from optiml_jax.inference.model import Model
+from optiml_jax.model import decoder
+from optiml_jax.model.config import OPTConfig
+from optiml_jax.tokenizer import Tokenizer
 from tests.commands import run_all
 from tests.conftest import ROOT
 from tests.meshes import mesh_of
@@ -27,7 +28,6 @@ CONFIG = OPTConfig(vocab_size=1536, layers=1, model_dim=32, heads=2, ffn_dim=64,
 def prompt(number: int, **fields) -> Prompt:
     return Prompt(
         **{
-            "id": f"suite/task{number % 2}/t/{number}/0/0",
             "suite": "suite",
             "benchmark": "bench",
             "task": f"task{number % 2}",
@@ -37,7 +37,7 @@ def prompt(number: int, **fields) -> Prompt:
             "seed": 0,
             "category": "c",
             "level": "held_out_instances",
-            "metric": "accuracy",
+            "metric": Metric("accuracy"),
             "prompt": f"Task: say {number}.\nOutput:",
             "candidates": ("yes", "no", "a third one"),
             "references": ("no",),
@@ -55,7 +55,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def prompts() -> list[Prompt]:
-    generated = {"candidates": None, "metric": "rouge_l", "references": ("one two", "three")}
+    generated = {"candidates": None, "metric": Metric("rouge_l"), "references": ("one two", "three")}
     return [prompt(n) for n in range(20)] + [prompt(n, task="written", **generated) for n in range(20, 30)]
 
 
@@ -78,6 +78,29 @@ def test_predictions_are_the_best_candidates_and_the_greedy_texts(model, prompts
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["bos"] == "</s>" and results["tasks"]["task0"]["examples"] == 10
     assert results["tasks"]["task0"]["score"] == np.mean([samples[p.id]["score"] for p in prompts[:20:2]])
+
+
+def test_stop_texts_limits_and_separators_stand_in_the_ledger(model, prompts, tmp_path):
+    """Against the model asked by hand; a stop text is no part of the answer, nor a limit of tokens a fault."""
+    whole = model.generate([prompts[20].prompt], max_new_tokens=12)[0]
+    assert len(whole) > 4
+    stop = whole[3]
+    fields = {"candidates": None, "metric": Metric("rouge_l"), "references": ("a",), "task": "written"}
+    asked = [
+        prompt(20, **fields, stop=("never said", stop)),
+        prompt(21, **fields, max_new_tokens=2),
+        prompt(22, **fields, max_new_tokens=99),
+        prompt(23, separator="\n"),
+        prompt(24, **fields, separator="", prompt="Say it. "),
+    ]
+    answering.run_evaluation(model, asked, tmp_path, max_new_tokens=12)
+    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert samples[0]["prediction"] == whole[: whole.index(stop)].strip() and not samples[0]["truncated"]
+    for sample, limit in zip(samples[1:3], (2, 12)):
+        assert sample["prediction"] == model.generate([sample["prompt"]], max_new_tokens=limit)[0].strip()
+    scores = model.rank([asked[3].prompt], [["\n" + text for text in asked[3].candidates]])[0]
+    np.testing.assert_allclose(samples[3]["scores"], scores, atol=1e-4)
+    assert samples[4]["prediction"] == model.generate(["Say it. "], max_new_tokens=12)[0].strip()
 
 
 def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(model, prompts, tmp_path, monkeypatch):
@@ -178,7 +201,7 @@ def mistakes(tmp_path_factory) -> dict[str, tuple[int, str]]:
     """Exit code and stderr of every case."""
     directory = tmp_path_factory.mktemp("mistakes")
     ledger = directory / "ledger.jsonl"
-    ledger.write_text(json.dumps(prompt(0).__dict__ | {"format": 1}) + "\n")
+    ledger.write_text(prompt(0).line())
     commands = []
     for change, _ in BAD.values():
         settings = {name: value.format(ledger=ledger, tmp=directory) for name, value in change.items()}

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from optiml_jax import gin_cli
-from optiml_jax.opt import decoder
+from optiml_jax.model import decoder
 
 GIN = gin_cli.SEARCH_PATH
 GOLDEN = Path(__file__).parent / "data" / "golden"

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from optiml_jax.data.loader import Loader
-from optiml_jax.data.rows import Layout, emit
-from optiml_jax.data.sampling import load_manifest
+from optiml_jax.data.manifest import Manifest
+from optiml_jax.data.rows import emit
+from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
-from optiml_jax.opt import decoder, head
-from optiml_jax.opt.config import OPTConfig
+from optiml_jax.model import decoder, head
+from optiml_jax.model.config import OPTConfig
 from tests.conftest import ROOT
 from tests.meshes import mesh_of
 from tests.test_train import run
@@ -32,9 +33,9 @@ def cache(shared, tmp_path_factory) -> Path:
 
 
 def loader(cache: Path, **options) -> Loader:
-    manifest = load_manifest(cache / "mixtures" / f"{MIXTURE}.json")
-    settings = {"row_length": 2048, "batch_rows": 4, "seed": 1, "pad_id": 1, "eos_id": 2, "prefetch": 0} | options
-    return Loader(TokenStore(cache), manifest, **settings)
+    manifest = Manifest.read(cache / "mixtures" / f"{MIXTURE}.json")
+    data = Data(MIXTURE, str(cache), **{"batch_rows": 4, "prefetch": 0} | options)
+    return Loader(TokenStore(cache), manifest, data, pad_id=1, eos_id=2)
 
 
 def test_rows_of_2048_are_99_per_cent_full(cache):
@@ -64,10 +65,9 @@ def test_packing_is_invisible(cache):
     row_length = 1024
     with loader(cache, row_length=row_length, batch_rows=2) as batches:
         batch = next(batches)
-    layout = Layout(row_length, pad_id=1, eos_id=2)
     documents = [document for block, row in batch.rows for document in block.documents(row)]
     store = TokenStore(cache)
-    alone = emit([[document] for document in documents], store, "train", layout)
+    alone = emit([[document] for document in documents], store, Data(MIXTURE, str(cache), row_length=row_length), 1, 2)
     params = decoder.init_params(jax.random.key(0), config)
     compute = jax.jit(lambda params, arrays: nats_and_gradients(params, arrays, config))
     with jax.set_mesh(mesh_of("1x1x1")):

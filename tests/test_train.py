@@ -14,9 +14,10 @@ import jax
 import numpy as np
 import pytest
 
+from optiml_jax import weights
 from optiml_jax.files import exclusive
-from optiml_jax.opt import decoder, weights
-from optiml_jax.opt.config import OPTConfig
+from optiml_jax.model import decoder
+from optiml_jax.model.config import OPTConfig
 from optiml_jax.training.loop import steps_until_asking
 from tests.commands import run_all
 from tests.conftest import ROOT

@@ -111,8 +111,9 @@ def test_two_processes_evaluate_to_the_bytes_of_one(one, cache, tmp_path):  # no
 SAVE = """
 import sys, jax
 from optiml_jax import distributed, errors
-from optiml_jax.opt import decoder, sharding, weights
-from optiml_jax.opt.config import OPTConfig
+from optiml_jax import weights
+from optiml_jax.model import decoder, sharding
+from optiml_jax.model.config import OPTConfig
 
 @errors.exit_on_user_error
 def main():

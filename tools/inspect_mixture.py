@@ -7,19 +7,21 @@ With a gin file, mixture, cache, tokenizer, cap, proportions and the length of t
 """
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from optiml_jax.data import caches
+from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.packing import pack
-from optiml_jax.data.sampling import cap, load_manifest, probabilities
+from optiml_jax.data.sampling import probabilities
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.files import write_atomically
-from optiml_jax.opt.tokenizer import Tokenizer
 from optiml_jax.tables import Parser, table
+from optiml_jax.tokenizer import Tokenizer
 
 TRAIN_TOKENS = 2_000_000_000  # the paper's runs (Table 3)
 EOS = 1  # positions an example takes beside its own tokens: its inputs start with </s>, its targets end in it
@@ -76,7 +78,7 @@ def _take_from_gin(flags: argparse.Namespace, gin_flags: Sequence[str]) -> None:
 
 def inspect(
     store: TokenStore,
-    manifest: Mapping,
+    manifest: Manifest,
     train_tokens: float,
     eps: int | None = None,
     proportions: Mapping[str, float] | None = None,
@@ -87,19 +89,19 @@ def inspect(
     positions therefore draws a task with p = probability so many times, and that over its examples are its epochs.
     """
     chances = probabilities(manifest, eps, proportions)
-    eps = cap(manifest, eps)
+    eps = manifest.cap(eps)
     stats = {name: store.stats(name, "train") for name in chances}
     positions = sum(p * (stats[name]["tokens"] / stats[name]["examples"] + EOS) for name, p in chances.items())
     draws = train_tokens / positions
     tasks = [
         {
-            **{key: task[key] for key in ("name", "benchmark", "category", "examples")},
-            "capped_examples": min(task["examples"], eps),
-            "probability": chances[task["name"]],
-            "tokens": stats[task["name"]]["tokens"],
-            "expected_epochs": draws * chances[task["name"]] / task["examples"],
+            **dataclasses.asdict(task),
+            "capped_examples": min(task.examples, eps),
+            "probability": chances[task.name],
+            "tokens": stats[task.name]["tokens"],
+            "expected_epochs": draws * chances[task.name] / task.examples,
         }
-        for task in manifest["tasks"]
+        for task in manifest.tasks
     ]
     return {"tasks": tasks} | {plural: _total(tasks, key) for plural, key in GROUPS.items()}
 
@@ -114,7 +116,7 @@ def _total(tasks: Sequence[Mapping], key: str) -> dict[str, float]:
 
 def show(store: TokenStore, tokenizer: Tokenizer, task: str, count: int, row_length: int) -> str:
     """Prompts of one task as the model reads them (source lines after "|", target after ">"), and one packed row."""
-    split = next(name for name in ("train", "test") if (store.directory / "tasks" / task / f"{name}.json").exists())
+    split = "train"
     lengths = store.lengths(task, split)
     lines = []
     for i in range(min(count, len(lengths))):
@@ -149,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
     fingerprint = Tokenizer.load(flags.tokenizer).fingerprint if flags.tokenizer else None
     store = TokenStore(caches.store_with(flags.cache_dir, flags.mixture, fingerprint) or flags.cache_dir)
-    manifest = load_manifest(caches.manifest_path(store.directory, flags.mixture))
+    manifest = Manifest.read(caches.manifest_path(store.directory, flags.mixture))
     found = inspect(store, manifest, flags.train_tokens, flags.eps, flags.proportions)
     if flags.json:
         write_atomically(flags.json, json.dumps(found, indent=1) + "\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from optiml_jax.opt.tokenizer import SPECIAL, Tokenizer, join
+from optiml_jax.tokenizer import SPECIAL, Tokenizer, join
 from tools.sample_headers import HEADERS, Header
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "tasks" / "samples"

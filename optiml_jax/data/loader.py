@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.prefetch import Prefetcher
-from optiml_jax.data.rows import Block, Layout, Store, emit, plan_block
+from optiml_jax.data.rows import SPLIT, Block, Store, emit, plan_block
 from optiml_jax.data.sampling import Sampler, probabilities
+from optiml_jax.data.settings import Data
 from optiml_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class Batch:
     @property
     def examples(self) -> list[list[tuple[str, int]]]:
         """(task, index in its split) of every document of the global batch, row by row."""
-        return [[(task, example) for task, example, _ in block.documents(row)] for block, row in self.rows]
+        return [[(task, example) for task, example, *_ in block.documents(row)] for block, row in self.rows]
 
 
 class Loader:
@@ -53,13 +55,9 @@ class Loader:
 
     Args:
       store: a `TokenStore`.
-      manifest: of the mixture (`sampling.load_manifest`).
-      row_length, batch_rows: T and B (of the global batch).
+      manifest: of the mixture.
+      data: rows, order and rates; where things lie is not looked at.
       pad_id, eos_id: of the tokenizer.
-      eps, proportions: see `sampling.probabilities`.
-      leading_eos, max_segments: see `rows.Layout`.
-      block_draws: examples drawn, packed and shuffled together. Fewer fill rows a little less.
-      prefetch: batches kept ready by a background thread; 0 for no thread.
       rows: which rows of each global batch to read (`local_rows`); None for all.
       tokenizer_fingerprint: of the tokenizer in use, to be compared with the store's; None for no check.
 
@@ -70,48 +68,31 @@ class Loader:
     def __init__(
         self,
         store: Store,
-        manifest: dict,
+        manifest: Manifest,
+        data: Data,
         *,
-        split: str = "train",
-        row_length: int,
-        batch_rows: int,
-        seed: int,
         pad_id: int,
         eos_id: int,
-        eps: int | None = None,
-        proportions: Mapping[str, float] | None = None,
-        leading_eos: bool = True,
-        block_draws: int = 16384,
-        max_segments: int | None = None,
-        prefetch: int = 2,
         rows: Sequence[int] | None = None,
         tokenizer_fingerprint: str | None = None,
     ) -> None:
-        at_least_one = {"row_length": row_length, "batch_rows": batch_rows, "block_draws": block_draws}
-        if max_segments is not None:
-            at_least_one["max_segments"] = max_segments
-        for name, value in at_least_one.items():
-            if value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
         if tokenizer_fingerprint not in (None, store.tokenizer_fingerprint):
             raise UserError(
                 f"the cache was made with another tokenizer ({store.tokenizer_fingerprint[:12]}, yours is "
                 f"{tokenizer_fingerprint[:12]}); set TOKENIZER to the one in the cache, or cache again elsewhere"
             )
-        rates = probabilities(manifest, eps, proportions)
-        sizes = {name: _checked_size(store, name, split, row_length) for name, rate in rates.items() if rate > 0}
-        if split == "train":
-            _check_manifest(manifest, sizes)
-        self._store, self._split, self._batch_rows, self._prefetch = store, split, batch_rows, prefetch
-        self._layout = Layout(row_length, pad_id, eos_id, leading_eos, max_segments)
-        self._sampler = Sampler(sizes, rates, seed, block_draws)
-        self._local = range(batch_rows) if rows is None else rows
+        rates = probabilities(manifest, data.eps, data.proportions)
+        sizes = {name: _checked_size(store, name, data.row_length) for name, rate in rates.items() if rate > 0}
+        _check_manifest(manifest, sizes)
+        self._store, self._data, self._pad_id, self._eos_id = store, data, pad_id, eos_id
+        self._sampler = Sampler(sizes, rates, data.seed, data.block_draws)
+        self._local = range(data.batch_rows) if rows is None else rows
         self._block = functools.lru_cache(maxsize=1)(self.plan)
         self._start({"block": 0, "row": 0})
 
     def plan(self, block: int) -> Block:
         """Which examples lie in which rows of the block: a pure function of (seed, block)."""
-        return plan_block(self._sampler, self._store, self._split, self._layout, block)
+        return plan_block(self._sampler, self._store, self._data, block)
 
     @property
     def state(self) -> dict[str, int]:
@@ -149,54 +130,55 @@ class Loader:
 
     def _start(self, state: dict[str, int]) -> None:
         self._state = state
-        self._batches = Prefetcher(functools.partial(self._generate, state["block"], state["row"]), self._prefetch)
+        self._batches = Prefetcher(functools.partial(self._generate, state["block"], state["row"]), self._data.prefetch)
 
     def _generate(self, number: int, row: int) -> Iterator[Batch]:
         """Batches from row `row` of block `number` on."""
         if row > len(self._block(number).rows):
             raise UserError(f"data position: block {number} has no row {row}; the data or its settings have changed")
+        batch_rows = self._data.batch_rows
         while True:
             rows: list[tuple[Block, int]] = []
             real_tokens = 0
-            while len(rows) < self._batch_rows:
+            while len(rows) < batch_rows:
                 block = self._block(number)
-                end = min(row + self._batch_rows - len(rows), len(block.rows))
+                end = min(row + batch_rows - len(rows), len(block.rows))
                 rows += [(block, r) for r in range(row, end)]
                 real_tokens += block.real_tokens(slice(row, end))
                 number, row = (number + 1, 0) if end == len(block.rows) else (number, end)
             documents = [block.documents(r) for block, r in (rows[b] for b in self._local)]
-            arrays = emit(documents, self._store, self._split, self._layout)
+            arrays = emit(documents, self._store, self._data, self._pad_id, self._eos_id)
             yield Batch(
                 arrays=arrays,
                 state={"block": number, "row": row},
                 real_tokens=real_tokens,
                 local_label_tokens=int(np.count_nonzero(arrays["label_mask_BT"])),
-                row_fill=real_tokens / (self._batch_rows * self._layout.row_length),
+                row_fill=real_tokens / (batch_rows * self._data.row_length),
                 rows=rows,
             )
 
 
-def _checked_size(store: Store, task: str, split: str, row_length: int) -> int:
+def _checked_size(store: Store, task: str, row_length: int) -> int:
     """Examples of the task; refuses one that has none, or a label that would have to be cut."""
-    stats = store.stats(task, split)
+    stats = store.stats(task, SPLIT)
     if not stats["examples"]:
-        raise UserError(f"{task}: no examples in split {split}; leave the task out of the mixture and cache again")
+        raise UserError(f"{task}: no examples to train on; leave the task out of the mixture and cache again")
     if stats["longest_label"] + 1 > row_length:
         raise UserError(
             f"{task}: the label of example {stats['longest_label_example']} has {stats['longest_label']} tokens "
             f"and its </s>, more than a row of {row_length}; raise ROW_LENGTH or cache again with "
             f"--max_label_tokens={row_length - 1}"
         )
-    return len(store.lengths(task, split))  # read now: a file that does not match its stats is found before training
+    return len(store.lengths(task, SPLIT))  # read now: a file that does not match its stats is found before training
 
 
-def _check_manifest(manifest: dict, sizes: Mapping[str, int]) -> None:
+def _check_manifest(manifest: Manifest, sizes: Mapping[str, int]) -> None:
     """Refuses a mixture written for another store: rates follow from the manifest's sizes, passes from the store's."""
-    for task in manifest["tasks"]:
-        name, stated = task["name"], task["examples"]
+    for task in manifest.tasks:
+        name, stated = task.name, task.examples
         if sizes.get(name, stated) != stated:
             raise UserError(
-                f"mixture {manifest['name']}: {name} has {stated:,} examples there and {sizes[name]:,} in the store; "
+                f"mixture {manifest.name}: {name} has {stated:,} examples there and {sizes[name]:,} in the store; "
                 "cache the mixture again"
             )
 

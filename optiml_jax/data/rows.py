@@ -9,6 +9,9 @@ import numpy as np
 from optiml_jax.data.packing import pack
 from optiml_jax.data.permutation import key, shuffled
 from optiml_jax.data.sampling import Sampler
+from optiml_jax.data.settings import Data
+
+SPLIT = "train"  # the one that is tokenised
 
 
 class Store(Protocol):
@@ -18,38 +21,18 @@ class Store(Protocol):
 
     def stats(self, task: str, split: str) -> dict: ...
     def lengths(self, task: str, split: str) -> np.ndarray: ...
+    def pieces(self, task: str, split: str) -> np.ndarray | None: ...
     def check(self) -> None: ...
     def read_many(self, split: str, examples: Sequence[tuple[str, int]]) -> Sequence[tuple[np.ndarray, int]]: ...
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How an example becomes a document of a row (`emit` says it in full).
-
-    Attributes:
-      row_length: T.
-      pad_id, eos_id: OPT: 1 and 2 (`</s>` starts and ends a text).
-      leading_eos: whether a document starts with `</s>`. The released OPT-IML models were trained without.
-      max_segments: most documents of a row, None for no bound.
-    """
-
-    row_length: int
-    pad_id: int
-    eos_id: int
-    leading_eos: bool = True
-    max_segments: int | None = None
-
-    def document_lengths(self, lengths: np.ndarray) -> np.ndarray:
-        """Positions that examples of these lengths (source + target) take in a row, at most T."""
-        return np.minimum(lengths + self.leading_eos, self.row_length)
-
-
 class Document(NamedTuple):
-    """One example in a row: `length` positions, the end of the example if it is longer."""
+    """One example in a row: `length` positions, the end of the example if it is longer; `piece`: see `Store.pieces`."""
 
     task: str
     example: int
     length: int
+    piece: int = 0
 
 
 Row = list[Document]
@@ -62,6 +45,7 @@ class Block:
     Attributes:
       names: of the tasks.
       tasks_n, examples_n, lengths_n: task (number in `names`), example and length in positions of each draw; int64.
+      pieces_n: uint8, see `Store.pieces`.
       rows: R arrays of draws.
     """
 
@@ -69,73 +53,83 @@ class Block:
     tasks_n: np.ndarray
     examples_n: np.ndarray
     lengths_n: np.ndarray
+    pieces_n: np.ndarray
     rows: list[np.ndarray]
 
     def documents(self, row: int) -> Row:
         """What row number `row` holds, in order."""
         draws = self.rows[row]
-        parts = self.tasks_n[draws].tolist(), self.examples_n[draws].tolist(), self.lengths_n[draws].tolist()
-        return [Document(self.names[task], example, length) for task, example, length in zip(*parts)]
+        parts = (x_n[draws].tolist() for x_n in (self.tasks_n, self.examples_n, self.lengths_n, self.pieces_n))
+        return [Document(self.names[task], *rest) for task, *rest in zip(*parts)]
 
     def real_tokens(self, rows: slice) -> int:
         """Positions of the rows that are not padding."""
         return int(self.lengths_n[np.concatenate(self.rows[rows])].sum()) if self.rows[rows] else 0
 
 
-def plan_block(sampler: Sampler, store: Store, split: str, layout: Layout, block: int) -> Block:
+def plan_block(sampler: Sampler, store: Store, data: Data, block: int) -> Block:
     """Block number `block`: drawn, shuffled, packed, and the rows shuffled.
 
     A pure function of (seed, block); reads lengths, no tokens. Packing sorts by length, so the first shuffle decides
     which of several equally long examples meet; the second makes consecutive rows alike in length and task.
     """
     tasks, examples = sampler.draw(block)
-    lengths = np.empty(len(tasks), np.int64)
+    lengths, pieces = np.empty(len(tasks), np.int64), np.zeros(len(tasks), np.uint8)
     ends = np.cumsum(np.bincount(tasks, minlength=len(sampler.names))).tolist()
     for name, start, end in zip(sampler.names, [0, *ends], ends):
         if start < end:
-            lengths[start:end] = store.lengths(name, split)[examples[start:end]]
+            lengths[start:end] = store.lengths(name, SPLIT)[examples[start:end]]
+            flags = store.pieces(name, SPLIT)
+            if flags is not None:
+                pieces[start:end] = flags[examples[start:end]]
     order = shuffled(len(tasks), key(sampler.seed, "draws", block))
-    lengths = layout.document_lengths(lengths[order])
-    rows = pack(lengths, layout.row_length, max_segments=layout.max_segments)
+    lengths, pieces = lengths[order], pieces[order]
+    lengths = np.minimum(lengths + data.leading_eos * (pieces < 2) - (pieces & 1), data.row_length)
+    rows = pack(lengths, data.row_length, max_segments=data.max_segments)
     rows = [rows[row] for row in shuffled(len(rows), key(sampler.seed, "rows", block)).tolist()]
-    return Block(sampler.names, tasks[order], examples[order], lengths, rows)
+    return Block(sampler.names, tasks[order], examples[order], lengths, pieces, rows)
 
 
-def emit(rows: Sequence[Row], store: Store, split: str, layout: Layout) -> dict[str, np.ndarray]:
+def emit(rows: Sequence[Row], store: Store, data: Data, pad_id: int, eos_id: int) -> dict[str, np.ndarray]:
     """Reads the examples of the rows and lays them out.
 
     A document of source s and target t is `</s> s t`, predicts `s t </s>`, and its label positions are those that
     predict t and the last `</s>`. Without `leading_eos` it is `s t`, and the first token is predicted by nothing. An
-    example longer than a row loses the start of its source (paper 3.3), never `</s>` or label.
+    example longer than a row loses the start of its source (paper 3.3), never `</s>` or label. A piece of a longer
+    document has no `</s>` where the document goes on.
 
     Returns:
       tokens_BT, targets_BT (padding: `pad_id`), segment_ids_BT (1, 2, ... in order; 0 is padding), positions_BT (from
       0 in each document and in padding): int32 [rows, T]; label_mask_BT: bool [rows, T].
     """
-    shape, size = (len(rows), layout.row_length), len(rows) * layout.row_length
-    eos, padding = np.array([layout.eos_id], np.uint16), np.full(layout.row_length, layout.pad_id, np.uint16)
-    pieces: list[np.ndarray] = []  # the ids of all rows, end to end
+    shape, size = (len(rows), data.row_length), len(rows) * data.row_length
+    eos, padding = np.array([eos_id], np.uint16), np.full(data.row_length, pad_id, np.uint16)
+    parts: list[np.ndarray] = []  # the ids of all rows, end to end
+    last: list[int] = []  # what the last position of each document predicts
     spans: list[tuple[int, int, int]] = []  # length, segment id and label positions of each document and padding
-    read = iter(store.read_many(split, [(task, example) for row in rows for task, example, _ in row]))
+    read = iter(store.read_many(SPLIT, [(task, example) for row in rows for task, example, *_ in row]))
     for row in rows:
-        room = layout.row_length
-        for segment, (_, _, length) in enumerate(row, 1):
+        room = data.row_length
+        for segment, (_, _, length, piece) in enumerate(row, 1):
             ids, source_length = next(read)
-            if layout.leading_eos:
-                pieces.append(eos)
-            pieces.append(ids[len(ids) - length + layout.leading_eos :])
+            last.append(ids[-1] if piece & 1 else eos_id)
+            read_ids = ids[:-1] if piece & 1 else ids
+            leading = data.leading_eos and piece < 2
+            if leading:
+                parts.append(eos)
+            parts.append(read_ids[len(read_ids) - length + leading :])
             spans.append((length, segment, min(len(ids) - source_length + 1, length)))
             room -= length
-        pieces.append(padding[:room])
+        parts.append(padding[:room])
         spans.append((room, 0, 0))
 
     lengths, segments, labels = np.array(spans, np.int32).reshape(-1, 3).T
     ends = np.cumsum(lengths, dtype=np.int32)
     tokens, targets = np.empty(size, np.int32), np.empty(size, np.int32)
-    np.concatenate(pieces, out=tokens)
+    np.concatenate(parts, out=tokens)
     targets[:-1] = tokens[1:]
-    targets[layout.row_length - 1 :: layout.row_length] = layout.pad_id
-    targets[ends[segments > 0] - 1] = layout.eos_id
+    targets[data.row_length - 1 :: data.row_length] = pad_id
+    targets[ends[segments > 0] - 1] = last
     no_yes = np.tile([False, True], len(lengths))
     segment_ids = np.repeat(segments, lengths)
     positions = np.repeat(ends - lengths, lengths)

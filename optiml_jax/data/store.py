@@ -1,4 +1,4 @@
-"""The token store, format 1: tokenised examples on disk. Written once by `tasks/caching.py`, read here by position.
+"""The token store, format 1: tokenised examples on disk. Written once by `tasks/store/`, read here by position.
 
     store.json                                   format, tokenizer fingerprint     tokenizer/   what made the ids
     mixtures/<mixture>.json                      the mixture's tasks and their sizes
@@ -34,7 +34,9 @@ TOKEN_DTYPE = np.dtype("<u2")
 TOKEN_BYTES = TOKEN_DTYPE.itemsize
 _NOWAIT = getattr(os, "RWF_NOWAIT", None)  # Linux
 MAX_FILES = 8192  # descriptors kept open, if the process may have twice as many
-# offset and length in tokens; the first `label_start` tokens of an example are its source, the others its target
+# Offset and length in tokens; the first `label_start` tokens of an example are its source, the others its target. Of a
+# document in pieces the two highest bits of `label_start` say which ends of a piece are none.
+SOURCE, PIECE = (1 << 30) - 1, 30  # bits of its length, and how far the two are shifted
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u4"), ("label_start", "<u4")])
 
 
@@ -103,6 +105,15 @@ class TokenStore:
         """INDEX_DTYPE [examples]; kept in memory (16 bytes an example, so that a read is one `pread`)."""
         return self._split(task, split)[0]
 
+    def pieces(self, task: str, split: str) -> np.ndarray | None:
+        """Which examples are pieces of longer documents: uint8 [examples], None where none is.
+
+        Bit 1: it goes on from the piece before, whose last token is its first, to be read and not predicted. Bit 0: it
+        goes on in the next piece; its last token is predicted and not read.
+        """
+        flags = (self.index(task, split)["label_start"] >> PIECE).astype(np.uint8)
+        return flags if flags.any() else None
+
     def read(self, task: str, split: str, i: int) -> tuple[np.ndarray, int]:
         """Example `i`: its ids, uint16 [length], and how many of them are source."""
         return self.read_many(split, [(task, i)])[0]
@@ -128,7 +139,7 @@ class TokenStore:
                 raise IndexError(f"{task} {split}: example {i} of {len(index)}")
             offset, length, label_start = index[i].item()
             shard = (task, split, bisect.bisect_right(starts, i) - 1, len(starts) - 1)
-            places.append((shard, TOKEN_BYTES * offset, end, end + length, label_start))
+            places.append((shard, TOKEN_BYTES * offset, end, end + length, label_start & SOURCE))
             end += length
         ids = np.empty(end, TOKEN_DTYPE)
         bytes_ = ids.view(np.uint8).data

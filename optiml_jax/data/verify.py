@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from optiml_jax.data.checksums import CACHE_AGAIN, crc32
-from optiml_jax.data.sampling import load_manifest
+from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.store import INDEX_DTYPE, TokenStore
 from optiml_jax.errors import DataError, UserError
 
@@ -54,10 +54,10 @@ def check_manifests(store: TokenStore) -> Iterator[str]:
     """A line for each mixture that cannot be read or whose sizes are not those of the store."""
     for path in sorted((store.directory / "mixtures").glob("*.json")):
         try:
-            for task in load_manifest(path)["tasks"]:
-                examples = store.stats(task["name"], "train")["examples"]
-                if task["examples"] != examples:
-                    have = f"{task['name']} has {examples:,} examples, not {task['examples']}"
+            for task in Manifest.read(path).tasks:
+                examples = store.stats(task.name, "train")["examples"]
+                if task.examples != examples:
+                    have = f"{task.name} has {examples:,} examples, not {task.examples}"
                     raise DataError(f"{path}: {have}; cache the mixture again")
         except (UserError, ValueError, KeyError, TypeError) as error:
             yield str(error) if isinstance(error, UserError) else f"{path}: damaged; cache the mixture again"

@@ -14,7 +14,8 @@ from typing import Any
 
 from optiml_jax.errors import DataError
 from optiml_jax.evaluation.baselines import baselines
-from optiml_jax.evaluation.ledger import LEVELS
+from optiml_jax.evaluation.ledger import LEVELS, OF_A_TASK
+from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.files import write_atomically
 
 # What is averaged travels as one tuple, so that the majority baseline goes through the same chain as the score.
@@ -34,11 +35,13 @@ def _mean_over_last(rows: Iterable[tuple[tuple, Values]]) -> dict[tuple, Values]
     return {key: tuple(map(_mean, zip(*group))) for key, group in groups.items()}
 
 
-def _only(samples: Sequence[Mapping[str, Any]], field: str) -> Any:
-    values = {sample[field] for sample in samples}
-    if len(values) != 1:
-        raise DataError(f"task {samples[0]['task']}: its prompts disagree on {field}: {sorted(map(str, values))}")
-    return values.pop()
+def _of_task(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all samples of a task say of it; a ledger's were compared when it was read, those of several were not."""
+    for field in OF_A_TASK:
+        if any(sample[field] != samples[0][field] for sample in samples):
+            values = sorted({str(sample[field]) for sample in samples})
+            raise DataError(f"task {samples[0]['task']}: its prompts disagree on {field}: {values}")
+    return {field: samples[0][field] for field in OF_A_TASK}
 
 
 def _task_entry(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -46,8 +49,10 @@ def _task_entry(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     rows = (((sample["shots"], sample["template"], sample["id"]), (sample["score"],)) for sample in samples)
     by_shots = _mean_over_last(_mean_over_last(rows).items())
     shots = {str(k): by_shots[k,][0] for (k,) in sorted(by_shots)}
+    known = _of_task(samples)
     return {
-        **{field: _only(samples, field) for field in ("metric", "level", "category", "benchmark")},
+        "metric": str(Metric.parse(known["metric"])),
+        **{field: known[field] for field in ("level", "category", "benchmark")},
         "score": _mean(shots.values()),
         "shots": shots,
         "examples": len(samples),
@@ -112,7 +117,7 @@ def aggregate(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for sample in samples:
         by_task[sample["task"]].append(sample)
     tasks = {name: _task_entry(of_task) for name, of_task in sorted(by_task.items())}
-    groups = {name: _only(of_task, "group") for name, of_task in by_task.items()}
+    groups = {name: of_task[0]["group"] for name, of_task in by_task.items()}
 
     categories = _entries(tasks, groups, lambda task: task["category"])
     for name, entry in categories.items():

@@ -13,19 +13,18 @@ from tqdm import tqdm
 
 import optiml_jax
 from optiml_jax.distributed import from_first, together
-from optiml_jax.evaluation import decoding, ranking
 from optiml_jax.evaluation.aggregation import results, write_results
 from optiml_jax.evaluation.ledger import Prompt
 from optiml_jax.evaluation.report import print_report
 from optiml_jax.evaluation.report_files import write_reports
 from optiml_jax.evaluation.samples import SampleWriter, score_sample
 from optiml_jax.files import exclusive
-from optiml_jax.opt.network import Network
-from optiml_jax.opt.tokenizer import join
+from optiml_jax.inference.model import Model
+from optiml_jax.tokenizer import join
 
 
 def run_evaluation(
-    model: Network,
+    model: Model,
     prompts: Sequence[Prompt],
     output_dir: Path,
     *,
@@ -110,39 +109,47 @@ def _finish(
 
 def _groups(
     prompts: Sequence[Prompt], batch_rows: int, max_new_tokens: int
-) -> Iterator[tuple[list[Prompt], Callable[[Network, list[Prompt]], list[dict[str, Any]]]]]:
+) -> Iterator[tuple[list[Prompt], Callable[[Model, list[Prompt]], list[dict[str, Any]]]]]:
     """Prompts that are answered together, and how: a few batches of rows, so that like lengths meet."""
     ranked = [prompt for prompt in prompts if prompt.candidates is not None]
-    generated = [prompt for prompt in prompts if prompt.candidates is None]
-    rank = functools.partial(_rank, batch_rows=batch_rows)
-    generate = functools.partial(_generate, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
-    for chosen, size, answer in ((ranked, 8 * batch_rows, rank), (generated, 4 * batch_rows, generate)):
-        for first in range(0, len(chosen), size):
-            yield chosen[first : first + size], answer
-
-
-def _rank(model: Network, prompts: list[Prompt], batch_rows: int) -> list[dict[str, Any]]:
-    pairs, names, cut = [], [], []
+    yield from _parts(ranked, 8 * batch_rows, functools.partial(_rank, batch_rows=batch_rows))
+    generated: dict[tuple, list[Prompt]] = {}  # those that end alike
     for prompt in prompts:
-        before = model.prompt_ids(join(prompt.prompt, "")[0])
-        answers = [model.tokenizer.encode(join(prompt.prompt, text)[1]) for text in prompt.candidates]
-        pairs += [(before, answer) for answer in answers]
-        names += [prompt.id for _ in answers]
-        cut.append(len(before) + max(map(len, answers)) > model.config.max_positions + 1)
-    scores = iter(ranking.continuation_scores(model, pairs, batch_rows, names))
+        if prompt.candidates is None:
+            limit = min(prompt.max_new_tokens or max_new_tokens, max_new_tokens)
+            generated.setdefault((limit, prompt.stop), []).append(prompt)
+    for (limit, stop), alike in generated.items():
+        answer = functools.partial(_generate, batch_rows=batch_rows, max_new_tokens=limit, stop=stop)
+        yield from _parts(alike, 4 * batch_rows, answer)
+
+
+def _parts(prompts: list[Prompt], size: int, answer: Callable) -> Iterator[tuple[list[Prompt], Callable]]:
+    for first in range(0, len(prompts), size):
+        yield prompts[first : first + size], answer
+
+
+def _rank(model: Model, prompts: list[Prompt], batch_rows: int) -> list[dict[str, Any]]:
+    joined = [[join(prompt.prompt, text, prompt.separator) for text in prompt.candidates] for prompt in prompts]
+    found = model.rank_prompts(
+        [pairs[0][0] for pairs in joined],
+        [[answer for _, answer in pairs] for pairs in joined],
+        batch_rows,
+        [prompt.id for prompt in prompts],
+    )
     samples = []
-    for prompt, was_cut in zip(prompts, cut):
-        own = [next(scores) for _ in prompt.candidates]
-        best = max(range(len(own)), key=own.__getitem__)  # the first of equals
-        samples.append(score_sample(prompt, prompt.candidates[best], scores=own, prompt_cut=was_cut))
+    for prompt, (scores, cut) in zip(prompts, found):
+        best = max(range(len(scores)), key=scores.__getitem__)  # the first of equals
+        samples.append(score_sample(prompt, prompt.candidates[best], scores=scores, prompt_cut=cut))
     return samples
 
 
-def _generate(model: Network, prompts: list[Prompt], batch_rows: int, max_new_tokens: int) -> list[dict[str, Any]]:
-    ids = [model.prompt_ids(join(prompt.prompt, "")[0]) for prompt in prompts]
-    answers = decoding.greedy(model, ids, max_new_tokens, batch_rows, [prompt.id for prompt in prompts])
-    texts = [model.tokenizer.decode(answer.ids).strip() for answer in answers]
+def _generate(
+    model: Model, prompts: list[Prompt], batch_rows: int, max_new_tokens: int, stop: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    sources = [join(prompt.prompt, "", prompt.separator)[0] for prompt in prompts]
+    names = [prompt.id for prompt in prompts]
+    found = model.generate_prompts(sources, max_new_tokens, stop, batch_rows, names)
     return [
-        score_sample(prompt, text, truncated=answer.truncated, prompt_cut=answer.prompt_cut)
-        for prompt, text, answer in zip(prompts, texts, answers)
+        score_sample(prompt, answer.text.strip(), truncated=answer.truncated, prompt_cut=answer.prompt_cut)
+        for prompt, answer in zip(prompts, found)
     ]

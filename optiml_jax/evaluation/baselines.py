@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from optiml_jax.evaluation.metrics import metric
+from optiml_jax.evaluation.metrics import Metric
 
 CONSTANTS = 20  # most frequent references tried; for equality metrics the first already is the best
 
 
-def majority(metric_name: str, references: Sequence[Sequence[str]]) -> float:
+def majority(metric: Metric, references: Sequence[Sequence[str]]) -> float:
     """Mean score of the best constant answer among the 20 most frequent references of the evaluated prompts.
 
     It sees the answers it is scored on, so it is a little harder to beat than the majority class of the training data.
@@ -17,32 +17,31 @@ def majority(metric_name: str, references: Sequence[Sequence[str]]) -> float:
     Args:
       references: the references of each prompt.
     """
-    score = metric(metric_name)
     answers = Counter(text for texts in references for text in dict.fromkeys(texts))
     # Equal sets of references need one scoring: classification tasks have a handful of them.
     prompts = Counter(map(tuple, references))
     return max(
-        sum(score(answer, texts) * count for texts, count in prompts.items()) / len(references)
+        sum(metric(answer, texts) * count for texts, count in prompts.items()) / len(references)
         for answer, _ in answers.most_common(CONSTANTS)
     )
 
 
 def random_choice(
-    metric_name: str, candidates: Iterable[Sequence[str] | None], references: Iterable[Sequence[str]]
+    metric: Metric, candidates: Iterable[Sequence[str] | None], references: Iterable[Sequence[str]]
 ) -> float | None:
     """Expected score of a uniformly random candidate (1 / candidates where one is right); None if a prompt has none."""
-    score, expected = metric(metric_name), []
+    expected = []
     for choices, texts in zip(candidates, references, strict=True):
         if choices is None:
             return None
-        expected.append(sum(score(choice, texts) for choice in choices) / len(choices))
+        expected.append(sum(metric(choice, texts) for choice in choices) / len(choices))
     return sum(expected) / len(expected)
 
 
 def baselines(samples: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     """{"majority", "random"} of the samples of one task, fractions in [0, 1]; "random" is None without candidates."""
-    name, references = samples[0]["metric"], [sample["references"] for sample in samples]
+    metric, references = Metric.parse(samples[0]["metric"]), [sample["references"] for sample in samples]
     return {
-        "majority": majority(name, references),
-        "random": random_choice(name, [sample["candidates"] for sample in samples], references),
+        "majority": majority(metric, references),
+        "random": random_choice(metric, [sample["candidates"] for sample in samples], references),
     }

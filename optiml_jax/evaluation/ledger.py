@@ -1,22 +1,27 @@
-"""The prompt ledger: JSON lines, one evaluation prompt each. The benchmark half writes it; this is its reader.
+"""The prompt ledger, format 2: JSON lines, one evaluation prompt each. The benchmark half writes it through this file.
 
 A ledger says everything an evaluation needs to know about a prompt, so that the engine never knows a benchmark:
 the text, the candidates or none, the references, the metric, and where the score counts (category, level, shots).
+Beside `<suite>.jsonl` lies `<suite>.about.json`: its checksum and what its writer says of it, such as the coverage.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
+import types
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optiml_jax.errors import DataError, nearest
-from optiml_jax.evaluation.metrics import METRICS
-from optiml_jax.files import write_atomically
+from optiml_jax.errors import DataError, UserError, nearest
+from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.files import atomic, write_atomically
 
-FORMAT = 1
+FORMAT = 2
 LEVELS = ("fully_held_out", "held_out_task", "held_out_instances")  # paper section 2.3, hardest first
+OF_A_TASK = ("metric", "level", "category", "benchmark", "group")  # the same in all prompts of a task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +29,17 @@ class Prompt:
     """One evaluation prompt. Candidates and references are bare texts; `prompt` ends with its delimiter.
 
     Attributes:
+      suite, benchmark, task, template, example_id, shots, seed: what it is addressed by.
+      level: one of `LEVELS`, or None: it counts for its category alone.
       candidates: None where the answer is generated; otherwise the model ranks them and one of them is a reference.
+      demonstration_ids: of the examples shown before it.
       group: what the task is a part of (57 subjects: "mmlu") or is known as in several benchmarks: parts are averaged
         before the category. None: it stands alone.
+      separator: between prompt and answer; one space, unless the prompt ends in white space itself.
+      stop: texts that end a generated answer and do not belong to it.
+      max_new_tokens: of a generated answer; None: as many as the evaluation allows.
     """
 
-    id: str
     suite: str
     benchmark: str
     task: str
@@ -39,61 +49,82 @@ class Prompt:
     seed: int
     category: str
     level: str | None
-    metric: str
+    metric: Metric
     prompt: str
     candidates: tuple[str, ...] | None
     references: tuple[str, ...]
     demonstration_ids: tuple[str, ...] = ()
     group: str | None = None
+    separator: str = " "
+    stop: tuple[str, ...] = ()
+    max_new_tokens: int | None = None
+
+    @functools.cached_property
+    def id(self) -> str:
+        """Its address: suite/task/template/example/shots/seed."""
+        return "/".join(map(str, (self.suite, self.task, self.template, self.example_id, self.shots, self.seed)))
+
+    @classmethod
+    def parse(cls, text: str) -> "Prompt":
+        """One line of a ledger. The errors do not name the file and line; the caller does.
+
+        Raises:
+          DataError: malformed JSON, another format, missing, unknown or wrong fields, an unknown metric, no references,
+            no candidates or none that is a reference.
+        """
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"not JSON ({error.msg})") from None
+        if not isinstance(line, dict):
+            raise DataError("not a JSON object")
+        if line.pop("format", None) != FORMAT:
+            raise DataError(f"not a line of ledger format {FORMAT}, which this version reads; build the ledger again")
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+        if missing := sorted(required - line.keys()):
+            raise DataError(f"lacks {', '.join(missing)}")
+        if unknown := sorted(line.keys() - fields):
+            raise DataError(f'unknown field "{unknown[0]}"{nearest(unknown[0], fields)}')
+        prompt = cls(**{name: _value(name, value, fields[name].type) for name, value in line.items()})
+        if prompt.level not in (None, *LEVELS):
+            raise DataError(f"unknown level {prompt.level!r}; known: {', '.join(LEVELS)} or null")
+        if not prompt.references:
+            raise DataError(f"prompt {prompt.id}: no references")
+        if prompt.candidates is not None and not prompt.candidates:
+            raise DataError(f"prompt {prompt.id}: empty candidate list; null means that the answer is generated")
+        if prompt.candidates is not None and not set(prompt.candidates) & set(prompt.references):
+            raise DataError(f"prompt {prompt.id}: no candidate is a reference, so no answer can be right")
+        return prompt
+
+    def line(self) -> str:
+        """As it stands in a ledger, with its line break."""
+        fields = {name: value for name, value in vars(self).items() if name != "id"}  # the property's cache
+        return json.dumps({"format": FORMAT, **fields, "metric": self.metric.to_json()}, ensure_ascii=False) + "\n"
 
 
-def _texts(line: dict[str, Any], field: str) -> tuple[str, ...]:
-    value = line[field]
+def _value(name: str, value: Any, kind: Any) -> Any:
+    """A field's value as the dataclass holds it; `kind` is its annotation."""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and types.NoneType in kinds:
+        return None
+    kind, null = kinds[0], " or null" * (types.NoneType in kinds)
+    if kind is Metric:
+        try:
+            return Metric.parse(value)
+        except UserError as error:
+            raise DataError(str(error)) from None
+    if kind is str:
+        if not isinstance(value, str):
+            raise DataError(f'"{name}" must be a text{null}, got {value!r}')
+        return value
+    if kind is int:
+        if type(value) is not int or value < 0:
+            raise DataError(f'"{name}" must be a whole number from 0{null}, got {value!r}')
+        return value
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise DataError(f'"{field}" must be a list of texts')
+        raise DataError(f'"{name}" must be a list of texts{null}')
     return tuple(value)
-
-
-def _parse(text: str) -> Prompt:
-    """One line of a ledger; the errors do not name the file and line, the caller does."""
-    try:
-        line = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"not JSON ({error.msg})") from None
-    if not isinstance(line, dict):
-        raise DataError("not a JSON object")
-    if line.get("format") != FORMAT:
-        raise DataError(f"ledger format {line.get('format')!r}, this version reads {FORMAT}; build the ledger again")
-    fields = {field.name for field in dataclasses.fields(Prompt)}
-    line = {"demonstration_ids": [], "group": None} | {name: value for name, value in line.items() if name != "format"}
-    if missing := sorted(fields - line.keys()):
-        raise DataError(f"lacks {', '.join(missing)}")
-    if unknown := sorted(line.keys() - fields):
-        raise DataError(f'unknown field "{unknown[0]}"{nearest(unknown[0], fields)}')
-    for name in fields - {"candidates", "references", "demonstration_ids", "shots", "seed", "level", "group"}:
-        if not isinstance(line[name], str):
-            raise DataError(f'"{name}" must be a text, got {line[name]!r}')
-    for name in ("shots", "seed"):
-        if type(line[name]) is not int or line[name] < 0:
-            raise DataError(f'"{name}" must be a whole number from 0, got {line[name]!r}')
-    if line["level"] is not None and line["level"] not in LEVELS:
-        raise DataError(f"unknown level {line['level']!r}; known: {', '.join(LEVELS)} or null")
-    if line["group"] is not None and not isinstance(line["group"], str):
-        raise DataError(f'"group" must be a text or null, got {line["group"]!r}')
-    if line["metric"] not in METRICS:
-        raise DataError(
-            f"unknown metric {line['metric']!r}{nearest(line['metric'], METRICS)}; known: {', '.join(METRICS)}"
-        )
-    candidates = None if line["candidates"] is None else _texts(line, "candidates")
-    references = _texts(line, "references")
-    if not references:
-        raise DataError(f"prompt {line['id']}: no references")
-    if candidates is not None and not candidates:
-        raise DataError(f"prompt {line['id']}: empty candidate list; null means that the answer is generated")
-    if candidates is not None and not set(candidates) & set(references):
-        raise DataError(f"prompt {line['id']}: no candidate is a reference, so no answer can be right")
-    texts = {"candidates": candidates, "references": references, "demonstration_ids": _texts(line, "demonstration_ids")}
-    return Prompt(**line | texts)
 
 
 def ledger_file(path: str | Path) -> Path:
@@ -121,21 +152,21 @@ def read_ledger(path: str | Path) -> list[Prompt]:
       path: the .jsonl file, or a directory that holds exactly one.
 
     Raises:
-      DataError: one line, `file:line: what is wrong`: malformed JSON, another format version, missing or unknown
-        fields, an unknown metric, an id seen before, no references, no candidates or none that is a reference. Or the
-        file is not what was written (`about_file`).
+      DataError: one line, `file:line: what is wrong`: what `Prompt.parse` refuses, an id seen before, prompts of one
+        task that disagree on what is said of the task. Or the file is not what was written (`about_file`).
     """
     file = ledger_file(path)
-    prompts, seen, digest = [], {}, hashlib.sha256()
+    prompts, seen, tasks, digest = [], {}, {}, hashlib.sha256()
     with file.open("rb") as lines:
         for number, raw in enumerate(lines, start=1):
             digest.update(raw)
             if not raw.strip():
                 continue
             try:
-                prompt = _parse(raw.decode("utf-8"))
+                prompt = Prompt.parse(raw.decode("utf-8"))
                 if prompt.id in seen:
                     raise DataError(f"prompt {prompt.id} stands in line {seen[prompt.id]} already")
+                _check_agreement(prompt, tasks.setdefault(prompt.task, prompt), seen)
             except UnicodeDecodeError:
                 raise DataError(f"{file}:{number}: not UTF-8") from None
             except DataError as error:
@@ -150,8 +181,16 @@ def read_ledger(path: str | Path) -> list[Prompt]:
     return prompts
 
 
+def _check_agreement(prompt: Prompt, first: Prompt, lines: Mapping[str, int]) -> None:
+    """Whether a prompt says of its task what the task's first one said: a mean over two metrics means nothing."""
+    for field in OF_A_TASK:
+        here, there = getattr(prompt, field), getattr(first, field)
+        if here != there:
+            raise DataError(f"task {prompt.task} has {field} {here} here and {there} in line {lines[first.id]}")
+
+
 def about_file(ledger: Path) -> Path:
-    """What its writer says of a ledger: checksum and coverage. One written by hand may go without."""
+    """What its writer says of a ledger. One written by hand may go without."""
     return ledger.with_name(f"{ledger.stem}.about.json")
 
 
@@ -168,20 +207,30 @@ def about(path: str | Path) -> dict[str, Any]:
         raise DataError(f"{beside}: damaged ({error}); cache again") from None
 
 
-def write_about(ledger: Path, coverage: Mapping[str, Mapping[str, Sequence[int]]]) -> None:
-    """Writes it for a finished ledger.
+def write_ledger(path: str | Path, prompts: Iterable[Prompt], says: Mapping[str, Any]) -> int:
+    """Writes a ledger and what is said of it.
 
     Args:
-      coverage: {benchmark: {role: [tasks with files, tasks there are]}}.
+      says: JSON values beside the checksum, such as "coverage" (`data.manifest.Coverage`).
+
+    Returns:
+      How many prompts there are.
     """
-    with ledger.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    write_atomically(about_file(ledger), json.dumps({"sha256": digest, "coverage": coverage}, indent=1) + "\n")
+    path, digest, count = Path(path), hashlib.sha256(), 0
+    about_file(path).unlink(missing_ok=True)
+    with atomic(path) as file:
+        for prompt in prompts:
+            count += 1
+            line = prompt.line().encode()
+            digest.update(line)
+            file.write(line)
+    write_atomically(about_file(path), json.dumps({"sha256": digest.hexdigest(), **says}, indent=1) + "\n")
+    return count
 
 
-def ledger_fingerprint(prompts: Iterable[Prompt]) -> str:
+def ledger_fingerprint(prompts: Sequence[Prompt]) -> str:
     """sha256 of everything in the prompts and their order: equal exactly when two evaluations ask the same."""
     digest = hashlib.sha256()
     for prompt in prompts:
-        digest.update(json.dumps(dataclasses.asdict(prompt), sort_keys=True).encode() + b"\n")
+        digest.update(prompt.line().encode())
     return digest.hexdigest()

@@ -4,9 +4,12 @@ Accuracy belongs to rank classification, exact match and ROUGE-L to generated te
 multiplied by 100: tables that print per cent do so when they print.
 """
 
+import dataclasses
+import inspect
 import re
 import string
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from optiml_jax.errors import UserError, nearest
 from optiml_jax.evaluation import rouge
@@ -103,19 +106,54 @@ def rouge_l(
     return best
 
 
-METRICS: dict[str, Callable[[str, References], float]] = {
+METRICS: dict[str, Callable[..., float]] = {
     "accuracy": accuracy,
     "exact_match": exact_match,
     "rouge_l": rouge_l,
 }
 
 
-def metric(name: str) -> Callable[[str, References], float]:
-    """The metric of that name.
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric with its parameters, as a ledger names it: `{"name": "exact_match", "normalization": "bbh"}`.
 
-    Raises:
-      UserError: an unknown name, with the nearest known ones.
+    Called with a prediction and its references it gives a score in [0, 1].
     """
-    if name not in METRICS:
-        raise UserError(f"unknown metric {name!r}{nearest(name, METRICS)}; known: {', '.join(METRICS)}")
-    return METRICS[name]
+
+    name: str
+    parameters: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def parse(cls, value: Any) -> "Metric":
+        """From a name, or a JSON object of a name and parameters.
+
+        Raises:
+          UserError: an unknown name or parameter (names the nearest), or a parameter's value that cannot be.
+        """
+        fields = {"name": value} if isinstance(value, str) else value
+        if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
+            raise UserError(f'a metric is a name or an object with "name", not {value!r}')
+        name = fields["name"]
+        if name not in METRICS:
+            raise UserError(f"unknown metric {name!r}{nearest(name, METRICS)}; known: {', '.join(METRICS)}")
+        parameters = {key: given for key, given in fields.items() if key != "name"}
+        known = list(inspect.signature(METRICS[name]).parameters)[2:]
+        for key in parameters.keys() - set(known):
+            raise UserError(f"metric {name} has no parameter {key!r}{nearest(key, known)}")
+        metric = cls(name, tuple(sorted(parameters.items())))
+        try:
+            metric("a", ("a",))
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"metric {value!r}: {error}") from None
+        return metric
+
+    def __call__(self, prediction: str, references: References) -> float:
+        return METRICS[self.name](prediction, references, **dict(self.parameters))
+
+    def to_json(self) -> dict[str, Any]:
+        """What `parse` takes."""
+        return {"name": self.name, **dict(self.parameters)}
+
+    def __str__(self) -> str:
+        values = ", ".join(str(value) for _, value in self.parameters)
+        return f"{self.name} ({values})" if values else self.name

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from optiml_jax.data.sampling import coverage_text
+from optiml_jax.data.manifest import coverage_text
 from optiml_jax.evaluation.ledger import LEVELS
 
 LEVEL_NAMES = {  # and what the model has seen of such a task in training

@@ -22,7 +22,7 @@ def write_reports(
     Args:
       samples: scored samples in ledger order; the HTML shows a few right and wrong answers a task.
       training: {"first_loss", "last_loss"}, nats per label token, when the evaluation follows a training.
-      coverage: how much of each benchmark was there (`data.sampling.coverage_text`).
+      coverage: how much of each benchmark was there (`data.manifest.coverage_text`).
     """
     write_atomically(Path(output_dir) / "report.md", markdown(results, samples, training, coverage))
     write_atomically(Path(output_dir) / "report.html", html(results, samples, training, coverage))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from optiml_jax.data.sampling import coverage_text
+from optiml_jax.data.manifest import coverage_text
 from optiml_jax.evaluation import report
 
 SHOWN = 3  # right and wrong answers a task; one of each where many tasks would make a huge page
@@ -109,7 +109,7 @@ def _answer(sample: Mapping[str, Any]) -> str:
         for name, on in (("cut at the token limit", sample["truncated"]), ("prompt cut", sample["prompt_cut"]))
         if on
     ]
-    mark = "right" if sample["correct"] else "wrong" if sample["metric"] != "rouge_l" else ""
+    mark = "right" if sample["correct"] else "wrong" if sample["metric"]["name"] != "rouge_l" else ""
     mark = f'<span class="mark">{mark or "ROUGE-L " + report.per_cent(sample["score"])}</span>'
     where = " · ".join([sample["id"], *flags])
     return (

@@ -1,6 +1,7 @@
 """An evaluation from its settings: which weights, which prompts, where the results go."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -9,12 +10,12 @@ from optiml_jax.data.caches import ledger_path
 from optiml_jax.errors import UserError
 from optiml_jax.evaluation.answering import run_evaluation
 from optiml_jax.evaluation.ledger import about, read_ledger
-from optiml_jax.model import load_model
-from optiml_jax.opt.weights import resolve
+from optiml_jax.inference.model import load_model
+from optiml_jax.metrics_log import training_losses
+from optiml_jax.model.config import PRECISIONS
 from optiml_jax.settings import check
-from optiml_jax.training.checkpoints import is_run
-from optiml_jax.training.metrics_log import training_losses
-from optiml_jax.training.step import PRECISIONS
+from optiml_jax.weights import resolve
+from optiml_jax.weights.checkpoints import is_run
 
 
 def evaluate(
@@ -28,8 +29,8 @@ def evaluate(
     mesh: Mesh | None = None,
     precision: str = "fp32",
     check_only: bool = False,
-) -> None:
-    """Evaluates and prints the report.
+) -> dict[str, Any]:
+    """Evaluates, prints the report and returns the content of `results.json` (on the first process; else nothing).
 
     Args:
       weights: MODEL_DIR of a run, Hugging Face directory or hub name.
@@ -58,9 +59,9 @@ def evaluate(
         output_dir = str(Path(weights) / "evaluation")
     prompts = read_ledger(ledger)
     if check_only:
-        return
+        return {}
     model = load_model(weights, mesh=mesh, precision=precision)
-    run_evaluation(
+    found = run_evaluation(
         model,
         prompts,
         Path(output_dir),
@@ -71,3 +72,4 @@ def evaluate(
     )
     if jax.process_index() == 0:
         print(f"report    {output_dir}/report.html")
+    return found

@@ -9,10 +9,9 @@ from typing import Any
 
 from optiml_jax.errors import UserError
 from optiml_jax.evaluation.ledger import Prompt, ledger_fingerprint
-from optiml_jax.evaluation.metrics import metric
 from optiml_jax.files import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 
 
 def score_sample(
@@ -38,7 +37,7 @@ def score_sample(
         raise UserError(
             f"prompt {prompt.id}: candidate scores {list(map(float, scores))} cannot be ranked; NaN in the weights?"
         )
-    score = metric(prompt.metric)(prediction, prompt.references)
+    score = prompt.metric(prediction, prompt.references)
     return {
         "id": prompt.id,
         "benchmark": prompt.benchmark,
@@ -55,7 +54,7 @@ def score_sample(
         "references": list(prompt.references),
         "prediction": prediction,
         "scores": None if scores is None else [float(score) for score in scores],
-        "metric": prompt.metric,
+        "metric": prompt.metric.to_json(),
         "score": score,
         "correct": score == 1.0,
         "truncated": truncated,

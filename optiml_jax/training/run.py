@@ -2,84 +2,55 @@
 
 import contextlib
 import dataclasses
-import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from optiml_jax import distributed
+from optiml_jax import distributed, weights
 from optiml_jax.data import caches
 from optiml_jax.data.loader import Loader, local_rows
-from optiml_jax.data.sampling import cap, coverage_text, load_manifest
+from optiml_jax.data.manifest import Manifest, coverage_text
+from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError
 from optiml_jax.files import exclusive
-from optiml_jax.opt import decoder, sharding, weights
-from optiml_jax.opt.config import OPTConfig
-from optiml_jax.opt.tokenizer import Tokenizer
-from optiml_jax.settings import check_fields
-from optiml_jax.training import checkpoints as ckpt
+from optiml_jax.metrics_log import read_metrics
+from optiml_jax.model import decoder, sharding
+from optiml_jax.model.config import OPTConfig
+from optiml_jax.tokenizer import Tokenizer
 from optiml_jax.training import step
-from optiml_jax.training.loop import Logging, Run, run_steps
+from optiml_jax.training.hooks import Logging, Saver, StepLog
+from optiml_jax.training.loop import Hook, Run, run_steps
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation
+from optiml_jax.weights import checkpoints as ckpt
 
-# attributes of Data that decide which tokens a step sees
-DECIDE_THE_ROWS = (
-    "mixture",
-    "row_length",
-    "batch_rows",
-    "seed",
-    "eps",
-    "proportions",
-    "leading_eos",
-    "block_draws",
-    "max_segments",
-)
+# settings that may differ when a run goes on: a larger TRAIN_STEPS extends it; mesh, paths and logging are no settings
+MAY_DIFFER = ("Optimization.train_steps",)
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
-    """What is trained on, in which order.
+class Record:
+    """What a finished run leaves, for notebooks and sweeps.
 
     Attributes:
-      mixture: a name `tools.cache_tasks` knows.
-      cache_dir: the token store; built from `data_dir` with `tokenizer` when it lacks the mixture.
-      data_dir: raw files, one folder a benchmark; `samples` needs none.
-      tokenizer: directory or hub name; None takes the store's own.
-      row_length, batch_rows: T, and B over all devices.
-      seed: of the data order, the initial weights and dropout.
-      eps: cap on the examples of a task in the mixing rates (paper 4.2); None for the mixture's own.
-      proportions: share of each benchmark, by name; None for the mixture's own.
-      leading_eos: whether every example starts with `</s>`.
-      block_draws: examples drawn, packed and shuffled together.
-      max_segments: most documents of a row, None for no bound.
-      prefetch: batches made ahead.
+      model_dir: what `load_model` takes.
+      step: the last one.
+      metrics: the rows of `metrics.jsonl`.
+      evaluation: what `evaluate_after` gave, such as the content of `results.json`; None without it.
     """
 
-    mixture: str
-    cache_dir: str
-    data_dir: str | None = None
-    tokenizer: str | None = None
-    row_length: int = 2_048
-    batch_rows: int = 256
-    seed: int = 1
-    eps: int | None = None
-    proportions: dict[str, float] | None = None
-    leading_eos: bool = True
-    block_draws: int = 16_384
-    max_segments: int | None = None
-    prefetch: int = 2
-
-    def __post_init__(self) -> None:
-        check_fields(self, seed=(0, 2**63 - 1), prefetch=(0, math.inf))
+    model_dir: Path
+    step: int
+    metrics: list[dict[str, Any]]
+    evaluation: Any = None
 
 
 def train(
@@ -93,7 +64,8 @@ def train(
     init_weights: str | None = None,
     evaluate_after: Callable[..., Any] | None = None,
     operative_config: Callable[[], str] = str,
-) -> None:
+    hooks: Sequence[Hook] = (),
+) -> Record:
     """Trains to the last step, from a checkpoint in `model_dir` if there is one.
 
     Args:
@@ -102,6 +74,7 @@ def train(
         None for random weights.
       evaluate_after: called when the last step is done, and before the first one with `check_only=True`.
       operative_config: gives the text of `config.gin`, every value in force.
+      hooks: (every, function(step, params)), called after so many steps and after the last one, before it is saved.
 
     Raises:
       UserError: see the modules.
@@ -120,13 +93,23 @@ def train(
         store = open_store(data)
         if evaluate_after is not None:
             evaluate_after(check_only=True)  # a ledger that is not there is told of now, not after the last step
-        finished = _train(
-            model, optimization, computation, data, store, mesh, logging, directory, init_weights, operative_config
+        step_ = _train(
+            model,
+            optimization,
+            computation,
+            data,
+            store,
+            mesh,
+            logging,
+            directory,
+            init_weights,
+            operative_config,
+            hooks,
         )
-        if not finished:
+        if step_ < optimization.train_steps:
             raise SystemExit(143)
-        if evaluate_after is not None:
-            evaluate_after()
+        evaluation = None if evaluate_after is None else evaluate_after()
+        return Record(directory, step_, read_metrics(directory), evaluation)
 
 
 def _train(
@@ -140,32 +123,25 @@ def _train(
     directory: Path,
     init_weights: str | None,
     operative_config: Callable[[], str],
-) -> bool:
-    """Whether the last step was reached; False when a signal asked to stop. The device holds nothing afterwards."""
+    hooks: Sequence[Hook],
+) -> int:
+    """The step that was reached: the last one, or that at which a signal asked to stop. The device is free again."""
     tokenizer = Tokenizer.load(data.tokenizer or store.directory / "tokenizer")
     if tokenizer.vocab_size > model.vocab_size:
         raise UserError(
             f"the tokenizer has {tokenizer.vocab_size} ids, OPTConfig.vocab_size is {model.vocab_size}; raise it"
         )
-    manifest = load_manifest(caches.manifest_path(store.directory, data.mixture))
+    manifest = Manifest.read(caches.manifest_path(store.directory, data.mixture))
     settings = {"train.init_weights": init_weights} | run_settings(
         model, optimization, computation, data, tokenizer, store, manifest
     )
-    rows = local_rows(NamedSharding(mesh, step.BATCH_SPEC), data.batch_rows, data.row_length)
+    rows = local_rows(NamedSharding(mesh, sharding.spec("BT")), data.batch_rows, data.row_length)
     loader = Loader(
         store,
         manifest,
-        row_length=data.row_length,
-        batch_rows=data.batch_rows,
-        seed=data.seed,
+        data,
         pad_id=tokenizer.pad_id,
         eos_id=tokenizer.eos_id,
-        eps=data.eps,
-        proportions=data.proportions,
-        leading_eos=data.leading_eos,
-        block_draws=data.block_draws,
-        max_segments=data.max_segments,
-        prefetch=data.prefetch,
         rows=rows,
         tokenizer_fingerprint=tokenizer.fingerprint,
     )
@@ -184,10 +160,14 @@ def _train(
             _announce(model, mesh, store, manifest, first, optimization, directory)
         key = jax.random.fold_in(jax.random.key(data.seed), 1)
         run = Run(model, optimization, computation, mesh, state, first, loader, rows, data.batch_rows, key)
-        finished = run_steps(run, directory, checkpoints, logging, meta)
+        with contextlib.closing(StepLog(run, directory, logging)) as log:
+            save = Saver(run, checkpoints, log, meta)
+            finished = run_steps(run, [(1, log), *hooks, (logging.checkpoint_every, save)])
+            if not finished:
+                save(run.step)
     if not finished and jax.process_index() == 0:
         print(f"stopped at step {run.step}, all saved; run the same command again to go on", file=sys.stderr)
-    return finished
+    return run.step
 
 
 def open_store(data: Data) -> TokenStore:
@@ -221,18 +201,35 @@ def run_settings(
     data: Data,
     tokenizer: Tokenizer,
     store: TokenStore,
-    manifest: dict,
+    manifest: Manifest,
 ) -> dict[str, Any]:
     """What must stay the same when a run goes on, flat: names as gin has them, and a checksum of each task's tokens."""
     settings = {f"OPTConfig.{name}": value for name, value in dataclasses.asdict(model).items()}
     settings |= {f"Optimization.{name}": value for name, value in dataclasses.asdict(optimization).items()}
-    settings |= {f"Data.{name}": getattr(data, name) for name in DECIDE_THE_ROWS}
-    settings["Data.eps"] = cap(manifest, data.eps)
-    settings["Data.proportions"] = data.proportions or manifest.get("benchmarks")
+    settings |= data.order()
+    settings["Data.eps"] = manifest.cap(data.eps)
+    settings["Data.proportions"] = data.proportions or manifest.benchmarks
     settings["Computation.precision"] = computation.precision
     settings["tokenizer"] = tokenizer.fingerprint
-    settings |= {f"tokens of {task['name']}": store.checksum(task["name"], "train") for task in manifest["tasks"]}
+    settings |= {f"tokens of {task.name}": store.checksum(task.name, "train") for task in manifest.tasks}
     return settings
+
+
+def check_same_run(saved: dict[str, Any], settings: dict[str, Any], directory: Path) -> None:
+    """Refuses to go on with other settings than those of the checkpoint, by name.
+
+    Args:
+      saved, settings: flat dicts of JSON values, keys such as "OPTConfig.layers".
+
+    Raises:
+      UserError: names the setting and both values.
+    """
+    for name in sorted(saved.keys() | settings.keys()):
+        if name not in MAY_DIFFER and saved.get(name) != settings.get(name):
+            raise UserError(
+                f"{directory}: this run was started with {name} = {saved.get(name)}, now it is {settings.get(name)}; "
+                "set it back, or choose another MODEL_DIR"
+            )
 
 
 def start_state(
@@ -255,7 +252,7 @@ def start_state(
     shardings = step.state_shardings(abstract, optimization, mesh)
     if checkpoints.latest is not None:
         meta = checkpoints.meta(checkpoints.latest)
-        ckpt.check_same_run(meta["settings"], settings, checkpoints.directory)
+        check_same_run(meta["settings"], settings, checkpoints.directory)
         if meta["step"] > optimization.train_steps:
             raise UserError(
                 f"{checkpoints.directory} is at step {meta['step']}, beyond TRAIN_STEPS = {optimization.train_steps}; "
@@ -294,15 +291,21 @@ def read_weights(source: str, model: OPTConfig, mesh: Mesh, tokenizer: str) -> d
 
 
 def _announce(
-    model: OPTConfig, mesh: Mesh, store: TokenStore, manifest: dict, first: int, settings: Optimization, directory: Path
+    model: OPTConfig,
+    mesh: Mesh,
+    store: TokenStore,
+    manifest: Manifest,
+    first: int,
+    settings: Optimization,
+    directory: Path,
 ) -> None:
     axes = " x ".join(f"{size} {name}" for name, size in mesh.shape.items())
-    tasks = manifest["tasks"]
+    tasks = manifest.tasks
     print(
         f"model     {decoder.parameter_count(model) / 1e6:,.1f} M parameters on {axes} ({jax.devices()[0].device_kind})"
     )
-    print(f"data      {len(tasks)} tasks, {sum(task['examples'] for task in tasks):,} examples in {store.directory}")
-    if manifest.get("coverage"):
-        print(f"          {coverage_text(manifest['coverage'])}")
+    print(f"data      {len(tasks)} tasks, {sum(task.examples for task in tasks):,} examples in {store.directory}")
+    if manifest.coverage:
+        print(f"          {coverage_text(manifest.coverage)}")
     start = f"from step {first} " if first else ""
     print(f"training  {start}to step {settings.train_steps}, into {directory}", flush=True)

@@ -10,15 +10,13 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from optiml_jax.errors import UserError
-from optiml_jax.opt import decoder, head, sharding
-from optiml_jax.opt.config import OPTConfig
+from optiml_jax.model import decoder, head, sharding
+from optiml_jax.model.config import PRECISIONS, OPTConfig
 from optiml_jax.settings import check_fields
 from optiml_jax.training import loss_scale
 from optiml_jax.training.loss_scale import LossScale
 from optiml_jax.training.optimizer import Optimization, learning_rate, make_optimizer, update_count
 
-PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}
-BATCH_SPEC = PartitionSpec(("data", "fsdp"), None)
 BATCH_DTYPES = {
     "tokens_BT": jnp.int32,
     "targets_BT": jnp.int32,
@@ -36,7 +34,7 @@ class Computation:
       precision: "fp32"; "bf16" (compute; parameters and Adam stay float32); "fp16" (with dynamic loss scaling).
       remat: what the backward pass finds stored, a name in `decoder.REMAT`.
       accumulation: microbatches a step; the loss is the mean over the labels of all of them.
-      attention: implementation passed to `opt.attention.attention`.
+      attention: implementation passed to `model.attention.attention`.
     """
 
     precision: str = "bf16"
@@ -215,7 +213,7 @@ def compiled_step(
     Shardings out equal those in: without them the second call would compile again, on another layout.
     """
     state = state_shardings(abstract_state(config, settings, computation), settings, mesh)
-    batch = dict.fromkeys(BATCH_DTYPES, NamedSharding(mesh, BATCH_SPEC))
+    batch = dict.fromkeys(BATCH_DTYPES, NamedSharding(mesh, sharding.spec("BT")))
     replicated = NamedSharding(mesh, PartitionSpec())
 
     def step(state: TrainState, batch: dict, key: jax.Array) -> tuple[TrainState, dict]:

@@ -5,11 +5,14 @@ import functools
 from collections.abc import Iterable
 from pathlib import Path
 
+from optiml_jax.evaluation.metrics import Metric
 from tasks.benchmarks import super_natural_instructions
 from tasks.example import Record
-from tasks.registry import Benchmark, Options, Task
+from tasks.registry import Benchmark
+from tasks.task import Options, Task
 
 NAME = "samples"
+BUILT_IN = True
 DIRECTORY = Path(__file__).parents[1] / "samples"
 TOKENIZER = DIRECTORY / "tokenizer"
 HELD_OUT_INSTANCES = 32  # of each train task
@@ -18,16 +21,16 @@ HELD_OUT_INSTANCES = 32  # of each train task
 def discover(directory: Path | None, options: Options) -> Benchmark:
     """The sample tasks (`directory`: another folder in that layout). They are small: every file is read."""
     found = super_natural_instructions.discover_folder(NAME, directory or DIRECTORY, options, HELD_OUT_INSTANCES)
-    return Benchmark(
-        {name: _with_answer_format(task) for name, task in found.tasks.items()}, found.left_out, found.listed
-    )
+    tasks = {name: _with_answer_format(task) for name, task in found.tasks.items()}
+    return dataclasses.replace(found, tasks=tasks)
 
 
 def _with_answer_format(task: Task) -> Task:
     records = super_natural_instructions.read(task.files[0], task.options.allow_empty_tasks)
     metric, candidates = answer_format([r.fields["outputs"] for r in records if isinstance(r, Record)])
+    template = dataclasses.replace(super_natural_instructions.TEMPLATE, metric=Metric(metric))
     render = functools.partial(super_natural_instructions.render, task.name, candidates=candidates)
-    return dataclasses.replace(task, metric=metric, render=render)
+    return dataclasses.replace(task, templates=(template,), render=render)
 
 
 def answer_format(outputs: Iterable[tuple[str, ...]]) -> tuple[str, tuple[str, ...] | None]:

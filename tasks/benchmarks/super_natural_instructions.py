@@ -8,21 +8,25 @@ Nothing is ranked: Tables 12 and 15 of the paper report ROUGE-L F1 of generated 
 """
 
 import collections
+import dataclasses
 import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from optiml_jax.errors import DataError
+from optiml_jax.evaluation.metrics import Metric
 from tasks import prompts
-from tasks.example import Example, Record, Skipped
-from tasks.registry import WAY_OUT, Benchmark, CatalogRow, Options, Task, catalog, slug, task_name
+from tasks.example import Example, Record, Skipped, Template
+from tasks.pool import WAY_OUT
+from tasks.registry import Benchmark, CatalogRow, catalog, slug, task_name
+from tasks.task import Options, Task
 
 NAME = "super_natural_instructions"
-METRIC = "rouge_l"
+TEMPLATE = Template("definition", Metric("rouge_l"), style="task")  # its text is in each file
 ROLES = ("train", "test", "excluded")
 TEST_INSTANCES = 100
 
@@ -36,7 +40,7 @@ def discover_folder(benchmark: str, directory: Path, options: Options, held_out:
     """A folder in the official layout as a benchmark of any name.
 
     Args:
-      held_out: instances of each train task that become its validation split, unless the options say otherwise.
+      held_out: instances of each task that become its validation split, unless the options say otherwise.
 
     Raises:
       DataError: two files of one task, no task of any split, or a file that is not in the catalog cannot be read.
@@ -56,14 +60,12 @@ def discover_folder(benchmark: str, directory: Path, options: Options, held_out:
             paths[name] = path
     if not paths:
         raise DataError(f"{directory}: no file of a known task in tasks/*.json; the official release has one a task")
-    rows = dict(known)  # the whole benchmark: levels do not depend on which files were downloaded
-    rows |= {name: _row(benchmark, name, path) for name, path in paths.items() if name not in known}
-    trained = {rows[name].category for name, role in roles.items() if role == "train" and name in rows}
-    tasks = {
-        name: _task(rows[name], path, roles[name], rows[name].category in trained, held_out, options)
-        for name, path in paths.items()
-    }
-    return Benchmark(tasks, tuple(left_out), {benchmark: dict(collections.Counter(roles.values()))})
+    rows = {}
+    for name, role in roles.items():
+        row = known.get(name) or _row(benchmark, name, paths.get(name))
+        rows[name] = dataclasses.replace(row, split=role)
+    tasks = {name: _task(rows[name], path, held_out, options) for name, path in paths.items()}
+    return Benchmark(tasks, tuple(left_out), rows)
 
 
 def split_lists(benchmark: str, directory: Path) -> dict[str, str]:
@@ -78,30 +80,24 @@ def split_lists(benchmark: str, directory: Path) -> dict[str, str]:
     return roles
 
 
-def _row(benchmark: str, name: str, path: Path) -> CatalogRow:
-    """What the catalog would say, from the file itself."""
+def _row(benchmark: str, name: str, path: Path | None) -> CatalogRow:
+    """What the catalog would say, from the file itself; of a file that is not there no category is known."""
+    if path is None:
+        return CatalogRow(name, benchmark, "", "", "", TEMPLATE.metric.name)
     task = load(path)
     category, source = (_first(task.get(key)) or "" for key in ("Categories", "Source"))
-    return CatalogRow(name, benchmark, slug(category) or "unknown", source, "", METRIC)
+    return CatalogRow(name, benchmark, slug(category) or "unknown", source, "", TEMPLATE.metric.name)
 
 
-def _task(row: CatalogRow, path: Path, role: str, category_is_trained: bool, held_out: int, options: Options) -> Task:
-    held_out = held_out if role == "train" else 0
-    splits, level = ("train",), None
-    if role == "test":
-        splits, level = ("test",), "held_out_task" if category_is_trained else "fully_held_out"
-    elif held_out:
-        splits, level = ("train", "validation"), "held_out_instances"
+def _task(row: CatalogRow, path: Path, held_out: int, options: Options) -> Task:
     return Task(
         name=row.name,
         benchmark=row.benchmark,
         category=row.category,
         source=row.source,
-        role=role,
-        level=level,
-        metric=row.metric,
         files=(path,),
-        splits=splits,
+        splits=("train", "validation", "test") if held_out else ("train", "test"),
+        templates=(TEMPLATE,),
         read=functools.partial(read_split, path, row.name, held_out, options.allow_empty_tasks),
         render=functools.partial(render, row.name),
         options=options,
@@ -185,7 +181,7 @@ def _id(name: Any, fields: Mapping[str, Any]) -> str:
 
 
 def read_split(path: Path, task: str, held_out: int, allow_empty: bool, split: str) -> Iterator[Record | Skipped]:
-    """The records of one split: the first 100 for "test"; for "validation" `held_out` chosen by id; else the rest.
+    """The records of one split: "test" is the first 100, "validation" `held_out` chosen by id, "train" all but those.
 
     Held out are only instances whose input no other instance has. What cannot be used is counted with "train".
     """
@@ -202,8 +198,18 @@ def read_split(path: Path, task: str, held_out: int, allow_empty: bool, split: s
             yield record
 
 
-def render(task: str, record: Record, candidates: tuple[str, ...] | None = None) -> Example:
+def render(
+    task: str,
+    record: Record,
+    template: Template,
+    demonstrations: Sequence[Record] = (),
+    candidates: tuple[str, ...] | None = None,
+) -> Example:
     """The prompt of one instance (paper 2.4); the target is one of the references, drawn by the instance's id."""
-    references = record.fields["outputs"]
-    source = prompts.task_level_source(task, record.id, record.fields["definition"], record.fields["input"])
-    return Example(record.id, source, prompts.pick("reference", task, record.id, references), references, candidates)
+    shown = [(one.fields["input"], _output(task, one)) for one in demonstrations]
+    source = prompts.task_level_source(task, record.id, record.fields["definition"], record.fields["input"], shown)
+    return Example(record.id, source, _output(task, record), record.fields["outputs"], candidates)
+
+
+def _output(task: str, record: Record) -> str:
+    return prompts.pick("reference", task, record.id, record.fields["outputs"])

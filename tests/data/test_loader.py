@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from optiml_jax.data.loader import Loader, local_rows, to_devices
+from optiml_jax.data.manifest import Manifest, TaskSize
+from optiml_jax.data.settings import Data
 from optiml_jax.data.store import FORMAT, INDEX_DTYPE, TokenStore, shard_path
 from optiml_jax.errors import UserError
 
@@ -34,6 +36,9 @@ class MemoryStore:
     def check(self):
         pass
 
+    def pieces(self, task, split):
+        return None
+
     def lengths(self, task, split):
         return np.array([len(source) + len(target) for source, target in self.tasks[task]], np.uint32)
 
@@ -57,14 +62,16 @@ def make_tasks(seed=0, tasks=12, longest_source=300, longest_target=40):
     }
 
 
-def manifest_of(tasks):
-    entries = [{"name": t, "benchmark": "b", "category": "c", "examples": len(e)} for t, e in tasks.items()]
-    return {"format": 1, "name": "m", "eps": 4096, "tasks": entries, "benchmarks": None}
+def manifest_of(tasks, **examples):
+    """`examples`: of tasks of which the manifest says something else."""
+    return Manifest("m", tuple(TaskSize(t, "b", "c", examples.get(t, len(e))) for t, e in tasks.items()))
 
 
-def make_loader(tasks, store=None, **options):
-    settings = {"row_length": 128, "batch_rows": 8, "seed": 0, "pad_id": PAD, "eos_id": EOS, "block_draws": 100}
-    return Loader(store or MemoryStore(tasks), manifest_of(tasks), **(settings | options))
+def make_loader(tasks, store=None, manifest=None, rows=None, tokenizer_fingerprint=None, **settings):
+    data = Data("m", "", **{"row_length": 128, "batch_rows": 8, "seed": 0, "block_draws": 100} | settings)
+    store, manifest = store or MemoryStore(tasks), manifest or manifest_of(tasks)
+    known = {"pad_id": PAD, "eos_id": EOS, "rows": rows, "tokenizer_fingerprint": tokenizer_fingerprint}
+    return Loader(store, manifest, data, **known)
 
 
 def take(loader, count):
@@ -405,22 +412,18 @@ def test_a_task_without_examples_is_refused_by_name():
     tasks = make_tasks(tasks=2) | {"hollow": []}
     with pytest.raises(UserError, match="hollow"):
         make_loader(tasks)
-    manifest = manifest_of(tasks)
-    manifest["tasks"][-1]["examples"] = 3  # the manifest says otherwise
-    with pytest.raises(UserError, match="hollow: no examples in split train"):
-        Loader(MemoryStore(tasks), manifest, row_length=128, batch_rows=1, seed=0, pad_id=PAD, eos_id=EOS)
+    with pytest.raises(UserError, match="hollow: no examples to train on"):
+        make_loader(tasks, manifest=manifest_of(tasks, hollow=3))
 
 
 def test_a_mixture_written_for_another_store_is_refused():
     """Its rates would not be those of the examples that are drawn."""
     tasks = make_tasks(tasks=3)
-    manifest = manifest_of(tasks)
-    have = manifest["tasks"][1]["examples"]
-    manifest["tasks"][1]["examples"] = 5000
+    have = len(tasks["task1"])
     with pytest.raises(
         UserError, match=f"mixture m: task1 has 5,000 examples there and {have} in the store; cache the mixture again"
     ):
-        Loader(MemoryStore(tasks), manifest, row_length=128, batch_rows=1, seed=0, pad_id=PAD, eos_id=EOS)
+        make_loader(tasks, manifest=manifest_of(tasks, task1=5000))
 
 
 @pytest.mark.parametrize("name", ["row_length", "batch_rows", "block_draws", "max_segments"])

@@ -8,19 +8,16 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.permutation import hashed, key, permuted, shuffled
-from optiml_jax.data.sampling import Sampler, load_manifest, probabilities
+from optiml_jax.data.sampling import Sampler, probabilities
 from optiml_jax.errors import DataError, UserError
 
 
 def manifest(sizes, benchmarks=None):
     """`sizes`: {benchmark: {task: examples}}."""
-    tasks = [
-        {"name": task, "benchmark": benchmark, "category": "c", "examples": examples}
-        for benchmark, members in sizes.items()
-        for task, examples in members.items()
-    ]
-    return {"format": 1, "name": "m", "eps": 4096, "tasks": tasks, "benchmarks": benchmarks}
+    tasks = [TaskSize(task, name, "c", examples) for name, of in sizes.items() for task, examples in of.items()]
+    return Manifest("m", tuple(tasks), 4096, benchmarks)
 
 
 TWO = {"x": {"a": 100, "b": 10_000}, "y": {"c": 50, "d": 150}}
@@ -70,17 +67,25 @@ def test_empty_tasks_mixtures_and_caps_are_refused():
 
 def test_a_manifest_is_read_and_its_faults_named(tmp_path):
     path = tmp_path / "samples.json"
-    path.write_text(json.dumps(manifest(TWO)))
-    assert load_manifest(path) == manifest(TWO)
+    manifest(TWO).write(path)
+    assert Manifest.read(path) == manifest(TWO)
+    whole = json.loads(path.read_text())
+    by_hand = {name: value for name, value in whole.items() if name != "checksum"}
+    path.write_text(json.dumps(by_hand))
+    assert Manifest.read(path) == manifest(TWO)
     with pytest.raises(UserError, match=r"sample\.json: no such mixture in this cache; did you mean samples\?"):
-        load_manifest(tmp_path / "sample.json")
-    path.write_text(json.dumps(manifest(TWO) | {"format": 2}))
-    with pytest.raises(UserError, match="format 2"):
-        load_manifest(path)
-    for text in ["{", "[]", '{"format": 1}', json.dumps(manifest({"x": {"a": 1}, "y": {"a": 1}}))]:
+        Manifest.read(tmp_path / "sample.json")
+    path.write_text(json.dumps(by_hand | {"format": 2}))
+    with pytest.raises(UserError, match="not of format 1"):
+        Manifest.read(path)
+    twice = json.dumps(by_hand | {"tasks": 2 * by_hand["tasks"]})
+    for text in ["{", "[]", '{"format": 1}', json.dumps(by_hand | {"epsilon": 3}), twice]:
         path.write_text(text)
         with pytest.raises(DataError, match=r"samples\.json"):
-            load_manifest(path)
+            Manifest.read(path)
+    path.write_text(json.dumps(whole | {"eps": 4097}))
+    with pytest.raises(DataError, match=r"samples.json: not as it was written"):
+        Manifest.read(path)
 
 
 # counts

@@ -1,15 +1,14 @@
 """Small prompts and samples that the evaluation's tests share."""
 
-import dataclasses
 import json
 
 from optiml_jax.evaluation.ledger import Prompt
+from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.evaluation.samples import score_sample
 
 
 def prompt(number: int = 0, **changes) -> Prompt:
     fields = {
-        "id": f"suite/bench.sky/plain/{number}/{changes.get('shots', 0)}/0",
         "suite": "suite",
         "benchmark": "bench",
         "task": "bench.sky",
@@ -23,9 +22,9 @@ def prompt(number: int = 0, **changes) -> Prompt:
         "prompt": f"Is sky {number} blue?\nAnswer:",
         "candidates": ("yes", "no"),
         "references": ("yes",),
-        "demonstration_ids": (),
     }
-    return Prompt(**fields | changes)
+    fields |= changes
+    return Prompt(**fields | {"metric": Metric.parse(fields["metric"])})
 
 
 def sample(score: float, **changes) -> dict:
@@ -35,4 +34,4 @@ def sample(score: float, **changes) -> dict:
 
 
 def ledger_line(made: Prompt, **changes) -> str:
-    return json.dumps({"format": 1, **dataclasses.asdict(made), **changes})
+    return json.dumps(json.loads(made.line()) | changes)

@@ -8,14 +8,14 @@ import pytest
 from optiml_jax.errors import DataError
 from optiml_jax.evaluation.aggregation import aggregate, results, write_results
 from optiml_jax.evaluation.baselines import baselines, majority
+from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.evaluation.samples import score_sample
 from tests.evaluation.prompts import prompt, sample
 
 
 def _samples(task, scores, benchmark="flan", category="qa", level="held_out_task", **more):
     where = {"task": f"{benchmark}.{task}", "benchmark": benchmark, "category": category, "level": level} | more
-    keys = [f"{task}/{where.get('template')}/{where.get('shots', 0)}/{i}" for i in range(len(scores))]
-    return [sample(score, id=f"{benchmark}/{key}", **where) for key, score in zip(keys, scores)]
+    return [sample(score, number=number, **where) for number, score in enumerate(scores)]
 
 
 def test_every_step_of_the_chain_is_an_unweighted_mean_in_the_papers_order():
@@ -98,8 +98,8 @@ def test_majority_of_a_classification_task_is_the_share_of_its_most_frequent_ans
 def test_majority_of_generated_text_tries_the_frequent_references_and_counts_every_reference():
     references = [("the cat",), ("a dog", "the cat"), ("the cat sat",), ("the cat sat",)]
     # "the cat sat": 2*2/5 = 0.8, 0.8, 1, 1; "the cat": 1, 1, 0.8, 0.8: both 0.9
-    assert majority("rouge_l", references) == pytest.approx(0.9)
-    assert majority("exact_match", references) == 0.5
+    assert majority(Metric("rouge_l"), references) == pytest.approx(0.9)
+    assert majority(Metric("exact_match"), references) == 0.5
 
 
 def test_random_counts_every_right_candidate_and_is_unknown_without_candidates():

@@ -4,16 +4,32 @@ import dataclasses
 
 import pytest
 
-from optiml_jax.data.sampling import coverage_text
+from optiml_jax.data.manifest import coverage_text
 from optiml_jax.errors import DataError
-from optiml_jax.evaluation.ledger import about, about_file, ledger_fingerprint, read_ledger, write_about
+from optiml_jax.evaluation.ledger import about, about_file, ledger_fingerprint, read_ledger, write_ledger
+from optiml_jax.evaluation.metrics import Metric
 from tests.evaluation.prompts import ledger_line, prompt
 
 
 def test_prompts_come_back_as_they_were_written(tmp_path):
-    prompts = [prompt(0), prompt(1, candidates=None, metric="rouge_l", references=("a b", "c\u2028d"), level=None)]
+    prompts = [
+        prompt(0, group="skies", demonstration_ids=("7", "9"), shots=2, seed=3),
+        prompt(1, task="bench.sea", candidates=None, metric="rouge_l", references=("a b", "c\u2028d"), level=None),
+        prompt(
+            2,
+            task="bench.boolean_expressions",
+            candidates=None,
+            metric={"name": "exact_match", "normalization": "bbh"},
+            separator="\n",
+            stop=("\n\n", "Q:"),
+            max_new_tokens=32,
+        ),
+    ]
     file = tmp_path / "dev.jsonl"
-    file.write_text("\n".join(map(ledger_line, prompts)) + "\n\n", encoding="utf-8")
+    assert write_ledger(file, iter(prompts), {}) == 3
+    assert read_ledger(file) == prompts
+    about_file(file).unlink()
+    file.write_text("\n".join(map(ledger_line, prompts)) + "\n\n", encoding="utf-8")  # as by hand
     assert read_ledger(file) == prompts
     assert read_ledger(str(tmp_path)) == prompts  # the only ledger of the directory
 
@@ -23,8 +39,17 @@ def test_prompts_come_back_as_they_were_written(tmp_path):
     [
         ("{", "not JSON"),
         ("[]", "not a JSON object"),
-        (ledger_line(prompt(1), format=2), "ledger format 2, this version reads 1; build the ledger again"),
+        (
+            ledger_line(prompt(1), format=1),
+            "not a line of ledger format 2, which this version reads",
+        ),
         (ledger_line(prompt(1), metric="rouge"), "unknown metric 'rouge'; did you mean rouge_l"),
+        (ledger_line(prompt(1), metric={"name": "accuracy", "stem": 1}), "metric accuracy has no parameter 'stem'"),
+        (ledger_line(prompt(1), metric="rouge_l"), "task bench.sky has metric rouge_l here and accuracy in line 1"),
+        (ledger_line(prompt(1), level=None), "task bench.sky has level None here and held_out_instances in line 1"),
+        (ledger_line(prompt(1), group="skies"), "task bench.sky has group skies here and None in line 1"),
+        (ledger_line(prompt(1), stop="Q:"), '"stop" must be a list of texts'),
+        (ledger_line(prompt(1), max_new_tokens=-1), '"max_new_tokens" must be a whole number from 0 or null'),
         (ledger_line(prompt(1), level="held_out_tasks"), "unknown level 'held_out_tasks'"),
         (ledger_line(prompt(1), references=[]), "prompt suite/bench.sky/plain/1/0/0: no references"),
         (ledger_line(prompt(1), references="yes"), '"references" must be a list of texts'),
@@ -33,7 +58,7 @@ def test_prompts_come_back_as_they_were_written(tmp_path):
         (ledger_line(prompt(1), shots="5"), '"shots" must be a whole number from 0'),
         (ledger_line(prompt(1), prompt=None), '"prompt" must be a text'),
         (ledger_line(prompt(1), refs=[]), 'unknown field "refs"; did you mean references'),
-        ('{"format": 1, "id": "x"}', "lacks benchmark, candidates"),
+        ('{"format": 2, "task": "x"}', "lacks benchmark, candidates"),
         (ledger_line(prompt(0)), "prompt suite/bench.sky/plain/0/0/0 stands in line 1 already"),
         (b"\xff\n", "not UTF-8"),
     ],
@@ -63,8 +88,9 @@ def test_missing_ambiguous_and_empty_ledgers_are_named(tmp_path):
 def test_the_fingerprint_changes_with_every_field_and_with_the_order():
     prompts = [prompt(0), prompt(1)]
     others = [
-        [dataclasses.replace(prompts[0], **{field.name: "other"}), prompts[1]]
+        [dataclasses.replace(prompts[0], **{field.name: Metric("other") if field.name == "metric" else "other"}), last]
         for field in dataclasses.fields(prompts[0])
+        for last in prompts[1:]
     ]
     fingerprints = {ledger_fingerprint(ps) for ps in [prompts, prompts[::-1], prompts[:1], *others]}
     assert len(fingerprints) == 3 + len(others)
@@ -73,8 +99,7 @@ def test_the_fingerprint_changes_with_every_field_and_with_the_order():
 
 def test_a_changed_ledger_is_refused_unless_it_has_no_checksum(tmp_path):
     path = tmp_path / "suite.jsonl"
-    path.write_text(ledger_line(prompt()) + "\n")
-    write_about(path, {"bench": {"test": [25, 119], "train": [188, 757]}})
+    write_ledger(path, [prompt()], {"coverage": {"bench": {"test": [25, 119], "train": [188, 757]}}})
     assert coverage_text(about(path)["coverage"]) == "bench: 188 of 757 train and 25 of 119 test tasks have files"
     assert read_ledger(tmp_path) == [prompt()]
     path.write_text(path.read_text().replace("blue", "glue"))

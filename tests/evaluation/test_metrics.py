@@ -12,7 +12,7 @@ from rouge_score import rouge_scorer
 from tokenizers import models, pre_tokenizers
 
 from optiml_jax.errors import UserError
-from optiml_jax.evaluation.metrics import METRICS, accuracy, exact_match, metric, rouge_l
+from optiml_jax.evaluation.metrics import METRICS, Metric, accuracy, exact_match, rouge_l
 
 SEED = 20221222
 ODD = [
@@ -208,7 +208,7 @@ def test_accuracy_is_equality_with_a_reference_aside_from_surrounding_white_spac
 
 def test_unknown_names_are_refused_with_the_nearest_known():
     with pytest.raises(UserError, match=r"unknown metric 'rouge'.*did you mean rouge_l"):
-        metric("rouge")
+        Metric.parse("rouge")
     with pytest.raises(UserError, match=r"unknown normalization 'super-ni'.*did you mean super_ni"):
         exact_match("a", "a", normalization="super-ni")
     assert set(METRICS) == {"accuracy", "exact_match", "rouge_l"}
@@ -218,3 +218,29 @@ def test_unknown_names_are_refused_with_the_nearest_known():
 def test_no_references_is_an_error_not_a_zero(score):
     with pytest.raises(ValueError, match="no references"):
         score("a", [])
+
+
+def test_a_metric_carries_its_parameters():
+    written = {"name": "exact_match", "normalization": "bbh"}
+    metric = Metric.parse(written)
+    assert (
+        metric("So the answer is (B).", ["(B)"]) == 1.0 == exact_match("the answer is (B)", "(B)", normalization="bbh")
+    )
+    assert Metric.parse("exact_match")("So the answer is (B).", ["(B)"]) == 0.0
+    assert metric.to_json() == written and Metric.parse(metric.to_json()) == metric
+    assert str(metric) == "exact_match (bbh)" and str(Metric.parse({"name": "rouge_l"})) == "rouge_l"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (3, 'a name or an object with "name"'),
+        ({"normalization": "bbh"}, 'a name or an object with "name"'),
+        ({"name": "exact_match", "normalisation": "bbh"}, "no parameter 'normalisation'; did you mean normalization"),
+        ({"name": "exact_match", "normalization": "bbb"}, "unknown normalization 'bbb'"),
+        ({"name": "rouge_l", "tokenize": "words"}, "rouge_l.*tokenize"),
+    ],
+)
+def test_a_metric_that_cannot_be_is_refused(value, message):
+    with pytest.raises(UserError, match=message):
+        Metric.parse(value)

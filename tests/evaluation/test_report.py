@@ -31,7 +31,7 @@ def samples():
     ranked = [score_sample(prompt(i), "yes" if i else "no", scores=[-1.5, -1.25]) for i in range(4)]
     where = {"task": "bench.copy|<b>", "category": "copying", "level": "fully_held_out", "metric": "rouge_l"}
     generated = [
-        score_sample(prompt(i, id=f"g{i}", candidates=None, references=(f"word {i}",), **where), answer, truncated=cut)
+        score_sample(prompt(i, candidates=None, references=(f"word {i}",), **where), answer, truncated=cut)
         for i, (answer, cut) in enumerate(
             [("word 0", False), ("", False), ("<script>x</script>", True), ("word", False)]
         )

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tasks import suites
+from tasks.store.element import Job
+from tasks.suites import writing
+
 NAME = "super_natural_instructions"
 
 
@@ -34,6 +38,11 @@ def write_splits(directory: Path, **names: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for role in ("train", "test", "excluded"):
         (folder / f"{role}_tasks.txt").write_text("".join(f"{name}\n" for name in names.get(role, [])))
+
+
+def ask(job: Job, max_prompts: int = 0) -> writing.Result:
+    """The ledger of the suite of a mixture's name, beside its store."""
+    return writing.run(suites.suite(job.mixture), job.data_dir, job.cache_dir, job.options, max_prompts)
 
 
 @pytest.fixture

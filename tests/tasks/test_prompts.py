@@ -4,7 +4,7 @@ import collections
 
 import pytest
 
-from optiml_jax.opt.tokenizer import join
+from optiml_jax.tokenizer import join
 from tasks import prompts
 
 # Of each figure: end of the definition, input (shortened) and output of its record, and how they are printed together

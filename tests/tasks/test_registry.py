@@ -5,29 +5,42 @@ import re
 import pytest
 
 from optiml_jax.errors import UserError
-from tasks import mixtures, registry
+from tasks import mixtures, registry, suites
 from tasks.benchmarks.samples import answer_format
-from tasks.registry import Options
+from tasks.mixtures import Mixture
+from tasks.pool import Pool, examples
+from tasks.task import Options
 from tests.tasks.conftest import NAME
 
 
 def test_the_samples_need_no_data_and_hold_out_32_instances_of_each_train_task():
     found = registry.discover("samples")
-    trained = mixtures.trained(found.tasks)
+    trained = mixtures.mixture("samples").tasks(found)
     assert len(found.tasks) == 16 and len(trained) == 12
     for task in trained:
-        assert [sum(1 for _ in task.examples(split)) for split in ("train", "validation")] == [368, 32]
-    levels = {task.level for task, _ in mixtures.evaluated(found.tasks)}
-    assert levels == {"held_out_instances", "held_out_task", "fully_held_out"}
-    excluded = [task.name for task in found.tasks.values() if task.role == "excluded"]
-    assert not set(excluded) & {task.name for task, _ in mixtures.evaluated(found.tasks)} and len(excluded) == 1
+        assert [sum(1 for _ in examples(task, split)) for split in ("train", "validation")] == [368, 32]
+    parts = list(suites.suite("samples").parts(found))
+    assert {part.level for part in parts} == {"held_out_instances", "held_out_task", "fully_held_out"}
+    excluded = [task.name for task in found.listed("excluded")]
+    assert not set(excluded) & {part.task.name for part in parts} and len(excluded) == 1
+
+
+def test_where_a_task_counts_is_said_by_who_uses_it():
+    """The evaluation's tasks are trained on in one mixture and held out in another; the task does not know."""
+    found = registry.discover("samples")
+    largest = Mixture("max", ("samples",), splits=("train", "test"))
+    held_out = {part.task.name for part in suites.suite("samples").parts(found) if part.level != "held_out_instances"}
+    assert {task.name for task in largest.tasks(found)} - {
+        task.name for task in mixtures.mixture("samples").tasks(found)
+    } == held_out
+    assert len(held_out) == 3 and not {"role", "level", "split"} & vars(found.listed("test")[0]).keys()
 
 
 def test_ranked_examples_hold_their_reference_among_the_candidates():
     for task in registry.discover("samples").tasks.values():
         for split in task.splits:
-            for example in task.examples(split):
-                assert (example.candidates is not None) == (task.metric == "accuracy")
+            for example in examples(task, split):
+                assert (example.candidates is not None) == (task.templates[0].metric.name == "accuracy")
                 assert example.candidates is None or example.target in example.candidates
 
 
@@ -83,12 +96,12 @@ def test_unknown_names_come_with_the_nearest():
 
 def test_shards_split_the_records_between_them(data_dir):
     task = registry.discover(NAME, data_dir, Options()).tasks[f"{NAME}.task2_two_too"]
-    whole = [example.id for example in task.examples("train")]
-    parts = [[example.id for example in task.examples("train", shard, 4)] for shard in range(4)]
+    whole = [example.id for example in examples(task, "train")]
+    parts = [[pair.record.id for pair in Pool(task, "train").shard(shard, 4)] for shard in range(4)]
     assert sorted(name for part in parts for name in part) == sorted(whole) and parts[1] == whole[1::4]
 
 
 def test_coverage_counts_the_tasks_whose_files_are_there_against_the_official_lists(shared):
     """The real samples: 188 train and 25 test tasks of the benchmark's 757 and 119."""
     found = registry.discover("super_natural_instructions", shared / "data")
-    assert registry.coverage(found) == {"super_natural_instructions": {"train": [188, 757], "test": [25, 119]}}
+    assert found.coverage == {"super_natural_instructions": {"train": [188, 757], "test": [25, 119]}}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optiml_jax.opt.tokenizer import Tokenizer
+from optiml_jax.tokenizer import Tokenizer
 from tools import make_samples
 
 SAMPLES = Path(__file__).resolve().parents[2] / "tasks" / "samples"

@@ -1,20 +1,23 @@
 """Cached mixtures in seqio against the loader that training uses: the same examples at the same rates."""
 
-import json
+import dataclasses
 from pathlib import Path
 
 import pytest
 import seqio
 
-import tasks
 from optiml_jax.data.loader import Loader
-from optiml_jax.data.sampling import load_manifest, probabilities
+from optiml_jax.data.manifest import Manifest
+from optiml_jax.data.sampling import probabilities
+from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import DataError, UserError
-from optiml_jax.opt.tokenizer import Tokenizer
-from tasks import caching, seqio_tasks
+from optiml_jax.tokenizer import Tokenizer
+from tasks import seqio_tasks
 from tasks.benchmarks.samples import TOKENIZER
-from tasks.jobs import Job
+from tasks.seqio_tasks import to_seqio
+from tasks.store import build
+from tasks.store.element import Job
 from tests.tasks.conftest import NAME, write_splits, write_task
 
 EOS = 2
@@ -24,7 +27,7 @@ EOS = 2
 def manifest(tmp_path_factory) -> Path:
     """Of the samples' store."""
     cache_dir = tmp_path_factory.mktemp("samples")
-    caching.run(Job("samples", None, str(cache_dir)), Tokenizer.load(TOKENIZER))
+    build.run(Job("samples", None, str(cache_dir)), Tokenizer.load(TOKENIZER))
     return cache_dir / "mixtures" / "samples.json"
 
 
@@ -37,7 +40,7 @@ def sized(tmp_path_factory) -> Path:
         instances = [{"id": str(i), "input": f"q{i}", "output": ["x"]} for i in range(size)]
         write_task(folder / "data" / NAME, f"task{size}", instances)
     write_splits(folder / "data" / NAME, train=[f"task{size}" for size in sizes])
-    caching.run(Job(NAME, str(folder / "data"), str(folder / "cache")), Tokenizer.load(TOKENIZER))
+    build.run(Job(NAME, str(folder / "data"), str(folder / "cache")), Tokenizer.load(TOKENIZER))
     return folder / "cache" / "mixtures" / f"{NAME}.json"
 
 
@@ -56,9 +59,8 @@ def loader_documents(manifest: Path, count: int) -> set[tuple]:
     """(inputs, targets) of what the training loader emits, from its arrays alone, until `count` are known."""
     found = set()
     store = TokenStore(manifest.parents[1])
-    with Loader(
-        store, load_manifest(manifest), row_length=512, batch_rows=16, seed=3, pad_id=1, eos_id=EOS, prefetch=0
-    ) as batches:
+    data = Data("samples", "", row_length=512, batch_rows=16, seed=3, prefetch=0)
+    with Loader(store, Manifest.read(manifest), data, pad_id=1, eos_id=EOS) as batches:
         for _ in range(100):
             arrays = next(batches).arrays
             for targets, segments, labels in zip(
@@ -73,10 +75,10 @@ def loader_documents(manifest: Path, count: int) -> set[tuple]:
 
 
 def test_seqio_gives_the_examples_that_training_reads(manifest):
-    mixture = tasks.to_seqio(manifest)
+    mixture = to_seqio(manifest)
     assert mixture.name == "cached:samples"
     theirs = [(tuple(row["inputs"]), tuple(row["targets"])) for task in mixture.tasks for row in get_dataset(task.name)]
-    assert len(theirs) == sum(task["examples"] for task in load_manifest(manifest)["tasks"])
+    assert len(theirs) == sum(task.examples for task in Manifest.read(manifest).tasks)
     assert loader_documents(manifest, len(set(theirs))) == set(theirs)
     drawn = [(tuple(row["inputs"]), tuple(row["targets"])) for row in get_dataset(mixture.name, shuffle=True, seed=0)]
     assert len(drawn) > 500 and set(drawn) <= set(theirs)
@@ -85,7 +87,7 @@ def test_seqio_gives_the_examples_that_training_reads(manifest):
 def test_a_registered_mixture_gives_the_examples_of_its_cache(manifest):
     """By name seqio renders and tokenises; by manifest it reads what was cached."""
     seqio_tasks.use_data_dir(None)
-    named, cached = tasks.to_seqio("samples"), tasks.to_seqio(manifest)
+    named, cached = to_seqio("samples"), to_seqio(manifest)
     assert named is seqio.MixtureRegistry.get("samples")
     tasks_ = sorted(task.name for task in named.tasks)
     assert sorted(task.name for task in cached.tasks) == [f"cached:{name}" for name in tasks_]
@@ -106,13 +108,14 @@ def test_a_registered_mixture_gives_the_examples_of_its_cache(manifest):
 @pytest.mark.parametrize("stated", [None, {"one": 0.25, "two": 0.25, "three": 0.5}])
 def test_rates_are_those_of_training(sized, options, stated):
     """Over three benchmarks, as stated in the manifest or in the call; their tasks are below and above the caps."""
-    content = load_manifest(sized)
-    for i, task in enumerate(content["tasks"]):
-        task["benchmark"] = ("one", "two", "three")[min(i // 2, 2)]
-    content |= {"name": "three", "benchmarks": stated, "eps": 200}
+    parts = [
+        dataclasses.replace(task, benchmark=("one", "two", "three")[min(i // 2, 2)])
+        for i, task in enumerate(Manifest.read(sized).tasks)
+    ]
+    content = Manifest("three", tuple(parts), 200, stated)
     path = sized.with_name("three.json")
-    path.write_text(json.dumps(content))
-    mixture = tasks.to_seqio(path, **options)
+    content.write(path)
+    mixture = to_seqio(path, **options)
     rates = {task.name.removeprefix("cached:"): mixture.get_rate(task) for task in mixture.tasks}
     ours = probabilities(content, options.get("eps", 200), options.get("proportions"))
     assert rates.keys() == {name for name, p in ours.items() if p > 0}
@@ -122,14 +125,14 @@ def test_rates_are_those_of_training(sized, options, stated):
 
 def test_what_cannot_be_found_or_read_is_said(manifest, tmp_path):
     with pytest.raises(UserError, match=r"no mixture sample; did you mean samples\?; give a name or CACHE_DIR"):
-        tasks.to_seqio("sample")
+        to_seqio("sample")
     with pytest.raises(UserError, match=r"nothing/mixtures/m.json: no such mixture"):
-        tasks.to_seqio(tmp_path / "nothing" / "mixtures" / "m.json")
+        to_seqio(tmp_path / "nothing" / "mixtures" / "m.json")
     with pytest.raises(UserError, match="eps and proportions can be given for a manifest"):
-        tasks.to_seqio("samples", eps=3)
+        to_seqio("samples", eps=3)
     path = next(manifest.parents[1].glob("tasks/samples.sample001*/train-*.index"))
     content = path.read_bytes()
-    mixture = tasks.to_seqio(manifest)
+    mixture = to_seqio(manifest)
     try:
         path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
         with pytest.raises(DataError, match=f"{path.name}: not as it was written"):

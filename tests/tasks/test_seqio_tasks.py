@@ -10,15 +10,19 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from optiml_jax.data.sampling import load_manifest, probabilities
+from optiml_jax.data.manifest import EPS, Manifest, TaskSize
+from optiml_jax.data.sampling import probabilities
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError
 from optiml_jax.evaluation.metrics import rouge_l
-from optiml_jax.opt.tokenizer import Tokenizer
-from tasks import caching, mixtures, registry, seqio_tasks
+from optiml_jax.tokenizer import Tokenizer
+from tasks import mixtures, registry, seqio_tasks
 from tasks.benchmarks.samples import TOKENIZER
-from tasks.jobs import Job
 from tasks.mixtures import Mixture
+from tasks.pool import examples
+from tasks.store import build
+from tasks.store.element import Job
+from tasks.task import Options
 from tests.tasks.conftest import NAME, write_splits, write_task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,11 +50,10 @@ def same_tokens(store: TokenStore, name: str, split: str, eos: int) -> int:
 
 def test_samples_have_the_tokens_of_the_store(tmp_path):
     tokenizer = Tokenizer.load(TOKENIZER)
-    caching.run(Job("samples", None, str(tmp_path)), tokenizer)
+    build.run(Job("samples", None, str(tmp_path)), tokenizer)
     store = TokenStore(tmp_path)
-    found = registry.discover("samples").tasks.values()
-    some = [(task.name, split) for task in found if task.role != "excluded" for split in task.splits][::4]
-    assert sum(same_tokens(store, name, split, tokenizer.eos_id) for name, split in some) > 1000
+    some = mixtures.mixture("samples").tasks(registry.discover("samples"))[::4]
+    assert sum(same_tokens(store, task.name, "train", tokenizer.eos_id) for task in some) > 1000
 
 
 def test_real_tasks_have_the_tokens_of_the_store(shared, tmp_path):
@@ -63,13 +66,13 @@ def test_real_tasks_have_the_tokens_of_the_store(shared, tmp_path):
     ]
     for name in names:
         (directory / "tasks" / f"{name}.json").symlink_to(shared / "data" / NAME / "tasks" / f"{name}.json")
+    (directory / "splits" / "default").mkdir(parents=True)
+    (directory / "splits" / "default" / "train_tasks.txt").write_text("\n".join(names))
     seqio_tasks.use_data_dir(tmp_path / "data", tokenizer=shared / "tokenizer")
-    caching.run(Job(NAME, str(tmp_path / "data"), str(tmp_path / "cache")), Tokenizer.load(shared / "tokenizer"))
+    build.run(Job(NAME, str(tmp_path / "data"), str(tmp_path / "cache")), Tokenizer.load(shared / "tokenizer"))
     store = TokenStore(tmp_path / "cache")
     counts = [
-        same_tokens(store, task.name, split, 2)
-        for task in registry.discover(NAME, tmp_path / "data").tasks.values()
-        for split in task.splits
+        same_tokens(store, task.name, "train", 2) for task in registry.discover(NAME, tmp_path / "data").tasks.values()
     ]
     assert len(counts) == 3 and sum(counts) == sum(
         store.stats(p.parent.name, p.stem)["examples"] for p in store.directory.glob("tasks/*/*.json")
@@ -82,12 +85,12 @@ def test_rates_are_those_of_seqio_and_of_the_engine(data_dir, tmp_path):
     write_task(data_dir / NAME, "task9_large", instances)
     write_splits(data_dir / NAME, train=["task1_one", "task2_two-too", "task9_large"], test=["task3_new"])
     seqio_tasks.use_data_dir(data_dir, tokenizer=TOKENIZER)
-    caching.run(Job(NAME, str(data_dir), str(tmp_path / "cache")), Tokenizer.load(TOKENIZER))
-    manifest = load_manifest(tmp_path / "cache" / "mixtures" / f"{NAME}.json")
+    build.run(Job(NAME, str(data_dir), str(tmp_path / "cache")), Tokenizer.load(TOKENIZER))
+    manifest = Manifest.read(tmp_path / "cache" / "mixtures" / f"{NAME}.json")
     mixture = seqio.MixtureRegistry.get(NAME)
     rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
     assert rates == {f"{NAME}.task1_one": 5, f"{NAME}.task2_two_too": 150, f"{NAME}.task9_large": 4096}
-    ours = probabilities(manifest, mixtures.EPS)
+    ours = probabilities(manifest, EPS)
     assert ours.keys() == rates.keys()
     for name, rate in rates.items():
         assert abs(rate / sum(rates.values()) - ours[name]) < 1e-9
@@ -99,12 +102,11 @@ def test_nested_mixtures_carry_the_stated_proportions(data_dir, monkeypatch):
     seqio_tasks.use_data_dir(data_dir, tokenizer=TOKENIZER)
     mixture = seqio.MixtureRegistry.get("both")
     rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
-    found = nested.discover(data_dir, registry.Options())
-    rows = [
-        {"name": t.name, "benchmark": t.benchmark, "examples": sum(1 for _ in t.examples("train"))}
-        for t in mixtures.trained(found.tasks)
+    found = nested.discover(data_dir, Options())
+    sizes = [
+        TaskSize(t.name, t.benchmark, t.category, sum(1 for _ in examples(t, "train"))) for t in nested.tasks(found)
     ]
-    ours = probabilities({"name": "both", "tasks": rows, "benchmarks": dict(nested.proportions)}, nested.eps)
+    ours = probabilities(Manifest("both", tuple(sizes), nested.eps, nested.proportions))
     assert rates.keys() == ours.keys() and len(rates) == 14
     for name, rate in rates.items():
         assert abs(rate / sum(rates.values()) - ours[name]) < 1e-9
@@ -114,7 +116,7 @@ def test_without_data_every_task_of_the_catalog_is_there_and_says_what_is_missin
     assert len([name for name in seqio.TaskRegistry.names() if name.startswith(f"{NAME}.")]) == 1613
     task = seqio.TaskRegistry.get(f"{NAME}.task1344_glue_entailment_classification")
     assert set(task.output_features) == {"inputs", "targets"} and task.metric_fns[0].__name__ == "rouge_l"
-    message = "super_natural_instructions is not there; set OPTIML_DATA_DIR or call tasks.use_data_dir"
+    message = "super_natural_instructions is not there; set OPTIML_DATA_DIR or call tasks.seqio_tasks.use_data_dir"
     with pytest.raises(UserError, match=message):
         task.get_dataset(None, split="test")
     with pytest.raises(UserError, match=message):
@@ -124,7 +126,7 @@ def test_without_data_every_task_of_the_catalog_is_there_and_says_what_is_missin
 
 def test_without_a_tokenizer_a_task_says_how_to_name_one(data_dir):
     seqio_tasks.use_data_dir(data_dir)
-    with pytest.raises(UserError, match=r"TOKENIZER: set OPTIML_TOKENIZER or call tasks.use_data_dir"):
+    with pytest.raises(UserError, match=r"TOKENIZER: set OPTIML_TOKENIZER or call tasks.seqio_tasks.use_data_dir"):
         seqio.TaskRegistry.get(f"{NAME}.task3_new").get_dataset(None, split="test")
     with pytest.raises(UserError, match="DATA_DIR: nowhere is not a folder"):
         seqio_tasks.use_data_dir("nowhere")
@@ -169,19 +171,20 @@ def test_the_vocabulary_encodes_and_decodes_in_python_and_in_graphs():
     assert vocabulary == seqio_tasks.OptVocabulary(str(TOKENIZER)) and vocabulary != seqio_tasks.OptVocabulary(None)
 
 
-def test_importing_tasks_registers_them_and_the_environment_says_where(data_dir):
-    """In a fresh process, as a user does; `OPTIML_TASKS_WITHOUT_SEQIO` imports neither seqio nor TensorFlow."""
+def test_importing_seqio_tasks_registers_them_and_the_environment_says_where(data_dir):
+    """In a fresh process, as t5x does; `import tasks` and all that the two jobs import are without seqio."""
     code = """
-import tasks, seqio
+import tasks.seqio_tasks, seqio
 mixture = seqio.get_mixture_or_task("super_natural_instructions")
 row = next(iter(mixture.get_dataset(None, "train", shuffle=False, num_epochs=1)))
 print(len(mixture.tasks), row["targets"][-1].numpy())
 """
     environment = {**os.environ, "OPTIML_DATA_DIR": str(data_dir), "OPTIML_TOKENIZER": str(TOKENIZER)}
-    environment.pop("OPTIML_TASKS_WITHOUT_SEQIO", None)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["2", "2"], done.stderr  # two tasks; a target ends in </s>
-    code = "import sys, tasks, tasks.registry; print(bool({'seqio', 'tensorflow'} & set(sys.modules)))"
-    environment["OPTIML_TASKS_WITHOUT_SEQIO"] = "1"
+    code = (
+        "import sys, tasks, tasks.store.build, tasks.suites.writing, tools.cache_tasks;"
+        "print(bool({'seqio', 'tensorflow', 'jax'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["False"], done.stderr

@@ -6,12 +6,13 @@ import re
 import pytest
 
 from optiml_jax.errors import DataError
-from optiml_jax.opt.tokenizer import join
-from tasks import registry
+from optiml_jax.tokenizer import join
+from tasks import registry, suites
 from tasks.benchmarks import super_natural_instructions as ni
 from tasks.example import Record, Skipped
+from tasks.pool import examples
 from tasks.prompts import DELIMITERS
-from tasks.registry import Options
+from tasks.task import Options
 from tests.tasks.conftest import NAME, write_splits, write_task
 
 FOLDERS = {"tasks": (260, 23_573), "tasks_reduced_schema": (9, 690), "tasks_2021_schema": (24, 2_400)}
@@ -42,7 +43,7 @@ def test_every_source_is_definition_input_and_a_delimiter(shared):
     found = registry.discover(NAME, shared / "data")
     for task in found.tasks.values():
         for record in ni.read(task.files[0]):
-            example = task.render(record)
+            example = task.render(record, task.templates[0])
             source = re.sub("^(Instructions|Task): ", "", example.source)
             definition, text = record.fields["definition"], record.fields["input"]
             assert source.startswith(definition)
@@ -57,7 +58,9 @@ def test_the_real_record_of_figure_7_is_printed_as_in_the_paper(shared):
     task = registry.discover(NAME, shared / "data").tasks[f"{NAME}.task745_ai2_arithmetic_questions_arithmetic"]
     record = next(r for r in task.read("train") if r.fields["input"].startswith("Sam went to 14 football"))
     drawn = {
-        "".join(join(e.source, e.target)) for i in range(1500) for e in [task.render(Record(str(i), record.fields))]
+        "".join(join(e.source, e.target))
+        for i in range(1500)
+        for e in [task.render(Record(str(i), record.fields), *task.templates)]
     }
     letters = {
         re.sub(r"\s|['‘’]", "", text) for text in drawn
@@ -82,23 +85,31 @@ def test_the_catalog_agrees_with_the_official_splits_and_the_files(shared):
 
 def test_the_real_folder_holds_these_tasks_and_levels(shared):
     found = registry.discover(NAME, shared / "data")
-    roles = [task.role for task in found.tasks.values()]
-    assert {role: roles.count(role) for role in roles} == {"train": 188, "test": 25, "excluded": 47}
+    assert {role: len(found.listed(role)) for role in ("train", "test", "excluded")} == {
+        "train": 188,
+        "test": 25,
+        "excluded": 47,
+    }
     # the official default split tests new categories only
-    assert {task.level for task in found.tasks.values() if task.role == "test"} == {"fully_held_out"}
-    assert {task.metric for task in found.tasks.values()} == {"rouge_l"} and not found.left_out
+    assert [part.level for part in suites.by_official_lists(found)] == ["fully_held_out"] * 25
+    assert {task.templates[0].metric.name for task in found.tasks.values()} == {"rouge_l"} and not found.left_out
 
 
 def test_splits_roles_and_levels_follow_the_folders_lists(data_dir):
     found = registry.discover(NAME, data_dir)
-    about = {t.name.removeprefix(f"{NAME}."): (t.role, t.splits, t.level, t.category) for t in found.tasks.values()}
-    assert about == {
-        "task1_one": ("train", ("train",), None, "fill_in_the_blank"),
-        "task2_two_too": ("train", ("train",), None, "question_answering"),
-        "task3_new": ("test", ("test",), "fully_held_out", "title_generation"),
-        "task4_known": ("test", ("test",), "held_out_task", "question_answering"),
-        "task5_out": ("excluded", ("train",), None, "fill_in_the_blank"),
+    levels = {part.task.name: part.level for part in suites.by_official_lists(found)}
+    about = {
+        name.removeprefix(f"{NAME}."): (found.rows[name].split, levels.get(name), task.category)
+        for name, task in found.tasks.items()
     }
+    assert about == {
+        "task1_one": ("train", None, "fill_in_the_blank"),
+        "task2_two_too": ("train", None, "question_answering"),
+        "task3_new": ("test", "fully_held_out", "title_generation"),
+        "task4_known": ("test", "held_out_task", "question_answering"),
+        "task5_out": ("excluded", None, "fill_in_the_blank"),
+    }
+    assert {task.splits for task in found.tasks.values()} == {("train", "test")}
     assert [(item.where.rsplit("/", 1)[1], item.reason) for item in found.left_out] == [
         ("task6_nowhere.json", "in no split")
     ]
@@ -109,7 +120,7 @@ def test_without_lists_the_catalog_gives_the_split(tmp_path):
     for name in ("task001_quoref_question_generation", "task1344_glue_entailment_classification", "task9_unknown"):
         write_task(directory, name)
     found = registry.discover(NAME, tmp_path)
-    assert {t.name.split(".")[1].split("_")[0]: t.role for t in found.tasks.values()} == {
+    assert {name.split(".")[1].split("_")[0]: found.rows[name].split for name in found.tasks} == {
         "task001": "train",
         "task1344": "test",
     }
@@ -118,19 +129,22 @@ def test_without_lists_the_catalog_gives_the_split(tmp_path):
 
 def test_a_test_task_is_its_first_hundred_instances_in_file_order(data_dir):
     task = registry.discover(NAME, data_dir).tasks[f"{NAME}.task3_new"]
-    assert [example.id for example in task.examples("test")] == [f"two-{i}" for i in range(100)]
+    assert [example.id for example in examples(task, "test")] == [f"two-{i}" for i in range(100)]
 
 
 def test_held_out_instances_are_chosen_by_id_and_belong_to_one_split_only(data_dir):
-    task = registry.discover(NAME, data_dir, Options(held_out_instances=20)).tasks[f"{NAME}.task2_two_too"]
-    train, validation = ([e.id for e in task.examples(split)] for split in ("train", "validation"))
+    found = registry.discover(NAME, data_dir, Options(held_out_instances=20))
+    task = found.tasks[f"{NAME}.task2_two_too"]
+    train, validation = ([e.id for e in examples(task, split)] for split in ("train", "validation"))
     assert len(validation) == 20 and set(train) | set(validation) == {f"two-{i}" for i in range(150)}
-    assert len(train) == 130 and task.level == "held_out_instances"
+    assert len(train) == 130
+    levels = {part.task.name: (part.split, part.level) for part in suites.by_official_lists(found)}
+    assert levels[task.name] == ("validation", "held_out_instances")
     path = task.files[0]
     raw = json.loads(path.read_text())
     raw["Instances"] = raw["Instances"][::-1]
     path.write_text(json.dumps(raw))
-    assert {e.id for e in task.examples("validation")} == set(validation)  # whatever the order of the file
+    assert {e.id for e in examples(task, "validation")} == set(validation)  # whatever the order of the file
 
 
 def test_an_input_that_comes_twice_is_never_held_out(tmp_path):
@@ -191,19 +205,19 @@ def one_bad_in(tmp_path, count, options=None):
 
 
 def test_one_bad_record_in_a_hundred_is_tolerated(tmp_path):
-    examples = list(one_bad_in(tmp_path, 100).examples("train"))
-    assert len(examples) == 100 and isinstance(examples[0], Skipped)
+    found = list(examples(one_bad_in(tmp_path, 100), "train"))
+    assert len(found) == 100 and isinstance(found[0], Skipped)
 
 
 def test_more_than_one_bad_record_in_a_hundred_is_an_error_unless_allowed(tmp_path):
     with pytest.raises(DataError, match=r"task1.json#0: output is empty \(1 of 99 records\).*--allow_bad_records"):
-        list(one_bad_in(tmp_path, 99).examples("train"))
-    assert len(list(one_bad_in(tmp_path, 99, Options(allow_bad_records=True)).examples("train"))) == 99
+        list(examples(one_bad_in(tmp_path, 99), "train"))
+    assert len(list(examples(one_bad_in(tmp_path, 99, Options(allow_bad_records=True)), "train"))) == 99
 
 
 def test_a_task_without_a_usable_record_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no other record of train can be used; remove the file or pass --allow_empty"):
-        list(one_bad_in(tmp_path, 1, Options(allow_bad_records=True)).examples("train"))
+        list(examples(one_bad_in(tmp_path, 1, Options(allow_bad_records=True)), "train"))
 
 
 @pytest.mark.parametrize(

@@ -18,21 +18,35 @@ def run(*flags: str) -> None:
 def test_the_samples_need_no_flag_but_the_cache(tmp_path, capsys):
     run("mixture=samples", f"cache_dir={tmp_path}")
     planned, *lines = capsys.readouterr().out.split("\n")
-    assert planned.startswith("planned: 27 splits, 5,100 examples, ")
-    assert lines[0].split() == ["task", "split", "examples", "tokens", "label", "tokens", "skipped"]
-    cells = [line.split() for line in lines[1:28]]
-    assert all(cell[0].startswith("samples.") and len(cell) == 6 for cell in cells)
-    stats = {(c[0], c[1]): [int(number.replace(",", "")) for number in c[2:]] for c in cells}
-    for (task, split), (examples, tokens, label_tokens, skipped) in stats.items():
-        want = json.loads((tmp_path / "tasks" / task / f"{split}.json").read_text())
+    assert planned.startswith("planned: 12 tasks, 4,416 examples, ")
+    assert lines[0].split() == ["task", "examples", "tokens", "label", "tokens", "skipped"]
+    cells = [line.split() for line in lines[1:13]]
+    assert all(cell[0].startswith("samples.") and len(cell) == 5 for cell in cells)
+    stats = {task: [int(number.replace(",", "")) for number in numbers] for task, *numbers in cells}
+    for task, (examples, tokens, label_tokens, skipped) in stats.items():
+        want = json.loads((tmp_path / "tasks" / task / "train.json").read_text())
         assert [want[key] for key in ("examples", "tokens", "label_tokens", "skipped_count")] == [
             examples, tokens, label_tokens, skipped,
         ]  # fmt: skip
     total = [sum(column) for column in zip(*stats.values())]
-    assert lines[28].split()[3:] == ["all", *(f"{number:,}" for number in total)]
+    assert lines[13].split()[3:] == [f"{number:,}" for number in total]
+    ledger = tmp_path / "ledgers" / "samples.jsonl"
+    assert any(line.startswith(f"ledger: {ledger}, 684 prompts of 15 tasks, written in ") for line in lines)
     assert "skipped: nothing" in lines and any(line.startswith("longest label: 9 tokens, samples.") for line in lines)
     run("mixture=samples", f"cache_dir={tmp_path}")
-    assert "all 27 splits were there" in capsys.readouterr().out
+    again = capsys.readouterr().out
+    assert "all 12 tasks were there" in again and "684 prompts of 15 tasks, was there, checked in" in again
+
+
+def test_a_suite_needs_no_tokenizer_and_is_counted(data_dir, tmp_path, capsys):  # noqa: F811
+    cache = tmp_path / "cache"
+    run(f"suite={NAME}", f"data_dir={data_dir}", f"cache_dir={cache}", "max_prompts_per_task=30")
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[0].split() == ["task", "split", "level", "prompts"]
+    assert lines[1].split() == [f"{NAME}.task3_new", "test", "fully_held_out", "30"]
+    assert lines[2].split() == [f"{NAME}.task4_known", "test", "held_out_task", "5"]
+    assert lines[3].split() == [NAME, "all", "all", "35"] and "35 prompts of 2 tasks, written in" in lines[-2]
+    assert sorted(path.name for path in cache.iterdir()) == [".lock", "ledgers"]
 
 
 def test_many_tasks_fold_to_totals_and_the_largest(tmp_path, capsys):
@@ -45,7 +59,7 @@ def test_many_tasks_fold_to_totals_and_the_largest(tmp_path, capsys):
     _, *lines = capsys.readouterr().out.split("\n")
     assert [line.split()[0].split(".")[1] for line in lines[1:21]] == [f"task{i}" for i in range(49, 29, -1)]
     whole = cache / "mixtures" / f"{NAME}.txt"
-    assert lines[22] == f"the 20 largest of 50 splits; all of them: {whole}"
+    assert lines[22] == f"the 20 largest of 50 tasks; all of them: {whole}"
     assert len(whole.read_text().splitlines()) == 52 and f"{NAME} (50 tasks)" in lines[21]
 
 
@@ -86,7 +100,11 @@ def test_every_skipped_record_is_listed_with_its_reason(data_dir, tmp_path, caps
         (["mixture=samples", "max_label_tokens=x"], "argument --max_label_tokens: invalid int value: 'x'; see --help"),
         (["mixture=samples", "held_out_instances=-1"], "--held_out_instances=-1: must not be negative"),
         (["mixture=samples", "held_out_instances=400"], "samples.sample001_hotel_review_sentiment"),
-        ([], "the following arguments are required: --mixture; see --help"),
+        ([], "give one of --mixture and --suite; see --help"),
+        (["mixture=samples", "suite=samples"], "give one of --mixture and --suite; see --help"),
+        (["suite=sample"], "no suite sample; did you mean samples?"),
+        ([f"suite={NAME}"], "DATA_DIR: super_natural_instructions needs a folder"),
+        (["mixture=samples", "row_length=1"], "--row_length=1: must be at least 2"),
     ],
 )
 def test_a_wrong_flag_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch, flags, message):

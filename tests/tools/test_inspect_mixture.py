@@ -4,10 +4,12 @@ import json
 
 import pytest
 
-from optiml_jax.opt.tokenizer import Tokenizer, join
-from tasks import caching, registry
+from optiml_jax.tokenizer import Tokenizer, join
+from tasks import registry
 from tasks.benchmarks.samples import TOKENIZER
-from tasks.jobs import Job
+from tasks.pool import examples
+from tasks.store import build
+from tasks.store.element import Job
 from tests.tasks.conftest import NAME, write_splits, write_task
 from tools import inspect_mixture
 
@@ -25,7 +27,7 @@ def cache_dir(tmp_path_factory):
         instances = [{"id": f"{name}-{i}", "input": f"q{i}", "output": ["x"]} for i in range(size)]
         write_task(directory / "data" / NAME, name, instances, Categories=[category])
     write_splits(directory / "data" / NAME, train=list(SIZES))
-    caching.run(Job(NAME, str(directory / "data"), str(directory / "cache")), Tokenizer.load(TOKENIZER))
+    build.run(Job(NAME, str(directory / "data"), str(directory / "cache")), Tokenizer.load(TOKENIZER))
     return directory / "cache"
 
 
@@ -78,7 +80,7 @@ def test_the_printed_table_is_aligned(cache_dir, capsys):
 
 def test_prompts_are_shown_with_source_and_target_apart(cache_dir, capsys):
     data_dir = cache_dir.parent / "data"
-    example = next(registry.discover(NAME, data_dir).tasks[f"{NAME}.task2"].examples("train"))
+    example = next(examples(registry.discover(NAME, data_dir).tasks[f"{NAME}.task2"], "train"))
     run(cache_dir, f"show={NAME}.task2", "examples=1", "row_length=64")
     out = capsys.readouterr().out
     source, target = join(example.source, example.target)

@@ -1,15 +1,7 @@
-"""A small model and packed rows for it."""
+"""Packed rows for the small model of `tests/conftest.py`."""
 
 import numpy as np
 import pytest
-
-from optiml_jax.opt.config import OPTConfig
-
-
-@pytest.fixture(scope="session")
-def config() -> OPTConfig:
-    """A small model with eight heads, so that every mesh of eight devices divides it."""
-    return OPTConfig(vocab_size=256, layers=3, model_dim=64, heads=8, ffn_dim=128, max_positions=64)
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from optiml_jax.opt import decoder
-from optiml_jax.opt.config import OPTConfig
+from optiml_jax.model import decoder
+from optiml_jax.model.config import OPTConfig
 from optiml_jax.training import loss_scale, step
 from optiml_jax.training.optimizer import Optimization, learning_rate
 from optiml_jax.training.step import Computation

@@ -1,6 +1,6 @@
 """Shapes by name (Zhang et al. 2022, table 1)."""
 
-from optiml_jax.opt.config import OPTConfig
+from optiml_jax.model.config import OPTConfig
 
 
 def _shape(layers: int, model_dim: int, heads: int, **others) -> OPTConfig:

@@ -7,12 +7,12 @@ import jax
 from jax.sharding import NamedSharding
 
 from optiml_jax.data.loader import Batch, to_devices
-from optiml_jax.opt import sharding
-from optiml_jax.opt.config import OPTConfig
-from optiml_jax.opt.weights import save_hf
+from optiml_jax.model import sharding
+from optiml_jax.model.config import OPTConfig
 from optiml_jax.training import step
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation
+from optiml_jax.weights import save_hf
 
 
 class Ours:
@@ -35,7 +35,7 @@ class Ours:
             self._state = step.init_state(self._key, config, optimization, computation, self._mesh)
             save_hf(self._state.params, config, None, weights)
             self._advance = step.compiled_step(config, optimization, computation, self._mesh)
-            place = NamedSharding(self._mesh, step.BATCH_SPEC)
+            place = NamedSharding(self._mesh, sharding.spec("BT"))
             self._batches = [to_devices(batch.arrays, place, len(batch.rows)) for batch in batches]
 
     def run(self) -> list[float]:

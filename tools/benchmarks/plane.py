@@ -71,7 +71,7 @@ def check(flags: argparse.Namespace) -> None:
 def child(what: str, *arguments: object) -> dict:
     """What `figures.py` found in a process of its own; with `seconds` from its start to its answer."""
     command = [sys.executable, "-m", "tools.benchmarks.figures", what, *map(str, arguments)]
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "OPTIML_TASKS_WITHOUT_SEQIO": "1"}
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     start = time.perf_counter()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=synthetic.ROOT, env=environment, **pipes) as process:

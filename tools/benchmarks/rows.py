@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from optiml_jax.data.loader import Batch, Loader
+from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.rows import Store
-from optiml_jax.data.sampling import load_manifest
+from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError
-from optiml_jax.opt.tokenizer import Tokenizer
+from optiml_jax.tokenizer import Tokenizer
 
 PAD, EOS, FIRST_WORD = 1, 2, 4  # OPT's ids; the four lowest are special
 EXAMPLES = 16_384
@@ -48,6 +49,9 @@ class RandomStore:
     def lengths(self, task: str, split: str) -> np.ndarray:
         return self._lengths
 
+    def pieces(self, task: str, split: str) -> None:
+        return None
+
     def read(self, task: str, split: str, i: int) -> tuple[np.ndarray, int]:
         length = int(self._lengths[i])
         return self._ids[self._starts[i] : self._starts[i] + length], length - int(self._targets[i])
@@ -56,36 +60,36 @@ class RandomStore:
         return [self.read(task, split, i) for task, i in examples]
 
 
-def source(flags: argparse.Namespace, vocab_size: int) -> tuple[Store, dict, int, int]:
+def source(flags: argparse.Namespace, vocab_size: int) -> tuple[Store, Manifest, int, int]:
     """Store, manifest, and the ids of padding and `</s>`."""
     if flags.cache_dir is None:
         if vocab_size > 2**16:
             raise UserError(f"--vocab_size={vocab_size}: a token store holds ids below {2**16}")
         store = RandomStore(vocab_size, flags.row_length, flags.label_share, flags.seed)
-        tasks = [{"name": "random", "benchmark": "random", "category": "random", "examples": EXAMPLES}]
-        return store, {"name": "random", "tasks": tasks}, PAD, EOS
+        return store, Manifest("random", (TaskSize("random", "random", "random", EXAMPLES),)), PAD, EOS
     store = TokenStore(flags.cache_dir)
     if store.vocab_size > vocab_size:
         raise UserError(
             f"{flags.cache_dir}: has {store.vocab_size} ids, the model {vocab_size}; choose another --model"
         )
     tokenizer = Tokenizer.load(Path(flags.cache_dir) / "tokenizer")
-    manifest = load_manifest(Path(flags.cache_dir) / "mixtures" / f"{flags.mixture}.json")
+    manifest = Manifest.read(Path(flags.cache_dir) / "mixtures" / f"{flags.mixture}.json")
     return store, manifest, tokenizer.pad_id, tokenizer.eos_id
 
 
-def loader(flags: argparse.Namespace, store: Store, manifest: dict, pad: int, eos: int, prefetch: int = 0) -> Loader:
+def loader(
+    flags: argparse.Namespace, store: Store, manifest: Manifest, pad: int, eos: int, prefetch: int = 0
+) -> Loader:
     """The loader of training over `source`."""
-    return Loader(
-        store,
-        manifest,
+    data = Data(
+        manifest.name,
+        flags.cache_dir or "",
         row_length=flags.row_length,
         batch_rows=flags.rows,
         seed=flags.seed,
-        pad_id=pad,
-        eos_id=eos,
         prefetch=prefetch,
     )
+    return Loader(store, manifest, data, pad_id=pad, eos_id=eos)
 
 
 def batches(flags: argparse.Namespace, vocab_size: int) -> list[Batch]:

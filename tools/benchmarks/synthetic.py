@@ -5,12 +5,14 @@ import json
 import math
 import shutil
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.store import FORMAT, INDEX_DTYPE, TOKEN_DTYPE, shard_path
-from optiml_jax.opt.tokenizer import Tokenizer
+from optiml_jax.tokenizer import Tokenizer
 from tools.benchmarks.rows import FIRST_WORD, MEAN, MEDIAN
 
 TASKS = 1545
@@ -60,9 +62,8 @@ def write_store(directory: Path, most: int | None = None) -> str:
         stats |= {"longest_label": longest, "longest_label_example": "?"}
         stats["checksums"] = {paths[kind].name: f"{zlib.crc32(content[kind]):08x}" for kind in paths}
         (paths["index"].parent / "train.json").write_text(json.dumps(stats))
-        tasks.append({"name": name, "benchmark": NAME, "category": "random", "examples": size})
+        tasks.append(TaskSize(name, NAME, "random", size))
         tokens += count
-    (directory / "mixtures").mkdir()
     write_manifest(directory, NAME, tasks)
     few = f", at most {most} a task" if most else ""
     return (
@@ -71,14 +72,13 @@ def write_store(directory: Path, most: int | None = None) -> str:
     )
 
 
-def write_manifest(directory: Path, name: str, tasks: list[dict]) -> Path:
+def write_manifest(directory: Path, name: str, tasks: Sequence[TaskSize]) -> Path:
     path = directory / "mixtures" / f"{name}.json"
-    content = {"format": FORMAT, "name": name, "eps": 4096, "benchmarks": None, "tasks": tasks}
-    path.write_text(json.dumps(content))
+    Manifest(name, tuple(tasks)).write(path)
     return path
 
 
 def some_tasks(directory: Path, count: int) -> Path:
     """The manifest of `count` of the tasks, evenly spaced."""
-    tasks = json.loads((directory / "mixtures" / f"{NAME}.json").read_text())["tasks"]
+    tasks = Manifest.read(directory / "mixtures" / f"{NAME}.json").tasks
     return write_manifest(directory, f"{NAME}{count}", [tasks[i * len(tasks) // count] for i in range(count)])

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from optiml_jax.errors import UserError
-from optiml_jax.opt import decoder
-from optiml_jax.opt.attention import IMPLEMENTATIONS
+from optiml_jax.model import decoder
+from optiml_jax.model.attention import IMPLEMENTATIONS
 from optiml_jax.training import flops
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation

@@ -1,0 +1,52 @@
+"""What is trained on, in which order: the one place where a setting of the data is written."""
+
+import dataclasses
+import math
+from typing import Any
+
+from optiml_jax.settings import check_fields
+
+# fields that change no token of any step: where things lie, and how far ahead they are read
+ELSEWHERE = ("cache_dir", "data_dir", "tokenizer", "prefetch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What is trained on, in which order.
+
+    Attributes:
+      mixture: a name `tools.cache_tasks` knows.
+      cache_dir: the token store; built from `data_dir` with `tokenizer` when it lacks the mixture.
+      data_dir: raw files, one folder a benchmark; `samples` needs none.
+      tokenizer: directory or hub name; None takes the store's own.
+      row_length, batch_rows: T, and B over all devices.
+      seed: of the data order, the initial weights and dropout.
+      eps: cap on the examples of a task in the mixing rates (paper 4.2); None for the mixture's own.
+      proportions: share of each benchmark, by name; None for the mixture's own.
+      leading_eos: whether every example starts with `</s>`. The released OPT-IML models were trained without.
+      block_draws: examples drawn, packed and shuffled together. Fewer fill rows a little less.
+      max_segments: most documents of a row, None for no bound.
+      prefetch: batches made ahead by a background thread; 0 for no thread.
+    """
+
+    mixture: str
+    cache_dir: str
+    data_dir: str | None = None
+    tokenizer: str | None = None
+    row_length: int = 2_048
+    batch_rows: int = 256
+    seed: int = 1
+    eps: int | None = None
+    proportions: dict[str, float] | None = None
+    leading_eos: bool = True
+    block_draws: int = 16_384
+    max_segments: int | None = None
+    prefetch: int = 2
+
+    def __post_init__(self) -> None:
+        check_fields(self, seed=(0, 2**63 - 1), prefetch=(0, math.inf))
+
+    def order(self) -> dict[str, Any]:
+        """The settings that decide which tokens a step sees, by their names in gin."""
+        fields = (field.name for field in dataclasses.fields(self))
+        return {f"Data.{name}": getattr(self, name) for name in fields if name not in ELSEWHERE}

@@ -1,0 +1,111 @@
+"""A decoder with its parameters, mesh and tokenizer: what computes logits."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from optiml_jax.model import decoder, sharding
+from optiml_jax.model.config import OPTConfig
+from optiml_jax.model.fingerprint import fingerprint
+from optiml_jax.tokenizer import Tokenizer
+
+
+class Network:
+    """Parameters on a mesh, their configuration and tokenizer.
+
+    Attributes:
+      leading_eos: whether prompts start with `</s>`, as training examples did.
+      source: where it came from; with `step` for a run of ours.
+    """
+
+    def __init__(
+        self,
+        config: OPTConfig,
+        params: dict,
+        tokenizer: Tokenizer,
+        mesh: Mesh,
+        *,
+        source: str,
+        leading_eos: bool = True,
+        dtype: jnp.dtype = jnp.float32,
+    ) -> None:
+        self.config, self.params, self.tokenizer, self.mesh = config, params, tokenizer, mesh
+        self.source, self.leading_eos = source, leading_eos
+        self.dtype = dtype
+
+    def logits(self, tokens_BT: np.ndarray, segment_ids_BT: np.ndarray | None = None) -> np.ndarray:
+        """Next-token logits, float32 [B, T, V].
+
+        Args:
+          tokens_BT: ids as they are; no `</s>` is added.
+          segment_ids_BT: 0 for padding, one positive id a document in one contiguous run; None: each row is one.
+        """
+        tokens_BT = np.asarray(tokens_BT, np.int32)
+        segment_ids_BT = np.ones_like(tokens_BT) if segment_ids_BT is None else np.asarray(segment_ids_BT, np.int32)
+        if tokens_BT.ndim != 2 or tokens_BT.shape != segment_ids_BT.shape:
+            raise ValueError(f"tokens {tokens_BT.shape} and segment ids {segment_ids_BT.shape} must both be [B, T]")
+        positions_BT = restarting_positions(segment_ids_BT)
+        if positions_BT.max(initial=0) >= self.config.max_positions:
+            raise ValueError(
+                f"a document of {positions_BT.max() + 1} tokens, but {self.config.max_positions} positions"
+            )
+        rows = len(tokens_BT)
+        with jax.set_mesh(self.mesh):
+            batch = [self.place(x_BT) for x_BT in (tokens_BT, segment_ids_BT, positions_BT)]
+            return self.fetch(_logits(self.params, *batch, self.config, self.dtype))[:rows]
+
+    def place(self, x_BT: np.ndarray) -> jax.Array:
+        """An array on the mesh, rows split over (data, fsdp) and filled up with zeros to divide."""
+        x_BT = np.pad(x_BT, ((0, -len(x_BT) % sharding.batch_parts(self.mesh.shape)), *((0, 0),) * (x_BT.ndim - 1)))
+        where = NamedSharding(self.mesh, sharding.spec("B" + "T" * (x_BT.ndim - 1)))
+        return jax.make_array_from_callback(x_BT.shape, where, lambda part: x_BT[part])
+
+    def fetch(self, x: jax.Array) -> np.ndarray:
+        """The whole of an array, on every process, wherever its parts are."""
+        return np.asarray(x if x.is_fully_addressable else _replicate(self.mesh)(x))
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """What the model reads for a prompt."""
+        return [self.tokenizer.eos_id] * self.leading_eos + self.tokenizer.encode(prompt)
+
+    def cut(self, ids: Sequence[int], room: int) -> list[int]:
+        """The last `room` of `ids`, behind their leading `</s>` where they have one: as training cuts (`data.rows`)."""
+        if len(ids) <= room:
+            return list(ids)
+        kept = [self.tokenizer.eos_id] * (ids[0] == self.tokenizer.eos_id)
+        return kept + list(ids[len(ids) - room + len(kept) :])
+
+    def is_cut(self, ids: Sequence[int], answer: int) -> bool:
+        """Whether a prompt loses its start to an answer of so many tokens, the last of which is not read."""
+        return len(ids) + answer > self.config.max_positions + 1
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Changes with any bit of any parameter; the same on every mesh."""
+        with jax.set_mesh(self.mesh):
+            return fingerprint(self.params)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _logits(params, tokens_BT, segment_ids_BT, positions_BT, config, dtype):
+    embedding_VD = decoder.gathered_embedding(params, dtype)
+    hidden_BTD = decoder.forward(
+        params, tokens_BT, segment_ids_BT, positions_BT, config, embedding_VD=embedding_VD, dtype=dtype
+    )
+    return decoder.project_vocabulary(hidden_BTD, embedding_VD)
+
+
+@functools.cache
+def _replicate(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def restarting_positions(segment_ids_BT: np.ndarray) -> np.ndarray:
+    """Positions that count from 0 in each run of equal segment ids: int32 [B, T]."""
+    count_BT = np.broadcast_to(np.arange(segment_ids_BT.shape[1], dtype=np.int32), segment_ids_BT.shape)
+    starts_BT = np.diff(segment_ids_BT, axis=1, prepend=-1) != 0
+    return count_BT - np.maximum.accumulate(np.where(starts_BT, count_BT, 0), axis=1)

@@ -1,0 +1,66 @@
+"""Causal attention that never crosses a document of a packed row (OPT-IML section 3.2, "document attention")."""
+
+import jax
+import jax.numpy as jnp
+
+from optiml_jax.model import sharding
+from optiml_jax.model.blocked_attention import blocked_attention
+
+IMPLEMENTATIONS = ("auto", "dense", "blocked")
+
+
+def attention(
+    q_BTHK: jax.Array,
+    k_BTHK: jax.Array,
+    v_BTHK: jax.Array,
+    segment_ids_BT: jax.Array,
+    *,
+    implementation: str = "auto",
+    interpret: bool = False,
+) -> jax.Array:
+    """Softmax attention, causal inside each document.
+
+    Args:
+      q_BTHK: queries, already scaled by K**-0.5 (OPT scales the query, not the scores).
+      k_BTHK, v_BTHK: keys and values.
+      segment_ids_BT: int32; 0 is padding, each document has one positive id in one contiguous run.
+      implementation: "dense" scores all pairs and is the oracle; "blocked" skips what lies outside a document; "auto"
+        takes the faster of them on this device.
+      interpret: runs a kernel in its interpreter; these two are none and ignore it.
+
+    Returns:
+      [B, T, H, K] in the dtype of `q_BTHK`. Positions of padding hold values nobody may read.
+
+    Raises:
+      ValueError: `implementation` cannot do this. Nothing falls back silently.
+    """
+    del interpret
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"attention implementation {implementation!r} is not available; choose from {IMPLEMENTATIONS}")
+    if implementation == "auto":
+        implementation = "blocked" if sharding.platform() == "cpu" else "dense"
+    if implementation == "dense":
+        return dense_attention(q_BTHK, k_BTHK, v_BTHK, document_mask(segment_ids_BT))
+    if jax.sharding.get_abstract_mesh().empty:
+        return blocked_attention(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT)
+    # Each device has its own rows and heads; left to itself, the partitioner would gather rows to loop over them.
+    heads = sharding.spec("BTHK")
+    specs = (heads, heads, heads, sharding.spec("BT"))
+    mapped = jax.shard_map(blocked_attention, in_specs=specs, out_specs=heads, check_vma=False)
+    return mapped(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT)
+
+
+def document_mask(segment_ids_BT: jax.Array) -> jax.Array:
+    """[B, 1, T, T] bool: which key (last axis) each query sees. Padding sees padding, so that no row is empty."""
+    length = segment_ids_BT.shape[1]
+    same_BTT = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
+    causal_TT = jnp.tril(jnp.ones((length, length), bool))
+    return (same_BTT & causal_TT)[:, None]
+
+
+def dense_attention(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mask_B1TS: jax.Array) -> jax.Array:
+    """Masked attention over all pairs, scores and softmax in float32; S keys: T in training, a cache in decoding."""
+    scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BSHK, preferred_element_type=jnp.float32)
+    scores_BHTS = jnp.where(mask_B1TS, scores_BHTS, jnp.finfo(jnp.float32).min)
+    weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BSHK.dtype)
+    return jnp.einsum("bhts,bshk->bthk", weights_BHTS, v_BSHK)

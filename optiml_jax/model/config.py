@@ -1,0 +1,60 @@
+"""Shape of an OPT model (Zhang et al. 2022, table 1; Hugging Face `OPTConfig`)."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from optiml_jax.errors import UserError
+from optiml_jax.settings import check_fields
+
+PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}  # of the computation
+POSITION_OFFSET = 2  # metaseq starts learned positions at padding_idx + 1; the table's first two rows are unused
+
+
+@dataclasses.dataclass(frozen=True)
+class OPTConfig:
+    """One OPT architecture; the defaults are OPT-125M.
+
+    Attributes:
+      vocab_size: V, rows of the embedding (50,272: OPT's 50,265 ids padded to a multiple of 32).
+      embedding_dim: width of the embedding where it differs from `model_dim` (350M: 512); None means `model_dim`.
+      pre_norm: norm before attention and MLP, and a final norm. 350M alone has it after them and no final norm.
+      activation: "relu" (OPT) or "gelu" (Galactica).
+      biases: whether projections have biases (Galactica has none).
+      dropout: on the embeddings (OPT-IML section 3.3; OPT's pre-training left them out) and on both outputs of a block,
+        in training only. Attention weights have none: metaseq pre-trained with 0.1 there (`opt_baselines.py`), the
+        released configurations say 0.0, and OPT-IML does not mention it.
+      init_scale: standard deviation of random weights (Zhang et al. 2022, section 2.2).
+    """
+
+    vocab_size: int = 50_272
+    layers: int = 12
+    model_dim: int = 768
+    heads: int = 12
+    ffn_dim: int = 3_072
+    max_positions: int = 2_048
+    embedding_dim: int | None = None
+    pre_norm: bool = True
+    activation: str = "relu"
+    biases: bool = True
+    dropout: float = 0.1
+    init_scale: float = 0.006
+
+    def __post_init__(self) -> None:
+        check_fields(self, dropout=(0.0, 1.0 - 1e-9))
+        if self.model_dim % self.heads:
+            raise UserError(f"OPTConfig: model_dim {self.model_dim} is not a multiple of heads {self.heads}")
+        if self.activation not in ("relu", "gelu"):
+            raise UserError(f"OPTConfig.activation: {self.activation!r} is unknown; use 'relu' or 'gelu'")
+
+    @property
+    def head_dim(self) -> int:
+        return self.model_dim // self.heads
+
+    @property
+    def embedding_width(self) -> int:
+        return self.embedding_dim or self.model_dim
+
+    @property
+    def projects_embedding(self) -> bool:
+        return self.embedding_width != self.model_dim

@@ -1,0 +1,206 @@
+"""The OPT decoder: parameters as a plain tree with layers stacked on axis 0, forward as one scan over them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from optiml_jax.errors import UserError, nearest
+from optiml_jax.model import sharding
+from optiml_jax.model.attention import attention
+from optiml_jax.model.block import Block, Norm, block_forward, dropout
+from optiml_jax.model.config import POSITION_OFFSET, OPTConfig
+from optiml_jax.model.lookup import look_up
+
+# What the backward pass finds stored: everything, matrix products only, or nothing but each block's input.
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@functools.cache
+def block_graphdef(config: OPTConfig) -> nnx.GraphDef:
+    """The structure of a block without its arrays; merged with one layer's arrays inside the scan."""
+    return nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(0))))[0]
+
+
+def init_params(key: jax.Array, config: OPTConfig) -> dict:
+    """Random parameters in float32, as OPT initialises them (Zhang et al. 2022, section 2.2).
+
+    Layers are made one after another: `vmap` over layers would hold whole stacked leaves a device before they are
+    sharded.
+    """
+    block_key, token_key, position_key, in_key, out_key = jax.random.split(key, 5)
+
+    def layer(layer_key: jax.Array) -> dict:
+        return nnx.to_pure_dict(nnx.split(Block(config, nnx.Rngs(layer_key)))[1])
+
+    def normal(key: jax.Array, *shape: int) -> jax.Array:
+        return config.init_scale * jax.random.normal(key, shape)
+
+    D, E = config.model_dim, config.embedding_width
+    params = {
+        "token_embedding": normal(token_key, config.vocab_size, E),
+        "position_embedding": normal(position_key, config.max_positions + POSITION_OFFSET, D),
+        "blocks": jax.lax.map(layer, jax.random.split(block_key, config.layers)),
+    }
+    if config.projects_embedding:
+        params["project_in"] = normal(in_key, E, D)
+        params["project_out"] = normal(out_key, D, E)
+    if config.pre_norm:
+        params["final_norm"] = {"scale": jnp.ones(D), "bias": jnp.zeros(D)}
+    return params
+
+
+def abstract_params(config: OPTConfig, dtype: jnp.dtype = jnp.float32) -> dict:
+    """The parameter tree as `ShapeDtypeStruct`s."""
+    tree = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), tree)
+
+
+def parameter_count(config: OPTConfig) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
+
+
+def check_params(params: dict, config: OPTConfig, origin: str) -> None:
+    """Compares names and shapes: `nnx.merge` would take a renamed or reshaped tree without a word.
+
+    Raises:
+      UserError: names the first parameter that differs.
+    """
+    have, want = (
+        {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (params, abstract_params(config)))
+    )
+    for name in sorted(have.keys() ^ want.keys()):
+        state = "is missing" if name in want else f"is not part of this model{nearest(name, want)}"
+        raise UserError(f"{origin}: parameter {name} {state}; does the model configuration fit the weights?")
+    for name, shape in want.items():
+        if have[name] != shape:
+            raise UserError(f"{origin}: parameter {name} has shape {have[name]}, the configuration wants {shape}")
+
+
+def gathered_embedding(params: dict, dtype: jnp.dtype) -> jax.Array:
+    """[V, E] in the compute dtype, whole in its width on every device.
+
+    Pinned twice: cast first, then gathered. XLA left to itself gathers float32 and casts afterwards, twice the bytes.
+    """
+    stored_VD = sharding.constrain(params["token_embedding"].astype(dtype), "VD", sharding.PARAMETERS)
+    return _gather(stored_VD)
+
+
+@jax.custom_vjp
+def _gather(stored_VD: jax.Array) -> jax.Array:
+    return sharding.constrain(stored_VD, "VD", sharding.GATHERED)
+
+
+# The gradient comes in shards (`head.py`, `lookup.py`) and stays so; the constraint's own transpose would gather it.
+_gather.defvjp(
+    lambda x_VD: (_gather(x_VD), None), lambda _, d_VD: (sharding.constrain(d_VD, "VD", sharding.PARAMETERS),)
+)
+
+
+def embed(
+    params: dict, tokens_BT: jax.Array, positions_BT: jax.Array, embedding_VD: jax.Array, config: OPTConfig
+) -> jax.Array:
+    """Token plus learned position embeddings, [B, T, D]. Positions count from 0 in each document."""
+    x_BTD = look_up(embedding_VD, tokens_BT)
+    if config.projects_embedding:
+        x_BTD = x_BTD @ params["project_in"].astype(x_BTD.dtype)
+    position_PD = sharding.constrain(params["position_embedding"].astype(x_BTD.dtype), "PD", sharding.GATHERED)
+    return sharding.constrain(x_BTD + position_PD[positions_BT + POSITION_OFFSET], "BTD", sharding.RESIDUAL)
+
+
+def scan_blocks(
+    params: dict,
+    x_BTD: jax.Array,
+    layer_inputs: Any,
+    layer_attend: Callable[[Any], Any],
+    config: OPTConfig,
+    dropout_key: jax.Array | None = None,
+    remat: str = "none",
+) -> tuple[jax.Array, Any]:
+    """Runs all blocks.
+
+    Args:
+      layer_inputs: a tree stacked over layers (a cache), or None.
+      layer_attend: makes a block's `Attend` from its slice of `layer_inputs`.
+      remat: a name in `REMAT`.
+
+    Returns:
+      [B, T, D], and what every block's attention kept, stacked over layers.
+    """
+
+    def body(x_BTD: jax.Array, layer: tuple) -> tuple[jax.Array, Any]:
+        index, weights, inputs = layer
+        block = nnx.merge(block_graphdef(config), weights)
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+        return block_forward(block, x_BTD, layer_attend(inputs), config, key)
+
+    if REMAT[remat] is not None:
+        # prevent_cse guards against what cannot happen inside a scan, and costs speed there.
+        body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
+    return jax.lax.scan(body, x_BTD, (jnp.arange(config.layers), params["blocks"], layer_inputs))
+
+
+def finish(params: dict, x_BTD: jax.Array, config: OPTConfig) -> jax.Array:
+    """Final norm and, in 350M, the projection to the embedding's width: [B, T, E], ready for the vocabulary."""
+    if config.pre_norm:
+        norm = nnx.merge(_norm_graphdef(config.model_dim), params["final_norm"])
+        x_BTD = norm(x_BTD)
+    if config.projects_embedding:
+        x_BTD = x_BTD @ params["project_out"].astype(x_BTD.dtype)
+    return x_BTD
+
+
+@functools.cache
+def _norm_graphdef(width: int) -> nnx.GraphDef:
+    return nnx.split(nnx.eval_shape(lambda: Norm(width)))[0]
+
+
+def forward(
+    params: dict,
+    tokens_BT: jax.Array,
+    segment_ids_BT: jax.Array,
+    positions_BT: jax.Array,
+    config: OPTConfig,
+    *,
+    embedding_VD: jax.Array | None = None,
+    dtype: jnp.dtype = jnp.float32,
+    dropout_key: jax.Array | None = None,
+    remat: str = "none",
+    implementation: str = "auto",
+) -> jax.Array:
+    """Hidden states that the embedding turns into logits.
+
+    Args:
+      params: the tree of `init_params`, stored in any dtype.
+      tokens_BT, segment_ids_BT, positions_BT: int32; positions count from 0 in each document, segment 0 is padding.
+      embedding_VD: `gathered_embedding`, where the caller needs it too; made here otherwise.
+      dtype: compute dtype.
+      dropout_key: one key a step, None for inference.
+
+    Returns:
+      [B, T, E] in `dtype`; logits are this times the embedding, transposed.
+    """
+    if embedding_VD is None:
+        embedding_VD = gathered_embedding(params, dtype)
+    x_BTD = embed(params, tokens_BT, positions_BT, embedding_VD, config)
+    if dropout_key is not None:
+        x_BTD = dropout(x_BTD, config.dropout, jax.random.fold_in(dropout_key, config.layers))
+
+    def attend_for(_: None) -> Callable:
+        return lambda q, k, v: (attention(q, k, v, segment_ids_BT, implementation=implementation), None)
+
+    x_BTD, _ = scan_blocks(params, x_BTD, None, attend_for, config, dropout_key, remat)
+    return finish(params, x_BTD, config)
+
+
+def project_vocabulary(hidden_BTD: jax.Array, embedding_VD: jax.Array) -> jax.Array:
+    """Logits [..., V] in float32 (the embedding is tied)."""
+    return jnp.einsum("...d,vd->...v", hidden_BTD, embedding_VD, preferred_element_type=jnp.float32)

@@ -1,0 +1,143 @@
+"""The label-only head: only label positions are projected to the vocabulary (the loss of OPT-IML equation 1).
+
+The rows of a device are flattened and ordered labels first; a loop runs over as many chunks as there are labels, so
+that work and memory follow the labels, any number of them, and none is dropped.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from optiml_jax.model import sharding
+
+ROWS = sharding.BATCH_AXES
+CHUNK = {"cpu": 128, "gpu": 1024}  # label positions projected at once
+
+
+def label_nats(
+    hidden_BTD: jax.Array,
+    embedding_VD: jax.Array,
+    targets_BT: jax.Array,
+    label_mask_BT: jax.Array,
+    chunk: int | None = None,
+) -> jax.Array:
+    """Negative log-likelihood of each label. Needs `jax.set_mesh`.
+
+    Args:
+      hidden_BTD: final hidden states in the compute dtype.
+      embedding_VD: the tied embedding in the compute dtype (`decoder.gathered_embedding`).
+      targets_BT: int32, the token that each position predicts.
+      label_mask_BT: bool, True where the prediction counts.
+      chunk: label positions a pass of the loop; None takes the device's.
+
+    Returns:
+      Nats, float32 [B, T]; 0 where there is no label.
+    """
+    chunk = chunk or CHUNK.get(sharding.platform(), 1024)
+    return _label_nats(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _label_nats(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk):
+    def body(hidden_BTD, embedding_VD, targets_BT, label_mask_BT):
+        labels = _Labels(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk)
+
+        def project(i, nats_n):
+            positions_c, _, place_c, logits_cV = labels.chunk(i)
+            top_c = jax.lax.pmax(logits_cV.max(-1), "tensor")
+            scale_c = jax.lax.psum(jnp.exp(logits_cV - top_c[:, None]).sum(-1), "tensor")
+            here_c = (place_c >= 0) & (place_c < labels.local_vocab)
+            logit_c = jnp.take_along_axis(logits_cV, jnp.clip(place_c, 0, labels.local_vocab - 1)[:, None], 1)[:, 0]
+            logit_c = jax.lax.psum(jnp.where(here_c, logit_c, 0.0), "tensor")
+            return nats_n.at[positions_c].set(top_c + jnp.log(scale_c) - logit_c, mode="drop")
+
+        nats_n = jax.lax.fori_loop(0, labels.chunks, project, jnp.zeros(labels.targets_n.shape, jnp.float32))
+        return nats_n.reshape(targets_BT.shape)
+
+    return _on_each_device(body, P(ROWS, None))(hidden_BTD, embedding_VD, targets_BT, label_mask_BT)
+
+
+def _forward(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk):
+    nats_BT = _label_nats(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk)
+    return nats_BT, (hidden_BTD, embedding_VD, targets_BT, label_mask_BT)
+
+
+def _backward(chunk, kept, d_nats_BT):
+    """Logits are computed again rather than kept: the loss scale of fp16 arrives only with the cotangent."""
+
+    def body(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, d_nats_BT):
+        labels = _Labels(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk)
+        d_nats_n = d_nats_BT.reshape(-1)
+        dtype = hidden_BTD.dtype
+
+        def add(i, sums):
+            d_hidden_nD, d_embedding_VD = sums
+            positions_c, x_cD, place_c, logits_cV = labels.chunk(i)
+            top_c = jax.lax.pmax(logits_cV.max(-1), "tensor")
+            exp_cV = jnp.exp(logits_cV - top_c[:, None])
+            scale_c = jax.lax.psum(exp_cV.sum(-1), "tensor")
+            one_hot_cV = place_c[:, None] == jnp.arange(labels.local_vocab)
+            weight_c = d_nats_n.at[positions_c].get(mode="fill", fill_value=0)
+            d_logits_cV = ((exp_cV / scale_c[:, None] - one_hot_cV) * weight_c[:, None]).astype(dtype)
+            dx_cD = jnp.einsum("cv,vd->cd", d_logits_cV, embedding_VD, preferred_element_type=jnp.float32)
+            d_hidden_nD = d_hidden_nD.at[positions_c].set(dx_cD, mode="drop")
+            d_embedding_VD += jnp.einsum("cv,cd->vd", d_logits_cV, x_cD, preferred_element_type=jnp.float32)
+            return d_hidden_nD, d_embedding_VD
+
+        zeros = (jnp.zeros(labels.hidden_nD.shape, jnp.float32), jnp.zeros(embedding_VD.shape, jnp.float32))
+        d_hidden_nD, d_embedding_VD = jax.lax.fori_loop(0, labels.chunks, add, zeros)
+        d_hidden_BTD = jax.lax.psum(d_hidden_nD, "tensor").reshape(hidden_BTD.shape)
+        # Straight to the shards that the optimizer holds: a reduce-scatter, where a plain sum would move twice as much.
+        d_embedding_VD = jax.lax.psum_scatter(d_embedding_VD, "fsdp", scatter_dimension=1, tiled=True)
+        return d_hidden_BTD.astype(dtype), jax.lax.psum(d_embedding_VD, "data").astype(dtype)
+
+    d_hidden_BTD, d_embedding_VD = _on_each_device(body, (P(ROWS, None, None), P("tensor", "fsdp")))(*kept, d_nats_BT)
+    return d_hidden_BTD, d_embedding_VD, None, None
+
+
+_label_nats.defvjp(_forward, _backward)
+
+
+def _on_each_device(body, out_specs):
+    """Rows split over (data, fsdp), the vocabulary over tensor. Sums over devices are written by hand in `body`.
+
+    The number of chunks may differ between devices: the loops hold sums over `tensor` only, whose members share rows.
+    """
+
+    def call(hidden_BTD, embedding_VD, *rows_BT):
+        in_specs = (P(ROWS, None, None), P("tensor", None), *(P(ROWS, None) for _ in rows_BT))
+        mapped = jax.shard_map(body, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+        return mapped(hidden_BTD, embedding_VD, *rows_BT)
+
+    return call
+
+
+class _Labels:
+    """The label positions of one device's rows, in chunks; n flattened positions, c of them a chunk, V local."""
+
+    def __init__(self, hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk):
+        self.hidden_nD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
+        self.targets_n = targets_BT.reshape(-1)
+        self.local_vocab = embedding_VD.shape[0]
+        self._embedding_VD = embedding_VD
+        self._size = chunk
+        n = self.targets_n.shape[0]
+        self._count = label_mask_BT.sum()
+        self.chunks = (self._count + chunk - 1) // chunk
+        order_n = jnp.argsort(~label_mask_BT.reshape(-1), stable=True)  # labels first
+        self._order = jnp.pad(order_n, (0, -n % chunk))
+
+    def chunk(self, i):
+        """Chunk `i`: where its labels are, their hidden states, their targets' local rows, and float32 logits [c, V].
+
+        Past the last label the positions are out of range: read as 0 by mode "fill", not written by mode "drop".
+        """
+        first = i * self._size
+        place_c = jax.lax.dynamic_slice(self._order, (first,), (self._size,))
+        positions_c = jnp.where(first + jnp.arange(self._size) < self._count, place_c, self.targets_n.shape[0])
+        x_cD = self.hidden_nD.at[positions_c].get(mode="fill", fill_value=0)
+        targets_c = self.targets_n.at[positions_c].get(mode="fill", fill_value=0)
+        logits_cV = jnp.einsum("cd,vd->cv", x_cD, self._embedding_VD, preferred_element_type=jnp.float32)
+        return positions_c, x_cD, targets_c - jax.lax.axis_index("tensor") * self.local_vocab, logits_cV

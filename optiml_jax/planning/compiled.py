@@ -1,0 +1,243 @@
+"""Whether a training step fits GPUs that are not there: the program of `step.compiled_step`, compiled and measured."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+import jax
+from jax.experimental import topologies
+
+from optiml_jax.cards import DEVICES_PER_NODE, Card
+from optiml_jax.errors import UserError
+from optiml_jax.model import sharding
+from optiml_jax.model.config import OPTConfig
+from optiml_jax.planning.collectives import Collective, collectives
+from optiml_jax.training import step
+from optiml_jax.training.optimizer import Optimization
+from optiml_jax.training.step import Computation
+
+MATMUL_EFFICIENCY = 0.6  # of the data sheet's FLOP/s, what large bf16 products reach
+LABEL_SHARE = 0.15  # of the positions, those the vocabulary is projected for
+EXECUTED = {"none": 3, "dots": 3, "full": 4}  # forward passes' worth of products in a step
+CANDIDATES_COMPILED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What decides the program: the settings of a gin file, and a mesh (data, fsdp, tensor) that need not be there."""
+
+    model: OPTConfig
+    optimization: Optimization
+    computation: Computation
+    batch_rows: int
+    row_length: int
+    axes: tuple[int, int, int]
+
+    @property
+    def local_rows(self) -> int:
+        """Rows of a microbatch on one device."""
+        return self.batch_rows // self.computation.accumulation // self.batch_parts
+
+    @property
+    def batch_parts(self) -> int:
+        """Devices that hold different rows."""
+        return sharding.batch_parts(dict(zip(sharding.AXES, self.axes)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Bytes of one device, and what a step does.
+
+    Attributes:
+      parameter_bytes, optimizer_bytes, batch_bytes: the arguments, from shapes and shardings.
+      argument_bytes, temporary_bytes: as the compiler counts them.
+      peak_bytes: arguments, temporaries, and results that do not take an argument's place.
+      gradient_bytes: float32 gradients within the temporaries; two of each while microbatches are summed.
+      collectives: of the compiled program.
+      seconds: by what takes them: compute, memory, network; nothing is assumed to overlap.
+      compiled_for: "cuda", or "cpu" where the plugin is missing.
+    """
+
+    parameter_bytes: int
+    optimizer_bytes: int
+    batch_bytes: int
+    argument_bytes: int
+    temporary_bytes: int
+    peak_bytes: int
+    gradient_bytes: int
+    collectives: list[Collective]
+    seconds: dict[str, float]
+    compiled_for: str
+
+
+def described_devices(card: Card, count: int) -> tuple[Sequence[jax.Device], str]:
+    """Devices to compile for: `card`s in nodes of eight if the CUDA plugin is installed, else this machine's CPU.
+
+    Needs JAX_PLATFORMS=cpu, and for the second as many forced host devices.
+    """
+    per_node = math.gcd(count, DEVICES_PER_NODE)
+    shape = f"1x{count // per_node}x{per_node}"
+    try:
+        described = topologies.get_topology_desc(platform="cuda", target_config=card.target_config(), topology=shape)
+        return described.devices, "cuda"
+    except (NotImplementedError, RuntimeError, ValueError):  # no plugin, or one of another version
+        return jax.devices()[:count], "cpu"
+
+
+def make_plan(setup: Setup, card: Card) -> Plan:
+    """Compiles the step of `setup`.
+
+    Raises:
+      UserError: the mesh does not divide the model or the batch.
+    """
+    computation = setup.computation
+    devices, compiled_for = described_devices(card, math.prod(setup.axes))
+    mesh = sharding.make_mesh(*setup.axes, devices=devices)
+    sharding.check_divides(setup.model, mesh, setup.batch_rows, setup.row_length, computation.accumulation)
+    state = step.abstract_state(setup.model, setup.optimization, computation)
+    shape = (setup.batch_rows, setup.row_length)
+    batch = {name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in step.BATCH_DTYPES.items()}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    # Not set_mesh: it would put the eager operations of tracing on devices that are not there.
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        program = step.compiled_step(setup.model, setup.optimization, computation, mesh)
+        compiled = program.trace(state, batch, key).lower().compile()
+    memory = compiled.memory_analysis()
+    shardings = step.state_shardings(state, setup.optimization, mesh)
+    parameter_bytes = _shard_bytes(state.params, shardings.params)
+    found = collectives(compiled.as_text(), mesh.size)
+    arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    return Plan(
+        parameter_bytes=parameter_bytes,
+        optimizer_bytes=_shard_bytes(state.optimizer, shardings.optimizer),
+        batch_bytes=sum(math.prod(shape) * x.dtype.itemsize // setup.batch_parts for x in batch.values()),
+        argument_bytes=arguments,
+        temporary_bytes=temporaries,
+        peak_bytes=arguments + temporaries + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        gradient_bytes=parameter_bytes * (2 if computation.accumulation > 1 else 1),
+        collectives=found,
+        seconds=_seconds(setup, card, parameter_bytes, found),
+        compiled_for=compiled_for,
+    )
+
+
+def _shard_bytes(tree, shardings) -> int:
+    sizes = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, tree, shardings)
+    return sum(jax.tree.leaves(sizes))
+
+
+def _seconds(setup: Setup, card: Card, parameter_bytes: int, found: list[Collective]) -> dict[str, float]:
+    """Floors of a step, one after another; kernels in between, and waiting for others, are not counted."""
+    model, devices = setup.model, math.prod(setup.axes)
+    passes = EXECUTED[setup.computation.remat]
+    tokens = setup.batch_rows * setup.row_length
+    body = model.layers * (4 * model.model_dim**2 + 2 * model.model_dim * model.ffn_dim)
+    head = LABEL_SHARE * model.vocab_size * model.embedding_width
+    # Scores and their product with the values over all pairs of a row: what "dense" does.
+    pairs = 2 * model.layers * setup.row_length * model.model_dim
+    flops = 2 * tokens * (passes * (body + pairs) + 4 * head)
+    state = 7 * parameter_bytes + 2 * parameter_bytes * setup.computation.accumulation  # Adam; sums of gradients
+    # Float32 scores of dense attention go through memory a dozen times in forward and backward.
+    scores = 12 * 4 * tokens * setup.row_length * model.heads * model.layers // devices
+    sent = {"node": 0, "network": 0}
+    for one in found:
+        nodes = {device // DEVICES_PER_NODE for device in one.group}
+        sent["node" if len(nodes) == 1 else "network"] += one.count * one.sent_bytes
+    return {
+        "compute": flops / devices / (card.flops * MATMUL_EFFICIENCY),
+        "memory": (state + scores) / card.memory_bandwidth,
+        "network": sent["node"] / card.node_bandwidth + sent["network"] / card.network_bandwidth,
+    }
+
+
+def temporary_estimate(setup: Setup) -> int:
+    """Temporaries of a device by arithmetic: gradients, what the backward pass finds stored, one layer at work.
+
+    Within a factor of two of the compiler's; good for ratios between neighbouring setups.
+    """
+    model, computation = setup.model, setup.computation
+    _, fsdp, tensor = setup.axes
+    width = 4 if computation.precision == "fp32" else 2
+    body = model.layers * (4 * model.model_dim**2 + 2 * model.model_dim * model.ffn_dim)
+    embedding = model.vocab_size * model.embedding_width
+    gradients = 4 * (body + embedding) // (fsdp * tensor) * (2 if computation.accumulation > 1 else 1)
+    positions = setup.local_rows * setup.row_length
+    stream = positions * model.model_dim * width
+    scores = positions * setup.row_length * model.heads // tensor * (8 + width)
+    layer = 6 * stream + (4 * stream + positions * model.ffn_dim * width) // tensor
+    weights = 2 * body // model.layers // tensor * width
+    table = embedding // tensor * (8 + width)
+    kept = {
+        "full": stream // tensor,
+        "dots": (6 * stream + positions * model.ffn_dim * width) // tensor,
+        "none": (10 * stream + 2 * positions * model.ffn_dim * width) // tensor + scores,
+    }[computation.remat]
+    return gradients + model.layers * kept + layer + scores + weights + table
+
+
+def changes(setup: Setup) -> Iterator[tuple[str, Setup]]:
+    """Neighbouring setups that need less memory, the cheapest first, and the settings that make them."""
+    model, computation = setup.model, setup.computation
+    data, fsdp, tensor = setup.axes
+
+    def with_computation(base: Setup, **values) -> Setup:
+        return dataclasses.replace(base, computation=dataclasses.replace(base.computation, **values))
+
+    smallest = setup
+    named = []
+    if computation.remat != "full":
+        smallest = with_computation(smallest, remat="full")
+        named.append("--gin.REMAT=\"'full'\"")
+        yield " ".join(named), smallest
+    accumulation = computation.accumulation
+    while smallest.local_rows > 1 and smallest.local_rows % 2 == 0:
+        accumulation *= 2
+        smallest = with_computation(smallest, accumulation=accumulation)
+        yield " ".join([*named, f"--gin.Computation.accumulation={accumulation}"]), smallest
+    moved = dataclasses.replace(smallest)
+    while data > 1 and data % 2 == 0 and model.model_dim % (2 * fsdp) == 0:
+        data, fsdp = data // 2, fsdp * 2
+        moved = dataclasses.replace(smallest, axes=(data, fsdp, tensor))
+        yield _named(moved, setup), moved
+    while fsdp > 1 and fsdp % 2 == 0 and 2 * tensor <= DEVICES_PER_NODE and model.heads % (2 * tensor) == 0:
+        fsdp, tensor = fsdp // 2, tensor * 2
+        # Twice the rows a group: the same number of positions a device, in twice as many microbatches.
+        moved = with_computation(
+            dataclasses.replace(smallest, axes=(data, fsdp, tensor)), accumulation=moved.computation.accumulation * 2
+        )
+        yield _named(moved, setup), moved
+
+
+def _named(setup: Setup, before: Setup) -> str:
+    words = []
+    if setup.computation.remat != before.computation.remat:
+        words.append(f"--gin.REMAT=\"'{setup.computation.remat}'\"")
+    if setup.computation.accumulation != before.computation.accumulation:
+        words.append(f"--gin.Computation.accumulation={setup.computation.accumulation}")
+    for name, new, old in zip(sharding.AXES, setup.axes, before.axes):
+        if new != old:
+            words.append(f"--gin.{name.upper()}_AXIS={new}")
+    return " ".join(words)
+
+
+def nearest_fit(setup: Setup, plan: Plan, card: Card) -> tuple[str, Plan] | None:
+    """The first change that fits by arithmetic and then compiles to fit; None where no neighbour does.
+
+    The arithmetic is scaled by how far it is off for `plan`.
+    """
+    scale = plan.temporary_bytes / temporary_estimate(setup)
+    tried = 0
+    for words, other in changes(setup):
+        state = plan.argument_bytes * setup.axes[1] * setup.axes[2] // (other.axes[1] * other.axes[2])
+        if state + scale * temporary_estimate(other) > card.limit_bytes:
+            continue
+        if tried == CANDIDATES_COMPILED:
+            break
+        tried += 1
+        try:
+            found = make_plan(other, card)
+        except UserError:  # the batch does not divide that way
+            continue
+        if found.peak_bytes <= card.limit_bytes:
+            return words, found
+    return None

@@ -1,0 +1,129 @@
+"""OPT's byte-level BPE (Zhang et al. 2022; metaseq `projects/OPT/assets`) over Hugging Face `tokenizers`.
+
+Texts are never parsed for special tokens and none are added: the `</s>` that starts and ends an example is placed by
+whoever lays out the example, so that a literal "</s>" in a text stays text.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from optiml_jax.errors import UserError
+
+MAX_ID = 65_535  # token stores hold uint16
+SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
+FILES = ("vocab.json", "merges.txt")
+
+
+def join(source: str, target: str, separator: str = " ") -> tuple[str, str]:
+    """Source and target as they meet in an example: exactly one space between them, or the source's own line break.
+
+    With another `separator` the source stays as it is, and that stands before the target.
+
+    The two are then encoded apart, which is what inference does with a prompt and its continuation (metaseq encodes
+    them together and finds the seam again by length, `streaming_finetune_language_modeling.py`).
+    """
+    if separator != " ":
+        return source, separator + target
+    source = source.rstrip(" ")
+    return source, target if not source or source[-1].isspace() else " " + target
+
+
+class Tokenizer:
+    """Texts to ids and back.
+
+    Attributes:
+      vocab_size: largest id + 1 (50,265 for OPT, whose embedding is padded to 50,272).
+      bos_id, pad_id, eos_id, unk_id: 0, 1, 2, 3 for OPT. `</s>` both starts and ends a text.
+      fingerprint: sha256 over vocabulary and merges; equal for every file form of the same tokenizer.
+    """
+
+    def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]], origin: str = "tokenizer") -> None:
+        missing = [token for token in SPECIAL.values() if token not in vocab]
+        if missing:
+            raise UserError(f"{origin}: the vocabulary lacks {', '.join(missing)}; OPT needs them")
+        self.vocab_size = max(vocab.values()) + 1
+        if self.vocab_size > MAX_ID + 1:
+            raise UserError(
+                f"{origin}: ids reach {self.vocab_size - 1:,} but a store holds {MAX_ID:,}; use a smaller vocabulary"
+            )
+        self.bos_id, self.pad_id, self.eos_id, self.unk_id = (vocab[token] for token in SPECIAL.values())
+        self._vocab, self._merges = vocab, merges
+        self._tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=SPECIAL["unk"]))
+        self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        self._tokenizer.decoder = decoders.ByteLevel()
+
+    @classmethod
+    def load(cls, source: str | os.PathLike) -> "Tokenizer":
+        """From a directory (`vocab.json` + `merges.txt`, or `tokenizer.json`) or a name on the Hugging Face hub.
+
+        Raises:
+          UserError: neither is there, or the files are not a byte-level BPE.
+        """
+        directory = Path(source)
+        if not directory.is_dir():
+            directory = _download(str(source))
+        try:
+            if all((directory / name).exists() for name in FILES):
+                vocab = json.loads((directory / FILES[0]).read_text(encoding="utf-8"))
+                lines = (directory / FILES[1]).read_text(encoding="utf-8").split("\n")
+                merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+            elif (directory / "tokenizer.json").exists():
+                model = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+                vocab = model["vocab"]
+                merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
+            else:
+                raise UserError(
+                    f"{directory}: no vocab.json + merges.txt and no tokenizer.json; is this the tokenizer?"
+                )
+            return cls(vocab, merges, str(directory))
+        except UserError:
+            raise
+        except Exception as error:  # the library raises bare Exception for merges that do not fit the vocabulary
+            raise UserError(f"{directory}: not a byte-level BPE tokenizer ({str(error).splitlines()[0]})") from error
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        canonical = [sorted(self._vocab.items()), [" ".join(merge) for merge in self._merges]]
+        text = json.dumps(canonical, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Many texts at once, on all cores: the path for whole data sets."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of `ids`; ids that no piece has (OPT's embedding is padded) are dropped."""
+        special = {self.bos_id, self.pad_id, self.eos_id, self.unk_id} if skip_special else set()
+        return self._tokenizer.decode([int(i) for i in ids if int(i) not in special], skip_special_tokens=False)
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes `vocab.json` and `merges.txt`."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        merges = "\n".join(["#version: 0.2", *(" ".join(merge) for merge in self._merges)]) + "\n"
+        (directory / FILES[0]).write_text(json.dumps(self._vocab, ensure_ascii=False), encoding="utf-8")
+        (directory / FILES[1]).write_text(merges, encoding="utf-8")
+
+
+def _download(name: str) -> Path:
+    """The hub's files for `name`, from the local cache when they are there."""
+    if name.startswith((".", "/")) or name.count("/") != 1:
+        raise UserError(f"TOKENIZER: {name} is neither a directory nor a hub name such as facebook/opt-125m")
+    try:
+        from huggingface_hub import hf_hub_download
+
+        paths = [Path(hf_hub_download(name, file)) for file in FILES]
+        return paths[0].parent
+    except Exception as error:  # network, authentication and missing files come in many classes
+        reason = str(error).splitlines()[0]
+        raise UserError(f"TOKENIZER: {name} is no directory and the hub did not give it ({reason})") from error

@@ -1,0 +1,130 @@
+"""What a run does beside its steps: it logs them and saves them."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from optiml_jax.distributed import together
+from optiml_jax.errors import UserError
+from optiml_jax.metrics_log import MetricsLog
+from optiml_jax.model import decoder
+from optiml_jax.settings import check_fields
+from optiml_jax.training import flops, loss_scale
+from optiml_jax.training.loop import Run
+from optiml_jax.weights.checkpoints import Checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Logging:
+    """When to write what.
+
+    Attributes:
+      log_every, checkpoint_every: in steps; the last step is always saved.
+      keep_checkpoints: newest ones kept.
+      peak_flops: of one device, where `optiml_jax.cards` does not know it.
+    """
+
+    log_every: int = 10
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+    peak_flops: float | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+class StepLog:
+    """The hook of every step: looks at its loss and writes rows of `metrics.jsonl`.
+
+    Metrics are fetched one step late, while the device works on the next: it never waits for us.
+    """
+
+    def __init__(self, run: Run, model_dir: Path, logging: Logging) -> None:
+        self._run, self._every = run, logging.log_every
+        self._parameters = decoder.parameter_count(run.config)
+        self._peak = flops.peak_flops(logging.peak_flops)
+        self._log = MetricsLog(model_dir, run.step, run.optimization.train_steps, active=jax.process_index() == 0)
+        self._waiting: tuple | None = None  # step, metrics, batch
+        self._last = time.perf_counter()
+
+    def __call__(self, step: int, params: Any) -> None:
+        self.flush()
+        self._waiting = step, self._run.metrics, self._run.batch
+
+    def flush(self) -> None:
+        """Until the last step is looked at.
+
+        Raises:
+          UserError: the loss is not finite, or the fp16 loss scale is at its floor.
+        """
+        if self._waiting is None:
+            return
+        (step, metrics, batch), self._waiting = self._waiting, None
+        values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        _check_finite(step, values, self._run.computation.precision)
+        self._log.advance()
+        if step % self._every and step not in (1, self._run.optimization.train_steps):
+            return
+        tokens, devices = batch.real_tokens, self._run.mesh.size
+        self._log.write(
+            {"step": step}
+            | values
+            | {
+                "real_tokens": tokens,
+                "row_fill": batch.row_fill,
+                "tokens_per_second": tokens / seconds,
+                "step_seconds": seconds,
+                "data_wait_seconds": batch.wait_seconds,
+                "mfu": flops.mfu(self._parameters, tokens, seconds, devices, self._peak),
+                "mfu_formula": flops.FORMULA,
+            }
+        )
+
+    def close(self) -> None:
+        self._log.close()
+
+
+def _check_finite(number: int, values: dict[str, float], precision: str) -> None:
+    if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
+        return
+    if precision != "fp16":
+        raise UserError(
+            f"step {number}: loss {values['loss']}, gradient norm {values['grad_norm']}; lower LEARNING_RATE "
+            "or look at the weights the run started from (the last checkpoint is sound)"
+        )
+    if values["loss_scale"] <= loss_scale.FLOOR:
+        raise UserError(
+            f"step {number}: gradients overflow at the smallest loss scale {loss_scale.FLOOR}; lower LEARNING_RATE "
+            "or use Computation.precision = 'bf16'"
+        )
+
+
+class Saver:
+    """The hook that saves: only a state whose loss has been looked at, and that no damaged token has touched.
+
+    Args:
+      meta: metadata of a checkpoint, given the loader's state.
+    """
+
+    def __init__(
+        self, run: Run, checkpoints: Checkpoints, log: StepLog, meta: Callable[[dict], dict[str, Any]]
+    ) -> None:
+        self._run, self._checkpoints, self._log, self._meta = run, checkpoints, log, meta
+        self._saved = run.step
+
+    def __call__(self, step: int, params: Any = None) -> None:
+        self._log.flush()
+        if step > self._saved:
+            with together():
+                self._run.loader.check()
+            self._checkpoints.save(step, self._run.state, self._meta(self._run.loader.state))
+            self._saved = step
+        if step == self._run.optimization.train_steps:
+            self._checkpoints.wait()

@@ -1,0 +1,20 @@
+"""Weights in and out: Hugging Face (safetensors and `.bin`, directories and hub names) and metaseq, on any mesh."""
+
+from optiml_jax.weights.config import check_config, hf_config
+from optiml_jax.weights.load import load, load_hf, read_config
+from optiml_jax.weights.metaseq import is_metaseq, load_metaseq
+from optiml_jax.weights.save import save_hf
+from optiml_jax.weights.source import is_hf, resolve
+
+__all__ = [
+    "check_config",
+    "hf_config",
+    "is_hf",
+    "is_metaseq",
+    "load",
+    "load_hf",
+    "load_metaseq",
+    "read_config",
+    "resolve",
+    "save_hf",
+]

@@ -1,0 +1,64 @@
+"""Configuration and parameters from any checkpoint that is not our own."""
+
+import json
+import os
+
+import jax.numpy as jnp
+
+from optiml_jax.errors import UserError
+from optiml_jax.model.config import OPTConfig
+from optiml_jax.weights.config import parse_config
+from optiml_jax.weights.directory import read_tensors
+from optiml_jax.weights.metaseq import is_metaseq, load_metaseq, read_metaseq_config
+from optiml_jax.weights.place import place
+from optiml_jax.weights.source import resolve
+
+
+def read_config(source: str | os.PathLike) -> OPTConfig:
+    """The architecture of a Hugging Face directory or hub name, or of a metaseq checkpoint.
+
+    A metaseq checkpoint has its own configuration; a `config.json` in its directory goes before that.
+
+    Raises:
+      UserError: no readable `config.json`, another architecture, or a variant of OPT that `OPTConfig` cannot say.
+    """
+    path = resolve(source)
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    if is_metaseq(path) and not file.is_file():
+        return read_metaseq_config(path)
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: missing; is {file.parent} a Hugging Face model directory?") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file}: not readable as JSON ({error})") from error
+    return parse_config(raw, str(file))
+
+
+def load(
+    source: str | os.PathLike, config: OPTConfig, shardings: dict | None = None, dtype: jnp.dtype = jnp.float32
+) -> dict:
+    """Parameters from a Hugging Face directory or hub name, or from a metaseq checkpoint; see `load_hf`."""
+    path = resolve(source)
+    return (load_metaseq if is_metaseq(path) else load_hf)(path, config, shardings, dtype)
+
+
+def load_hf(
+    source: str | os.PathLike, config: OPTConfig, shardings: dict | None = None, dtype: jnp.dtype = jnp.float32
+) -> dict:
+    """Parameters from a Hugging Face directory or hub name.
+
+    Args:
+      source: directory or hub name; safetensors or `.bin`, one file or several, fp32, fp16 or bf16.
+      config: usually `read_config(source)`.
+      shardings: a tree like the parameters' (`sharding.parameter_shardings`); None puts them on the first device.
+      dtype: of the parameters; what is on disk is cast on the device.
+
+    Returns:
+      The tree of `decoder.init_params`.
+
+    Raises:
+      UserError: damaged, missing or surplus files or tensors, wrong shapes (names both), values that are not finite.
+    """
+    directory = resolve(source)
+    return place(read_tensors(directory), config, shardings, dtype, str(directory))

@@ -1,0 +1,88 @@
+"""Hugging Face's tensor names beside ours: one table, read by the loader and the export."""
+
+import dataclasses
+import math
+
+import jax
+
+from optiml_jax.model.config import OPTConfig
+from optiml_jax.model.decoder import abstract_params
+
+PREFIXES = ("model.decoder.", "decoder.")  # OPTForCausalLM and OPTModel; a bare OPTDecoder has none
+EXPORT_PREFIX = PREFIXES[0]
+HEAD = "lm_head.weight"  # tied: the token embedding again, or absent
+
+# theirs -> (ours, number of input axes of a linear map; 0: not transposed, only reshaped)
+MODEL = {
+    "embed_tokens.weight": ("token_embedding", 0),
+    "embed_positions.weight": ("position_embedding", 0),
+    "project_in.weight": ("project_in", 1),
+    "project_out.weight": ("project_out", 1),
+    "final_layer_norm.weight": ("final_norm/scale", 0),
+    "final_layer_norm.bias": ("final_norm/bias", 0),
+}
+LAYER = {
+    "self_attn_layer_norm.weight": ("blocks/attention_norm/scale", 0),
+    "self_attn_layer_norm.bias": ("blocks/attention_norm/bias", 0),
+    "self_attn.q_proj.weight": ("blocks/query/kernel", 1),
+    "self_attn.q_proj.bias": ("blocks/query/bias", 0),
+    "self_attn.k_proj.weight": ("blocks/key/kernel", 1),
+    "self_attn.k_proj.bias": ("blocks/key/bias", 0),
+    "self_attn.v_proj.weight": ("blocks/value/kernel", 1),
+    "self_attn.v_proj.bias": ("blocks/value/bias", 0),
+    "self_attn.out_proj.weight": ("blocks/out/kernel", 2),
+    "self_attn.out_proj.bias": ("blocks/out/bias", 0),
+    "final_layer_norm.weight": ("blocks/mlp_norm/scale", 0),
+    "final_layer_norm.bias": ("blocks/mlp_norm/bias", 0),
+    "fc1.weight": ("blocks/up/kernel", 1),
+    "fc1.bias": ("blocks/up/bias", 0),
+    "fc2.weight": ("blocks/down/kernel", 1),
+    "fc2.bias": ("blocks/down/bias", 0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Where one tensor of theirs lives in our tree.
+
+    Attributes:
+      path: of the leaf, with slashes.
+      layer: index on the leaf's first axis, or None for a leaf without layers.
+      inputs: leading input axes of a linear map (torch stores [out, in]); 0 for a table or a vector.
+      shape: the tensor's, as torch stores it.
+    """
+
+    path: str
+    layer: int | None
+    inputs: int
+    shape: tuple[int, ...]
+
+
+def slots(config: OPTConfig) -> dict[str, Slot]:
+    """Every tensor of the architecture in Hugging Face's order, names without prefix."""
+    shapes = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_params(config))
+    }
+    found = {}
+    for name, (path, inputs) in MODEL.items():
+        if path in shapes:
+            found[name] = Slot(path, None, inputs, torch_shape(shapes[path], path, inputs))
+    for layer in range(config.layers):
+        for name, (path, inputs) in LAYER.items():
+            if path in shapes:
+                shape = torch_shape(shapes[path][1:], path, inputs)
+                found[f"layers.{layer}.{name}"] = Slot(path, layer, inputs, shape)
+    return found
+
+
+def torch_shape(shape: tuple[int, ...], path: str, inputs: int) -> tuple[int, ...]:
+    """[out, in] of a linear map, all axes of a bias in one, an embedding table as it is."""
+    if inputs:
+        return math.prod(shape[inputs:]), math.prod(shape[:inputs])
+    return (math.prod(shape),) if path.endswith("bias") else shape
+
+
+def bare(name: str) -> str:
+    """`name` without the prefix of the class that was saved."""
+    return next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)

@@ -1,0 +1,87 @@
+"""The safetensors format: a JSON header, then the tensors' bytes (huggingface/safetensors, README, "Format").
+
+Read and written here because the library memory-maps a file that it reads and wants in memory all that it writes.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from optiml_jax.errors import UserError
+from optiml_jax.weights.stored import FLOATS, Stored
+
+NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+MAX_HEADER = 100_000_000  # the library's own limit
+
+
+def read_header(file: Path) -> dict[str, Stored]:
+    """The tensors of one file, in the order of their bytes.
+
+    Raises:
+      UserError: not a safetensors file, truncated, or a tensor that is not fp16, bf16 or fp32.
+    """
+    try:
+        total = file.stat().st_size
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            if total < 8 or size > min(MAX_HEADER, total - 8):
+                raise UserError(f"{file}: truncated, or no safetensors file; fetch or write it again")
+            header = json.loads(stream.read(size))
+        header.pop("__metadata__", None)
+        tensors = {name: _entry(file, name, entry, 8 + size) for name, entry in header.items()}
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{file}: the safetensors header is damaged ({error}); fetch or write the file again"
+        ) from error
+    tensors = dict(sorted(tensors.items(), key=lambda item: item[1].offset))
+    end = max((tensor.offset + tensor.nbytes for tensor in tensors.values()), default=8 + size)
+    if end != total:
+        state = "truncated" if total < end else "longer than its header says"
+        raise UserError(f"{file}: {state} ({total:,} bytes, expected {end:,}); fetch or write it again")
+    return tensors
+
+
+def _entry(file: Path, name: str, entry: dict, base: int) -> Stored:
+    begin, end = entry["data_offsets"]
+    if entry["dtype"] not in NAMES:
+        raise UserError(f"{file}: tensor {name} is {entry['dtype']}; only F32, F16 and BF16 weights can be loaded")
+    dtype, shape = FLOATS[NAMES[entry["dtype"]]], tuple(int(size) for size in entry["shape"])
+    if end - begin != math.prod(shape) * dtype.itemsize or begin < 0:
+        raise UserError(f"{file}: tensor {name} has {end - begin:,} bytes, which {entry['dtype']} {shape} does not fit")
+    return Stored(file, base + begin, dtype, shape)
+
+
+def write_file(file: Path, shapes: dict[str, tuple[int, ...]], dtype: str, tensors: Iterable[np.ndarray]) -> None:
+    """Writes tensors one at a time; `tensors` yields them in the order of `shapes`."""
+    code = next(code for code, name in NAMES.items() if name == dtype)
+    header, offset = {"__metadata__": {"format": "pt"}}, 0  # transformers refuses a file without a format
+    for name, shape in shapes.items():
+        size = math.prod(shape) * FLOATS[dtype].itemsize
+        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors:
+            stream.write(memoryview(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)))
+
+
+def shard(shapes: dict[str, tuple[int, ...]], itemsize: int, limit: float) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Groups tensors, in order, into files of at most `limit` bytes (a larger tensor has a file of its own)."""
+    group: dict[str, tuple[int, ...]] = {}
+    size = 0
+    for name, shape in shapes.items():
+        nbytes = math.prod(shape) * itemsize
+        if group and size + nbytes > limit:
+            yield group
+            group, size = {}, 0
+        group[name] = shape
+        size += nbytes
+    if group:
+        yield group

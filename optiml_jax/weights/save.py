@@ -1,0 +1,188 @@
+"""Export to Hugging Face: safetensors, `config.json` and the tokenizer, complete or not there at all."""
+
+import collections
+import functools
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from optiml_jax.distributed import together
+from optiml_jax.errors import UserError
+from optiml_jax.model.config import OPTConfig
+from optiml_jax.model.decoder import check_params
+from optiml_jax.tokenizer import SPECIAL, Tokenizer
+from optiml_jax.weights import names, safetensors
+from optiml_jax.weights.config import hf_config, was_exported
+from optiml_jax.weights.stored import FLOATS
+
+SMALL_FILES_BYTES = 10_000_000  # room for configuration and tokenizer when the disk is checked
+
+
+def save_hf(
+    params: dict,
+    config: OPTConfig,
+    tokenizer: Tokenizer | None,
+    directory: str | os.PathLike,
+    dtype: jnp.dtype | None = None,
+    max_shard_bytes: float = 5e9,
+) -> Path:
+    """Writes a directory that `transformers.OPTForCausalLM` and `AutoTokenizer` load.
+
+    It is written as `<directory>.partial` and renamed at the end. Every process of a distributed run calls this; the
+    first one writes. One tensor at a time is gathered from the devices.
+
+    Args:
+      tokenizer: None leaves its files out.
+      directory: new or empty, or an earlier export, which is replaced.
+      dtype: float32, float16 or bfloat16 on disk; None keeps the parameters'.
+      max_shard_bytes: more is spread over several files with an index.
+
+    Returns:
+      The directory.
+
+    Raises:
+      UserError: the target holds something else, the disk is too small, or a value is not finite (in `dtype`).
+    """
+    directory = Path(directory)
+    check_params(params, config, str(directory))
+    name = jnp.dtype(params["token_embedding"].dtype if dtype is None else dtype).name
+    if name not in FLOATS:
+        raise UserError(f"{directory}: weights are written as float32, float16 or bfloat16, not {name}")
+    slots = names.slots(config)
+    shapes = {names.EXPORT_PREFIX + key: slot.shape for key, slot in slots.items()}
+    tensors = _gather(params, slots, name, directory)
+    total = sum(math.prod(shape) for shape in shapes.values()) * FLOATS[name].itemsize
+    with together():
+        partial = _prepare(directory, total) if jax.process_index() == 0 else None
+    with together():
+        if partial is None:
+            collections.deque(tensors, maxlen=0)  # takes part in every gather
+            return directory
+        try:
+            _write_weights(partial, shapes, name, tensors, max_shard_bytes, total)
+            _write_rest(partial, config, tokenizer, name)
+            _rename(partial, directory)
+        except OSError as error:
+            raise UserError(f"{directory}: cannot be written ({error.strerror or error})") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            if jax.process_count() > 1:  # the others go on gathering, whatever went wrong here
+                collections.deque(tensors, maxlen=0)
+    return directory
+
+
+def _prepare(directory: Path, total: int) -> Path:
+    """Refuses a target in use and a disk too small; an empty `<directory>.partial` otherwise."""
+    if directory.exists() and not (directory.is_dir() and (not any(directory.iterdir()) or was_exported(directory))):
+        raise UserError(f"{directory}: exists and is not an earlier export; choose another name or remove it")
+    partial = directory.with_name(directory.name + ".partial")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+        free = shutil.disk_usage(directory.parent).free
+        if free < total + SMALL_FILES_BYTES:
+            raise UserError(
+                f"{directory}: the export needs {total / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; "
+                "make room or choose another disk"
+            )
+        partial.mkdir()
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be written ({error.strerror or error})") from error
+    return partial
+
+
+def _write_weights(
+    directory: Path,
+    shapes: dict[str, tuple[int, ...]],
+    dtype: str,
+    tensors: Iterator[np.ndarray],
+    max_shard_bytes: float,
+    total: int,
+) -> None:
+    shards = list(safetensors.shard(shapes, FLOATS[dtype].itemsize, max_shard_bytes))
+    if len(shards) == 1:
+        safetensors.write_file(directory / "model.safetensors", shapes, dtype, tensors)
+        return
+    files = [f"model-{index:05d}-of-{len(shards):05d}.safetensors" for index in range(1, len(shards) + 1)]
+    for file, held in zip(files, shards):
+        safetensors.write_file(directory / file, held, dtype, (next(tensors) for _ in held))
+    index = {
+        "metadata": {"total_size": total},
+        "weight_map": {name: file for file, held in zip(files, shards) for name in held},
+    }
+    _write_json(directory / "model.safetensors.index.json", index)
+
+
+def _write_rest(directory: Path, config: OPTConfig, tokenizer: Tokenizer | None, dtype: str) -> None:
+    """Configuration and tokenizer; `</s>` starts and ends a text, as in facebook/opt-*."""
+    bos, eos, pad = (2, 2, 1) if tokenizer is None else (tokenizer.eos_id, tokenizer.eos_id, tokenizer.pad_id)
+    _write_json(directory / "config.json", hf_config(config, dtype, bos, eos, pad))
+    ids = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
+    _write_json(directory / "generation_config.json", {"_from_model_config": True, **ids})
+    if tokenizer is None:
+        return
+    tokenizer.save(directory)
+    special = {"bos_token": SPECIAL["eos"], "eos_token": SPECIAL["eos"], "pad_token": SPECIAL["pad"]}
+    special["unk_token"] = SPECIAL["eos"]  # as in facebook/opt-*; a byte-level vocabulary never needs it
+    _write_json(directory / "special_tokens_map.json", special)
+    settings = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "add_bos_token": True,
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+        "errors": "replace",
+        "model_max_length": config.max_positions,
+    }
+    _write_json(directory / "tokenizer_config.json", settings | special)
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _rename(partial: Path, directory: Path) -> None:
+    """Puts the finished export in place; an earlier one steps aside first."""
+    if directory.exists() and any(directory.iterdir()):
+        old = directory.with_name(directory.name + ".replaced")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(directory, old)
+        os.replace(partial, directory)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(partial, directory)
+
+
+def _gather(params: dict, slots: dict[str, names.Slot], dtype: str, origin: Path) -> Iterator[np.ndarray]:
+    """Every tensor as torch stores it, gathered from the devices when asked for."""
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    for name, slot in slots.items():
+        leaf = leaves[slot.path]
+        sharding = getattr(leaf, "sharding", None)
+        replicated = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None
+        tensor, finite = _reader(slot.shape, slot.inputs, dtype, slot.layer is not None, replicated)(leaf, slot.layer)
+        if not finite:
+            raise UserError(f"{origin}: tensor {name} holds values that are NaN, infinite or too large for {dtype}")
+        yield np.asarray(tensor.addressable_data(0))
+
+
+@functools.cache
+def _reader(shape: tuple[int, ...], inputs: int, dtype: str, stacked: bool, replicated: NamedSharding | None) -> Any:
+    def read(leaf: jax.Array, layer: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        x = jax.lax.dynamic_index_in_dim(leaf, layer, 0, keepdims=False) if stacked else leaf
+        x = x.reshape(shape[::-1] if inputs else shape)
+        x = (x.T if inputs else x).astype(FLOATS[dtype])
+        return x, jnp.isfinite(x).all()
+
+    return jax.jit(read, out_shardings=None if replicated is None else (replicated, replicated))

@@ -1,0 +1,116 @@
+"""Torch's zip files (`.bin`, `.pt`) without torch, and without running what a pickle asks for.
+
+A zip holds `<root>/data.pkl`, a pickle of the state with persistent ids for storages, and `<root>/data/<key>`, the
+storages' bytes, uncompressed. The unpickler below knows the few names that tensors need and refuses every other.
+"""
+
+import collections
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optiml_jax.errors import UserError
+from optiml_jax.weights.stored import FLOATS, Stored
+
+STORAGES = {"FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16"}
+# Storages that buffers and counters of a checkpoint have; no weight may be one.
+OTHER_STORAGES = {"LongStorage": np.int64, "IntStorage": np.int32, "BoolStorage": np.bool_, "DoubleStorage": np.float64}
+MAX_PICKLE = 1 << 30  # names and shapes only: the 175B model's are a few megabytes
+
+
+def load(file: Path, stand_in: Callable[[str, str], Any] | None = None) -> Any:
+    """What `file` holds, each tensor a `Stored`.
+
+    Args:
+      stand_in: for a (module, name) that is not needed for tensors, what takes its place, or None to refuse it.
+
+    Raises:
+      UserError: truncated, not a zip, an older format, or a pickle that wants a foreign class.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            records = {info.filename: info for info in archive.infolist()}
+            root = next((name[: -len("data.pkl")] for name in records if name.endswith("/data.pkl")), None)
+            if root is None:
+                raise UserError(f"{file}: a zip without data.pkl; is this a torch file?")
+            if f"{root}byteorder" in records and archive.read(f"{root}byteorder") != b"little":
+                raise UserError(f"{file}: written on a big-endian machine; save it again on another")
+            if records[f"{root}data.pkl"].file_size > MAX_PICKLE:
+                raise UserError(f"{file}: data.pkl is too large to hold names and shapes only")
+            with archive.open(f"{root}data.pkl") as stream, file.open("rb") as raw:
+                return _Unpickler(stream, file, raw, root, records, stand_in).load()
+    except UserError:
+        raise
+    except zipfile.BadZipFile as error:
+        with file.open("rb") as stream:
+            legacy = stream.read(1) == b"\x80"
+        way = "it has the format before torch 1.6; save it again with a newer torch" if legacy else "fetch it again"
+        raise UserError(f"{file}: truncated or not a torch file; {way}") from error
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # a damaged pickle raises nearly anything
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: data.pkl is damaged ({type(error).__name__}: {reason}); fetch it again") from error
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, stream, file: Path, raw, root: str, records: dict, stand_in: Callable | None) -> None:
+        super().__init__(stream)
+        self._file, self._raw, self._root, self._records, self._stand_in = file, raw, root, records, stand_in
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = {
+            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
+            ("torch._utils", "_rebuild_parameter"): lambda tensor, requires_grad, hooks: tensor,
+            ("torch", "Size"): tuple,
+        }
+        if (module, name) in known:
+            return known[module, name]
+        if module == "torch" and name in STORAGES:
+            return FLOATS[STORAGES[name]]
+        if module == "torch" and name in OTHER_STORAGES:
+            return np.dtype(OTHER_STORAGES[name])
+        if self._stand_in is not None and (found := self._stand_in(module, name)) is not None:
+            return found
+        raise UserError(f"{self._file}: the pickle wants {module}.{name}, which weights do not need; it was not run")
+
+    def persistent_load(self, pid: tuple) -> tuple[np.dtype, str, int]:
+        kind, dtype, key, _, count = pid
+        if kind != "storage" or not isinstance(dtype, np.dtype):
+            raise pickle.UnpicklingError(f"unknown persistent id {kind!r}")
+        return dtype, str(key), int(count)
+
+    def _tensor(self, storage, offset, shape, strides, *_: Any) -> Stored:
+        dtype, key, count = storage
+        record = self._records.get(f"{self._root}data/{key}")
+        if record is None or record.compress_type != zipfile.ZIP_STORED:
+            raise UserError(f"{self._file}: storage {key} is missing or compressed; fetch or write the file again")
+        shape, strides = tuple(map(int, shape)), tuple(map(int, strides))
+        last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides)) if 0 not in shape else offset
+        if min((offset, *shape, *strides)) < 0 or last >= max(count, 1) or count * dtype.itemsize > record.file_size:
+            raise UserError(f"{self._file}: storage {key} is smaller than its tensor {shape}; fetch the file again")
+        start = self._data_start(record) + offset * dtype.itemsize
+        return Stored(self._file, start, dtype, shape, None if _contiguous(shape, strides) else strides)
+
+    def _data_start(self, record: zipfile.ZipInfo) -> int:
+        """Byte of the record's data: its local header may have another length than the central one."""
+        self._raw.seek(record.header_offset)
+        signature, name_length, extra_length = struct.unpack("<4s22xHH", self._raw.read(30))
+        if signature != b"PK\x03\x04":
+            raise UserError(f"{self._file}: the zip directory is damaged; fetch the file again")
+        return record.header_offset + 30 + name_length + extra_length
+
+
+def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    expected = 1
+    for size, stride in zip(reversed(shape), reversed(strides)):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True

@@ -1,0 +1,145 @@
+"""The pool of a split: every pair of a record and a template, of which so many are taken (paper 4.1).
+
+"We merged all prompt data for a task with N examples and randomly take N prompts from the pool such that the training
+task distribution is kept the same regardless of how many prompts are given for the tasks." What is taken follows from
+hashes of the pairs' names alone: whatever the order of the files and however the work is shared out, it is the same.
+"""
+
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from optiml_jax.errors import DataError
+from tasks import prompts
+from tasks.example import Example, Record, Skipped, Template
+from tasks.task import Task
+
+MAX_BAD = 0.01  # of a split's records, before it is an error
+WAY_OUT = "remove the file or pass --allow_empty_tasks"
+IN_MEMORY_BYTES = 64 << 20  # raw bytes of a task up to which a split's records are read once and kept
+
+
+class Pair(NamedTuple):
+    record: Record
+    template: Template
+
+
+class Choice(NamedTuple):
+    """What is taken of a split, found in one pass over it.
+
+    Attributes:
+      records: usable ones; raw: with those that are not.
+      pairs: taken.
+      last: a pair is taken when its draw is at most this; None: all are.
+    """
+
+    records: int
+    raw: int
+    pairs: int
+    last: int | None
+
+
+class Pool:
+    """The pairs of one split of a task. Raises as `choose` where pairs are asked for.
+
+    Args:
+      templates: ids; None: all of the task's.
+      most: pairs taken, 0 for all. None: as many as there are records, and no more than the task's cap.
+      choice: found before, for this split by another process; None: found when it is needed.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        split: str,
+        templates: Iterable[str] | None = None,
+        most: int | None = None,
+        choice: Choice | None = None,
+    ) -> None:
+        wanted = None if templates is None else set(templates)
+        self.templates = [one for one in task.templates if wanted is None or one.id in wanted]
+        self._task, self._split, self._most, self._choice = task, split, most, choice
+        self._kept: list[Record | Skipped] | None = None
+
+    @property
+    def choice(self) -> Choice:
+        """What is taken."""
+        if self._choice is None:
+            self._choice = self._choose()
+        return self._choice
+
+    def __iter__(self) -> Iterator[Pair | Skipped]:
+        return self.shard(0, 1)
+
+    def shard(self, number: int, shards: int) -> Iterator[Pair | Skipped]:
+        """The pairs of every `shards`-th record, in file order, and what of these records cannot be used."""
+        last = self.choice.last
+        for record in itertools.islice(self._records(), number, None, shards):
+            if isinstance(record, Skipped):
+                yield record
+                continue
+            for template in self.templates:
+                if last is None or self._draw(record, template) <= last:
+                    yield Pair(record, template)
+
+    def _records(self) -> Iterable[Record | Skipped]:
+        """The split again: from memory where it is small, else from its files."""
+        if self._kept is None and sum(file.stat().st_size for file in self._task.files) <= IN_MEMORY_BYTES:
+            self._kept = list(self._task.read(self._split))
+        return self._task.read(self._split) if self._kept is None else self._kept
+
+    def _draw(self, record: Record, template: Template) -> int:
+        purpose = "cap" if self._most is None else "ledger"
+        return prompts.draw(purpose, self._task.name, self._task.pair_id(record, template))
+
+    def _choose(self) -> Choice:
+        """One pass over the split, in memory for as many numbers as pairs are taken.
+
+        Raises:
+          DataError: a file cannot be read, or more than 1% of the records are unusable and that is not allowed, or
+            all are.
+        """
+        first: Skipped | None = None
+        records = bad = 0
+
+        def every() -> Iterator[Pair]:
+            nonlocal first, records, bad
+            for record in self._records():
+                if isinstance(record, Skipped):
+                    first, bad = first or record, bad + 1
+                    continue
+                records += 1
+                for template in self.templates:
+                    yield Pair(record, template)
+
+        pairs, last = every(), None
+        bound = self._task.max_examples if self._most is None else self._most
+        head = list(itertools.islice(pairs, bound + 1)) if bound else []
+        taken = len(head)
+        if not bound:
+            taken = sum(1 for _ in pairs)
+        elif len(head) > bound or (self._most is None and len(self.templates) > 1):
+            smallest = heapq.nsmallest(bound, (self._draw(*pair) for pair in itertools.chain(head, pairs)))
+            taken = min(records, bound) if self._most is None else bound
+            last = smallest[taken - 1] if taken else None
+        choice = Choice(records, records + bad, taken, last)
+        self._check(choice, first)
+        return choice
+
+    def _check(self, choice: Choice, first: Skipped | None) -> None:
+        """Refuses a split of which too much cannot be used; `first` is its first bad record."""
+        bad, options = choice.raw - choice.records, self._task.options
+        if bad and not choice.records and not options.allow_empty_tasks:
+            raise DataError(
+                f"{first.where}: {first.reason}, and no other record of {self._split} can be used; {WAY_OUT}"
+            )
+        if bad > MAX_BAD * choice.raw and not options.allow_bad_records:
+            more = f" ({bad} of {choice.raw} records)"
+            raise DataError(f"{first.where}: {first.reason}{more}; mend them or pass --allow_bad_records")
+
+
+def examples(task: Task, split: str) -> Iterator[Example | Skipped]:
+    """The examples of a split without demonstrations, in file order: those that are trained on, or all of another."""
+    for pair in Pool(task, split, most=None if split == "train" else 0):
+        yield pair if isinstance(pair, Skipped) else task.render(*pair)

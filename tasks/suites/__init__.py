@@ -1,0 +1,91 @@
+"""What a model is evaluated on: which tasks, in which words, with how many examples shown, and what that counts for.
+
+Every suite is a module of this package with a `SUITE`; `writing.py` is the job that makes its prompt ledger: texts, no
+tokens, so one ledger serves every model.
+"""
+
+import functools
+import importlib
+import os
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from optiml_jax.errors import UserError, nearest
+from tasks.mixtures import discover_all
+from tasks.registry import Benchmark
+from tasks.task import Options, Task
+
+
+@dataclass(frozen=True)
+class Part:
+    """One task in a suite.
+
+    Attributes:
+      split: of the task, that is asked.
+      level: what it shows (paper 2.3): "fully_held_out" (a new category), "held_out_task" (a new task of a known
+        category), "held_out_instances" (new examples of a task that was trained on); None: none of these.
+      templates: ids; None: all of the task's.
+      shots: numbers of demonstrations, each a prompt of its own.
+      seeds: of the demonstrations; 0-shot prompts come once.
+      group: what it is a part of, as MMLU's subjects are (`optiml_jax.evaluation.ledger.Prompt`).
+      most: prompts at each number of shots and seed; 0: all; None: as many as the job is asked for.
+    """
+
+    task: Task
+    split: str
+    level: str | None
+    templates: tuple[str, ...] | None = None
+    shots: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0,)
+    group: str | None = None
+    most: int | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite: `parts` says what is asked, given what is there of its benchmarks."""
+
+    name: str
+    benchmarks: tuple[str, ...]
+    parts: Callable[[Benchmark], Iterable[Part]]
+
+    def discover(self, data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
+        """Everything in the folders of its benchmarks; see `registry.discover` for the errors."""
+        return discover_all(self.benchmarks, data_dir, options)
+
+
+def by_official_lists(found: Benchmark) -> Iterator[Part]:
+    """Test tasks at the level that their category gives them, and the held-out instances of train tasks.
+
+    Levels are those of a model trained on all train tasks of the lists, whichever of their files are here.
+    """
+    trained = {row.category for row in found.rows.values() if row.split == "train" and row.category}
+    for name, task in found.tasks.items():
+        split = found.rows[name].split
+        if split == "test":
+            yield Part(task, "test", "held_out_task" if task.category in trained else "fully_held_out")
+        elif split == "train" and "validation" in task.splits:
+            yield Part(task, "validation", "held_out_instances")
+
+
+@functools.cache
+def _known(name: str) -> Suite | None:
+    return getattr(importlib.import_module(f"{__name__}.{name}"), "SUITE", None)
+
+
+def names() -> list[str]:
+    """Every suite there is."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if _known(module.name))
+
+
+def suite(name: str) -> Suite:
+    """The suite of that name.
+
+    Raises:
+      UserError: there is none; names the nearest.
+    """
+    if name not in names():
+        known = nearest(name, names()) or f"; there are {', '.join(names())}"
+        raise UserError(f"no suite {name}{known}")
+    return _known(name)

@@ -1,0 +1,180 @@
+"""The job that writes a suite's prompt ledger, or finds that it is up to date. No tokens, no seqio."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from optiml_jax.data.caches import ledger_path
+from optiml_jax.errors import DataError
+from optiml_jax.evaluation.ledger import Prompt, about, write_ledger
+from optiml_jax.files import exclusive
+from tasks import demonstrations, sources, suites
+from tasks.example import Example, Record, Skipped, Template
+from tasks.pool import WAY_OUT, Pool
+from tasks.registry import module_of
+from tasks.suites import Part, Suite
+from tasks.task import Options, Task
+
+SHOWN_FROM = 1000  # records of a task, of which demonstrations are drawn
+LISTED = 1000  # skipped records named
+
+
+@dataclass
+class Result:
+    """A ledger that is up to date.
+
+    Attributes:
+      prompts: how many there are of each (task, split, level).
+      skipped: records that cannot be asked, the first thousand.
+      written: whether this run wrote it.
+    """
+
+    path: Path
+    prompts: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+    skipped_count: int = 0
+    left_out: tuple[Skipped, ...] = ()
+    written: bool = False
+
+    @property
+    def count(self) -> int:
+        return sum(self.prompts.values())
+
+
+def run(
+    suite: Suite,
+    data_dir: str | None,
+    cache_dir: str | os.PathLike,
+    options: Options = Options(),
+    max_prompts: int = 0,
+) -> Result:
+    """Brings `ledgers/<suite>.jsonl` up to date: prompts in the order of parts, records, templates, shots and seeds.
+
+    Args:
+      max_prompts: of one part at each number of shots, drawn from the pool of records x templates; 0 keeps all.
+
+    Raises:
+      UserError: no data, or the folder is being written.
+      DataError: files or records that cannot be used.
+    """
+    found = suite.discover(data_dir, options)
+    parts = list(suite.parts(found))
+    result = Result(ledger_path(cache_dir, suite.name), left_out=found.left_out)
+    with exclusive(cache_dir, "wait for it or give another --cache_dir"):
+        if _restore(result, identity := _identity(suite, parts, options, max_prompts), parts):
+            return result
+        files = {part.task.name: part.task.files for part in parts}
+        raw = {name: sources.raw_files(paths) for name, paths in files.items()}
+        bar = tqdm(parts, f"ledger {suite.name}", unit="task", leave=False, delay=1)
+        says: dict[str, Any] = {"coverage": found.coverage, "identity": identity, "raw": raw}
+
+        def prompts() -> Iterator[Prompt]:
+            for part in bar:
+                yield from _counted(_part(suite, part, max_prompts, result), part, result)
+            says["prompts"] = [[*where, count] for where, count in result.prompts.items()]
+            says["skipped"] = [dataclasses.asdict(item) for item in result.skipped]
+            says["skipped_count"] = result.skipped_count
+
+        write_ledger(result.path, prompts(), says)
+        result.written = True
+    return result
+
+
+def _identity(suite: Suite, parts: list[Part], options: Options, max_prompts: int) -> str:
+    """Changes with everything but the raw files that a prompt follows from."""
+    modules = [suites.__name__, f"{suites.__name__}.{suite.name}", __name__, *map(module_of, suite.benchmarks)]
+    asked = [
+        (part.task.name, part.task.category, part.task.source, dataclasses.replace(part, task=None)) for part in parts
+    ]
+    text = repr((suite.name, sources.code_version(*modules), options, max_prompts, asked))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _restore(result: Result, identity: str, parts: list[Part]) -> bool:
+    """Whether the ledger that is there would come out the same; then `result` says what is in it."""
+    try:
+        known: Mapping[str, Any] = about(result.path)
+    except DataError:
+        return False
+    if known.get("identity") != identity:
+        return False
+    if not all(sources.unchanged(part.task.files, known["raw"][part.task.name]) for part in parts):
+        return False
+    result.prompts = {tuple(where): count for *where, count in known["prompts"]}
+    result.skipped = [Skipped(**item) for item in known["skipped"]]
+    result.skipped_count = known["skipped_count"]
+    return True
+
+
+def _counted(prompts: Iterator[Prompt], part: Part, result: Result) -> Iterator[Prompt]:
+    where, count = (part.task.name, part.split, part.level or "none"), 0
+    for prompt in prompts:
+        count += 1
+        yield prompt
+    if not count and not part.task.options.allow_empty_tasks:
+        files = ", ".join(map(str, part.task.files))
+        raise DataError(f"{part.task.name} ({files}): no usable instance for {part.split}; {WAY_OUT}")
+    result.prompts[where] = result.prompts.get(where, 0) + count
+
+
+def _part(suite: Suite, part: Part, max_prompts: int, result: Result) -> Iterator[Prompt]:
+    task, most = part.task, max_prompts if part.most is None else part.most
+    shown_from = list(_usable(Pool(task, task.demonstrations, most=SHOWN_FROM))) if any(part.shots) else []
+    for pair in Pool(task, part.split, part.templates, most):
+        if isinstance(pair, Skipped):
+            _skip(result, pair)
+            continue
+        for shots in part.shots:
+            for seed in part.seeds if shots else (0,):
+                shown = demonstrations.choose(shown_from, task.name, pair.record.id, shots, seed)
+                example = task.render(*pair, shown)
+                if isinstance(example, Skipped):
+                    _skip(result, example)
+                else:
+                    yield _prompt(suite, part, pair.template, example, (shots, seed), shown)
+
+
+def _usable(pool: Pool) -> Iterator[Record]:
+    """Records to show, each once whatever the templates."""
+    seen = set()
+    for pair in pool:
+        if not isinstance(pair, Skipped) and pair.record.id not in seen:
+            seen.add(pair.record.id)
+            yield pair.record
+
+
+def _skip(result: Result, skipped: Skipped) -> None:
+    result.skipped_count += 1
+    result.skipped += [skipped] * (len(result.skipped) < LISTED)
+
+
+def _prompt(
+    suite: Suite, part: Part, template: Template, example: Example, key: tuple[int, int], shown: tuple[Record, ...]
+) -> Prompt:
+    task: Task = part.task
+    return Prompt(
+        suite=suite.name,
+        benchmark=task.benchmark,
+        task=task.name,
+        template=template.id,
+        example_id=example.id,
+        shots=key[0],
+        seed=key[1],
+        category=task.category,
+        level=part.level,
+        metric=template.metric,
+        prompt=example.source,
+        candidates=example.candidates,
+        references=example.references,
+        demonstration_ids=tuple(record.id for record in shown),
+        group=part.group,
+        separator=example.separator,
+        stop=example.stop,
+        max_new_tokens=example.max_new_tokens,
+    )

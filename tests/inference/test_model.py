@@ -1,0 +1,241 @@
+"""The loaded model: logits, ranking, greedy text and export, against transformers with the same weights."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import optiml_jax
+from optiml_jax.errors import UserError
+from optiml_jax.inference import decoding, ranking
+from optiml_jax.inference.model import Model
+from optiml_jax.inference.network import restarting_positions
+from optiml_jax.model import decoder, sharding
+from optiml_jax.model.config import OPTConfig
+from optiml_jax.model.fingerprint import fingerprint
+from optiml_jax.tokenizer import Tokenizer
+from tests.conftest import ROOT
+from tests.meshes import mesh_of
+
+PROMPTS = ["Is the sky blue? Answer:", "2+2=", "Task: name a colour that is not red.\nInput: apple\nOutput:"]
+CANDIDATES = [[" yes", " no", " it is grey today"], [" 4"], [" blue", " a green one", " yellow", " red"]]
+
+
+@pytest.fixture(scope="module")
+def config() -> OPTConfig:
+    return OPTConfig(vocab_size=1536, layers=2, model_dim=64, heads=8, ffn_dim=128, max_positions=256, init_scale=0.1)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load(ROOT / "tasks" / "samples" / "tokenizer")
+
+
+def make(config: OPTConfig, tokenizer: Tokenizer, mesh_name: str = "1x1x1", **options) -> Model:
+    mesh = mesh_of(mesh_name)
+    abstract = decoder.abstract_params(config)
+    params = jax.jit(
+        lambda key: decoder.init_params(key, config), out_shardings=sharding.parameter_shardings(abstract, mesh)
+    )(jax.random.key(0))
+    return Model(config, params, tokenizer, mesh, source="random", **options)
+
+
+@pytest.fixture(scope="module")
+def model(config, tokenizer) -> Model:
+    return make(config, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    """The same weights in transformers, through our export."""
+    directory = tmp_path_factory.mktemp("export") / "hf"
+    model.save(str(directory), format="hf")
+    return directory, transformers.OPTForCausalLM.from_pretrained(directory).eval()
+
+
+def torch_log_probabilities(torch_model, ids: list[int]) -> np.ndarray:
+    with torch.no_grad():
+        logits = torch_model(torch.tensor([ids])).logits[0]
+    return torch.log_softmax(logits.double(), -1).numpy()
+
+
+def test_logits_equal_transformers_and_nothing_is_added(model, exported):
+    tokens = np.random.default_rng(0).integers(4, 1500, (3, 40))
+    with torch.no_grad():
+        want = exported[1](torch.tensor(tokens)).logits.numpy()
+    have = model.logits(tokens)
+    assert have.dtype == np.float32 and have.shape == (3, 40, 1536)
+    np.testing.assert_allclose(have, want, atol=2e-5)
+
+
+def test_packed_logits_are_those_of_each_document_alone(model):
+    tokens = np.random.default_rng(1).integers(4, 1500, (1, 30))
+    segments = np.repeat([[1, 2, 0]], [9, 16, 5], axis=1)
+    packed = model.logits(tokens, segments)
+    np.testing.assert_allclose(packed[:, :9], model.logits(tokens[:, :9]), atol=1e-5)
+    np.testing.assert_allclose(packed[:, 9:25], model.logits(tokens[:, 9:25]), atol=1e-5)
+
+
+def test_candidate_scores_are_sums_of_log_probabilities_after_a_leading_eos(model, exported):
+    scores = model.rank(PROMPTS, CANDIDATES)
+    assert [len(row) for row in scores] == [3, 1, 4]
+    encode = model.tokenizer.encode
+    for prompt, candidates, row in zip(PROMPTS, CANDIDATES, scores):
+        for candidate, score in zip(candidates, row):
+            before, answer = [2, *encode(prompt)], encode(candidate)
+            log = torch_log_probabilities(exported[1], before + answer)
+            want = sum(log[len(before) - 1 + i, token] for i, token in enumerate(answer))
+            assert score == pytest.approx(want, abs=1e-4)
+
+
+def test_scores_do_not_depend_on_batch_order_or_mesh(model, config, tokenizer):
+    rng = np.random.default_rng(2)
+    pairs = [
+        (rng.integers(4, 1500, rng.integers(1, 200)), rng.integers(4, 1500, rng.integers(1, 9))) for _ in range(40)
+    ]
+    pairs = [(before.tolist(), answer.tolist()) for before, answer in pairs]
+    want = ranking.continuation_scores(model, pairs)
+    order = rng.permutation(len(pairs))
+    for batch_rows in (1, 3, 32):
+        have = ranking.continuation_scores(model, [pairs[i] for i in order], batch_rows)
+        np.testing.assert_allclose(have, np.array(want)[order], atol=1e-5 * 9)
+    sharded = make(config, tokenizer, "2x2x2")
+    np.testing.assert_allclose(ranking.continuation_scores(sharded, pairs, 8), want, atol=1e-4)
+
+
+def test_a_prompt_too_long_loses_its_start_and_no_candidate_token(model, exported):
+    rng = np.random.default_rng(3)
+    before, answer = rng.integers(4, 1500, 400).tolist(), rng.integers(4, 1500, 5).tolist()
+    ids = (before + answer)[-257:]
+    log = torch_log_probabilities(exported[1], ids[:-1])
+    want = sum(log[251 + i, token] for i, token in enumerate(answer))
+    assert ranking.continuation_scores(model, [(before, answer)])[0] == pytest.approx(want, abs=1e-4)
+    with pytest.raises(UserError, match="a candidate of 300 tokens is longer than the model's 256 positions"):
+        ranking.continuation_scores(model, [([2], [5] * 300)])
+
+
+def greedy_in_torch(torch_model, ids: list[int], new: int) -> list[int]:
+    ids, made = list(ids), []
+    while len(made) < new:
+        token = int(torch_log_probabilities(torch_model, ids)[-1].argmax())
+        if token == 2:
+            break
+        ids, made = [*ids, token], [*made, token]
+    return made
+
+
+def test_greedy_text_equals_transformers_for_prompts_of_different_lengths_in_one_batch(model, exported):
+    rng = np.random.default_rng(4)
+    prompts = [rng.integers(4, 1500, n).tolist() for n in (1, 5, 31, 33, 64, 70)]
+    answers = decoding.greedy(model, prompts, 20, batch_rows=4)
+    for prompt, answer in zip(prompts, answers):
+        assert answer.ids == greedy_in_torch(exported[1], prompt, 20)
+        assert answer.truncated == (len(answer.ids) == 20) and not answer.prompt_cut
+
+
+def test_prompts_share_a_batch_as_far_as_memory_goes():
+    """One prompt is one row; the number of positions, not of prompts, bounds a batch of long ones."""
+    assert [decoding._bucket(n) for n in (1, 32, 33, 48, 49, 1402, 1537)] == [32, 32, 48, 48, 64, 1536, 2048]
+    order, batch = list(range(40)), decoding._batch
+    assert batch([3], [1400], 1792, 256, 16) == [3]
+    assert batch(order, [20] * 40, 1792, 256, 16) == order[:16]
+    assert batch(order, [1000] * 40, 1792, 256, 16) == order[:12]  # 12 * (1024 + 256) <= 16,384
+    assert batch(order, [100] * 5 + [1700] * 35, 1792, 256, 16) == order[:8]  # 8 * 2,048
+
+
+def test_a_lone_prompt_is_computed_alone(model, monkeypatch):
+    shapes, generate = [], decoding._generate
+
+    def spy(params, tokens_BP, *rest):
+        shapes.append(tokens_BP.shape)
+        return generate(params, tokens_BP, *rest)
+
+    monkeypatch.setattr(decoding, "_generate", spy)
+    model.generate([PROMPTS[0]], max_new_tokens=4)
+    model.generate([PROMPTS[0]] * 3, max_new_tokens=4)
+    assert [rows for rows, _ in shapes] == [1, 4]
+
+
+def test_greedy_stops_at_eos_and_says_when_a_prompt_was_cut(config, tokenizer):
+    model = make(config, tokenizer)
+    # Every position predicts </s> once its embedding dominates.
+    params = model.params | {"token_embedding": model.params["token_embedding"].at[2].set(0)}
+    hidden = model.params["final_norm"]["bias"] + 1.0
+    params["final_norm"] = {"scale": 0 * hidden, "bias": hidden}
+    params["token_embedding"] = params["token_embedding"].at[2].set(1.0)
+    model.params = params
+    answers = decoding.greedy(model, [[5, 6], list(range(4, 304))], 8)
+    assert [answer.ids for answer in answers] == [[], []]
+    assert [answer.truncated for answer in answers] == [False, False]
+    assert [answer.prompt_cut for answer in answers] == [False, True]
+
+
+def test_generation_is_the_same_on_a_mesh(model, config, tokenizer):
+    sharded = make(config, tokenizer, "2x2x2")
+    assert sharded.generate(PROMPTS, max_new_tokens=12) == model.generate(PROMPTS, max_new_tokens=12)
+
+
+def test_the_export_loads_here_again_with_the_same_weights(model, exported):
+    again = optiml_jax.load_model(str(exported[0]))
+    assert again.fingerprint == model.fingerprint
+    assert again.tokenizer.fingerprint == model.tokenizer.fingerprint
+    assert again.rank(PROMPTS, CANDIDATES) == model.rank(PROMPTS, CANDIDATES)
+
+
+def test_the_fingerprint_sees_one_bit_and_no_mesh(model, config, tokenizer):
+    assert make(config, tokenizer, "2x2x2").fingerprint == model.fingerprint
+    other = make(config, tokenizer)
+    bias = other.params["final_norm"]["bias"]
+    other.params["final_norm"]["bias"] = bias.at[3].set(np.nextafter(np.float32(bias[3]), np.float32(1)))
+    assert other.fingerprint != model.fingerprint and len(model.fingerprint) == 32
+
+
+def test_fingerprints_see_names_shapes_dtypes_and_places():
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    trees = [{"a": x}, {"b": x}, {"a": x.reshape(3, 2, 4)}, {"a": x.astype(np.float16)}, {"a": x.astype(np.int32)}]
+    trees += [{"a": np.flip(x, axis)} for axis in range(3)] + [{"a": x, "b": x[:0]}, {"a": -x}, {"a": x[:1]}]
+    found = [fingerprint(tree) for tree in trees]
+    assert len(set(found)) == len(trees) and {len(text) for text in found} == {32}
+    for lane in range(4):  # each of the four sums sees each of them
+        assert len({text[8 * lane : 8 * lane + 8] for text in found}) == len(trees)
+
+
+def test_positions_restart_in_every_run():
+    have = restarting_positions(np.array([[1, 1, 2, 2, 2, 0, 0], [3, 1, 1, 1, 1, 1, 1]]))
+    assert have.tolist() == [[0, 1, 0, 1, 2, 0, 1], [0, 0, 1, 2, 3, 4, 5]]
+
+
+def test_what_is_no_model_is_named(tmp_path):
+    with pytest.raises(UserError, match="nothing_here"):
+        optiml_jax.load_model(str(tmp_path / "nothing_here"))
+
+
+def test_a_cut_prompt_keeps_its_leading_eos_in_ranking_and_decoding(model, exported):
+    """As a cut example does in training (`data.rows.emit`)."""
+    rng = np.random.default_rng(5)
+    before, answer = [2, *rng.integers(4, 1500, 400).tolist()], rng.integers(4, 1500, 5).tolist()
+    ids = [2, *before[-251:], *answer]  # 256 positions are read, and one more is predicted
+    log = torch_log_probabilities(exported[1], ids[:-1])
+    want = sum(log[251 + i, token] for i, token in enumerate(answer))
+    assert ranking.continuation_scores(model, [(before, answer)])[0] == pytest.approx(want, abs=1e-4)
+    (made,) = decoding.greedy(model, [before], 20)
+    assert made.prompt_cut and made.ids == greedy_in_torch(exported[1], [2, *before[-235:]], 20)
+
+
+def test_a_model_that_gives_nan_says_so_and_names_the_prompt(model, config, tokenizer):
+    broken = make(config, tokenizer)
+    broken.params = broken.params | {"token_embedding": broken.params["token_embedding"].at[77].set(np.nan)}
+    with pytest.raises(UserError, match=r"prompt 'Is the sky blue\? Answer:': a candidate's score is nan"):
+        broken.rank(PROMPTS, CANDIDATES)
+    with pytest.raises(UserError, match=r"prompt '.*': the logits of its answer are not finite"):
+        broken.generate(PROMPTS, max_new_tokens=6)
+
+
+def test_one_text_in_place_of_a_list_is_refused(model):
+    """Its characters would be taken for prompts."""
+    for call in (lambda: model.generate("Say so."), lambda: model.rank("Say so.", ["yes"] * 7)):
+        with pytest.raises(TypeError, match="a list of texts"):
+            call()
+    with pytest.raises(TypeError, match="a list of texts"):
+        model.rank(["Say so."], ["yes"])

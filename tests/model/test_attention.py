@@ -1,0 +1,123 @@
+"""Attention against float64 dense math on random layouts of documents."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optiml_jax.model.attention import attention
+from optiml_jax.model.blocked_attention import blocked_attention
+from tests.meshes import mesh_of
+
+
+def layout(rng: np.random.Generator, rows: int, length: int, documents: int) -> np.ndarray:
+    """Rows of `documents` documents of random lengths from one token up, most with padding at the end."""
+    segment_ids_BT = np.zeros((rows, length), np.int32)
+    for row in range(rows):
+        cuts = np.sort(rng.choice(np.arange(1, length + 1), documents, replace=False))
+        segment_ids_BT[row] = np.searchsorted(cuts, np.arange(length), side="right") + 1
+        segment_ids_BT[row, cuts[-1] :] = 0
+    return segment_ids_BT
+
+
+def inputs(seed: int, rows: int, length: int, heads: int, head_dim: int):
+    rng = np.random.default_rng(seed)
+    q, k, v, d = (rng.normal(size=(rows, length, heads, head_dim)).astype(np.float32) for _ in range(4))
+    return rng, q * head_dim**-0.5, k, v, d
+
+
+def exact(q, k, v, segment_ids_BT, d):
+    """Output and gradients of <output, d> in float64, written out."""
+    q, k, v, d = (np.asarray(x, np.float64) for x in (q, k, v, d))
+    length = q.shape[1]
+    mask = (segment_ids_BT[:, :, None] == segment_ids_BT[:, None]) & np.tril(np.ones((length, length), bool))
+    scores = np.where(mask[:, None], np.einsum("bthk,bshk->bhts", q, k), -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    d_weights = np.einsum("bthk,bshk->bhts", d, v)
+    d_scores = weights * (d_weights - (weights * d_weights).sum(-1, keepdims=True))
+    out = np.einsum("bhts,bshk->bthk", weights, v)
+    gradients = (
+        np.einsum("bhts,bshk->bthk", d_scores, k),
+        np.einsum("bhts,bthk->bshk", d_scores, q),
+        np.einsum("bhts,bthk->bshk", weights, d),
+    )
+    return out, gradients
+
+
+@pytest.mark.parametrize("implementation", ["dense", "blocked"])
+@pytest.mark.parametrize(("length", "documents", "head_dim"), [(200, 1, 64), (200, 7, 80), (256, 64, 64), (40, 3, 128)])
+def test_output_and_gradients_equal_float64(implementation, length, documents, head_dim):
+    rng, q, k, v, d = inputs(length + documents, 2, length, 2, head_dim)
+    segment_ids_BT = layout(rng, 2, length, documents)
+    d *= (segment_ids_BT > 0)[..., None, None]  # nobody reads what padding returns
+    want, want_gradients = exact(q, k, v, segment_ids_BT, d)
+
+    def loss(q, k, v):
+        out = attention(q, k, v, segment_ids_BT, implementation=implementation)
+        return (out * d).sum(), out
+
+    (_, out), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
+    real = segment_ids_BT > 0
+    np.testing.assert_allclose(np.asarray(out)[real], want[real], atol=3e-6)  # float32, sums of 200 terms of size 1
+    for have, wanted in zip(gradients, want_gradients):
+        np.testing.assert_allclose(have, wanted, atol=3e-6 * max(1.0, np.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("implementation", ["dense", "blocked"])
+def test_no_document_sees_another(implementation):
+    """Every other document changed, each output and gradient of the third stays the same to the bit."""
+    rng, q, k, v, d = inputs(3, 1, 192, 2, 16)
+    segment_ids_BT = layout(rng, 1, 192, 5)
+    here = segment_ids_BT[0] == 3
+    d[:, ~here] = 0
+
+    @jax.jit
+    def results(q, k, v):
+        out, pull = jax.vjp(lambda q, k, v: attention(q, k, v, segment_ids_BT, implementation=implementation), q, k, v)
+        return (out, *pull(d))
+
+    before = results(q, k, v)
+    changed = [np.where(here[None, :, None, None], x, rng.normal(size=x.shape)).astype(np.float32) for x in (q, k, v)]
+    for a, b in zip(before, results(*changed)):
+        np.testing.assert_array_equal(np.asarray(a)[:, here], np.asarray(b)[:, here])
+        assert np.isfinite(np.asarray(a)).all()
+
+
+def test_blocks_of_any_size_give_the_same():
+    rng, q, k, v, _ = inputs(4, 2, 100, 2, 32)
+    segment_ids_BT = layout(rng, 2, 100, 6)
+    want = attention(q, k, v, segment_ids_BT, implementation="dense")
+    for block in (1, 7, 64, 100, 512):
+        have = blocked_attention(q, k, v, jnp.asarray(segment_ids_BT), block)
+        np.testing.assert_allclose(have, want, atol=2e-6)
+
+
+@pytest.mark.parametrize("mesh", ["2x2x2", "1x1x8"])
+def test_a_mesh_changes_nothing(mesh):
+    rng, q, k, v, _ = inputs(5, 4, 96, 8, 16)
+    segment_ids_BT = layout(rng, 4, 96, 4)
+    want = attention(q, k, v, segment_ids_BT)
+    with jax.set_mesh(mesh_of(mesh)):
+        have = jax.jit(attention)(q, k, v, segment_ids_BT)
+    np.testing.assert_allclose(have, want, atol=1e-6)
+
+
+def test_bfloat16_is_as_close_as_its_eight_bits_allow():
+    rng, q, k, v, d = inputs(6, 1, 128, 2, 64)
+    segment_ids_BT = layout(rng, 1, 128, 3)
+    want, _ = exact(q, k, v, segment_ids_BT, d)
+    real = segment_ids_BT > 0
+    for implementation in ("dense", "blocked"):
+        have = attention(
+            *(jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)), segment_ids_BT, implementation=implementation
+        )
+        assert have.dtype == jnp.bfloat16
+        error = np.abs(np.asarray(have, np.float64)[real] - want[real]).max()
+        assert error < 2e-2  # 2^-8 of values up to 4
+
+
+def test_an_unknown_implementation_is_refused():
+    x = np.ones((1, 8, 1, 8), np.float32)
+    with pytest.raises(ValueError, match="'flash' is not available"):
+        attention(x, x, x, np.ones((1, 8), np.int32), implementation="flash")

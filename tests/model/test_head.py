@@ -1,0 +1,56 @@
+"""The label-only head against the dense loss in plain jax.numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optiml_jax.model.head import label_nats
+from tests.meshes import MESHES, mesh_of
+
+
+def dense_nats(hidden_BTD, embedding_VD, targets_BT, label_mask_BT):
+    log_BTV = jax.nn.log_softmax(hidden_BTD @ embedding_VD.T)
+    return -jnp.where(label_mask_BT, jnp.take_along_axis(log_BTV, targets_BT[..., None], -1)[..., 0], 0.0).sum()
+
+
+def inputs(share: float):
+    rng = np.random.default_rng(7)
+    hidden_BTD = rng.normal(size=(8, 24, 32)).astype(np.float32)
+    embedding_VD = rng.normal(size=(96, 32)).astype(np.float32)
+    mask_BT = rng.random((8, 24)) < share
+    if 0 < share < 1:
+        mask_BT[1], mask_BT[5] = False, True  # a device without labels and one with nothing else
+    return hidden_BTD, embedding_VD, rng.integers(0, 96, (8, 24)).astype(np.int32), mask_BT
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("mesh", MESHES)
+def test_loss_and_gradients_equal_the_dense_loss_on_every_mesh(mesh, share):
+    arguments = inputs(share)
+    scale = 0.7  # a cotangent other than one, as loss scaling sends
+    want, want_grads = jax.value_and_grad(lambda h, e: scale * dense_nats(h, e, *arguments[2:]), (0, 1))(*arguments[:2])
+    with jax.set_mesh(mesh_of(mesh)):
+        loss = jax.jit(jax.value_and_grad(lambda h, e, t, m: scale * label_nats(h, e, t, m, chunk=16).sum(), (0, 1)))
+        have, have_grads = loss(*arguments)
+    np.testing.assert_allclose(have, want, rtol=1e-6, atol=1e-6)
+    for a, b in zip(have_grads, want_grads):
+        np.testing.assert_allclose(a, b, atol=1e-6 * max(1.0, float(jnp.abs(b).max())))
+
+
+def test_a_chunk_larger_than_the_batch_and_one_that_does_not_divide_it_drop_no_label():
+    arguments = inputs(1.0)
+    want = dense_nats(*arguments)
+    with jax.set_mesh(mesh_of("1x1x1")):
+        for chunk in (7, 500):
+            have = jax.jit(lambda *a, chunk=chunk: label_nats(*a, chunk=chunk).sum())(*arguments)
+            np.testing.assert_allclose(have, want, rtol=1e-6)
+
+
+def test_each_label_has_its_own_nats_and_the_others_have_none():
+    arguments = inputs(0.2)
+    log_BTV = jax.nn.log_softmax(arguments[0] @ arguments[1].T)
+    want_BT = -np.take_along_axis(np.asarray(log_BTV), arguments[2][..., None], -1)[..., 0] * arguments[3]
+    with jax.set_mesh(mesh_of("2x2x2")):
+        have_BT = jax.jit(lambda *a: label_nats(*a, chunk=16))(*arguments)
+    np.testing.assert_allclose(have_BT, want_BT, atol=1e-5)

@@ -1,0 +1,202 @@
+"""Plans against hand arithmetic, and the collectives of the compiled step. The GPU's need the extra [plan]."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from optiml_jax.cards import CARDS
+from optiml_jax.errors import UserError
+from optiml_jax.model import sharding
+from optiml_jax.model.config import OPTConfig
+from optiml_jax.plan import read_setup
+from optiml_jax.planning import compiled as planning
+from optiml_jax.planning.collectives import array_bytes, collectives, totals
+from optiml_jax.planning.compiled import Setup, changes, make_plan, nearest_fit
+from optiml_jax.training import step
+from optiml_jax.training.optimizer import Optimization
+from optiml_jax.training.step import Computation
+from tests.conftest import ROOT
+from tests.meshes import mesh_of
+
+needs_plugin = pytest.mark.skipif(
+    importlib.util.find_spec("jax_plugins") is None or importlib.util.find_spec("jax_plugins.xla_cuda13") is None,
+    reason="needs XLA's CUDA compiler: the extra [plan]",
+)
+BATCH_BYTES = 4 * 4 + 1  # tokens, targets, segments, positions; the label mask
+KEY_AND_COUNTERS = 8 + 4 + 4 + 4 + 4  # key; updates of Adam and of the schedule; loss scale and its counter
+
+
+def argument_bytes(config: OPTConfig, rows: int, axes: tuple[int, int, int]) -> int:
+    """Hand arithmetic: float32 parameters and two moments, over the axes that shard them; rows over data and fsdp."""
+    data, fsdp, tensor = axes
+    L, D, F, V = config.layers, config.model_dim, config.ffn_dim, config.vocab_size
+    both = V * D + L * (4 * D * D + 2 * D * F)  # the embedding and the six products of a block
+    by_fsdp = (config.max_positions + 2) * D + L * 6 * D + 2 * D  # positions; norms, biases of D; the final norm
+    by_tensor = L * (3 * D + F)  # biases of heads and of the feed-forward
+    sharded = both // (fsdp * tensor) + by_fsdp // fsdp + by_tensor // tensor
+    return 3 * 4 * sharded + rows * 2048 // (data * fsdp) * BATCH_BYTES + KEY_AND_COUNTERS
+
+
+def planned(*flags: str, devices: int, device: str):
+    setup, _ = read_setup(flags, devices)
+    start = time.process_time()
+    plan = make_plan(setup, CARDS[device])
+    assert time.process_time() - start < 2 * 60  # a minute of two cores, whatever else runs on them
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 * 2**20  # kilobytes
+    assert plan.compiled_for == "cuda"
+    assert plan.argument_bytes == argument_bytes(setup.model, setup.batch_rows, setup.axes)
+    return setup, plan
+
+
+@needs_plugin
+@pytest.mark.parametrize(
+    ("file", "devices", "rows"), [("opt30b_iml.gin", 64, 256), ("opt175b_iml.gin", 128, 128)], ids=["30b", "175b"]
+)
+def test_the_papers_runs_fit_the_papers_gpus(file, devices, rows):
+    setup, plan = planned(f"--gin_file={file}", devices=devices, device="a100-40gb")
+    assert setup.batch_rows == rows and plan.peak_bytes <= 36e9
+    assert "all-to-all" not in totals(plan.collectives)
+    tensor = setup.axes[2]
+    table = f"[{setup.model.vocab_size // tensor},{setup.model.model_dim}]"
+    gathers = [one for one in plan.collectives if one.kind == "all-gather" and table in one.types]
+    assert sum(one.count for one in gathers) == setup.computation.accumulation
+    assert all(f"bf16{table}" in one.types for one in gathers)
+
+
+@needs_plugin
+def test_6_7b_with_full_adam_fits_one_h200():
+    flags = ("--gin_file=train.gin", "--gin_file=models/opt_6_7b.gin", "--gin.BATCH_ROWS=8")
+    setup, plan = planned(*flags, devices=1, device="h200")
+    assert setup.computation.accumulation == 1 and plan.peak_bytes <= 0.9 * 139 * 2**30
+    assert plan.collectives == []
+
+
+SMALL = OPTConfig(vocab_size=512, layers=4, model_dim=256, heads=8, ffn_dim=1024, max_positions=256)
+
+
+def test_the_nearest_change_that_fits_is_found_and_compiled(monkeypatch):
+    """A card with room for half of the temporaries; on the CPU, which compiles faster."""
+    monkeypatch.setattr(planning, "described_devices", lambda card, count: (jax.devices()[:count], "cpu"))
+    setup = Setup(SMALL, Optimization(), Computation(precision="fp32", remat="none"), 32, 256, (1, 2, 1))
+    card = CARDS["a100-40gb"]
+    plan = make_plan(setup, card)
+    room = plan.argument_bytes + plan.temporary_bytes // 2
+    words, other = nearest_fit(setup, plan, dataclasses.replace(card, memory_bytes=room * 10 // 9 + 1))
+    assert other.peak_bytes <= room < plan.peak_bytes and words.startswith("--gin.")
+
+
+def test_changes_take_no_more_memory_and_keep_the_number_of_devices():
+    setup = Setup(SMALL, Optimization(), Computation(remat="none"), 64, 256, (2, 4, 1))
+    for words, other in changes(setup):
+        assert math.prod(other.axes) == 8 and other.computation.remat == "full" and other.batch_rows == 64, words
+        assert other.local_rows * other.axes[0] * other.axes[1] * other.computation.accumulation == 64, words
+
+
+@pytest.fixture(scope="module")
+def bf16_step(tmp_path_factory) -> tuple[str, str]:
+    """The compiled step on 2x2x2, and what the compiler said meanwhile (it writes past Python, to the descriptor)."""
+    said = tmp_path_factory.mktemp("plan") / "stderr"
+    config = OPTConfig(vocab_size=512, layers=3, model_dim=64, heads=8, ffn_dim=128, max_positions=64)
+    mesh, computation = mesh_of("2x2x2"), Computation(precision="bf16", attention="dense")
+    keep = os.dup(2)
+    with said.open("wb") as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            with jax.set_mesh(mesh):
+                state = step.abstract_state(config, Optimization(), computation)
+                shapes = {name: jax.ShapeDtypeStruct((8, 64), dtype) for name, dtype in step.BATCH_DTYPES.items()}
+                program = step.compiled_step(config, Optimization(), computation, mesh)
+                text = program.lower(state, shapes, jax.random.key(0)).compile().as_text()
+        finally:
+            os.dup2(keep, 2)
+            os.close(keep)
+    return text, said.read_text()
+
+
+def test_the_step_has_no_accidental_collectives(bf16_step):
+    text, said = bf16_step
+    assert "Involuntary full rematerialization" not in said
+    found = collectives(text, 8)
+    assert {one.kind for one in found} <= {"all-gather", "all-reduce", "reduce-scatter"}
+    assert not any(one.kind == "all-gather" and one.in_open_loop for one in found)  # the head's loop only sums
+
+
+def test_the_embedding_is_gathered_once_and_its_gradient_never(bf16_step):
+    """[V / tensor, D]. In which type, only the GPU's program says: the CPU's compiler widens every bf16 collective."""
+    gathers = [one for one in collectives(bf16_step[0], 8) if one.kind == "all-gather" and "[256,64]" in one.types]
+    assert sum(one.count for one in gathers) == 1
+
+
+def test_the_text_of_a_program_is_read_with_its_loops_and_groups():
+    """Written by hand in XLA's forms: 5 times a gather of 4 KiB over 4 of 8 devices, one sum over all, an open loop."""
+    text = """HloModule m
+%body (p: (s32[])) -> (s32[]) {
+  %all-gather-start.1 = (bf16[8,64]{1,0}, bf16[32,64]{1,0}) all-gather-start(%p), replica_groups=[2,4]<=[4,2]T(1,0)
+  %all-gather-done.1 = bf16[32,64]{1,0} all-gather-done(%all-gather-start.1)
+}
+%open (p: (s32[])) -> (s32[]) {
+  %rs = f32[16]{0} reduce-scatter(%p), replica_groups=mesh['a'=2,'b'=4] {'b'}, to_apply=%add
+}
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %while.1 = (s32[]) while(%x), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %while.2 = (s32[]) while(%x), condition=%c, body=%open
+  ROOT %all-reduce.1 = f32[100]{0} all-reduce(%x), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
+}
+"""
+    found = collectives(text, 8)
+    assert array_bytes("(f32[2,3]{1,0}, pred[], bf16[5])") == 24 + 1 + 10
+    assert [(one.kind, one.count, one.sent_bytes, one.group, one.in_open_loop) for one in found] == [
+        ("all-gather", 5, 4096 * 3 // 4, (0, 2, 4, 6), False),
+        ("reduce-scatter", 1, 64 * 4 * 3 // 4, (0, 1, 2, 3), True),
+        ("all-reduce", 1, 2 * 400 * 7 // 8, tuple(range(8)), False),
+    ]
+
+
+def test_dimensions_that_do_not_divide_are_refused_with_the_numbers():
+    mesh = mesh_of("1x1x8")
+    with pytest.raises(UserError, match=r"heads 12 does not divide over TENSOR_AXIS = 8"):
+        sharding.check_divides(OPTConfig(), mesh)
+    needed = r"BATCH_ROWS 12 does not divide over DATA_AXIS \* FSDP_AXIS \* Computation.accumulation = 8"
+    for mesh_name, accumulation in (("8x1x1", 1), ("2x2x2", 2), ("1x1x1", 8)):
+        with pytest.raises(UserError, match=needed):
+            sharding.check_divides(SMALL, mesh_of(mesh_name), batch_rows=12, accumulation=accumulation)
+
+
+def plan_command(*flags: str, code: int = 0) -> subprocess.CompletedProcess:
+    words = [sys.executable, "-m", "tools.plan", *flags]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_the_command_plans_a_file_for_one_device_on_eight(tmp_path):
+    out = tmp_path / "plan.json"
+    said = plan_command("--gin_file=tiny.gin", "--devices=8", "--device=a100-40gb", f"--json={out}").stdout
+    plan = json.loads(out.read_text())
+    assert set(plan) == {
+        *("fits", "devices", "device", "mesh", "argument_bytes", "temporary_bytes", "peak_bytes", "limit_bytes"),
+        *("collectives", "step_seconds_estimate", "compiled_for"),
+    }
+    assert plan["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1} and plan["limit_bytes"] == 36e9 and plan["fits"]
+    assert "FSDP_AXIS 8" in said and "BATCH_ROWS 1 raised to 8" in said and "GiB to spare" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--devices=32",), "DATA_AXIS * FSDP_AXIS * TENSOR_AXIS = 1 * 8 * 8 = 64, but --devices=32"),
+        (("--devices=64", "--device=a100"), "--device=a100 is unknown; use one of a100-40gb, a100-80gb, h100, h200"),
+    ],
+)
+def test_a_mistake_is_one_line(flags, message):
+    error = plan_command("--gin_file=opt30b_iml.gin", *flags, code=2).stderr
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1

@@ -1,0 +1,74 @@
+"""A second benchmark: one file for it, one for its suite, and it trains and is evaluated."""
+
+import json
+
+import gin
+
+from optiml_jax import gin_cli
+from optiml_jax.evaluation.ledger import read_ledger
+from tasks import benchmarks, suites
+from tasks.benchmarks.samples import TOKENIZER
+from tests.test_train import SMALL
+from tools import cache_tasks
+
+BENCHMARK = """
+import functools
+from optiml_jax.evaluation.metrics import Metric
+from tasks.example import Example, Record, Template
+from tasks.registry import Benchmark, CatalogRow
+from tasks.task import Task
+
+BUILT_IN = True  # it reads no files
+NUMBERS = "zero one two three four five six seven eight nine".split()
+TEXTS = ("Write {} as a number.", "What is {} in digits?", "{} ->")
+TEMPLATES = tuple(Template(f"t{i}", Metric("accuracy"), text) for i, text in enumerate(TEXTS))
+
+def read(most, split):
+    places = range(40) if split == "train" else range(40, 60)
+    return (Record(f"{split}{i}", {"word": NUMBERS[i % most], "digit": str(i % most)}) for i in places)
+
+def render(most, record, template, demonstrations=()):
+    asked, *shown = (template.text.format(one.fields["word"]) for one in (record, *demonstrations))
+    solved = "".join(f"{text} {one.fields['digit']}\\n\\n" for text, one in zip(shown, demonstrations))
+    digit = record.fields["digit"]
+    return Example(record.id, solved + asked, digit, (digit,), tuple(map(str, range(most))))
+
+def task(most):
+    own = (functools.partial(read, most), functools.partial(render, most))
+    return Task(f"toy.below_{most}", "toy", f"numbers_{most}", "toy", (), ("train", "test"), TEMPLATES, *own)
+
+def discover(directory, options):
+    tasks = {"train": task(5), "test": task(10)}
+    rows = {t.name: CatalogRow(t.name, "toy", t.category, "toy", split, "accuracy") for split, t in tasks.items()}
+    return Benchmark({t.name: t for t in tasks.values()}, rows=rows)
+"""
+SUITE = """
+from tasks.suites import Part, Suite
+def parts(found):
+    return [Part(task, "test", "fully_held_out", shots=(0, 2)) for task in found.listed("test")]
+
+SUITE = Suite("toy", ("toy",), parts)
+"""
+
+
+def test_a_benchmark_and_a_suite_are_a_file_each(tmp_path, monkeypatch):
+    for package, text in ((benchmarks, BENCHMARK), (suites, SUITE)):
+        (tmp_path / package.__name__).mkdir()
+        (tmp_path / package.__name__ / "toy.py").write_text(text)
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / package.__name__)])
+    cache, run = tmp_path / "cache", tmp_path / "run"
+    cache_tasks.main(["--mixture=toy", f"--cache_dir={cache}", f"--tokenizer={TOKENIZER}"])
+    names = (cache / "tasks/toy.below_5/train-00000-of-00001.ids").read_text().split()
+    assert len(names) == 40 and {name.split("/")[1] for name in names} == {"t0", "t1", "t2"}
+    ledger = read_ledger(cache / "ledgers" / "toy.jsonl")
+    assert len(ledger) == 20 * 3 * 2 and {len(prompt.demonstration_ids) for prompt in ledger} == {0, 2}
+
+    gin.clear_config()
+    settings = SMALL | {"MIXTURE": "toy", "CACHE_DIR": str(cache), "MODEL_DIR": str(run), "TRAIN_STEPS": 12}
+    settings |= {"BATCH_ROWS": 8, "DATA_AXIS": 8}
+    words = [f"--gin.{name}={value!r}" for name, value in settings.items() if name != "train.evaluate_after"]
+    record = gin_cli.parse(["--gin_file=tiny.gin", *words], "test")["train"]()
+    assert record.step == 12 and record.metrics[-1]["loss"] < record.metrics[0]["loss"]
+    assert record.evaluation == json.loads((run / "evaluation" / "results.json").read_text())
+    assert record.evaluation["levels"]["fully_held_out"]["shots"].keys() == {"0", "2"}
+    assert record.model_dir == run and record.evaluation["tasks"]["toy.below_10"]["examples"] == 120

@@ -1,0 +1,117 @@
+"""Who imports whom, read from the sources: no circles, and the arrows of the README's map."""
+
+import subprocess
+import sys
+import time
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tasks.sources import imports
+from tests.conftest import ROOT
+
+# inside the engine: package -> packages it may import; single modules beside them are leaves or entry points
+ALLOWED = {
+    "model": set(),
+    "data": set(),
+    "weights": {"model"},
+    "training": {"model", "data", "weights"},
+    "inference": {"model", "weights", "data"},  # of data the packing alone
+    "evaluation": {"inference", "model", "weights", "data"},
+    "planning": {"training", "model"},
+}
+ENTRIES = {"train", "evaluate", "plan", "gin_cli"}
+FROM_TASKS = {"data", "tokenizer", "evaluation", "errors", "files", "tables"}  # of the engine, what the benchmark uses
+
+
+def modules(*packages: str) -> dict[str, Path]:
+    """Name -> file of every module."""
+    found = {}
+    for package in packages:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            parts = file.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def graph(known: dict[str, Path]) -> dict[str, set[str]]:
+    """Module -> modules that it imports, at the top or later. That of a package's own `__init__` by what is inside it
+    is left out: `from package import sibling` names it without meaning it."""
+    return {
+        name: {other for other in imports(file) if other in known and not f"{name}.".startswith(f"{other}.")}
+        for name, file in known.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, set[str]]:
+    return graph(modules("optiml_jax", "tasks", "tools"))
+
+
+def cycle(edges: dict[str, set[str]]) -> list[str]:
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_the_reader_of_imports_sees_a_circle(tmp_path):
+    (tmp_path / "a.py").write_text("def f():\n    from x import b\n")
+    (tmp_path / "b.py").write_text("import x.a\n")
+    edges = graph({"x.a": tmp_path / "a.py", "x.b": tmp_path / "b.py"})
+    assert edges == {"x.a": {"x.b"}, "x.b": {"x.a"}} and set(cycle(edges)) == {"x.a", "x.b"}
+
+
+def test_no_module_imports_itself_by_any_way(imported):
+    assert not cycle(imported)
+
+
+def test_packages_form_no_circle_and_follow_the_map(imported):
+    packages: dict[str, set[str]] = {name: set() for name in ALLOWED}
+    for name, others in imported.items():
+        package = part(name)
+        for other in map(part, others):
+            if package in ALLOWED and other in ALLOWED and other != package:
+                packages[package].add(other)
+            assert other not in ENTRIES or package in ENTRIES | {"optiml_jax", "tools"}, f"{name} imports {other}"
+    assert not cycle(packages)
+    for package, others in packages.items():
+        assert others <= ALLOWED[package], f"{package} imports {others - ALLOWED[package]}"
+
+
+def part(name: str) -> str:
+    """The part of the engine that a module is in; of others the package."""
+    first, *rest = name.split(".")
+    return rest[0] if first == "optiml_jax" and rest else first
+
+
+def test_halves_meet_where_they_should(imported):
+    for name, others in imported.items():
+        half = name.split(".")[0]
+        if half == "optiml_jax":
+            assert not {other for other in others if other.startswith(("tasks", "tools"))}, name
+        if half == "tasks":
+            ours = {part(other) for other in others if other.startswith("optiml_jax.")}
+            assert ours <= FROM_TASKS, f"{name} imports {ours - FROM_TASKS}"
+            assert not {other for other in others if other.startswith("tools")}, name
+    for name in imported:  # one benchmark is one file: only the samples borrow another's
+        if name.startswith("tasks.benchmarks.") and name != "tasks.benchmarks.samples":
+            assert not {other for other in imported[name] if other.startswith("tasks.benchmarks.")}, name
+
+
+def test_only_seqio_modules_import_seqio_and_tensorflow():
+    heavy = {
+        name
+        for name, file in modules("optiml_jax", "tasks", "tools").items()
+        if {other.split(".")[0] for other in imports(file)} & {"seqio", "tensorflow"}
+    }
+    assert heavy == {"tasks.seqio_tasks", "tasks.seqio_store", "tasks.vocabulary", "tools.benchmarks.figures"}
+
+
+def test_importing_tasks_is_cheap():
+    start = time.perf_counter()
+    code = "import tasks, sys; print(len([name for name in sys.modules if name.startswith(('tasks', 'optiml_jax'))]))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"] and time.perf_counter() - start < 20  # a figure of a machine under load

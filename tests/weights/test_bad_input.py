@@ -1,0 +1,174 @@
+"""Damaged weights: one line each, naming what is wrong and where."""
+
+import json
+import os
+import shutil
+import struct
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+import torch
+
+from optiml_jax import weights
+from optiml_jax.errors import UserError
+from tests.hf import VARIANTS, write
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> Path:
+    """A directory with sharded safetensors and its single `.bin` twin."""
+    root = tmp_path_factory.mktemp("good")
+    write(root / "safetensors", VARIANTS["pre_norm"], sharded=True)
+    write(root / "bin", VARIANTS["pre_norm"], form="bin")
+    return root
+
+
+def refused(directory: Path, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        weights.load_hf(directory, VARIANTS["pre_norm"])
+    assert "\n" not in str(caught.value)
+
+
+def edit_index(directory: Path, edit) -> None:
+    file = directory / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    edit(index["weight_map"])
+    file.write_text(json.dumps(index))
+
+
+def edit_bin(directory: Path, edit) -> None:
+    state = torch.load(directory / "pytorch_model.bin", weights_only=True)
+    edit(state)
+    torch.save(state, directory / "pytorch_model.bin")
+
+
+def cut(file: Path, keep: float) -> None:
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * keep)])
+
+
+@pytest.mark.parametrize("keep", [0, 1e-4, 0.02, 0.5, 0.99])
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_a_truncated_file_is_refused(form, keep, good, tmp_path):
+    shutil.copytree(good / form, tmp_path / "x")
+    file = sorted((tmp_path / "x").glob(f"*.{form}"))[-1]
+    cut(file, keep)
+    refused(tmp_path / "x", f"{file.name}: .*(truncated|damaged)")
+
+
+def test_missing_and_surplus_shards_are_refused(good, tmp_path):
+    for name, damage, message in [
+        ("missing", lambda d: d.joinpath("model-00002-of-00008.safetensors").unlink(), "00002.*missing, but"),
+        (
+            "surplus",
+            lambda d: shutil.copy(*[d / f"model-0000{n}-of-00008.safetensors" for n in (1, 9)]),
+            "00009.*surplus",
+        ),
+        ("index", lambda d: d.joinpath("model.safetensors.index.json").unlink(), "index.json: missing beside"),
+        ("empty", lambda d: [file.unlink() for file in d.glob("model*")], "no model.safetensors"),
+        ("name", lambda d: edit_index(d, lambda m: m.popitem()), "is not in the index"),
+        ("path", lambda d: edit_index(d, lambda m: m.update(x="../x.safetensors")), "index.json: damaged"),
+        (
+            "other",
+            lambda d: edit_index(d, lambda m: m.update({"model.decoder.zzz": "model-00001-of-00008.safetensors"})),
+            "model.decoder.zzz is missing, but the index names it",
+        ),
+        (
+            "single",
+            lambda d: shutil.copy(d / "model-00001-of-00008.safetensors", d / "model.safetensors"),
+            "surplus beside",
+        ),
+    ]:
+        directory = shutil.copytree(good / "safetensors", tmp_path / name)
+        assert len(list(directory.glob("*.safetensors"))) == 8
+        damage(directory)
+        refused(directory, message)
+
+
+def test_wrong_tensors_are_refused_by_name(good, tmp_path):
+    fc1 = "model.decoder.layers.2.fc1.weight"
+    embedding = "model.decoder.embed_tokens.weight"
+
+    def nan(state: dict) -> None:
+        state[fc1][3, 5] = float("nan")
+
+    for name, edit, message in [
+        ("shape", lambda s: s.update({fc1: s[fc1][:-1]}), r"layers.2.fc1.weight has shape \(95, 64\).*\(96, 64\)"),
+        ("vocabulary", lambda s: s.update({embedding: s[embedding][:-1]}), r"embed_tokens.*\(159, 64\).*\(160, 64\)"),
+        ("missing", lambda s: s.pop(fc1), "layers.2.fc1.weight is missing"),
+        ("surplus", lambda s: s.update({fc1.replace("2", "3"): s[fc1]}), "layers.3.fc1.weight is not part"),
+        ("twice", lambda s: s.update({fc1.removeprefix("model."): s[fc1]}), "layers.2.fc1.weight is there twice"),
+        ("nan", nan, "pytorch_model.bin: tensor layers.2.fc1.weight holds NaN"),
+        ("integer", lambda s: s.update({fc1: s[fc1].long()}), "fc1.weight is int64"),
+        ("untied", lambda s: s.update({"lm_head.weight": s[embedding] + 1}), "lm_head.weight differs"),
+        ("list", lambda s: s.update(x=[1]), "not a state dictionary"),
+    ]:
+        directory = shutil.copytree(good / "bin", tmp_path / name)
+        edit_bin(directory, edit)
+        refused(directory, message)
+
+
+def test_weights_too_large_for_the_dtype_are_refused(good, tmp_path):
+    directory = shutil.copytree(good / "bin", tmp_path / "x")
+    edit_bin(directory, lambda state: state["model.decoder.layers.0.fc2.bias"].fill_(1e5))
+    params = weights.load_hf(directory, VARIANTS["pre_norm"])
+    with pytest.raises(UserError, match=r"layers.0.fc2.bias holds NaN or infinite values \(as float16\)"):
+        weights.load_hf(directory, VARIANTS["pre_norm"], dtype=jnp.float16)
+    with pytest.raises(UserError, match=r"layers.0.fc2.bias .*too large for float16"):
+        weights.save_hf(params, VARIANTS["pre_norm"], None, tmp_path / "out", dtype=jnp.float16)
+    assert not list(tmp_path.glob("out*"))
+
+
+class Foreign:
+    def __reduce__(self):
+        return os.mkdir, ("was_run",)
+
+
+def test_a_pickle_is_not_run(good, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    directory = shutil.copytree(good / "bin", tmp_path / "x")
+    edit_bin(directory, lambda state: state.update(x=Foreign()))
+    refused(directory, r"pytorch_model.bin: the pickle wants posix.mkdir, .*not run")
+    assert not (tmp_path / "was_run").exists()
+    torch.save({"x": torch.ones(2)}, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    refused(directory, r"before torch 1.6")
+
+
+def test_a_damaged_safetensors_header_is_refused(good, tmp_path):
+    directory = tmp_path / "x"
+    directory.mkdir()
+    for header, message in [
+        (b"{", "header is damaged"),
+        (b"[]", "header is damaged"),
+        (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "does not fit"),
+        (b'{"a": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}', "tensor a is I64"),
+        (b'{"a": {"dtype": "F32", "shape": [2]}}', "header is damaged"),
+        (b"{}", "longer than its header says"),
+    ]:
+        (directory / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"1234")
+        refused(directory, f"model.safetensors: .*{message}")
+
+
+def test_an_architecture_that_is_not_ours_is_refused(tmp_path):
+    file = tmp_path / "config.json"
+    for content, message in [
+        ({"model_type": "llama"}, "architecture 'llama' is unknown"),
+        ([], "architecture 'list' is unknown"),
+        ({"architectures": ["OPTForSequenceClassification"]}, "'OPTForSequenceClassification' is unknown"),
+        ({"activation_function": "silu"}, "'silu' is unknown"),
+        ({"layer_norm_elementwise_affine": False}, "layer norms without scale"),
+        ({"tie_word_embeddings": False}, "output projection"),
+        ({"_remove_final_layer_norm": True}, "without the final norm"),
+        ({"num_attention_heads": 7}, "not a multiple of heads 7"),
+        ({"num_hidden_layers": "12"}, "num_hidden_layers is '12'"),
+        ({"vocab_size": 0}, "vocab_size is 0"),
+    ]:
+        file.write_text(json.dumps({"model_type": "opt"} | content if isinstance(content, dict) else content))
+        with pytest.raises(UserError, match=f"config.json: .*{message}"):
+            weights.read_config(tmp_path)
+    file.write_text('{"model_type": "opt"')
+    with pytest.raises(UserError, match="not readable as JSON"):
+        weights.read_config(tmp_path)
+    file.unlink()
+    with pytest.raises(UserError, match=r"config.json: missing"):
+        weights.read_config(tmp_path)
