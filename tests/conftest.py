@@ -1,5 +1,6 @@
 """Eight CPU devices for every test (single-device tests take the first), and the shared sample data where it exists."""
 
+import json
 import os
 from pathlib import Path
 
@@ -21,6 +22,25 @@ def shared() -> Path:
     if not (directory / "data").is_dir():
         pytest.skip(f"needs the sample data in {directory}, which is not part of the repository")
     return directory
+
+
+@pytest.fixture(scope="session", params=["ours", "real"])
+def raw_data(request) -> Path:
+    """A DATA_DIR of official formats: small files written for the tests, and real samples where they are at hand."""
+    return ROOT / "tests" / "data" if request.param == "ours" else request.getfixturevalue("shared") / "data"
+
+
+@pytest.fixture(scope="session")
+def other_tokenizer(tmp_path_factory) -> Path:
+    """A tokenizer that differs from the samples': it lacks their last hundred merges."""
+    source, target = ROOT / "tasks" / "samples" / "tokenizer", tmp_path_factory.mktemp("other") / "tokenizer"
+    target.mkdir()
+    merges = (source / "merges.txt").read_text(encoding="utf-8").splitlines()
+    vocabulary = json.loads((source / "vocab.json").read_text(encoding="utf-8"))
+    (target / "merges.txt").write_text("\n".join(merges[:-100]) + "\n", encoding="utf-8")
+    kept = {piece: index for piece, index in vocabulary.items() if index < len(vocabulary) - 100}
+    (target / "vocab.json").write_text(json.dumps(kept), encoding="utf-8")
+    return target
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,10 @@ from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
 from optiml_jax.model import decoder, head
 from optiml_jax.model.config import OPTConfig
+from optiml_jax.tokenizer import Tokenizer
+from tasks.benchmarks.samples import TOKENIZER
+from tasks.store import build
+from tasks.store.element import Job
 from tests.conftest import ROOT
 from tests.meshes import mesh_of
 from tests.test_train import run
@@ -24,7 +28,7 @@ MIXTURE = "super_natural_instructions"
 
 
 @pytest.fixture(scope="module")
-def cache(shared, tmp_path_factory) -> Path:
+def real_cache(shared, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("real") / "cache"
     command = [sys.executable, "-m", "tools.cache_tasks", f"--mixture={MIXTURE}", f"--data_dir={shared / 'data'}"]
     command += [f"--cache_dir={directory}", f"--tokenizer={shared / 'tokenizer'}"]
@@ -32,9 +36,20 @@ def cache(shared, tmp_path_factory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="module", params=["samples", MIXTURE])
+def cache(request, tmp_path_factory) -> Path:
+    """A store of the samples, and one of real tasks where they are at hand."""
+    if request.param == MIXTURE:
+        return request.getfixturevalue("real_cache")
+    directory = tmp_path_factory.mktemp("samples")
+    build.run(Job("samples", None, str(directory)), Tokenizer.load(TOKENIZER))
+    return directory
+
+
 def loader(cache: Path, **options) -> Loader:
-    manifest = Manifest.read(cache / "mixtures" / f"{MIXTURE}.json")
-    data = Data(MIXTURE, str(cache), **{"batch_rows": 4, "prefetch": 0} | options)
+    (path,) = (cache / "mixtures").glob("*.json")
+    manifest = Manifest.read(path)
+    data = Data(manifest.name, str(cache), **{"batch_rows": 4, "prefetch": 0} | options)
     return Loader(TokenStore(cache), manifest, data, pad_id=1, eos_id=2)
 
 
@@ -87,11 +102,11 @@ def test_packing_is_invisible(cache):
 
 
 @pytest.mark.slow
-def test_twenty_steps_of_the_shipped_run_on_a_cpu(cache, shared, tmp_path):
+def test_twenty_steps_of_the_shipped_run_on_a_cpu(real_cache, shared, tmp_path):
     """OPT-125M's shape from scratch; rows of 1,024 to save time (the longest real label has 560 tokens)."""
     settings = {
         "MODEL_DIR": str(tmp_path),
-        "CACHE_DIR": str(cache),
+        "CACHE_DIR": str(real_cache),
         "DATA_DIR": str(shared / "data"),
         "TRAIN_STEPS": 20,
         "WARMUP_STEPS": 5,

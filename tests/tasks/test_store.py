@@ -26,6 +26,7 @@ from tasks.task import Options, Task
 from tests.tasks.conftest import NAME, ask, write_splits, write_task
 
 ROOT = Path(__file__).resolve().parents[2]
+SOME = ("task1344", "task121", "task1566")  # of the real samples
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +74,15 @@ def test_the_store_holds_each_example_as_encoded_alone(samples, tokenizer):
     assert {path.stem for path in samples.glob("tasks/*/*.json")} == {"train"}  # nothing else is tokenised
 
 
-def test_real_tasks_are_stored_as_encoded_alone(shared, tmp_path):
-    """Real texts with line breaks, several scripts and code; that shared lines are tokenised once must not show."""
-    tokenizer = Tokenizer.load(shared / "tokenizer")
-    names = [
-        "task1344_glue_entailment_classification",
-        "task121_zest_text_modification",
-        "task1566_propara_structured_text_generation",
-    ]
-    tasks = registry.discover(NAME, shared / "data").tasks
+def test_official_tasks_are_stored_as_encoded_alone(raw_data, tokenizer, tmp_path):
+    """Texts with line breaks, several scripts and code; that shared lines are tokenised once must not show."""
+    if (raw_data.parent / "tokenizer").is_dir():
+        tokenizer = Tokenizer.load(raw_data.parent / "tokenizer")  # OPT's
     (tmp_path / "store.json").write_text('{"format": 1, "tokenizer": {"fingerprint": "", "vocab_size": 1}}')
-    for name in names:
-        task = tasks[f"{NAME}.{name}"]
+    tasks = registry.discover(NAME, raw_data).tasks
+    some = [task for name, task in tasks.items() if len(tasks) < 9 or name.split(".")[1].split("_")[0] in SOME]
+    assert len(some) in (2, 3)
+    for task in some:
         part = shard.write_shard(tmp_path, task, 0, 1, tokenizer)
         identity = element.identity(Job(NAME, None, str(tmp_path)), "", task)
         shard.finish(tmp_path, identity, {}, [part], False)
@@ -94,8 +92,7 @@ def test_real_tasks_are_stored_as_encoded_alone(shared, tmp_path):
 @pytest.mark.parametrize(
     "text", ["a\nb", "a \nb", "a\n\n b", "\n a", "a.\u00a0\nb", "a\u2028\nb", "x\x1c\ny", "", " ", "a\r\nb\n", "½\n½"]
 )
-def test_a_source_cut_at_its_first_line_has_the_ids_of_the_whole(shared, text):
-    tokenizer = Tokenizer.load(shared / "tokenizer")
+def test_a_source_cut_at_its_first_line_has_the_ids_of_the_whole(tokenizer, text):
     sources, targets = shard.encode([(text, " yes"), ("a" + text, " b\nc")], tokenizer)
     assert sources == [tokenizer.encode(text), tokenizer.encode("a" + text)]
     assert targets == [tokenizer.encode(" yes"), tokenizer.encode(" b\nc")]
@@ -277,11 +274,11 @@ def test_long_labels_are_skipped_counted_and_listed_when_asked(data_dir, tmp_pat
     assert stats["skipped"] == [{"where": f"{name}#i3", "reason": reason}] and stats["skipped_count"] == 1
 
 
-def test_a_store_of_another_tokenizer_or_format_is_refused(data_dir, tmp_path, tokenizer, shared):
+def test_a_store_of_another_tokenizer_or_format_is_refused(data_dir, tmp_path, tokenizer, other_tokenizer):
     cache = tmp_path / "cache"
     build.run(job(data_dir, cache), tokenizer)
     with pytest.raises(UserError, match=r"store.json: made with another tokenizer, .*/tokenizer; use it or an empty"):
-        build.run(job(data_dir, cache), Tokenizer.load(shared / "tokenizer"))
+        build.run(job(data_dir, cache), Tokenizer.load(other_tokenizer))
     (cache / "store.json").write_text('{"format": 0}')
     with pytest.raises(UserError, match="format 0, not 1; give an empty --cache_dir"):
         build.run(job(data_dir, cache), tokenizer)

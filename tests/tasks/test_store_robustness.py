@@ -155,7 +155,7 @@ def test_a_store_that_is_being_written_is_refused_in_one_line(data_dir, tmp_path
 # damage
 
 
-def test_verify_names_what_is_damaged(data_dir, tmp_path, tokenizer, capsys, shared):
+def test_verify_names_what_is_damaged(data_dir, tmp_path, tokenizer, capsys, other_tokenizer):
     cache = tmp_path / "cache"
     build.run(job(data_dir, cache), tokenizer)
     cache_tasks.main(["--verify", f"--cache_dir={cache}"])
@@ -165,7 +165,7 @@ def test_verify_names_what_is_damaged(data_dir, tmp_path, tokenizer, capsys, sha
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 4
         path.write_bytes(content)
-    Tokenizer.load(shared / "tokenizer").save(cache / "tokenizer")
+    Tokenizer.load(other_tokenizer).save(cache / "tokenizer")
     with pytest.raises(SystemExit) as error:
         cache_tasks.main(["--verify", f"--cache_dir={cache}"])
     printed = capsys.readouterr()

@@ -18,6 +18,7 @@ from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.decoder import abstract_params, init_params
 from optiml_jax.tokenizer import Tokenizer
 from optiml_jax.weights import stored
+from tests.conftest import ROOT
 from tests.hf import TORCH, VARIANTS, equal, our_logits, params_of, torch_model, write
 from tests.meshes import mesh_of
 
@@ -94,9 +95,11 @@ def test_every_class_that_may_have_been_saved_is_read(prefix, tmp_path):
     equal(weights.load_hf(tmp_path, config), params_of(torch_model(config), config))
 
 
-def test_transformers_loads_an_export_and_its_tokenizer(shared, tmp_path):
+@pytest.mark.parametrize("which", ["ours", "opt"])
+def test_transformers_loads_an_export_and_its_tokenizer(which, request, tmp_path):
     config = OPTConfig(vocab_size=50_272, layers=1, model_dim=32, heads=2, ffn_dim=48, max_positions=32)
-    tokenizer = Tokenizer.load(shared / "tokenizer")
+    ours = ROOT / "tasks" / "samples" / "tokenizer"
+    tokenizer = Tokenizer.load(ours if which == "ours" else request.getfixturevalue("shared") / "tokenizer")
     params = init_params(jax.random.key(0), config)
     weights.save_hf(params, config, tokenizer, tmp_path / "model", dtype=jnp.float16)
     theirs, info = transformers.OPTForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)
