@@ -34,6 +34,7 @@ CONFIGURABLES: dict[str, Callable[..., Any]] = {
     "Mesh": make_mesh,
     "Logging": Logging,
 }
+NOT_BOUND = {"train": ["hooks", "operative_config"], "evaluate": ["check_only"]}  # given by callers, not by files
 
 
 def shipped_gin_files() -> Path:
@@ -123,7 +124,10 @@ def parse(
             raise UserError(f"--gin_file: {file} is not in {', '.join(paths)}{nearest(file, shipped)}")
     for path in paths:
         gin.add_config_file_search_path(path)
-    bound = {name: gin.external_configurable(function, name) for name, function in configurables.items()}
+    bound = {
+        name: gin.external_configurable(function, name, denylist=NOT_BOUND.get(name))
+        for name, function in configurables.items()
+    }
     logging.getLogger().addFilter(_no_search_noise)
     try:
         gin.parse_config_files_and_bindings(files, [], finalize_config=False)

@@ -1,14 +1,21 @@
 """A second benchmark: one file for it, one for its suite, and it trains and is evaluated."""
 
+import functools
 import json
 
-import gin
+import jax
 
-from optiml_jax import gin_cli
+from optiml_jax.data.settings import Data
 from optiml_jax.evaluation.ledger import read_ledger
+from optiml_jax.evaluation.run import evaluate
+from optiml_jax.model import sharding
+from optiml_jax.training.hooks import Logging
+from optiml_jax.training.optimizer import Optimization
+from optiml_jax.training.run import train
+from optiml_jax.training.step import Computation
 from tasks import benchmarks, suites
 from tasks.benchmarks.samples import TOKENIZER
-from tests.test_train import SMALL
+from tests.training.test_hooks import MODEL
 from tools import cache_tasks
 
 BENCHMARK = """
@@ -63,11 +70,11 @@ def test_a_benchmark_and_a_suite_are_a_file_each(tmp_path, monkeypatch):
     ledger = read_ledger(cache / "ledgers" / "toy.jsonl")
     assert len(ledger) == 20 * 3 * 2 and {len(prompt.demonstration_ids) for prompt in ledger} == {0, 2}
 
-    gin.clear_config()
-    settings = SMALL | {"MIXTURE": "toy", "CACHE_DIR": str(cache), "MODEL_DIR": str(run), "TRAIN_STEPS": 12}
-    settings |= {"BATCH_ROWS": 8, "DATA_AXIS": 8}
-    words = [f"--gin.{name}={value!r}" for name, value in settings.items() if name != "train.evaluate_after"]
-    record = gin_cli.parse(["--gin_file=tiny.gin", *words], "test")["train"]()
+    data = Data("toy", str(cache), row_length=128, batch_rows=4, block_draws=64)
+    optimization = Optimization(learning_rate=1e-3, train_steps=12, warmup_steps=2)
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    after = functools.partial(evaluate, str(run), mixture="toy", cache_dir=str(cache), mesh=mesh, max_new_tokens=4)
+    record = train(MODEL, optimization, Computation("fp32"), data, mesh, Logging(), str(run), evaluate_after=after)
     assert record.step == 12 and record.metrics[-1]["loss"] < record.metrics[0]["loss"]
     assert record.evaluation == json.loads((run / "evaluation" / "results.json").read_text())
     assert record.evaluation["levels"]["fully_held_out"]["shots"].keys() == {"0", "2"}

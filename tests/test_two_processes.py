@@ -1,5 +1,6 @@
 """Two processes that find each other, through the commands: the numbers of one process with as many devices."""
 
+import json
 import os
 import signal
 import socket
@@ -106,6 +107,29 @@ def test_two_processes_evaluate_to_the_bytes_of_one(one, cache, tmp_path):  # no
         ends = finish(start_two(words, devices=1))
     assert [code for code, _ in ends] == [2, 2], ends
     assert all("is being written by process" in said for _, said in ends), ends
+
+
+def test_two_processes_train_and_evaluate_as_one(cache, tmp_path):  # noqa: F811
+    """In one go, two devices each: answers and results of one process with four."""
+    lines = Path(cache, "ledgers", "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "ledger.jsonl").write_text("".join(lines[::20]), encoding="utf-8")
+    settings = {name: value for name, value in SMALL.items() if name != "train.evaluate_after"}
+    settings |= {"DATA_AXIS": 2, "FSDP_AXIS": 2, "CACHE_DIR": cache, "LEDGER": str(tmp_path / "ledger.jsonl")}
+    settings |= {"MAX_NEW_TOKENS": 4, "EVALUATION_ROWS": 4}
+    run("train", settings | {"MODEL_DIR": str(tmp_path / "one")}, devices=4)
+    words = command("train", settings | {"MODEL_DIR": str(tmp_path / "two")})
+    for code, said in finish(start_two(words, devices=2)):
+        assert code == 0, said[-2000:]
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-5)
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "evaluation" / "samples.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert len(one) > 30 and [s["prediction"] for s in one] == [s["prediction"] for s in two]
+    for ours, theirs in zip(one, two):
+        np.testing.assert_allclose(ours["scores"] or [0], theirs["scores"] or [0], atol=1e-4)
+    one, two = (json.loads((tmp_path / name / "evaluation" / "results.json").read_text()) for name in ("one", "two"))
+    assert {**one, "weights": ""} == {**two, "weights": ""}
 
 
 SAVE = """
