@@ -21,6 +21,17 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {', '.join(close)}?" if close else ""
 
 
+def check_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Refuses a name that is not `known`, with the nearest that are, or all of them.
+
+    Raises:
+      UserError: as in "no mixture sample; did you mean samples?".
+    """
+    known = sorted(known)
+    if name not in known:
+        raise UserError(f"no {kind} {name}{nearest(name, known) or '; there are ' + ', '.join(known)}")
+
+
 def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
     """Turns a `UserError` of an entry point into one line on stderr and exit code 2."""
 

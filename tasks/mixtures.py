@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optiml_jax.data.manifest import EPS
-from optiml_jax.errors import UserError, nearest
+from optiml_jax.errors import check_known
 from tasks.registry import Benchmark, benchmark_names, discover
 from tasks.task import Options, Task
 
@@ -60,7 +60,5 @@ def mixture(name: str) -> Mixture:
     Raises:
       UserError: there is none; names the nearest.
     """
-    if name not in names():
-        known = nearest(name, names()) or f"; there are {', '.join(names())}"
-        raise UserError(f"no mixture {name}{known}")
+    check_known("mixture", name, names())
     return MIXTURES.get(name) or Mixture(name, (name,))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optiml_jax.errors import UserError, nearest
+from optiml_jax.errors import UserError, check_known, nearest
 from optiml_jax.evaluation.metrics import Metric
 from tasks import benchmarks
 from tasks.example import Record, Skipped, Template
@@ -144,7 +144,6 @@ def discover(benchmark: str, data_dir: str | os.PathLike | None = None, options:
       UserError: unknown benchmark, or its folder is missing.
       DataError: a file that must be read to know the task cannot be.
     """
-    if benchmark not in benchmark_names():
-        raise UserError(f"no benchmark {benchmark}{nearest(benchmark, benchmark_names())}")
+    check_known("benchmark", benchmark, benchmark_names())
     module = importlib.import_module(module_of(benchmark))
     return module.discover(folder(benchmark, data_dir), options)

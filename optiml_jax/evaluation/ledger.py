@@ -79,7 +79,8 @@ class Prompt:
         if not isinstance(line, dict):
             raise DataError("not a JSON object")
         if line.pop("format", None) != FORMAT:
-            raise DataError(f"not a line of ledger format {FORMAT}, which this version reads; build the ledger again")
+            way_out = "write it again with python -m tools.cache_tasks --suite=NAME"
+            raise DataError(f"not a line of ledger format {FORMAT}, which this version reads; {way_out}")
         fields = {field.name: field for field in dataclasses.fields(cls)}
         required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
         if missing := sorted(required - line.keys()):

@@ -11,7 +11,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from optiml_jax.errors import UserError, nearest
+from optiml_jax.errors import check_known
 from tasks.mixtures import discover_all
 from tasks.registry import Benchmark
 from tasks.task import Options, Task
@@ -85,7 +85,5 @@ def suite(name: str) -> Suite:
     Raises:
       UserError: there is none; names the nearest.
     """
-    if name not in names():
-        known = nearest(name, names()) or f"; there are {', '.join(names())}"
-        raise UserError(f"no suite {name}{known}")
+    check_known("suite", name, names())
     return _known(name)
