@@ -109,6 +109,7 @@ def test_two_processes_evaluate_to_the_bytes_of_one(one, cache, tmp_path):  # no
     assert all("is being written by process" in said for _, said in ends), ends
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_evaluate_as_one(cache, tmp_path):  # noqa: F811
     """In one go, two devices each: answers and results of one process with four."""
     lines = Path(cache, "ledgers", "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)

@@ -1,6 +1,7 @@
 """The training step: a pure function of (state, batch, key), jitted with every sharding stated."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -205,10 +206,13 @@ def train_step(
     return TrainState(*updated, scale), metrics
 
 
+@functools.lru_cache(maxsize=4)
 def compiled_step(
     config: OPTConfig, settings: Optimization, computation: Computation, mesh: Mesh
 ) -> Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]:
     """`train_step` under jit; the state is donated. Call it under `jax.set_mesh(mesh)`.
+
+    The same program for the same settings, so that another run in this process need not compile again.
 
     Shardings out equal those in: without them the second call would compile again, on another layout.
     """

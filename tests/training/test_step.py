@@ -11,7 +11,7 @@ from optiml_jax.model.config import OPTConfig
 from optiml_jax.training import loss_scale, step
 from optiml_jax.training.optimizer import Optimization, learning_rate
 from optiml_jax.training.step import Computation
-from tests.meshes import MESHES, mesh_of
+from tests.meshes import EVERY_MESH, mesh_of
 
 SETTINGS = Optimization(learning_rate=1e-3, train_steps=100, warmup_steps=2)
 FP32 = Computation(precision="fp32", remat="full")
@@ -39,7 +39,7 @@ def dense_loss(params, batch, config, key):
     return jnp.where(batch["label_mask_BT"], nats_BT, 0).sum() / batch["label_mask_BT"].sum()
 
 
-@pytest.mark.parametrize("mesh_name", MESHES)
+@pytest.mark.parametrize("mesh_name", EVERY_MESH)
 def test_loss_and_gradients_equal_the_dense_single_device_ones_on_every_mesh(config, batch, mesh_name):
     """With dropout on: its masks do not depend on the mesh. Tolerances of the issue: 3e-6 and 1e-6."""
     key = jax.random.key(5)

@@ -11,7 +11,7 @@ from optiml_jax.training import step
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation
 from optiml_jax.weights import checkpoints as ckpt
-from tests.meshes import MESHES, mesh_of
+from tests.meshes import EVERY_MESH, MESHES, mesh_of
 
 SETTINGS, COMPUTATION = Optimization(), Computation(precision="fp16")
 
@@ -33,12 +33,7 @@ def values(abstract):
     return jax.tree.map(lambda x: np.asarray(1000 * rng.normal(size=x.shape), x.dtype), abstract)
 
 
-FAST = ("1x1x1", "2x2x2")
-
-
-@pytest.mark.parametrize(
-    "saved_on", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in MESHES]
-)
+@pytest.mark.parametrize("saved_on", EVERY_MESH)
 def test_a_checkpoint_restores_bit_identically_on_every_mesh(saved_on, abstract, values, tmp_path):
     state = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), values, on_mesh(abstract, saved_on))
     with contextlib.closing(ckpt.Checkpoints(tmp_path, keep=2)) as checkpoints:
