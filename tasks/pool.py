@@ -80,7 +80,7 @@ class Pool:
                 yield record
                 continue
             for template in self.templates:
-                if last is None or self._draw(record, template) <= last:
+                if last is None or self._draw(self._task.pair_id(record, template)) <= last:
                     yield Pair(record, template)
 
     def _records(self) -> Iterable[Record | Skipped]:
@@ -89,12 +89,11 @@ class Pool:
             self._kept = list(self._task.read(self._split))
         return self._task.read(self._split) if self._kept is None else self._kept
 
-    def _draw(self, record: Record, template: Template) -> int:
-        purpose = "cap" if self._most is None else "ledger"
-        return prompts.draw(purpose, self._task.name, self._task.pair_id(record, template))
+    def _draw(self, name: str) -> int:
+        return prompts.draw("cap" if self._most is None else "ledger", self._task.name, name)
 
     def _choose(self) -> Choice:
-        """One pass over the split, in memory for as many numbers as pairs are taken.
+        """One pass over the split, in memory for as many names as pairs are taken.
 
         Raises:
           DataError: a file cannot be read, or more than 1% of the records are unusable and that is not allowed, or
@@ -103,7 +102,7 @@ class Pool:
         first: Skipped | None = None
         records = bad = 0
 
-        def every() -> Iterator[Pair]:
+        def every() -> Iterator[str]:
             nonlocal first, records, bad
             for record in self._records():
                 if isinstance(record, Skipped):
@@ -111,16 +110,16 @@ class Pool:
                     continue
                 records += 1
                 for template in self.templates:
-                    yield Pair(record, template)
+                    yield self._task.pair_id(record, template)
 
-        pairs, last = every(), None
+        names, last = every(), None
         bound = self._task.max_examples if self._most is None else self._most
-        head = list(itertools.islice(pairs, bound + 1)) if bound else []
+        head = list(itertools.islice(names, bound + 1)) if bound else []
         taken = len(head)
         if not bound:
-            taken = sum(1 for _ in pairs)
+            taken = sum(1 for _ in names)
         elif len(head) > bound or (self._most is None and len(self.templates) > 1):
-            smallest = heapq.nsmallest(bound, (self._draw(*pair) for pair in itertools.chain(head, pairs)))
+            smallest = heapq.nsmallest(bound, map(self._draw, itertools.chain(head, names)))
             taken = min(records, bound) if self._most is None else bound
             last = smallest[taken - 1] if taken else None
         choice = Choice(records, records + bad, taken, last)
