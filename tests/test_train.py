@@ -205,6 +205,7 @@ def test_weights_of_another_architecture_are_refused_though_their_shapes_fit(cac
     assert "has heads = 4, OPTConfig.heads is 8" in error and error.startswith("error: INIT_WEIGHTS"), error
 
 
+@pytest.mark.slow
 def test_each_tokenizer_finds_a_store_of_its_own_in_one_cache(other_tokenizer, tmp_path):
     """The README's two steps one after the other: the samples with their tokenizer, then another tokenizer."""
     settings = SMALL | {"CACHE_DIR": str(tmp_path / "cache"), "TRAIN_STEPS": 1}

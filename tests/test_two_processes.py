@@ -83,6 +83,7 @@ def test_two_processes_stop_together_go_on_and_give_the_losses_of_one(one, stopp
     assert {"config.gin", "metrics.jsonl", "checkpoints", "tokenizer"} <= names
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_two_processes_goes_on_in_one(one, stopped_and_resumed, cache, tmp_path):  # noqa: F811
     subprocess.run(["cp", "-r", str(stopped_and_resumed), str(tmp_path / "run")], check=True)
     latest = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name))
@@ -159,7 +160,10 @@ main()
 """
 
 
-@pytest.mark.parametrize(("how", "code"), [("new", 0), ("in use", 2), ("full", 2)])
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [pytest.param("new", 0, marks=pytest.mark.slow), pytest.param("in use", 2, marks=pytest.mark.slow), ("full", 2)],
+)
 def test_an_export_that_fails_on_the_first_process_fails_on_both(tmp_path, how, code):
     target = tmp_path / "export"
     if how == "in use":

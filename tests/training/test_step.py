@@ -54,6 +54,7 @@ def test_loss_and_gradients_equal_the_dense_single_device_ones_on_every_mesh(con
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), have_grads, want_grads)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_losses_of_one(config, batch):
     one, _ = losses(config, batch, "1x1x1")
     eight, _ = losses(config, batch, "2x2x2")
@@ -148,7 +149,7 @@ def test_bf16_keeps_float32_parameters_and_moments(config, batch):
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.optimizer[1].mu))} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("mesh_name", ["1x1x1", "2x2x2"])
+@pytest.mark.parametrize("mesh_name", ["1x1x1", pytest.param("2x2x2", marks=pytest.mark.slow)])
 def test_an_fp16_overflow_skips_the_update_and_halves_the_scale(config, batch, mesh_name):
     mesh, fp16 = mesh_of(mesh_name), Computation(precision="fp16")
     with jax.set_mesh(mesh):
