@@ -76,6 +76,7 @@ def stopped_and_resumed(cache, tmp_path_factory) -> Path:  # noqa: F811
     return directory
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_go_on_and_give_the_losses_of_one(one, stopped_and_resumed):
     assert [row["step"] for row in rows(stopped_and_resumed)] == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose(losses(stopped_and_resumed), losses(one), atol=1e-5)

@@ -83,6 +83,7 @@ def test_6_7b_with_full_adam_fits_one_h200():
 SMALL = OPTConfig(vocab_size=512, layers=4, model_dim=256, heads=8, ffn_dim=1024, max_positions=256)
 
 
+@pytest.mark.slow
 def test_the_nearest_change_that_fits_is_found_and_compiled(monkeypatch):
     """A card with room for half of the temporaries; on the CPU, which compiles faster."""
     monkeypatch.setattr(planning, "described_devices", lambda card, count: (jax.devices()[:count], "cpu"))
