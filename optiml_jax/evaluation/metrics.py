@@ -5,6 +5,7 @@ multiplied by 100: tables that print per cent do so when they print.
 """
 
 import dataclasses
+import functools
 import inspect
 import re
 import string
@@ -137,12 +138,9 @@ class Metric:
         if name not in METRICS:
             raise UserError(f"unknown metric {name!r}{nearest(name, METRICS)}; known: {', '.join(METRICS)}")
         parameters = {key: given for key, given in fields.items() if key != "name"}
-        known = list(inspect.signature(METRICS[name]).parameters)[2:]
-        for key in parameters.keys() - set(known):
-            raise UserError(f"metric {name} has no parameter {key!r}{nearest(key, known)}")
         metric = cls(name, tuple(sorted(parameters.items())))
         try:
-            metric("a", ("a",))
+            _check_parameters(metric)
         except (TypeError, AttributeError) as error:
             raise UserError(f"metric {value!r}: {error}") from None
         return metric
@@ -157,3 +155,13 @@ class Metric:
     def __str__(self) -> str:
         values = ", ".join(str(value) for _, value in self.parameters)
         return f"{self.name} ({values})" if values else self.name
+
+
+@functools.cache  # a ledger names its few metrics in every line
+def _check_parameters(metric: Metric) -> None:
+    """Whether the metric has these parameters, by its signature and by a trial."""
+    known = list(inspect.signature(METRICS[metric.name]).parameters)[2:]
+    for key, _ in metric.parameters:
+        if key not in known:
+            raise UserError(f"metric {metric.name} has no parameter {key!r}{nearest(key, known)}")
+    metric("a", ("a",))
