@@ -23,14 +23,11 @@ class Template:
       id: unique in its task; no "/" and no line break.
       metric: what answers to it are scored by.
       text: what the benchmark's renderer makes a prompt of; empty where the records bring their instructions.
-      style: "task": one instruction for all examples, demonstrations come after it; "instance": the instruction is
-        woven into each example, demonstrations come before it (paper 2.1 and Appendix C).
     """
 
     id: str
     metric: Metric
     text: str = ""
-    style: str = "instance"
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,9 @@ class Example:
       separator: between source and target; one space, unless the source ends in white space itself.
       stop: texts that end a generated answer, for models that were not taught to end by themselves.
       max_new_tokens: of a generated answer; None: as many as the evaluation allows.
+      own: where in the source the example's own part begins. What stands before are instructions of the whole task,
+        which demonstrations come after; 0 where each example brings its instructions (paper 2.4).
+      shown: spans of the source, from the left, that are demonstrations: what a prompt that is too long loses first.
     """
 
     id: str
@@ -56,6 +56,8 @@ class Example:
     separator: str = " "
     stop: tuple[str, ...] = ()
     max_new_tokens: int | None = None
+    own: int = 0
+    shown: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

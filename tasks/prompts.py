@@ -13,8 +13,6 @@ import hashlib
 from collections.abc import Sequence
 from typing import TypeVar
 
-from optiml_jax.tokenizer import join
-
 T = TypeVar("T")
 
 DELIMITERS = ("\nAnswer:", " Answer:", "\nA:", " A:", "\nOutput:", " Output:", "\nanswer:", "\noutput:")
@@ -33,23 +31,17 @@ def pick(purpose: str, task: str, example_id: str, options: Sequence[T]) -> T:
     return options[draw(purpose, task, example_id) % len(options)]
 
 
-def task_level_source(
-    task: str, example_id: str, definition: str, text: str, demonstrations: Sequence[tuple[str, str]] = ()
-) -> str:
+def task_level_source(task: str, example_id: str, definition: str, text: str) -> tuple[str, int]:
     """Source of a benchmark with one definition a task: opener, definition, line break, marker, input, delimiter.
 
-    Args:
-      demonstrations: inputs and outputs, shown after the definition in the wording of the example itself, a blank line
-        after each.
+    Returns:
+      The source, and where the example's own part of it begins (`Example.own`).
     """
     instructions = pick("opener", task, example_id, OPENERS) + definition.strip()
-    marker = pick("marker", task, example_id, MARKERS)
-    for shown, output in demonstrations:
-        block = marker + shown.strip() if shown.strip() else ""
-        instructions += "\n" + "".join(join(with_delimiter(task, example_id, block), output.strip())) + "\n"
+    own = len(instructions)
     if text := text.strip():
-        instructions += "\n" + marker + text
-    return with_delimiter(task, example_id, instructions)
+        instructions += "\n" + pick("marker", task, example_id, MARKERS) + text
+    return with_delimiter(task, example_id, instructions), own
 
 
 def with_delimiter(task: str, example_id: str, instructions: str) -> str:

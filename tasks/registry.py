@@ -26,7 +26,7 @@ CATALOG = Path(__file__).parent / "catalog" / "tasks.tsv"
 
 @dataclass(frozen=True)
 class CatalogRow:
-    """One line of `catalog/tasks.tsv`; `split` is the official default: "train", "test" or "excluded"."""
+    """One line of `catalog/tasks.tsv`; `split`: "train", "test", "excluded" by default, or "test_xlingual"."""
 
     name: str
     benchmark: str
@@ -54,10 +54,10 @@ class Benchmark:
 
     @property
     def coverage(self) -> dict[str, dict[str, list[int]]]:
-        """How much is there: {benchmark: {split: [tasks with files, tasks listed]}}, "excluded" aside."""
+        """How much is there: {benchmark: {split: [tasks with files, tasks listed]}} of what is trained or tested on."""
         found: dict[str, dict[str, list[int]]] = {}
         for name, row in self.rows.items():
-            if row.split != "excluded":
+            if row.split in ("train", "test"):
                 counts = found.setdefault(row.benchmark, {}).setdefault(row.split, [0, 0])
                 counts[0] += name in self.tasks
                 counts[1] += 1
@@ -115,8 +115,13 @@ def built_in(benchmark: str) -> bool:
     return getattr(importlib.import_module(module_of(benchmark)), "BUILT_IN", False)
 
 
+def _own_layout(benchmark: str) -> bool:
+    """Whether a data directory without a folder of its name is its folder: its module says `OWN_LAYOUT = True`."""
+    return getattr(importlib.import_module(module_of(benchmark)), "OWN_LAYOUT", False)
+
+
 def folder(benchmark: str, data_dir: str | os.PathLike | None) -> Path | None:
-    """The benchmark's folder in `data_dir` (None for a built-in one).
+    """The benchmark's folder in `data_dir` (None for a built-in one), or what is the user's own.
 
     Raises:
       UserError: no data directory was given, or it has no such folder.
@@ -128,6 +133,8 @@ def folder(benchmark: str, data_dir: str | os.PathLike | None) -> Path | None:
             f"DATA_DIR: {benchmark} needs a folder with one folder a benchmark; give --data_dir (in gin DATA_DIR)"
         )
     directory = Path(data_dir) / benchmark
+    if _own_layout(benchmark) and Path(data_dir).exists() and not directory.is_dir():
+        return Path(data_dir)
     if not Path(data_dir).is_dir():
         raise UserError(f"DATA_DIR: {data_dir} is not a folder; it must hold the folder {benchmark}")
     if not directory.is_dir():

@@ -29,9 +29,12 @@ class Task:
       splits: what `read` knows, such as "train", "validation" and "test".
       templates: the ways its records are put into words.
       read: split -> its raw records and the unusable ones, as a stream; may be called again.
-      render: a record, a template and the records shown before it (solved, by the same template) -> an example, or why
-        the template does not fit the record.
-      demonstrations: the split that those records are drawn from.
+      render: a record, a template and the id whose draws choose the wording (None: the record's own) -> an example, or
+        why the template does not fit the record.
+      demonstrations: the split, of those above or one more, whose records are shown, solved, before others
+        (`tasks/demonstrations.py`).
+      demonstrations_drawn: whether each example is shown others, at random; else all are shown the first ones, as the
+        task's authors chose them.
       max_examples: to train on; of more, so many are chosen at random. A benchmark with a cap of its own sets it.
       longer: what happens to an example longer than a row: "cut" (it loses the start of its source) or "chunk" (it has
         no source, and goes on in the next row as if there were no end).
@@ -48,6 +51,7 @@ class Task:
     render: Callable[..., Example | Skipped]
     options: Options = Options()
     demonstrations: str = "train"
+    demonstrations_drawn: bool = True
     max_examples: int = MAX_EXAMPLES
     longer: str = "cut"
 

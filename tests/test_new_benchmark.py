@@ -34,11 +34,10 @@ def read(most, split):
     places = range(40) if split == "train" else range(40, 60)
     return (Record(f"{split}{i}", {"word": NUMBERS[i % most], "digit": str(i % most)}) for i in places)
 
-def render(most, record, template, demonstrations=()):
-    asked, *shown = (template.text.format(one.fields["word"]) for one in (record, *demonstrations))
-    solved = "".join(f"{text} {one.fields['digit']}\\n\\n" for text, one in zip(shown, demonstrations))
+def render(most, record, template, worded_as=None):
     digit = record.fields["digit"]
-    return Example(record.id, solved + asked, digit, (digit,), tuple(map(str, range(most))))
+    asked = template.text.format(record.fields["word"])
+    return Example(record.id, asked, digit, (digit,), tuple(map(str, range(most))))
 
 def task(most):
     own = (functools.partial(read, most), functools.partial(render, most))

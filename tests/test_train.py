@@ -99,6 +99,7 @@ def test_a_run_writes_what_the_contract_names(whole):
     assert "OPTConfig.model_dim = 64" in (whole / "config.gin").read_text()
 
 
+@pytest.mark.slow
 def test_two_runs_one_after_the_other_equal_one(whole, cache, tmp_path):
     """Same losses to the bit, which needs the same examples in the same order; extended by a larger TRAIN_STEPS.
 
@@ -144,6 +145,7 @@ def test_eight_devices_give_the_losses_of_one(whole, cache, tmp_path):
     assert "Involuntary full rematerialization" not in done.stderr
 
 
+@pytest.mark.slow
 def test_another_mesh_may_go_on_but_other_settings_may_not(whole, cache, tmp_path):
     subprocess.run(["cp", "-r", str(whole), str(tmp_path / "run")], check=True)
     settings = SMALL | {"CACHE_DIR": cache, "MODEL_DIR": str(tmp_path / "run"), "TRAIN_STEPS": 7}

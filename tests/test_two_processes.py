@@ -93,6 +93,7 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one(one, stopped_and_resumed, 
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(one), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_to_the_bytes_of_one(one, cache, tmp_path):  # noqa: F811
     """Ranked and generated prompts; the two go on with what one left half done."""
     lines = Path(cache, "ledgers", "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)

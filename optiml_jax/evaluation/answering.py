@@ -128,8 +128,25 @@ def _parts(prompts: list[Prompt], size: int, answer: Callable) -> Iterator[tuple
         yield prompts[first : first + size], answer
 
 
+def _fitted(model: Model, prompt: Prompt, answers: Sequence[str], tokens: int = 0) -> tuple[list[tuple[str, str]], int]:
+    """The prompt as it meets each answer, without the demonstrations that the model has no room for, and how many went.
+
+    Args:
+      tokens: room to keep beside the longest answer.
+    """
+    for gone in range(len(prompt.demonstration_spans) + 1):
+        text = prompt.without(gone)
+        pairs = [join(text, answer, prompt.separator) for answer in answers]
+        if gone == len(prompt.demonstration_spans):  # the last try: what is still too long is cut
+            break
+        longest = max(len(model.tokenizer.encode(answer)) for _, answer in pairs)
+        if not model.is_cut(model.prompt_ids(pairs[0][0]), longest + tokens):
+            break
+    return pairs, gone
+
+
 def _rank(model: Model, prompts: list[Prompt], batch_rows: int) -> list[dict[str, Any]]:
-    joined = [[join(prompt.prompt, text, prompt.separator) for text in prompt.candidates] for prompt in prompts]
+    joined, gone = zip(*(_fitted(model, prompt, prompt.candidates) for prompt in prompts))
     found = model.rank_prompts(
         [pairs[0][0] for pairs in joined],
         [[answer for _, answer in pairs] for pairs in joined],
@@ -137,19 +154,22 @@ def _rank(model: Model, prompts: list[Prompt], batch_rows: int) -> list[dict[str
         [prompt.id for prompt in prompts],
     )
     samples = []
-    for prompt, (scores, cut) in zip(prompts, found):
+    for prompt, dropped, (scores, cut) in zip(prompts, gone, found):
         best = max(range(len(scores)), key=scores.__getitem__)  # the first of equals
-        samples.append(score_sample(prompt, prompt.candidates[best], scores=scores, prompt_cut=cut))
+        samples.append(score_sample(prompt, prompt.candidates[best], scores=scores, prompt_cut=cut, dropped=dropped))
     return samples
 
 
 def _generate(
     model: Model, prompts: list[Prompt], batch_rows: int, max_new_tokens: int, stop: tuple[str, ...]
 ) -> list[dict[str, Any]]:
-    sources = [join(prompt.prompt, "", prompt.separator)[0] for prompt in prompts]
+    fitted, gone = zip(*(_fitted(model, prompt, ("",), max_new_tokens + 1) for prompt in prompts))
+    sources = [pairs[0][0] for pairs in fitted]
     names = [prompt.id for prompt in prompts]
     found = model.generate_prompts(sources, max_new_tokens, stop, batch_rows, names)
     return [
-        score_sample(prompt, answer.text.strip(), truncated=answer.truncated, prompt_cut=answer.prompt_cut)
-        for prompt, answer in zip(prompts, found)
+        score_sample(
+            prompt, answer.text.strip(), truncated=answer.truncated, prompt_cut=answer.prompt_cut, dropped=dropped
+        )
+        for prompt, dropped, answer in zip(prompts, gone, found)
     ]

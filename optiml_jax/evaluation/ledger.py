@@ -8,6 +8,7 @@ Beside `<suite>.jsonl` lies `<suite>.about.json`: its checksum and what its writ
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import types
 import typing
@@ -38,6 +39,8 @@ class Prompt:
       separator: between prompt and answer; one space, unless the prompt ends in white space itself.
       stop: texts that end a generated answer and do not belong to it.
       max_new_tokens: of a generated answer; None: as many as the evaluation allows.
+      demonstration_spans: [start, end] of each demonstration in `prompt`, from the left. What is too long for the model
+        loses them one by one before it loses anything else.
     """
 
     suite: str
@@ -58,6 +61,7 @@ class Prompt:
     separator: str = " "
     stop: tuple[str, ...] = ()
     max_new_tokens: int | None = None
+    demonstration_spans: tuple[tuple[int, int], ...] = ()
 
     @functools.cached_property
     def id(self) -> str:
@@ -96,7 +100,15 @@ class Prompt:
             raise DataError(f"prompt {prompt.id}: empty candidate list; null means that the answer is generated")
         if prompt.candidates is not None and not set(prompt.candidates) & set(prompt.references):
             raise DataError(f"prompt {prompt.id}: no candidate is a reference, so no answer can be right")
+        ends = [0, *itertools.chain.from_iterable(prompt.demonstration_spans), len(prompt.prompt)]
+        if ends != sorted(ends):
+            raise DataError(f"prompt {prompt.id}: demonstration_spans are not in order, or not in the prompt")
         return prompt
+
+    def without(self, count: int) -> str:
+        """The text without its first `count` demonstrations."""
+        gone = self.demonstration_spans[:count]
+        return self.prompt[: gone[0][0]] + self.prompt[gone[-1][1] :] if gone else self.prompt
 
     def line(self) -> str:
         """As it stands in a ledger, with its line break."""
@@ -123,6 +135,12 @@ def _value(name: str, value: Any, kind: Any) -> Any:
         if type(value) is not int or value < 0:
             raise DataError(f'"{name}" must be a whole number from 0{null}, got {value!r}')
         return value
+    if name == "demonstration_spans":
+        if not isinstance(value, list) or not all(
+            isinstance(span, list) and len(span) == 2 and all(type(end) is int for end in span) for span in value
+        ):
+            raise DataError(f'"{name}" must be a list of [start, end]')
+        return tuple(map(tuple, value))
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise DataError(f'"{name}" must be a list of texts{null}')
     return tuple(value)

@@ -21,6 +21,7 @@ def score_sample(
     scores: Sequence[float] | None = None,
     truncated: bool = False,
     prompt_cut: bool = False,
+    dropped: int = 0,
 ) -> dict[str, Any]:
     """One line of samples.jsonl.
 
@@ -29,6 +30,7 @@ def score_sample(
       scores: sum of log-probabilities of each candidate, in the order of `prompt.candidates`; None for generation.
       truncated: the generation met the token limit before `</s>`.
       prompt_cut: the prompt was too long and lost its beginning.
+      dropped: demonstrations that the prompt lost, being too long.
 
     Raises:
       UserError: a score is NaN or infinite. NaN is neither better nor worse than anything: it cannot be ranked.
@@ -45,11 +47,12 @@ def score_sample(
         "template": prompt.template,
         "example_id": prompt.example_id,
         "shots": prompt.shots,
+        "demonstrations": len(prompt.demonstration_ids) - dropped,
         "seed": prompt.seed,
         "category": prompt.category,
         "level": prompt.level,
         "group": prompt.group,
-        "prompt": prompt.prompt,
+        "prompt": prompt.without(dropped),
         "candidates": None if prompt.candidates is None else list(prompt.candidates),
         "references": list(prompt.references),
         "prediction": prediction,

@@ -1,10 +1,13 @@
 """Super-NaturalInstructions (Wang et al. 2022): a JSON file a task, with one definition and its instances.
 
-Three schemas are read: that of release 2.x (all metadata in lists), the one republished by later benchmarks (keys
-missing, `Categories` and `output` plain strings), and that of September 2021 (`Definition` a string, no instance ids).
-Splits are the official `splits/default/{train,test,excluded}_tasks.txt` beside `tasks/`, else those of the catalog.
+Four schemas are read: that of release 2.x (all metadata in lists), the one republished by later benchmarks (keys
+missing, `Categories` and `output` plain strings), that of September 2021 (`Definition` a string, no instance ids), and
+that of release 1 (`subtaskNNN_*.json`: the definition in three parts, the examples in an object of their own).
+Splits are the official `splits/default/{train,test,excluded}_tasks.txt` beside `tasks/`, else those of the catalog;
+`splits/xlingual/test_tasks.txt` names 35 of the excluded ones, which the catalog has as "test_xlingual".
 A test task is scored on its first 100 instances, which upstream balances and orders (`splits/README`): never shuffled.
-Nothing is ranked: Tables 12 and 15 of the paper report ROUGE-L F1 of generated text.
+Demonstrations are the positive examples, in their order; where those are fewer than five, instances that are never
+asked follow. Nothing is ranked: Tables 12 and 15 of the paper report ROUGE-L F1 of generated text.
 """
 
 import collections
@@ -13,7 +16,7 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,17 @@ from tasks.registry import Benchmark, CatalogRow, catalog, slug, task_name
 from tasks.task import Options, Task
 
 NAME = "super_natural_instructions"
-TEMPLATE = Template("definition", Metric("rouge_l"), style="task")  # its text is in each file
-ROLES = ("train", "test", "excluded")
+TEMPLATE = Template("definition", Metric("rouge_l"))  # its text is in each file
+XLINGUAL = Template("definition", Metric("rouge_l", (("unscorable_exact", True),)))  # rouge-score reads ASCII alone
+SPLITS = {  # split -> the official list of its tasks; the first that names a task has it
+    "train": "default/train_tasks.txt",
+    "test": "default/test_tasks.txt",
+    "test_xlingual": "xlingual/test_tasks.txt",
+    "excluded": "default/excluded_tasks.txt",
+}
 TEST_INSTANCES = 100
+SHOWN = 5  # positive examples and, if they are fewer, instances in their place
+V1_DEFINITION = ("Definition", "Emphasis & Caution", "Things to Avoid")  # "-" where there is nothing to say
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
@@ -52,6 +63,9 @@ def discover_folder(benchmark: str, directory: Path, options: Options, held_out:
     left_out = []
     for path in sorted((directory / "tasks").glob("*.json")):
         name = task_name(benchmark, path.stem)
+        if path.stem.startswith("subtask"):  # of release 1, under the same number and not always the same name
+            number = task_name(benchmark, path.stem[3:].split("_")[0] + "_")
+            name = next((known for known in roles if known.startswith(number)), name)
         if name not in roles:
             left_out.append(Skipped(str(path), "in no split"))
         elif name in paths:
@@ -69,14 +83,15 @@ def discover_folder(benchmark: str, directory: Path, options: Options, held_out:
 
 
 def split_lists(benchmark: str, directory: Path) -> dict[str, str]:
-    """Task name -> role by the folder's own split lists; empty where it has none."""
-    roles = {}
-    for role in ROLES:
-        path = directory / "splits" / "default" / f"{role}_tasks.txt"
+    """Task name -> split by the folder's own lists; empty where it has none."""
+    roles: dict[str, str] = {}
+    for role, name_of_list in SPLITS.items():
+        path = directory / "splits" / name_of_list
         for line in path.read_text(encoding="utf-8").split() if path.exists() else ():
             name = task_name(benchmark, line)
-            if roles.setdefault(name, role) != role:
-                raise DataError(f"{path}: {line} is in {roles[name]}_tasks.txt too; a task has one split")
+            there = roles.setdefault(name, role)
+            if there != role and "test_xlingual" not in (there, role):
+                raise DataError(f"{path}: {line} is in {there}_tasks.txt too; a task has one split")
     return roles
 
 
@@ -97,10 +112,12 @@ def _task(row: CatalogRow, path: Path, held_out: int, options: Options) -> Task:
         source=row.source,
         files=(path,),
         splits=("train", "validation", "test") if held_out else ("train", "test"),
-        templates=(TEMPLATE,),
+        templates=(XLINGUAL if row.split == "test_xlingual" else TEMPLATE,),
         read=functools.partial(read_split, path, row.name, held_out, options.allow_empty_tasks),
         render=functools.partial(render, row.name),
         options=options,
+        demonstrations="shown",
+        demonstrations_drawn=False,
     )
 
 
@@ -141,7 +158,7 @@ def read(path: Path, allow_empty: bool = False) -> Iterator[Record | Skipped]:
     task = load(path)
     if not task["Instances"] and not allow_empty:
         raise DataError(f'{path}: "Instances" is empty; {WAY_OUT}')
-    definition = _first(task["Definition"]).strip()
+    definition = _definition(task)
     seen: collections.Counter[str] = collections.Counter()
     for number, instance in enumerate(task["Instances"]):
         fields = _fields(instance)
@@ -151,6 +168,24 @@ def read(path: Path, allow_empty: bool = False) -> Iterator[Record | Skipped]:
         name = _id(instance.get("id"), fields)
         seen[name] += 1
         yield Record(f"{name}#{seen[name]}" if seen[name] > 1 else name, {"definition": definition, **fields})
+
+
+def _definition(task: Mapping[str, Any]) -> str:
+    if "Emphasis & Caution" not in task:
+        return _first(task["Definition"]).strip()
+    parts = (task.get(key) for key in V1_DEFINITION)
+    return " ".join(part.strip() for part in parts if isinstance(part, str) and part.strip() not in ("", "-"))
+
+
+def positive_examples(path: Path) -> Iterator[Record]:
+    """The positive examples of a task file, as instances; what cannot be used of them is passed over."""
+    task = load(path)
+    nested = task.get("Examples")
+    examples = (nested if isinstance(nested, dict) else task).get("Positive Examples")
+    for number, example in enumerate(examples if isinstance(examples, list) else ()):
+        fields = _fields(example)
+        if not isinstance(fields, str):
+            yield Record(f"positive{number}", {"definition": _definition(task), **fields})
 
 
 def _fields(instance: Any) -> dict[str, Any] | str:
@@ -183,8 +218,14 @@ def _id(name: Any, fields: Mapping[str, Any]) -> str:
 def read_split(path: Path, task: str, held_out: int, allow_empty: bool, split: str) -> Iterator[Record | Skipped]:
     """The records of one split: "test" is the first 100, "validation" `held_out` chosen by id, "train" all but those.
 
-    Held out are only instances whose input no other instance has. What cannot be used is counted with "train".
+    Held out are only instances whose input no other instance has. What cannot be used is counted with "train". "shown"
+    are those of the demonstrations.
     """
+    if split == "shown":
+        shown = list(positive_examples(path))
+        others = (record for record in _unasked(path, task, held_out, allow_empty) if isinstance(record, Record))
+        yield from [*shown, *itertools.islice(others, max(0, SHOWN - len(shown)))]
+        return
     records = read(path, allow_empty)
     if split == "test":
         yield from itertools.islice(records, TEST_INSTANCES)
@@ -198,18 +239,25 @@ def read_split(path: Path, task: str, held_out: int, allow_empty: bool, split: s
             yield record
 
 
+def _unasked(path: Path, task: str, held_out: int, allow_empty: bool) -> Iterator[Record | Skipped]:
+    """The instances behind the first hundred that no evaluation asks."""
+    first = {
+        record.id for record in read_split(path, task, held_out, allow_empty, "test") if isinstance(record, Record)
+    }
+    for record in read_split(path, task, held_out, allow_empty, "train"):
+        if isinstance(record, Record) and record.id not in first:
+            yield record
+
+
 def render(
     task: str,
     record: Record,
     template: Template,
-    demonstrations: Sequence[Record] = (),
+    worded_as: str | None = None,
     candidates: tuple[str, ...] | None = None,
 ) -> Example:
     """The prompt of one instance (paper 2.4); the target is one of the references, drawn by the instance's id."""
-    shown = [(one.fields["input"], _output(task, one)) for one in demonstrations]
-    source = prompts.task_level_source(task, record.id, record.fields["definition"], record.fields["input"], shown)
-    return Example(record.id, source, _output(task, record), record.fields["outputs"], candidates)
-
-
-def _output(task: str, record: Record) -> str:
-    return prompts.pick("reference", task, record.id, record.fields["outputs"])
+    fields = record.fields
+    source, own = prompts.task_level_source(task, worded_as or record.id, fields["definition"], fields["input"])
+    target = prompts.pick("reference", task, record.id, fields["outputs"])
+    return Example(record.id, source, target, fields["outputs"], candidates, own=own)

@@ -28,6 +28,7 @@ class Part:
       templates: ids; None: all of the task's.
       shots: numbers of demonstrations, each a prompt of its own.
       seeds: of the demonstrations; 0-shot prompts come once.
+      demonstrations: the split that they come from; None: the task's own choice.
       group: what it is a part of, as MMLU's subjects are (`optiml_jax.evaluation.ledger.Prompt`).
       most: prompts at each number of shots and seed; 0: all; None: as many as the job is asked for.
     """
@@ -38,6 +39,7 @@ class Part:
     templates: tuple[str, ...] | None = None
     shots: tuple[int, ...] = (0,)
     seeds: tuple[int, ...] = (0,)
+    demonstrations: str | None = None
     group: str | None = None
     most: int | None = None
 
@@ -55,16 +57,24 @@ class Suite:
         return discover_all(self.benchmarks, data_dir, options)
 
 
-def by_official_lists(found: Benchmark) -> Iterator[Part]:
+def level_of(task: Task, found: Benchmark) -> str:
+    """The level of a task that is not trained on: that of a model trained on all train tasks of the lists, whichever
+    of their files are here."""
+    known = any(row.split == "train" and row.category == task.category for row in found.rows.values())
+    return "held_out_task" if known else "fully_held_out"
+
+
+def by_official_lists(found: Benchmark, shots: tuple[int, ...] = (0,)) -> Iterator[Part]:
     """Test tasks at the level that their category gives them, and the held-out instances of train tasks.
 
-    Levels are those of a model trained on all train tasks of the lists, whichever of their files are here.
+    Args:
+      shots: of the test tasks.
     """
-    trained = {row.category for row in found.rows.values() if row.split == "train" and row.category}
     for name, task in found.tasks.items():
         split = found.rows[name].split
         if split == "test":
-            yield Part(task, "test", "held_out_task" if task.category in trained else "fully_held_out")
+            asked = "test" if "test" in task.splits else "validation"
+            yield Part(task, asked, level_of(task, found), shots=shots)
         elif split == "train" and "validation" in task.splits:
             yield Part(task, "validation", "held_out_instances")
 

@@ -1,5 +1,17 @@
-"""Super-NaturalInstructions: test tasks of the official split, 0-shot (paper 5.4); held-out instances if any."""
+"""Super-NaturalInstructions: test tasks of the official split with 0, 2 and 5 positive examples shown (paper 5.4).
 
-from tasks.suites import Suite, by_official_lists
+Beside them the held-out instances of train tasks, if any, without examples.
+"""
 
-SUITE = Suite("super_natural_instructions", ("super_natural_instructions",), by_official_lists)
+from collections.abc import Iterator
+
+from tasks.registry import Benchmark
+from tasks.suites import Part, Suite, by_official_lists
+
+
+def parts(found: Benchmark) -> Iterator[Part]:
+    """By the official lists."""
+    yield from by_official_lists(found, shots=(0, 2, 5))
+
+
+SUITE = Suite("super_natural_instructions", ("super_natural_instructions",), parts)

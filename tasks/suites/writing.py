@@ -53,11 +53,13 @@ def run(
     cache_dir: str | os.PathLike,
     options: Options = Options(),
     max_prompts: int = 0,
+    separator: str = demonstrations.SEPARATOR,
 ) -> Result:
     """Brings `ledgers/<suite>.jsonl` up to date: prompts in the order of parts, records, templates, shots and seeds.
 
     Args:
       max_prompts: of one part at each number of shots, drawn from the pool of records x templates; 0 keeps all.
+      separator: after each demonstration.
 
     Raises:
       UserError: no data, or the folder is being written.
@@ -67,7 +69,7 @@ def run(
     parts = list(suite.parts(found))
     result = Result(ledger_path(cache_dir, suite.name), left_out=found.left_out)
     with exclusive(cache_dir, "wait for it or give another --cache_dir"):
-        if _restore(result, identity := _identity(suite, parts, options, max_prompts), parts):
+        if _restore(result, identity := _identity(suite, parts, options, max_prompts, separator), parts):
             return result
         files = {part.task.name: part.task.files for part in parts}
         raw = {name: sources.raw_files(paths) for name, paths in files.items()}
@@ -76,7 +78,7 @@ def run(
 
         def prompts() -> Iterator[Prompt]:
             for part in bar:
-                yield from _counted(_part(suite, part, max_prompts, result), part, result)
+                yield from _counted(_part(suite, part, max_prompts, separator, result), part, result)
             says["prompts"] = [[*where, count] for where, count in result.prompts.items()]
             says["skipped"] = [dataclasses.asdict(item) for item in result.skipped]
             says["skipped_count"] = result.skipped_count
@@ -86,13 +88,13 @@ def run(
     return result
 
 
-def _identity(suite: Suite, parts: list[Part], options: Options, max_prompts: int) -> str:
+def _identity(suite: Suite, parts: list[Part], options: Options, max_prompts: int, separator: str) -> str:
     """Changes with everything but the raw files that a prompt follows from."""
     modules = [suites.__name__, f"{suites.__name__}.{suite.name}", __name__, *map(module_of, suite.benchmarks)]
     asked = [
         (part.task.name, part.task.category, part.task.source, dataclasses.replace(part, task=None)) for part in parts
     ]
-    text = repr((suite.name, sources.code_version(*modules), options, max_prompts, asked))
+    text = repr((suite.name, sources.code_version(*modules), options, max_prompts, separator, asked))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -123,21 +125,23 @@ def _counted(prompts: Iterator[Prompt], part: Part, result: Result) -> Iterator[
     result.prompts[where] = result.prompts.get(where, 0) + count
 
 
-def _part(suite: Suite, part: Part, max_prompts: int, result: Result) -> Iterator[Prompt]:
+def _part(suite: Suite, part: Part, max_prompts: int, separator: str, result: Result) -> Iterator[Prompt]:
     task, most = part.task, max_prompts if part.most is None else part.most
-    shown_from = list(_usable(Pool(task, task.demonstrations, most=SHOWN_FROM))) if any(part.shots) else []
+    split = part.demonstrations or task.demonstrations
+    drawn = task.demonstrations_drawn or split != task.demonstrations
+    shown_from = list(_usable(Pool(task, split, most=SHOWN_FROM))) if any(part.shots) else []
     for pair in Pool(task, part.split, part.templates, most):
         if isinstance(pair, Skipped):
             _skip(result, pair)
             continue
         for shots in part.shots:
             for seed in part.seeds if shots else (0,):
-                shown = demonstrations.choose(shown_from, task.name, pair.record.id, shots, seed)
-                example = task.render(*pair, shown)
+                shown = demonstrations.choose(shown_from, task.name, pair.record.id, shots, seed, drawn)
+                example, ids = demonstrations.render(task, *pair, shown, separator)
                 if isinstance(example, Skipped):
                     _skip(result, example)
                 else:
-                    yield _prompt(suite, part, pair.template, example, (shots, seed), shown)
+                    yield _prompt(suite, part, pair.template, example, (shots, seed), ids)
 
 
 def _usable(pool: Pool) -> Iterator[Record]:
@@ -155,7 +159,7 @@ def _skip(result: Result, skipped: Skipped) -> None:
 
 
 def _prompt(
-    suite: Suite, part: Part, template: Template, example: Example, key: tuple[int, int], shown: tuple[Record, ...]
+    suite: Suite, part: Part, template: Template, example: Example, key: tuple[int, int], shown: tuple[str, ...]
 ) -> Prompt:
     task: Task = part.task
     return Prompt(
@@ -172,7 +176,8 @@ def _prompt(
         prompt=example.source,
         candidates=example.candidates,
         references=example.references,
-        demonstration_ids=tuple(record.id for record in shown),
+        demonstration_ids=shown,
+        demonstration_spans=example.shown,
         group=part.group,
         separator=example.separator,
         stop=example.stop,

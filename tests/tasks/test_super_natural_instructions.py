@@ -7,9 +7,9 @@ import pytest
 
 from optiml_jax.errors import DataError
 from optiml_jax.tokenizer import join
-from tasks import registry, suites
+from tasks import demonstrations, prompts, registry, suites
 from tasks.benchmarks import super_natural_instructions as ni
-from tasks.example import Record, Skipped
+from tasks.example import Example, Record, Skipped
 from tasks.pool import examples
 from tasks.prompts import DELIMITERS
 from tasks.task import Options
@@ -81,8 +81,12 @@ def test_the_catalog_agrees_with_the_official_splits_and_the_files(shared):
         names = (directory / "splits" / "default" / f"{role}_tasks.txt").read_text().split()
         assert len(names) == count
         assert {registry.task_name(NAME, name) for name in names} == {
-            r.name for r in catalog.values() if r.split == role
+            r.name for r in catalog.values() if r.split == role or (role, r.split) == ("excluded", "test_xlingual")
         }
+    across = (directory / "splits" / "xlingual" / "test_tasks.txt").read_text().split()
+    assert len(across) == 35  # by later names: the numbers are theirs
+    numbers = {re.match(r"task\d+", name)[0] for name in across}
+    assert numbers == {re.search(r"task\d+", r.name)[0] for r in catalog.values() if r.split == "test_xlingual"}
     for file in (directory / "tasks").glob("*.json"):
         raw, row = json.loads(file.read_text(encoding="utf-8")), catalog[registry.task_name(NAME, file.stem)]
         assert (row.category, row.source) == (registry.slug(raw["Categories"][0]), raw["Source"][0])
@@ -266,3 +270,72 @@ def test_a_folder_without_known_tasks_is_an_error(tmp_path):
     (tmp_path / NAME / "tasks").mkdir(parents=True)
     with pytest.raises(DataError, match="no file of a known task in tasks/"):
         registry.discover(NAME, tmp_path)
+
+
+def test_the_schema_of_release_1_is_read(tmp_path):
+    """Its names lead to the catalog's, its definition is in three parts of which "-" says nothing."""
+    fields = {
+        "Title": "",
+        "Prompt": "Answer.",
+        "Things to Avoid": "Do not guess.",
+        "Emphasis & Caution": " - ",
+        "Examples": {"Positive Examples": [{"input": "q", "output": "a", "reason": "why"}], "Negative Examples": []},
+    }
+    del (raw := json.loads(write_task(tmp_path, "subtask010_mctaco_answer_generation_event_ordering").read_text()))[
+        "Positive Examples"
+    ]
+    path = tmp_path / "tasks" / "subtask010_mctaco_answer_generation_event_ordering.json"
+    path.write_text(json.dumps(raw | fields | {"Definition": "Order the events. "}))
+    (task,) = ni.discover(tmp_path, Options()).tasks.values()
+    assert task.name == f"{NAME}.task010_mctaco_answer_generation_event_ordering"
+    assert task.category == registry.catalog(NAME)[task.name].category
+    record = next(task.read("train"))
+    assert record.fields["definition"] == "Order the events. Do not guess."
+    shown = next(task.read("shown"))
+    assert (shown.fields["input"], shown.fields["outputs"]) == ("q", ("a",))
+
+
+def test_real_files_of_release_1_are_read(shared, tmp_path):
+    directory = shared / "data" / "natural_instructions_v1"
+    found = ni.discover(directory, Options())
+    assert len(found.tasks) == 8 and not found.left_out
+    for task in found.tasks.values():
+        assert all(isinstance(example, Example) for example in examples(task, "train"))
+        assert len(list(task.read("shown"))) >= ni.SHOWN or len(list(task.read("train"))) <= ni.TEST_INSTANCES
+
+
+def test_positive_examples_are_shown_in_their_order_and_filled_up_with_what_is_never_asked(tmp_path):
+    positive = [{"input": f"shown {i}", "output": f"out {i}", "explanation": ""} for i in range(2)]
+    instances = [{"id": f"i{i}", "input": f"Input {i}", "output": [f"out {i}"]} for i in range(130)]
+    write_task(tmp_path, "task1_a", instances, **{"Positive Examples": positive, "Definition": ["Do it."]})
+    write_splits(tmp_path, test=["task1_a"])
+    (task,) = ni.discover(tmp_path, Options()).tasks.values()
+    shown = list(task.read("shown"))
+    assert [record.id for record in shown] == ["positive0", "positive1", "i100", "i101", "i102"]
+    chosen = [demonstrations.choose(shown, task.name, "i3", count, 0, drawn=False) for count in (2, 5)]
+    assert chosen[0] == tuple(shown[:2]) and chosen[1] == tuple(shown)
+    example, ids = demonstrations.render(task, next(task.read("test")), task.templates[0], chosen[0])
+    opener, marker, delimiter = _wording(task, "i0")
+    shot = "{marker}shown {i}{delimiter} out {i}\n\n\n"
+    solved = "".join(shot.format(marker=marker, i=i, delimiter=delimiter) for i in range(2))
+    assert example.source == f"{opener}Do it.\n{solved}{marker}Input 0{delimiter}" and ids == ("positive0", "positive1")
+
+
+def _wording(task, name):
+    return (
+        prompts.pick("opener", task.name, name, prompts.OPENERS),
+        prompts.pick("marker", task.name, name, prompts.MARKERS),
+        prompts.pick("delimiter", task.name, name, prompts.DELIMITERS),
+    )
+
+
+def test_the_cross_lingual_track_is_a_suite(tmp_path):
+    for name in ("task1_a", "task2_b", "task3_c"):
+        write_task(tmp_path, name)
+    write_splits(tmp_path, train=["task1_a"], excluded=["task2_b", "task3_c"])
+    (tmp_path / "splits" / "xlingual").mkdir()
+    (tmp_path / "splits" / "xlingual" / "test_tasks.txt").write_text("task2_b\n")
+    found = ni.discover(tmp_path, Options())
+    (part,) = suites.suite(f"{NAME}_xlingual").parts(found)
+    assert (part.task.name, part.level, part.shots) == (f"{NAME}.task2_b", "held_out_task", (0, 2))
+    assert part.task.templates[0].metric("да", ["да"]) == 1.0  # rouge-score alone would give 0

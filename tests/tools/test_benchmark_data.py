@@ -47,6 +47,7 @@ def test_ours_is_measured_alone(few_tasks):
     assert notes[0].startswith("12 tasks, 2,220 examples, ") and "at most 300 a task" in notes[0]
 
 
+@pytest.mark.slow
 def test_seqio_fills_as_much_of_a_row_as_its_packer_is_known_to(tmp_path, few_tasks):
     """86-87% for these lengths (it closes a row at the first example that does not fit)."""
     if importlib.util.find_spec("seqio") is None:

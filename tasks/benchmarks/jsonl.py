@@ -1,0 +1,286 @@
+"""A user's own data: files of rows (`tasks/rows.py`), in the forms that people have.
+
+- instruction: `{"instruction", "input", "output"}` (Alpaca) or `{"instruction", "context", "response"}` (Dolly);
+- prompt: `{"prompt", "completion"}`, taken as they are;
+- chat: `{"messages": [{"role", "content"}]}`, or `{"conversations": [{"from", "value"}]}` (ShareGPT). Every turn of the
+  assistant is an example: the turn is the label, all that stands before it the source. A turn of weight 0 is none.
+
+Beside these a record may have `candidates` (a list of answers to rank), `references` (further accepted answers),
+`metric` (the same in all records of a file) and `category`. A file is a task; a file whose records have categories is
+a task a category. A folder with `train.jsonl`, `validation.jsonl`, ... is one task with these splits; where there is no
+validation split, a tenth of the records, 100 at most, is held out.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optiml_jax.errors import DataError, UserError
+from optiml_jax.evaluation.metrics import Metric
+from tasks import prompts, rows
+from tasks.example import Example, Record, Skipped, Template
+from tasks.registry import Benchmark, CatalogRow, slug, task_name
+from tasks.task import Options, Task
+
+NAME = "jsonl"
+OWN_LAYOUT = True  # a data directory without a folder of this name is this folder, or this file, itself
+HELD_OUT, HELD_OUT_SHARE = 100, 10  # instances at most; and one in so many
+MOST_CATEGORIES = 1000
+SPLITS = ("train", "validation", "test")
+
+INSTRUCTION = (("instruction", "input", "output"), ("instruction", "context", "response"))
+PROMPT = ("prompt", "completion")
+CHAT = (("messages", "role", "content"), ("conversations", "from", "value"))
+ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+SPOKEN = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
+FORMS = '{"instruction", "input", "output"}, {"prompt", "completion"} or {"messages": [{"role", "content"}]}'
+
+
+def discover(directory: Path, options: Options) -> Benchmark:
+    """The tasks of a file or a folder. Reads the start of every file, and all of one whose records have categories.
+
+    Raises:
+      DataError: nothing there that could be read.
+    """
+    tasks: dict[str, Task] = {}
+    left_out = []
+    for stem, splits in _sources(directory):
+        files = tuple(file for paths in splits.values() for file in paths)
+        first = next((record for record in _records(files) if isinstance(record, Record)), None)
+        if first is None:
+            skipped = next(_records(files), Skipped(str(files[0]), "the file is empty"))
+            left_out.append(Skipped(skipped.where, f"{skipped.reason}; no record of {stem} can be used"))
+            continue
+        for category in _categories(_stamp(files)) if "category" in first.fields else (None,):
+            task = _task(stem, category, splits, first.fields["metric"], options)
+            if task.name in tasks:
+                raise DataError(f"{files[0]}: the task {task.name} is that of {tasks[task.name].files[0]}; rename one")
+            tasks[task.name] = task
+    if not tasks:
+        listed = f" ({left_out[0].where}: {left_out[0].reason})" if left_out else ""
+        raise DataError(f"{directory}: no records of the form {FORMS}{listed}")
+    return Benchmark(tasks, tuple(left_out), {name: _row(task) for name, task in tasks.items()})
+
+
+def _sources(directory: Path) -> Iterator[tuple[str, dict[str, tuple[Path, ...]]]]:
+    """Names and splits of the data sets in a folder; a file is one."""
+    if directory.is_file():
+        if (name := rows.stem(directory)) is None:
+            raise DataError(f"{directory}: not one of {', '.join(rows.SUFFIXES)}")
+        yield name, {"train": (directory,)}
+        return
+    found = rows.splits(directory)
+    if set(found) & set(SPLITS):  # the folder is one data set
+        yield directory.name, found
+        return
+    for name, files in found.items():
+        yield name, {"train": files}
+    for folder in sorted(path for path in directory.iterdir() if path.is_dir() and path.name not in found):
+        if set(own := rows.splits(folder)) & set(SPLITS):
+            yield folder.name, own
+
+
+def _task(stem: str, category: str | None, splits: Mapping[str, Any], metric: Metric, options: Options) -> Task:
+    splits = {split: splits[split] for split in SPLITS if split in splits}
+    name = task_name(NAME, stem if category is None else f"{stem}.{slug(category)}")
+    carved = 0 if "validation" in splits or "train" not in splits else options.held_out_instances
+    return Task(
+        name=name,
+        benchmark=NAME,
+        category=slug(stem if category is None else category) or "unknown",
+        source=stem,
+        files=tuple(file for paths in splits.values() for file in paths),
+        splits=tuple(split for split in SPLITS if split in splits or (split == "validation" and carved != 0)),
+        templates=(Template("own", metric),),
+        read=functools.partial(_read, name, splits, category, metric, carved),
+        render=functools.partial(render, name),
+        options=options,
+        demonstrations="train" if "train" in splits else next(iter(splits)),
+    )
+
+
+def _row(task: Task) -> CatalogRow:
+    split = "train" if "train" in task.splits else "test"
+    return CatalogRow(task.name, NAME, task.category, task.source, split, task.templates[0].metric.name)
+
+
+def _stamp(files: Sequence[Path]) -> tuple[tuple[Path, int, int], ...]:
+    """What tells one state of files from another, for what is remembered of them."""
+    return tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+
+
+@functools.lru_cache(maxsize=1024)
+def _categories(stamp: tuple[tuple[Path, int, int], ...]) -> tuple[str, ...]:
+    """The categories of a data set, in the order met."""
+    files = tuple(file for file, *_ in stamp)
+    found: dict[str, str] = {}
+    for record in _records(files):
+        if isinstance(record, Record):
+            found.setdefault(slug(record.fields.get("category", "")) or "unknown", record.fields.get("category", ""))
+        if len(found) > MOST_CATEGORIES:
+            raise DataError(f"{files[0]}: more than {MOST_CATEGORIES:,} categories; is `category` a free text?")
+    return tuple(found)
+
+
+def _read(
+    task: str,
+    splits: Mapping[str, tuple[Path, ...]],
+    category: str | None,
+    metric: Metric,
+    carved: int | None,
+    split: str,
+) -> Iterator[Record | Skipped]:
+    """One split. `carved`: instances of "train" that are its validation split, 0 for none, None for the usual."""
+    own = splits.get(split, splits.get("train", ()))
+    from_train = split == "train" or split not in splits
+    last = _last(task, _stamp(own), category, metric, carved) if from_train and carved != 0 else -1
+    for record in _of_task(own, category, metric):
+        if isinstance(record, Skipped):
+            if split in splits:
+                yield record
+        elif not from_train or (_draw(task, record) <= last) == (split == "validation"):
+            yield record
+
+
+def _of_task(files: Sequence[Path], category: str | None, metric: Metric) -> Iterator[Record | Skipped]:
+    """The records of one category; what cannot be used is counted with every category of the file."""
+    for record in _records(files):
+        if isinstance(record, Record):
+            if category is not None and (slug(record.fields.get("category", "")) or "unknown") != category:
+                continue
+            if record.fields["metric"] != metric:
+                what = f"metric {record.fields['metric']}, but {metric} in the first record of the file"
+                record = Skipped(record.fields["where"], f"{what}; a task has one")
+        yield record
+
+
+@functools.lru_cache(maxsize=4096)
+def _last(task: str, stamp: tuple, category: str | None, metric: Metric, carved: int | None) -> int:
+    """Records whose draw is at most this are held out. Those of one question have one draw: they are on one side."""
+    records = _of_task([file for file, *_ in stamp], category, metric)
+    draws = (_draw(task, record) for record in records if isinstance(record, Record))
+    distinct = np.unique(np.fromiter(draws, np.uint64))
+    share = min(HELD_OUT, len(distinct) // HELD_OUT_SHARE) if carved is None else min(carved, len(distinct))
+    return int(distinct[share - 1]) if share else -1
+
+
+def _draw(task: str, record: Record) -> int:
+    return prompts.draw("held out", task, record.fields["question"])
+
+
+def _records(files: Sequence[Path]) -> Iterator[Record | Skipped]:
+    """Every record of the files, whatever its form.
+
+    A record's fields: `where`, `form`, `question` (what no other split may ask), `references`, `candidates`, `metric`,
+    `category` if it has one; `instruction` and `input`, `prompt`, or `turns` before the answer.
+    """
+    for row in rows.read(files):
+        if isinstance(row, Skipped):
+            yield row
+            continue
+        try:
+            examples = list(_examples(row.values))
+        except _Unusable as error:
+            yield Skipped(row.where, str(error))
+            continue
+        for number, fields in enumerate(examples, start=1):
+            name = str(row.number) if len(examples) == 1 else f"{row.number}.{number}"
+            yield Record(name, {"where": row.where, **fields})
+
+
+class _Unusable(Exception):
+    """Why a record cannot be used."""
+
+
+def _examples(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The examples that a record holds."""
+    if (chat := next((names for names in CHAT if names[0] in values), None)) is not None:
+        yield from _turns(values, *chat)
+        return
+    if names := next((names for names in INSTRUCTION if names[0] in values and names[2] in values), None):
+        instruction, text = _text(values, names[0]), _text(values, names[1], optional=True)
+        if not (instruction + text).strip():
+            raise _Unusable(f"{names[0]} is empty")
+        asked = {"form": "instruction", "instruction": instruction, "input": text, "question": f"{instruction}\0{text}"}
+        yield asked | _answers(values, values[names[2]], names[2])
+        return
+    if all(name in values for name in PROMPT):
+        prompt = _text(values, PROMPT[0])
+        yield {"form": "prompt", "prompt": prompt, "question": prompt} | _answers(values, values[PROMPT[1]], PROMPT[1])
+        return
+    raise _Unusable(f"has {', '.join(sorted(values)[:6]) or 'nothing'}, which is none of {FORMS}")
+
+
+def _turns(values: Mapping[str, Any], key: str, speaker: str, said: str) -> Iterator[dict[str, Any]]:
+    messages = values[key]
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise _Unusable(f"{key} is no list of objects")
+    turns: list[tuple[str, str]] = []
+    count = 0
+    for message in messages:
+        role = message.get(speaker)
+        if role not in ROLES:
+            raise _Unusable(f"a message of {speaker} {role!r}; known: {', '.join(ROLES)}")
+        text = _text(message, said)
+        if ROLES[role] == "assistant" and turns and message.get("weight", 1) and text.strip():
+            count += 1
+            yield {"form": "chat", "turns": tuple(turns), "question": repr(turns)} | _answers(values, text, said)
+        turns.append((ROLES[role], text))
+    if not count:
+        raise _Unusable("no turn of the assistant to learn")
+
+
+def _answers(values: Mapping[str, Any], output: Any, name: str) -> dict[str, Any]:
+    """References, candidates, metric and category of a record."""
+    references = [*_list(output, name), *_list(values.get("references") or [], "references")]
+    references = list(dict.fromkeys(text.strip() for text in references if text.strip()))
+    if not references:
+        raise _Unusable(f"{name} is empty")
+    candidates = values.get("candidates")
+    if candidates is not None:
+        candidates = tuple(dict.fromkeys(text.strip() for text in _list(candidates, "candidates")))
+        if len(candidates) < 2 or not set(candidates) & set(references):
+            raise _Unusable("candidates must be two or more, one of them the output")
+    try:
+        metric = Metric.parse(values.get("metric") or ("rouge_l" if candidates is None else "accuracy"))
+    except UserError as error:
+        raise _Unusable(str(error)) from None
+    found = {"references": tuple(references), "candidates": candidates, "metric": metric}
+    category = values.get("category")
+    if category is not None and not isinstance(category, str):
+        raise _Unusable(f"category is {type(category).__name__}, not text")
+    return found | ({} if category is None else {"category": category})
+
+
+def _text(values: Mapping[str, Any], name: str, optional: bool = False) -> str:
+    text = values.get(name)
+    if text is None and optional:
+        return ""
+    if not isinstance(text, str):
+        raise _Unusable(f"{name} is {type(text).__name__}, not text" if name in values else f"lacks {name}")
+    return text
+
+
+def _list(value: Any, name: str) -> list[str]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise _Unusable(f"{name} is neither text nor a list of texts")
+    return texts
+
+
+def render(task: str, record: Record, template: Template, worded_as: str | None = None) -> Example:
+    """The example of a record: instructions in the paper's wordings (2.4), prompts and chats as they are."""
+    fields = record.fields
+    target = prompts.pick("reference", task, record.id, fields["references"])
+    own = 0
+    if fields["form"] == "instruction":
+        wording = worded_as or record.id
+        source, own = prompts.task_level_source(task, wording, fields["instruction"], fields["input"])
+    elif fields["form"] == "prompt":
+        source = fields["prompt"]
+    else:
+        source = "\n".join([*(SPOKEN[role] + text.strip() for role, text in fields["turns"]), "Assistant:"])
+    return Example(record.id, source, target, fields["references"], fields["candidates"], own=own)
