@@ -1,5 +1,7 @@
 """Evaluation from the command line and from Python: files, resume, oracles for its scores, mistakes."""
 
+import dataclasses
+import functools
 import json
 import os
 import re
@@ -213,3 +215,32 @@ def mistakes(tmp_path_factory) -> dict[str, tuple[int, str]]:
 def test_a_mistake_is_one_line_with_the_way_out(case, mistakes):
     code, error = mistakes[case]
     assert code == 2 and error.startswith("error: ") and BAD[case][1] in error and error.count("\n") == 1, error
+
+
+def with_demonstrations(count: int, **fields) -> Prompt:
+    """An instruction, so many demonstrations of some thirty tokens, a question."""
+    text, spans = "Task: say it.\n", []
+    for number in range(count):
+        shown = f"Input: the number {number} and the number {number + 1} Output: {number}\n\n\n"
+        spans.append((len(text), len(text) + len(shown)))
+        text += shown
+    ids = tuple(map(str, range(count)))
+    return prompt(
+        0, prompt=f"{text}Input: it Output:", demonstration_ids=ids, demonstration_spans=tuple(spans), **fields
+    )
+
+
+@pytest.mark.parametrize("generated", [False, True])
+def test_a_prompt_that_is_too_long_loses_demonstrations_from_the_left_and_nothing_else(model, generated):
+    fields = {"candidates": None, "metric": Metric("rouge_l")} if generated else {}
+    answer = functools.partial(answering._generate, max_new_tokens=16, stop=()) if generated else answering._rank
+    long = with_demonstrations(12, **fields)
+    (sample,) = answer(model, [long], batch_rows=2)
+    kept = sample["demonstrations"]
+    assert 0 < kept < 12 and not sample["prompt_cut"]
+    assert sample["prompt"] == "Task: say it.\n" + long.prompt[long.demonstration_spans[-kept][0] :]
+    by_hand = dataclasses.replace(long, prompt=sample["prompt"], demonstration_spans=())
+    (wanted,) = answer(model, [by_hand], batch_rows=2)
+    assert (sample["prediction"], sample["scores"]) == (wanted["prediction"], wanted["scores"])
+    one_more = dataclasses.replace(long, prompt=long.without(12 - kept - 1), demonstration_spans=())
+    assert answer(model, [one_more], batch_rows=2)[0]["prompt_cut"]

@@ -130,11 +130,14 @@ def _part(suite: Suite, part: Part, max_prompts: int, separator: str, result: Re
     split = part.demonstrations or task.demonstrations
     drawn = task.demonstrations_drawn or split != task.demonstrations
     shown_from = list(_usable(Pool(task, split, most=SHOWN_FROM))) if any(part.shots) else []
+    if any(part.shots) and not shown_from:
+        _skip(result, Skipped(task.name, f"no record of {split} to show: asked without demonstrations alone"))
+    numbers = part.shots if shown_from else (0,) * (0 in part.shots)
     for pair in Pool(task, part.split, part.templates, most):
         if isinstance(pair, Skipped):
             _skip(result, pair)
             continue
-        for shots in part.shots:
+        for shots in numbers:
             for seed in part.seeds if shots else (0,):
                 shown = demonstrations.choose(shown_from, task.name, pair.record.id, shots, seed, drawn)
                 example, ids = demonstrations.render(task, *pair, shown, separator)
