@@ -34,8 +34,9 @@ class Mixture:
         return discover_all(self.benchmarks, data_dir, options)
 
     def tasks(self, found: Benchmark) -> list[Task]:
-        """The tasks of `found` that are drawn from."""
-        return [task for task in found.listed(*self.splits) if task.benchmark in self.benchmarks]
+        """The tasks of `found` that are drawn from: what has no train split can only be evaluated."""
+        listed = found.listed(*self.splits)
+        return [task for task in listed if task.benchmark in self.benchmarks and "train" in task.splits]
 
 
 def discover_all(names: tuple[str, ...], data_dir: str | os.PathLike | None, options: Options) -> Benchmark:

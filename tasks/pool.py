@@ -114,17 +114,41 @@ class Pool:
 
         names, last = every(), None
         bound = self._task.max_examples if self._most is None else self._most
+        several = self._most is None and len(self.templates) > 1
         head = list(itertools.islice(names, bound + 1)) if bound else []
         taken = len(head)
         if not bound:
             taken = sum(1 for _ in names)
-        elif len(head) > bound or (self._most is None and len(self.templates) > 1):
-            smallest = heapq.nsmallest(bound, map(self._draw, itertools.chain(head, names)))
+        elif len(head) > bound or several:
+            smallest = heapq.nsmallest((1 + several) * bound, map(self._draw, itertools.chain(head, names)))
             taken = min(records, bound) if self._most is None else bound
             last = smallest[taken - 1] if taken else None
+            if several and taken:
+                last, taken = self._last_that_fits(taken, smallest[: 2 * taken])
         choice = Choice(records, records + bad, taken, last)
         self._check(choice, first)
         return choice
+
+    def _last_that_fits(self, wanted: int, draws: list[int]) -> tuple[int | None, int]:
+        """The draw up to which so many pairs fit each other, and how many pairs are up to it: N examples are trained on
+        where a task has N, also where some of its templates are for some of its records.
+
+        Args:
+          draws: the smallest ones, in order. Where too few of these fit, all pairs are tried.
+        """
+        for last in (draws[-1], None):
+            found = sorted(
+                (draw, isinstance(self._task.render(record, template), Example))
+                for record in self._records()
+                if isinstance(record, Record)
+                for template in self.templates
+                if (draw := self._draw(self._task.pair_id(record, template))) <= (draw if last is None else last)
+            )
+            fitting = itertools.accumulate(fits for _, fits in found)
+            place = next((place for place, count in enumerate(fitting) if count == wanted), None)
+            if place is not None:
+                return found[place][0], place + 1
+        return None, len(found)
 
     def _check(self, choice: Choice, first: Skipped | None) -> None:
         """Refuses a split of which too much cannot be used; `first` is its first bad record."""

@@ -11,9 +11,17 @@ MAX_EXAMPLES = 100_000  # of a task, at random (paper 2.2 and Table 1); FLAN tak
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may change about reading. `held_out_instances`: of each task; None: the benchmark's default."""
+    """What a user may change about reading.
+
+    Attributes:
+      held_out_instances: of each task; None: the benchmark's default.
+      all_templates: those too that alter the original task (PromptSource, FLAN).
+      t0_truncation: fields of PromptSource's rows are cut to 2,048 characters, as T0 was trained.
+    """
 
     held_out_instances: int | None = None
+    all_templates: bool = False
+    t0_truncation: bool = False
     allow_bad_records: bool = False
     allow_empty_tasks: bool = False
 

@@ -26,6 +26,7 @@ from optiml_jax.tables import Parser, table
 from optiml_jax.tokenizer import Tokenizer
 from tasks import mixtures, suites
 from tasks.benchmarks import samples
+from tasks.demonstrations import SEPARATOR
 from tasks.example import Skipped
 from tasks.store import build, pipeline
 from tasks.store.element import Job
@@ -54,6 +55,11 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     add("--max_label_tokens", type=int, default=0, help="skip and list longer labels")
     add("--row_length", type=int, default=Limits.row_length, help="of pieces of documents that are longer (2048)")
     add("--max_prompts_per_task", type=int, default=250, help="of a split in the ledger, drawn by id; 0: all")
+    add("--all_templates", action="store_true", help="those too that alter the original task (PromptSource, FLAN)")
+    add("--t0_truncation", action="store_true", help="cut fields of PromptSource to 2,048 characters, as T0 did")
+    add(
+        "--demonstration_separator", default=SEPARATOR, help="between examples of a few-shot prompt (three line breaks)"
+    )
     add("--allow_bad_records", action="store_true", help="skip them even when more than 1%% of a split is unusable")
     add("--allow_empty_tasks", action="store_true", help="leave out tasks without usable instances")
     flags, beam_flags = parser.parse_known_args(arguments)
@@ -93,14 +99,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.verify:
         verify(flags.cache_dir)
         return
-    options = Options(flags.held_out_instances, flags.allow_bad_records, flags.allow_empty_tasks)
+    options = Options(
+        flags.held_out_instances,
+        flags.all_templates,
+        flags.t0_truncation,
+        flags.allow_bad_records,
+        flags.allow_empty_tasks,
+    )
     suite = flags.suite
     if flags.mixture:
         cache_mixture(flags, options, beam_flags)
         suite = flags.mixture if flags.mixture in suites.names() else None
     if suite:
         start = time.perf_counter()
-        found = writing.run(suites.suite(suite), flags.data_dir, flags.cache_dir, options, flags.max_prompts_per_task)
+        separator = flags.demonstration_separator.replace("\\n", "\n")
+        asked = suites.suite(suite)
+        found = writing.run(asked, flags.data_dir, flags.cache_dir, options, flags.max_prompts_per_task, separator)
         print(ledger_report(suite, found, time.perf_counter() - start, alone=not flags.mixture))
 
 

@@ -50,6 +50,8 @@ def identity(job: Job, fingerprint: str, task: Task) -> dict:
         "code_version": sources.code_version(module_of(task.benchmark), shard.__name__),
         "tokenizer": fingerprint,
         "held_out_instances": job.options.held_out_instances,
+        "all_templates": job.options.all_templates,
+        "t0_truncation": job.options.t0_truncation,
         "max_label_tokens": job.limits.max_label_tokens,
         "max_examples": task.max_examples,
     }

@@ -1,6 +1,7 @@
 """What is taken of records x templates, and what is shown before an example: pure functions of names."""
 
 import collections
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -40,6 +41,26 @@ def test_of_n_records_and_three_templates_n_pairs_are_taken_at_random():
     assert all(900 < count < 1100 for count in by_template.values())  # 1,000 expected, sd 26
     times = collections.Counter(collections.Counter(name.split("/")[0] for name in taken).values())
     assert 1233 < times[1] < 1433 and 570 < times[2] < 765 and times[3] > 60  # of 3 at 1/3: 4/9, 2/9, 1/27
+
+
+@pytest.mark.parametrize("count", [1, 7, 400])
+def test_n_examples_are_taken_where_templates_do_not_fit_every_record(count):
+    """The odd template fits one record in eight; of N records N examples still come, or as many as there are."""
+
+    def fit(task, rare):
+        def render(record, template, worded_as=None):
+            fits = template.id not in rare or int(record.id[1:]) % 8 == 0
+            return Example(record.id, template.text, "x", ("x",)) if fits else Skipped(record.id, "does not fit")
+
+        return dataclasses.replace(task, render=render)
+
+    def fitting(task):
+        return [item for item in examples(task, "train") if isinstance(item, Example)]
+
+    assert len(fitting(fit(task_of(count), ["odd"]))) == count
+    assert len(fitting(fit(task_of(count), ["odd", "long"]))) == count
+    most = 3 * -(-count // 8)
+    assert len(fitting(fit(task_of(count), ["odd", "long", "plain"]))) == min(count, most)
 
 
 def test_one_template_takes_every_record_and_a_cap_takes_so_many():

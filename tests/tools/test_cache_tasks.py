@@ -43,9 +43,10 @@ def test_a_suite_needs_no_tokenizer_and_is_counted(data_dir, tmp_path, capsys): 
     run(f"suite={NAME}", f"data_dir={data_dir}", f"cache_dir={cache}", "max_prompts_per_task=30")
     lines = capsys.readouterr().out.split("\n")
     assert lines[0].split() == ["task", "split", "level", "prompts"]
-    assert lines[1].split() == [f"{NAME}.task3_new", "test", "fully_held_out", "30"]
+    assert lines[1].split() == [f"{NAME}.task3_new", "test", "fully_held_out", "90"]  # 0, 2 and 5 shots
     assert lines[2].split() == [f"{NAME}.task4_known", "test", "held_out_task", "5"]
-    assert lines[3].split() == [NAME, "all", "all", "35"] and "35 prompts of 2 tasks, written in" in lines[-2]
+    assert lines[3].split() == [NAME, "all", "all", "95"] and "95 prompts of 2 tasks, written in" in lines[-2]
+    assert f"  {NAME}.task4_known: no record of shown to show: asked without demonstrations alone" in lines
     assert sorted(path.name for path in cache.iterdir()) == [".lock", "ledgers"]
 
 

@@ -1,0 +1,297 @@
+"""PromptSource (Bach et al. 2022): Jinja templates over the rows of data sets; a task is a template file.
+
+`templates/<data set>/[<subset>/]templates.yaml` as in the official repository (the paper pins 0cc4b0c), and beside it
+the rows, `rows/<data set>/[<subset>/]<split>.jsonl` or any other file of `tasks/rows.py`, with the field names and
+integer labels that `datasets` gives. What is left of the triple bar is the source, what is right of it the target;
+`answer_choices` is a template too. Templates that alter the original task are left out (paper 2.4), and so are
+examples with an empty target: the template does not apply, or the label is hidden.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from optiml_jax.errors import DataError
+from optiml_jax.evaluation.metrics import Metric
+from tasks import jinja, prompts, rows
+from tasks.example import Example, Record, Skipped, Template
+from tasks.registry import Benchmark, CatalogRow, catalog, task_name
+from tasks.task import Options, Task
+
+NAME = "promptsource"
+FILE = "templates.yaml"
+BAR = "|||"
+PROTECTED = "3ed2dface8203c4c9dfb1a5dc58e41e0"  # stands for a bar in the data while a text is split (upstream's word)
+MAX_FILE = 4 << 20
+TRUNCATED = 2048  # characters of a field, where T0 cuts it
+# Metrics of templates that are ours too; the paper scores every other one by ROUGE-L F1 of generated text (Table 15).
+METRICS = {"Accuracy": "accuracy", "ROUGE": "rouge_l"}
+# What `datasets` calls the splits of these three kinds.
+SPLITS = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
+TRIED = 3  # rows that a template is tried on before it is taken
+SCARCE = ("turk",)  # of which templates that do not apply to all examples are kept in evaluations (paper 5.2)
+
+
+class PromptTemplate(NamedTuple):
+    """One template of a file. `choices`: jinja of the answers to rank, or None."""
+
+    id: str
+    jinja: str
+    choices: str | None
+    original_task: bool
+    metrics: tuple[str, ...]
+
+
+def discover(directory: Path, options: Options) -> Benchmark:
+    """The template files whose rows are there. Parses those alone.
+
+    Raises:
+      DataError: no templates.
+    """
+    known = catalog(NAME)
+    root = next((path for path in (directory / "templates", directory / NAME / "templates") if path.is_dir()), None)
+    if root is None:
+        way_out = "copy promptsource/templates of github.com/bigscience-workshop/promptsource there"
+        raise DataError(f"{directory}: no folder templates; {way_out}")
+    tasks, left_out, found = {}, [], dict(known)
+    for path in sorted(root.rglob(FILE)):
+        place = path.parent.relative_to(root)
+        folder = directory / "rows" / place
+        if not folder.is_dir() or not (there := rows.splits(folder)):
+            continue
+        try:
+            templates = load(path)
+        except DataError as error:
+            left_out.append(Skipped(str(path), str(error).removeprefix(f"{path}")))
+            continue
+        name = task_name(NAME, "__".join(place.parts))
+        by_kind = _by_kind(there)
+        kept, dropped = _usable(path, templates, by_kind, options)
+        left_out += dropped
+        if not kept:
+            left_out.append(Skipped(str(path), "no template of the original task"))
+            continue
+        row = known.get(name) or CatalogRow(name, NAME, "unknown", str(place), "train", metric_of(kept))
+        found[name] = row
+        tasks[name] = _task(row, path, by_kind, kept, options)
+    return Benchmark(tasks, tuple(left_out), found)
+
+
+def _by_kind(there: Mapping[str, tuple[Path, ...]]) -> dict[str, tuple[Path, ...]]:
+    """The files of "train", "validation" and "test": of all splits of that kind (train_r1, validation_matched)."""
+    kinds = {}
+    for kind, stems in SPLITS.items():
+        files = [path for split, paths in there.items() if split.split("_")[0] in stems for path in paths]
+        if files:
+            kinds[kind] = tuple(files)
+    return kinds
+
+
+class _Loader(yaml.CSafeLoader):
+    """YAML's safe types and PromptSource's two tags, as data. Merge keys, which can grow without bound, are refused."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, "a merge key", key.start_mark)
+        super().flatten_mapping(node)
+
+
+for _tag in ("!Template", "!TemplateMetadata"):
+    _Loader.add_constructor(_tag, lambda loader, node: loader.construct_mapping(node, deep=True))
+
+
+@functools.cache
+def _load(path: Path, stamp: tuple[int, int]) -> tuple[PromptTemplate, ...]:
+    try:
+        content = yaml.load(path.read_bytes().decode("utf-8"), Loader=_Loader)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start:,}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        raise DataError(f"{path}{where}: not YAML of templates ({getattr(error, 'problem', error)})") from None
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{path}: not YAML of templates ({type(error).__name__})") from None
+    templates = content.get("templates") if isinstance(content, dict) else None
+    if not isinstance(templates, dict):
+        raise DataError(f"{path}: no mapping templates")
+    found: dict[str, PromptTemplate] = {}
+    for key, fields in templates.items():
+        template = _template(str(key), fields)
+        if template is None:
+            raise DataError(f"{path}: template {key} has no texts name and jinja")
+        found[template.id if template.id not in found else f"{template.id} {key}"] = template
+    return tuple(template._replace(id=name) for name, template in found.items())
+
+
+def load(path: Path) -> tuple[PromptTemplate, ...]:
+    """The templates of a file.
+
+    Raises:
+      DataError: not UTF-8, not YAML, with other tags, or without templates; names file and line.
+    """
+    status = path.stat()
+    if status.st_size > MAX_FILE:
+        raise DataError(f"{path}: {status.st_size:,} bytes; a template file has some thousand")
+    return _load(path, (status.st_mtime_ns, status.st_size))
+
+
+def _template(key: str, fields: Any) -> PromptTemplate | None:
+    if not isinstance(fields, dict) or not isinstance(fields.get("jinja"), str):
+        return None
+    metadata = fields.get("metadata") if isinstance(fields.get("metadata"), dict) else {}
+    metrics = metadata.get("metrics")
+    metrics = tuple(map(str, metrics)) if isinstance(metrics, list) else ()
+    name = " ".join(str(fields.get("name") or key).replace("/", "_").split())
+    choices = fields.get("answer_choices")
+    return PromptTemplate(
+        name, fields["jinja"], str(choices) if choices else None, bool(metadata.get("original_task")), metrics
+    )
+
+
+def metric_of(templates: Sequence[PromptTemplate]) -> str:
+    """A task's metric: accuracy of ranked answers where most templates name it and have answers to rank."""
+    ranked = sum("Accuracy" in one.metrics and one.choices is not None for one in templates)
+    return METRICS["Accuracy" if 2 * ranked > len(templates) else "ROUGE"]
+
+
+def _usable(
+    path: Path,
+    templates: Sequence[PromptTemplate],
+    splits: Mapping[str, tuple[Path, ...]],
+    options: Options,
+) -> tuple[list[PromptTemplate], list[Skipped]]:
+    """The templates that are taken; and those that cannot be compiled, or do not end on the first rows.
+
+    One that failed row by row would take its second for each of a hundred thousand.
+    """
+    kept, dropped = [], []
+    first = [record for split in splits for record in itertools.islice(_read(splits, split), TRIED)]
+    first = [record.fields["row"] for record in first if isinstance(record, Record)]
+    for one in templates:
+        if one.original_task or options.all_templates:
+            try:
+                _compiled(one, options.t0_truncation)
+                for row in first:
+                    _check_that_it_ends(one, options.t0_truncation, row)
+                kept.append(one)
+            except jinja.TemplateError as error:
+                dropped.append(Skipped(f"{path}#{one.id}", f"template left out: {error}"))
+    return kept, dropped
+
+
+def _check_that_it_ends(template: PromptTemplate, truncate: bool, row: Mapping[str, Any]) -> None:
+    try:
+        _rendered(template, truncate, row, 0)
+    except jinja.EndlessError:
+        raise
+    except jinja.TemplateError:
+        pass  # of this row alone, which will be named when it is rendered
+
+
+@functools.cache
+def _compiled(template: PromptTemplate, truncate: bool) -> tuple[jinja.Template, jinja.Template | None, list | None]:
+    """Template and answers, compiled; the answers themselves where they are the same for every row."""
+    text = template.jinja
+    if truncate:  # as upstream's `apply`, by substitution in the template's text
+        text = text.replace("}}", f" | string | truncate({TRUNCATED}) }}}}")
+    if template.choices is None:
+        return jinja.Template(text), None, None
+    choices = jinja.Template(template.choices)
+    return jinja.Template(text), choices, _parts(choices.render({})) if choices.constant else None
+
+
+def _task(
+    row: CatalogRow,
+    path: Path,
+    splits: Mapping[str, tuple[Path, ...]],
+    templates: Sequence[PromptTemplate],
+    options: Options,
+) -> Task:
+    metric = Metric(metric_of(templates))
+    by_id = {one.id: one for one in templates}
+    return Task(
+        name=row.name,
+        benchmark=NAME,
+        category=row.category,
+        source=row.source,
+        files=(path, *(file for files in splits.values() for file in files)),
+        splits=tuple(splits),
+        templates=tuple(Template(one.id, metric) for one in templates),
+        read=functools.partial(_read, splits),
+        render=functools.partial(render, row.name, by_id, options.t0_truncation),
+        options=options,
+        demonstrations="train" if "train" in splits else next(iter(splits), "train"),
+    )
+
+
+def _read(splits: Mapping[str, tuple[Path, ...]], split: str) -> Iterator[Record | Skipped]:
+    """The rows of a split; a record's fields are `where` and `row`."""
+    for row in rows.read(splits.get(split, ())):
+        if isinstance(row, Skipped):
+            yield row
+        elif "answer_choices" in row.values:
+            yield Skipped(row.where, "a field answer_choices, which templates mean something else by")
+        else:
+            values = {key.replace("-", "_"): value for key, value in row.values.items()}
+            yield Record(str(row.number), {"where": row.where, "row": values})
+
+
+def render(
+    task: str,
+    templates: Mapping[str, PromptTemplate],
+    truncate: bool,
+    record: Record,
+    template: Template,
+    worded_as: str | None = None,
+) -> Example | Skipped:
+    """The example that a template makes of a row. A random choice in it is drawn by row and template."""
+    own = templates[template.id]
+    where, row = f"{record.fields['where']} by template {own.id}", record.fields["row"]
+    text, choices, _ = _compiled(own, truncate)
+    names = text.names | choices.names if choices else text.names
+    if missing := names - row.keys() - {"answer_choices"}:
+        return Skipped(where, f"the row has no field {min(missing)}")
+    try:
+        parts, answers = _rendered(own, truncate, row, prompts.draw("choice", task, f"{record.id}/{own.id}"))
+    except jinja.TemplateError as error:
+        return Skipped(where, str(error))
+    if len(parts) != 2 or not all(parts):
+        return Skipped(where, "no source" if len(parts) == 2 and parts[1] else "no target")
+    source, target = parts
+    ranked = template.metric.name == METRICS["Accuracy"] and answers and target in answers and len(set(answers)) > 1
+    candidates = tuple(dict.fromkeys(answers)) if ranked else None
+    source = prompts.with_delimiter(task, worded_as or record.id, source)
+    return Example(record.id, source, target, (target,), candidates)
+
+
+def _rendered(
+    template: PromptTemplate, truncate: bool, row: Mapping[str, Any], seed: int
+) -> tuple[list[str], list[str] | None]:
+    """The parts of the text, and the answers to choose from."""
+    text, choices, answers = _compiled(template, truncate)
+    row = {key: value.replace(BAR, PROTECTED) if isinstance(value, str) else value for key, value in row.items()}
+    if choices and answers is None:
+        answers = _parts(choices.render(row, seed))
+    return _parts(text.render({**row, "answer_choices": answers}, seed)), answers
+
+
+def _parts(text: str) -> list[str]:
+    return [part.replace(PROTECTED, BAR).strip() for part in text.split(BAR)]
+
+
+def applicable(task: Task, split: str) -> tuple[str, ...]:
+    """The templates that apply to every example of a split: what evaluations ask with (paper 5.2), but for `SCARCE`."""
+    if task.source in SCARCE:
+        return tuple(template.id for template in task.templates)
+    records = [record for record in task.read(split) if isinstance(record, Record)]
+    return tuple(
+        template.id
+        for template in task.templates
+        if all(isinstance(task.render(record, template), Example) for record in records)
+    )
