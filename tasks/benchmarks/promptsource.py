@@ -277,8 +277,9 @@ def _rendered(
     text, choices, answers = _compiled(template, truncate)
     row = {key: value.replace(BAR, PROTECTED) if isinstance(value, str) else value for key, value in row.items()}
     if choices and answers is None:
-        answers = _parts(choices.render(row, seed))
-    return _parts(text.render({**row, "answer_choices": answers}, seed)), answers
+        answers = [part.strip() for part in choices.render(row, seed).split(BAR)]
+    parts = _parts(text.render({**row, "answer_choices": answers}, seed))
+    return parts, answers and [answer.replace(PROTECTED, BAR) for answer in answers]
 
 
 def _parts(text: str) -> list[str]:
