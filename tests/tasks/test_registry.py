@@ -90,7 +90,7 @@ def test_unknown_names_come_with_the_nearest():
         UserError, match="no mixture super_natural_instruction; did you mean super_natural_instructions"
     ):
         mixtures.mixture("super_natural_instruction")
-    with pytest.raises(UserError, match="no mixture zzz; there are .*samples, super_natural_instructions"):
+    with pytest.raises(UserError, match=r"no mixture zzz; there are .*samples, super_natural_instructions"):
         mixtures.mixture("zzz")
 
 
