@@ -1,4 +1,4 @@
-"""Rows of local files: JSON lines, JSON lists, Parquet, folders of `datasets.Dataset.save_to_disk`.
+"""Rows of local files: JSON lines, JSON lists, Parquet, and what `datasets` and TensorFlow Datasets keep on disk.
 
 What benchmarks of tables read their records through. Nothing is fetched, nothing is executed; a line that cannot be
 used is named with its file and number, and the next one is read.
@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ MAX_LINE = 16 << 20  # bytes; a longer line is passed over, never held in memory
 MAX_LIST = 1 << 30  # bytes of a JSON list, which is read whole
 LINES = (".jsonl", ".json", ".jsonl.gz")
 SUFFIXES = (*LINES, ".parquet", ".arrow")
+PREPARED = re.compile(r"-(?P<split>\w+)\.tfrecord-\d{5}-of-\d{5}$")  # by TensorFlow Datasets, with features.json
 _PART = re.compile(r"-\d{5}-of-\d{5}$")  # data sets in several files: train-00000-of-00003.parquet
 
 
@@ -38,7 +39,8 @@ def stem(path: Path) -> str | None:
 
 
 def splits(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """The splits of a data set in a folder: `<split>.<suffix>`, its parts, or what `datasets` saves to disk.
+    """The splits of a data set in a folder: `<split>.<suffix>`, its parts, what `datasets` saves to disk, or what
+    TensorFlow Datasets prepared (there, or in the last of its folders of versions).
 
     Raises:
       DataError: a `state.json` of `datasets` cannot be read.
@@ -46,7 +48,11 @@ def splits(folder: Path) -> dict[str, tuple[Path, ...]]:
     if (folder / "state.json").is_file():
         return {"train": _saved(folder)}
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
+    versions = sorted(path.parent for path in folder.glob("*/features.json"))
+    for path in sorted([*folder.iterdir(), *(versions[-1].iterdir() if versions else ())]):
+        if (prepared := PREPARED.search(path.name)) and (path.parent / "features.json").is_file():
+            found.setdefault(prepared["split"], []).append(path)
+            continue
         if path.is_dir() and (path / "state.json").is_file():
             found.setdefault(path.name, []).extend(_saved(path))
         elif path.is_file() and not path.name.endswith((".arrow", "dataset_dict.json")) and (name := stem(path)):
@@ -72,12 +78,18 @@ def read(files: Sequence[Path]) -> Iterator[Row | Skipped]:
     """
     numbers = itertools.count(1)
     for path in files:
-        rows = _columnar(path) if path.suffix in (".parquet", ".arrow") else _json(path)
+        rows = _kind(path)(path)
         for line, values in rows:
             number = next(numbers)
             yield (
                 Row(number, f"{path}:{line}", values) if isinstance(values, dict) else Skipped(f"{path}:{line}", values)
             )
+
+
+def _kind(path: Path) -> Callable[[Path], Iterator[tuple[int, dict[str, Any] | str]]]:
+    if PREPARED.search(path.name):
+        return _prepared
+    return _columnar if path.suffix in (".parquet", ".arrow") else _json
 
 
 def _json(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -149,3 +161,29 @@ def _columnar(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield next(numbers), values
     except (arrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}); fetch the file again") from None
+
+
+def _prepared(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """A file that TensorFlow Datasets wrote: its features say what is in it."""
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise UserError(f"{path}: reading it needs tensorflow_datasets, which comes with seqio") from None
+    try:
+        features = tfds.features.FeatureConnector.from_config(str(path.parent))
+        for number, record in enumerate(tf.data.TFRecordDataset(str(path)).as_numpy_iterator(), start=1):
+            yield number, _plain(tfds.as_numpy(features.deserialize_example(record)))
+    except (tf.errors.OpError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}); prepare it again") from None
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's values as JSON would have them."""
+    if isinstance(value, dict):
+        return {name: _plain(own) for name, own in value.items()}
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return [_plain(own) for own in value] if isinstance(value, (list, tuple)) else value

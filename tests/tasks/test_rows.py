@@ -52,6 +52,29 @@ def test_what_datasets_saves_to_disk_is_read(tmp_path):
     assert values(rows.splits(tmp_path / "one")["train"]) == VALUES
 
 
+def test_what_tensorflow_datasets_prepared_is_read(tmp_path):
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    texts = tfds.features.Sequence({"text": tfds.features.Text(), "start": tfds.features.Scalar(tf.int32)})
+    label = tfds.features.ClassLabel(names=["no", "yes"])
+    features = tfds.features.FeaturesDict({"question": tfds.features.Text(), "label": label, "answers": texts})
+    version = tmp_path / "1.0.2"
+    version.mkdir()
+    features.save_config(str(version))
+    with tf.io.TFRecordWriter(str(version / "own-train.tfrecord-00000-of-00001")) as file:
+        for i in range(3):
+            answers = [{"text": f"é{j}", "start": j} for j in range(i)]
+            encoded = features.encode_example({"question": f"q{i}", "label": i % 2, "answers": answers})
+            file.write(features.serialize_example(encoded))
+    found = values(rows.splits(tmp_path)["train"])
+    assert found[0] == {"question": "q0", "label": 0, "answers": {"text": [], "start": []}}
+    assert found[2] == {"question": "q2", "label": 0, "answers": {"text": ["é0", "é1"], "start": [0, 1]}}
+    (version / "own-train.tfrecord-00000-of-00001").write_bytes(b"broken" * 100)
+    with pytest.raises(DataError, match="own-train"):
+        values(rows.splits(tmp_path)["train"])
+
+
 def test_splits_are_files_their_parts_and_saved_folders(tmp_path):
     for name in ("train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "test.json", "notes.txt", ".hidden.jsonl"):
         write(tmp_path / name)
