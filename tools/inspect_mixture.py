@@ -1,6 +1,7 @@
 """Shows what a cached mixture trains on: sizes, probabilities, expected epochs; with `--show` the prompts of a task.
 
 python -m tools.inspect_mixture --mixture=samples --cache_dir=cache --show=sample007_number_parity
+python -m tools.inspect_mixture --mixture=samples --cache_dir=cache --html=mixture.html
 python -m tools.inspect_mixture --gin_file=opt125m_super_natural_instructions.gin --gin.BATCH_ROWS=128
 
 With a gin file, mixture, cache, tokenizer, cap, proportions and the length of the run are those of training.
@@ -17,11 +18,14 @@ from optiml_jax.data import caches
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.packing import pack
 from optiml_jax.data.sampling import probabilities
+from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError, exit_on_user_error, nearest
+from optiml_jax.evaluation.ledger import read_ledger
 from optiml_jax.files import write_atomically
 from optiml_jax.tables import Parser, table
 from optiml_jax.tokenizer import Tokenizer
+from tools import mixture_page
 
 TRAIN_TOKENS = 2_000_000_000  # the paper's runs (Table 3)
 EOS = 1  # positions an example takes beside its own tokens: its inputs start with </s>, its targets end in it
@@ -46,17 +50,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--eps", type=int, help="cap on a task's examples (the mixture's own)")
     add("--train_tokens", type=float, help="length of the run that expected epochs are of (2e9)")
     add("--json", help="also write the table to this file")
+    add("--html", help="also write a page of it to this file: shares, tasks, prompts, packed rows, lengths")
     add("--show", metavar="TASK", help="print prompts of this task, source and target apart, and a packed row of them")
-    add("--examples", type=int, default=3, help="prompts shown")
-    add("--row_length", type=int, default=2048, help="tokens of the packed row shown")
+    add("--examples", type=int, default=3, help="prompts of a task that are shown")
+    add("--row_length", type=int, help="tokens of the packed rows shown (2048)")
     flags, gin_flags = parser.parse_known_args(arguments)
     if wrong := [flag for flag in gin_flags if not flag.startswith(("--gin_file=", "--gin.", "--gin_search_paths="))]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    flags.proportions = None
+    flags.proportions, flags.seed = None, None
     if gin_flags:
         _take_from_gin(flags, gin_flags)
-    if flags.train_tokens is None:
-        flags.train_tokens = TRAIN_TOKENS
+    flags.train_tokens = flags.train_tokens or TRAIN_TOKENS
+    flags.row_length = flags.row_length or Data.row_length
+    flags.seed = Data.seed if flags.seed is None else flags.seed
+    if flags.row_length < 2 or flags.examples < 1:
+        parser.error("--row_length must be at least 2 and --examples at least 1")
     for name in ("mixture", "cache_dir"):
         if getattr(flags, name) is None:
             parser.error(f"--{name} is missing (or --gin_file=FILE, which says it)")
@@ -69,7 +77,7 @@ def _take_from_gin(flags: argparse.Namespace, gin_flags: Sequence[str]) -> None:
 
     settings = gin_cli.settings(gin_flags, "tools.inspect_mixture")
     data = settings["data"]
-    for name in ("mixture", "cache_dir", "tokenizer", "eps", "proportions"):
+    for name in ("mixture", "cache_dir", "tokenizer", "eps", "proportions", "row_length", "seed"):
         if getattr(flags, name) is None:
             setattr(flags, name, getattr(data, name))
     if flags.train_tokens is None:
@@ -103,10 +111,7 @@ def inspect(
         }
         for task in manifest.tasks
     ]
-    return {"tasks": tasks} | {plural: _total(tasks, key) for plural, key in GROUPS.items()}
-
-
-GROUPS = {"benchmarks": "benchmark", "categories": "category"}
+    return {"tasks": tasks} | {plural: _total(tasks, key) for plural, key in mixture_page.GROUPS.items()}
 
 
 def _total(tasks: Sequence[Mapping], key: str) -> dict[str, float]:
@@ -132,6 +137,17 @@ def show(store: TokenStore, tokenizer: Tokenizer, task: str, count: int, row_len
         lines += [f"{len(fitting):,} examples pack into {len(rows):,} rows of {row_length:,} tokens, {fill:.1%} full"]
         lines += [f"the first: examples of {', '.join(str(n) for n in fitting[rows[0]])} tokens"]
     return "\n".join(lines)
+
+
+def write_page(flags: argparse.Namespace, found: Mapping, store: TokenStore) -> str:
+    """Writes `--html` and says what it wrote. Prompts of evaluations are those of ledgers in the same cache."""
+    data = Data(flags.mixture, flags.cache_dir, row_length=flags.row_length, seed=flags.seed)
+    ledgers = [caches.ledger_path(flags.cache_dir, name) for name in flags.mixture.split("+")]
+    asked = [prompt for path in ledgers if path.exists() for prompt in read_ledger(path)]
+    tokenizer = Tokenizer.load(store.directory / "tokenizer")
+    text = mixture_page.page(found, store, tokenizer, data, flags.train_tokens, flags.examples, asked)
+    write_atomically(flags.html, text)
+    return f"page: {flags.html}, {len(text.encode()) / 1e6:.1f} MB"
 
 
 def _task(name: str, known: Sequence[str], cache_dir: str) -> str:
@@ -163,11 +179,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(
         table([name.replace("_", " ") for name in COLUMNS], [[task[key] for key in COLUMNS] for task in found["tasks"]])
     )
-    for plural, key in GROUPS.items():
+    for plural, key in mixture_page.GROUPS.items():
         counts = {name: sum(task[key] == name for task in found["tasks"]) for name in found[plural]}
         rows = sorted(((name, counts[name], p) for name, p in found[plural].items()), key=lambda row: -row[2])
         print("\n" + table((key, "tasks", "probability"), rows))
     print(f"\nexpected epochs are those of a run of {flags.train_tokens:,.0f} tokens")
+    if flags.html:
+        print(write_page(flags, found, store))
 
 
 if __name__ == "__main__":

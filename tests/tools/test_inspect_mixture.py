@@ -1,9 +1,14 @@
 """The mixture's table against arithmetic on the raw counts, and the prompts against the tasks."""
 
 import json
+import re
+import shutil
+import subprocess
 
+import numpy as np
 import pytest
 
+from optiml_jax.data.settings import Data
 from optiml_jax.tokenizer import Tokenizer, join
 from tasks import registry
 from tasks.benchmarks.samples import TOKENIZER
@@ -11,7 +16,7 @@ from tasks.pool import examples
 from tasks.store import build
 from tasks.store.element import Job
 from tests.tasks.conftest import NAME, write_splits, write_task
-from tools import inspect_mixture
+from tools import cache_tasks, inspect_mixture, mixture_page
 
 SIZES = {
     "task1": (5000, "Question Answering"),
@@ -98,7 +103,7 @@ def test_prompts_are_shown_with_source_and_target_apart(cache_dir, capsys):
         (["cache_dir=/nowhere"], "/nowhere/store.json: no token store here; write one with"),
         (["mixture=super_natural"], "no such mixture in this cache; did you mean super_natural_instructions?"),
         (["eps=0"], "eps is 0"),
-        (["html=x"], "unrecognized arguments: --html=x; see --help"),
+        (["page=x"], "unrecognized arguments: --page=x; see --help"),
     ],
 )
 def test_a_wrong_flag_is_one_line_and_exit_code_2(cache_dir, capsys, flags, message):
@@ -132,3 +137,111 @@ def test_a_gin_file_says_which_run_the_epochs_are_of(cache_dir, tmp_path, capsys
     by_flags = json.loads((tmp_path / "by_flags.json").read_text())["tasks"]
     assert list(tables[0].values()) == by_flags
     assert {task["capped_examples"] for task in tables[1].values()} == {100}
+
+
+TAKE = "document.title = 'taken'"
+HOSTILE = f'</script><script>{TAKE}</script><img src=x onerror="{TAKE}"> __SCRIPT__ \u2028'
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of a mixture of two tasks, one of whose prompts mean harm; with an evaluation of two shots."""
+    directory = tmp_path_factory.mktemp("page")
+    hostile = [{"id": f"h{i}", "input": f"{HOSTILE} {i}", "output": [HOSTILE]} for i in range(60)]
+    plain = [{"id": f"p{i}", "input": "word " * (i + 1), "output": ["yes"]} for i in range(150)]
+    positive = [{"input": "shown", "output": "solved", "explanation": ""}] * 2
+    write_task(directory / "data" / NAME, "task1_hostile", hostile, Categories=["<b>Bold</b>"])
+    write_task(directory / "data" / NAME, "task2_plain", plain)
+    write_task(directory / "data" / NAME, "task3_asked", plain, **{"Positive Examples": positive})
+    write_splits(directory / "data" / NAME, train=["task1_hostile", "task2_plain"], test=["task3_asked"])
+    words = [f"--data_dir={directory / 'data'}", f"--cache_dir={directory / 'cache'}", f"--tokenizer={TOKENIZER}"]
+    cache_tasks.main([f"--mixture={NAME}", *words])
+    run(directory / "cache", f"html={directory / 'mixture.html'}", "row_length=256")
+    return directory / "mixture.html"
+
+
+def content(page) -> dict:
+    text = page.read_text(encoding="utf-8")
+    return json.loads(text.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+
+
+def test_the_page_holds_the_mixture_in_one_file(page):
+    found, text = content(page), page.read_text(encoding="utf-8")
+    assert [(row[0], row[3]) for row in found["tasks"]] == [(f"{NAME}.task1_hostile", 60), (f"{NAME}.task2_plain", 150)]
+    assert [row[5] for row in found["tasks"]] == [pytest.approx(60 / 210), pytest.approx(150 / 210)]
+    assert found["benchmarks"] == [[NAME, 2, 1.0, pytest.approx(1)]] and len(found["categories"]) == 2
+    kinds = [[kind for kind, _ in one["parts"]] for one in found["prompts"]]
+    assert kinds.count(["source", "target"]) == 3 + 3 + 1  # three of each task, and a zero-shot question
+    assert sorted(kind.count("demonstration") for kind in kinds)[-3:] == [0, 2, 5]  # filled up to five
+    for row in found["rows"]:
+        assert sum(document["length"] for document in row) <= found["row_length"] == 256
+        assert all(0 < document["label"] <= document["length"] for document in row)
+    assert sum(share for _, share, _ in found["lengths"]) == pytest.approx(1) == sum(d for *_, d in found["lengths"])
+    assert not re.search(r"(src|href)=\"?http|@import|url\(", text)
+
+
+def test_text_of_the_data_stays_text(page):
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<script") == 2 and text.count("</script>") == 2 and "<img" not in text and "\u2028" not in text
+    assert any(HOSTILE in part[1] for one in content(page)["prompts"] for part in one["parts"])
+    assert "default-src 'none'" in text and "unsafe" not in text
+
+
+@pytest.mark.parametrize("size", [(1300, 1600), (420, 1600)])
+def test_the_page_in_a_browser(page, tmp_path, size):
+    """Its script runs under its own policy and draws everything; what the data holds of scripts does not run."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("needs Chromium")
+    image = pytest.importorskip("PIL.Image")
+    offline = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic")
+    options = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", *offline]
+    options += [f"--window-size={size[0]},{size[1]}", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run([*options, "--dump-dom", page.as_uri()], check=True, capture_output=True, timeout=120)
+    dom = done.stdout.decode()
+    assert f"<title>Mixture {NAME}</title>" in dom and "2 of 2 tasks" in dom and "prompts</span>" in dom
+    assert "&lt;/script&gt;&lt;script&gt;document.title" in dom and "<img" not in dom and "<b>Bold" not in dom
+    shot = tmp_path / "shot.png"
+    subprocess.run([*options, f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True, timeout=120)
+    with image.open(shot) as picture:
+        colours = dict((colour, count) for count, colour in picture.convert("RGB").getcolors(1 << 24))
+    drawn = [(0x3B, 0x6F, 0xD4), (0xC3, 0xD3, 0xF1), (0xD3, 0xF0, 0xDF)]  # both kinds of bars, the target of a prompt
+    assert all(colours.get(colour, 0) > 200 for colour in drawn)
+
+
+def test_a_page_of_2000_tasks_stays_below_5_megabytes(page):
+    class Store:
+        directory = "cache"
+
+        def lengths(self, task, split):
+            return np.full(50, 300)
+
+        def pieces(self, task, split):
+            return None
+
+        def read(self, task, split, i):
+            return np.full(300, 100, np.uint16), 250
+
+        def example_id(self, task, split, i):
+            return f"{task}-{i}/some template of it"
+
+    tasks = [
+        {
+            "name": f"super_natural_instructions.task{i}_some_quite_long_name_of_a_task_classification",
+            "benchmark": f"benchmark{i % 8}",
+            "category": f"category_{i % 100}",
+            "examples": 50,
+            "capped_examples": 50,
+            "probability": 1 / 2000,
+            "tokens": 15_000,
+            "expected_epochs": 1.0,
+        }
+        for i in range(2000)
+    ]
+    found = {
+        "tasks": tasks,
+        "benchmarks": {f"benchmark{i}": 0.125 for i in range(8)},
+        "categories": {"category_0": 1.0},
+    }
+    text = mixture_page.page(found, Store(), Tokenizer.load(TOKENIZER), Data("m", "cache"), 1e9, 3)
+    assert 500_000 < len(text.encode()) < 5_000_000

@@ -1,0 +1,148 @@
+"use strict";
+// Everything of the data enters the page as text (textContent), never as markup.
+const data = JSON.parse(document.getElementById("data").textContent);
+const at = (id) => document.getElementById(id);
+const make = (tag, text, kind) => {
+  const node = document.createElement(tag);
+  if (text !== undefined) node.textContent = text;
+  if (kind) node.className = kind;
+  return node;
+};
+const count = (x) => x.toLocaleString("en-US");
+const percent = (x) => (100 * x).toFixed(x < 0.001 && x > 0 ? 3 : 1) + "%";
+const short = (x) => (x < 10 ? x.toFixed(2) : x < 100 ? x.toFixed(1) : count(Math.round(x)));
+const FORMS = [String, String, String, count, count, percent, percent, count, short, short];
+
+document.title = at("title").textContent = data.title;
+at("about").textContent = data.about;
+for (const [name, value] of data.figures) {
+  const box = make("div", name);
+  box.prepend(make("b", value));
+  at("figures").append(box);
+}
+
+// Shares of benchmarks and categories
+for (const kind of ["benchmarks", "categories"]) {
+  const most = Math.max(...data[kind].flatMap((row) => [row[2], row[3]]));
+  for (const [name, tasks, before, after] of data[kind]) {
+    const bar = make("div", undefined, "bar");
+    for (const [share, tone] of [[before, "pale"], [after, ""]]) {
+      const line = make("i", undefined, tone);
+      line.style.width = (100 * share) / most + "%";
+      bar.append(line);
+    }
+    const label = make("span", name);
+    bar.title = label.title = `${name}: ${count(tasks)} tasks, ${percent(before)} of the examples, ${percent(after)} of the draws`;
+    at(kind).append(label, make("span", percent(before), "n dim"), make("span", percent(after), "n"), bar);
+  }
+}
+
+const bare = (task) => (task[0].startsWith(task[1] + ".") ? task[0].slice(task[1].length + 1) : task[0]);
+
+// The table of tasks: sorted by a click on a column, filtered by words
+let order = { column: 6, down: true };
+function fillTasks() {
+  const words = at("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const rows = data.tasks.map((task, place) => [task, place])
+    .filter(([task]) => words.every((word) => task.slice(0, 3).join(" ").toLowerCase().includes(word)));
+  const sign = order.down ? -1 : 1;
+  rows.sort(([a], [b]) => sign * (a[order.column] < b[order.column] ? -1 : a[order.column] > b[order.column] ? 1 : 0));
+  at("body").replaceChildren(...rows.slice(0, 500).map(([task, place]) => {
+    const line = make("tr");
+    task.forEach((cell, i) => line.append(make("td", i ? FORMS[i](cell) : bare(task), i > 2 ? "n" : "")));
+    line.title = task[0];
+    line.addEventListener("click", () => { listPrompts(data.prompts.filter((one) => one.task === place)); location.hash = "prompts"; });
+    return line;
+  }));
+  at("shown").textContent = `${count(rows.length)} of ${count(data.tasks.length)} tasks` + (rows.length > 500 ? ", the first 500 shown" : "");
+  [...at("head").children].forEach((cell, i) =>
+    i === order.column ? cell.setAttribute("aria-sort", order.down ? "descending" : "ascending") : cell.removeAttribute("aria-sort"));
+}
+data.columns.forEach(([name, meaning], i) => {
+  const cell = make("th", name, i > 2 ? "n" : "");
+  cell.title = meaning;
+  cell.addEventListener("click", () => {
+    order = { column: i, down: order.column === i ? !order.down : i > 2 };
+    fillTasks();
+  });
+  at("head").append(cell);
+});
+at("filter").addEventListener("input", fillTasks);
+fillTasks();
+
+// Prompts: found by their text, read in colours
+function pre(parts) {
+  const box = make("pre");
+  for (const [kind, text] of parts) box.append(make("span", text, kind));
+  return box;
+}
+const nameOf = (one) => one.name ?? data.tasks[one.task][0];
+function showPrompt(one, line) {
+  for (const other of at("list").children) other.classList.toggle("on", other === line);
+  const facts = make("dl", undefined, "facts");
+  for (const [name, value] of [["task", nameOf(one)], ["example", one.id], ...one.facts]) {
+    facts.append(make("dt", name), make("dd", value));
+  }
+  at("prompt").replaceChildren(facts, pre(one.parts));
+}
+function listPrompts(found) {
+  const lines = found.slice(0, 100).map((one) => {
+    const line = make("li", nameOf(one));
+    line.append(make("br"), make("span", one.id, "dim"));
+    line.addEventListener("click", () => showPrompt(one, line));
+    return line;
+  });
+  at("list").replaceChildren(...lines);
+  at("matches").textContent = `${count(found.length)} prompts` + (found.length > 100 ? ", the first 100 listed" : "");
+  if (found.length) showPrompt(found[0], lines[0]); else at("prompt").replaceChildren();
+}
+at("search").addEventListener("input", () => {
+  const words = at("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+  listPrompts(data.prompts.filter((one) => {
+    const text = (nameOf(one) + " " + one.id + " " + one.facts.flat().join(" ") + " " + one.parts.map((part) => part[1]).join("")).toLowerCase();
+    return words.every((word) => text.includes(word));
+  }));
+});
+listPrompts(data.prompts);
+
+// Packed rows: documents and where their labels are
+for (const [number, row] of data.rows.entries()) {
+  const line = make("div", undefined, "row");
+  const cells = make("div", undefined, "cells");
+  for (const one of row) {
+    const cell = make("b");
+    cell.style.width = (100 * one.length) / data.row_length + "%";
+    const label = make("i");
+    label.style.width = (100 * one.label) / one.length + "%";
+    cell.append(label);
+    cell.title = `${one.name}\n${one.id}\n${count(one.length)} positions, ${count(one.label)} of them labels`;
+    cell.addEventListener("click", () => {
+      for (const other of document.querySelectorAll(".cells b.on")) other.classList.remove("on");
+      cell.classList.add("on");
+      const facts = make("dl", undefined, "facts");
+      for (const [name, value] of [["task", one.name], ["example", one.id], ["positions", `${count(one.length)}, ${count(one.label)} of them labels`]]) {
+        facts.append(make("dt", name), make("dd", value));
+      }
+      at("document").replaceChildren(facts, pre(one.parts));
+    });
+    cells.append(cell);
+  }
+  const fill = row.reduce((sum, one) => sum + one.length, 0) / data.row_length;
+  line.append(make("span", percent(fill), "dim"), cells);
+  line.title = `row ${number}`;
+  at("packed").append(line);
+}
+
+// Lengths
+const highest = Math.max(...data.lengths.flatMap(([, all, drawn]) => [all, drawn]));
+for (const [from, all, drawn] of data.lengths) {
+  const column = make("div");
+  for (const [share, tone] of [[all, "pale"], [drawn, ""]]) {
+    const bar = make("i", undefined, tone);
+    bar.style.height = (100 * share) / highest + "%";
+    column.append(bar);
+  }
+  column.append(make("span", count(from)));
+  column.title = `from ${count(from)} tokens: ${percent(all)} of the examples, ${percent(drawn)} of the draws`;
+  at("histogram").append(column);
+}

@@ -1,0 +1,218 @@
+"""The page of a mixture: shares, tasks, prompts, packed rows and lengths in one file without outside resources.
+
+Data enter the page as JSON and its script puts them there as text; a content security policy admits that one script
+and that one style sheet, by their hashes, and nothing else.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optiml_jax.data.rows import Document, plan_block
+from optiml_jax.data.sampling import Sampler
+from optiml_jax.data.settings import Data
+from optiml_jax.data.store import TokenStore
+from optiml_jax.evaluation.ledger import Prompt
+from optiml_jax.tokenizer import Tokenizer, join
+
+HERE = Path(__file__).parent
+COLUMNS = (
+    ("task", "its registered name"),
+    ("benchmark", "the collection that it comes from"),
+    ("category", "what kind of task it is"),
+    ("examples", "to train on"),
+    ("capped", "of these, counted for the mixing rate"),
+    ("natural", "share of the examples"),
+    ("drawn", "share of the draws, after capping and weighting"),
+    ("tokens", "of all its examples"),
+    ("mean length", "tokens of an example"),
+    ("epochs", "expected passes over it in the run"),
+)
+GROUPS = {"benchmarks": "benchmark", "categories": "category"}
+MOST_BYTES = 4_900_000  # of a page
+PROMPT_CHARACTERS = 2_000_000  # of all prompts shown, or what leaves the page small enough
+MOST_CHARACTERS = 6_000  # of one
+ROWS = 12  # packed rows shown
+BINS_PER_DOUBLING = 2
+
+
+def page(
+    found: Mapping[str, Any],
+    store: TokenStore,
+    tokenizer: Tokenizer,
+    data: Data,
+    train_tokens: float,
+    examples: int,
+    ledger: Sequence[Prompt] = (),
+) -> str:
+    """The page as HTML.
+
+    Args:
+      found: `inspect_mixture.inspect`.
+      data: what rows are packed by.
+      examples: training prompts of a task, fewer where there are many tasks.
+      ledger: the prompts of its evaluation; one of each task and number of demonstrations is shown.
+    """
+    tasks = found["tasks"]
+    total = sum(task["examples"] for task in tasks)
+    content = {
+        "title": f"Mixture {data.mixture}",
+        "about": f"{store.directory}; expected epochs are those of a run of {train_tokens:,.0f} tokens",
+        "figures": _figures(found, total),
+        "columns": COLUMNS,
+        "tasks": [_row(task, total) for task in tasks],
+        **{plural: _shares(found, plural, key, total) for plural, key in GROUPS.items()},
+        "row_length": data.row_length,
+        "rows": list(_rows(store, tokenizer, data, tasks)),
+        "lengths": _lengths(store, tasks),
+    }
+    names, room = [task["name"] for task in tasks], PROMPT_CHARACTERS
+    while True:
+        prompts = [*_train_prompts(store, tokenizer, names, examples, room), *_asked(ledger, names, room)]
+        text = _html(content | {"prompts": prompts})
+        if len(text.encode()) <= MOST_BYTES or room < 2 * len(names):
+            return text
+        room //= 2
+
+
+def _html(content: Mapping[str, Any]) -> str:
+    """The page, with its script, its styles and their hashes, around the data."""
+    texts = {kind: (HERE / f"mixture_page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")}
+    policy = f"default-src 'none'; style-src {_hash(texts['css'])}; script-src {_hash(texts['js'])}; base-uri 'none'"
+    # "<" would end the script element that holds the data; the two separators are line ends to JavaScript alone
+    encoded = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    for sign in ("<", "\u2028", "\u2029"):
+        encoded = encoded.replace(sign, f"\\u{ord(sign):04x}")
+    parts = {"__POLICY__": policy, "__STYLE__": texts["css"], "__SCRIPT__": texts["js"], "__DATA__": encoded}
+    whole = texts["html"]
+    for place, text in parts.items():  # the data last: nothing in them is taken for a place
+        before, _, after = whole.partition(place)
+        whole = before + text + after
+    return whole
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _figures(found: Mapping[str, Any], total: int) -> list[tuple[str, str]]:
+    tokens = sum(task["tokens"] for task in found["tasks"])
+    counts = {"tasks": len(found["tasks"]), **{plural: len(found[plural]) for plural in GROUPS}}
+    counts |= {"examples": total, "tokens": tokens}
+    return [(name, f"{count:,}") for name, count in counts.items()]
+
+
+def _row(task: Mapping[str, Any], total: int) -> list:
+    keys = ("name", "benchmark", "category", "examples", "capped_examples")
+    shares = [task["examples"] / total, task["probability"]]
+    lengths = [task["tokens"], task["tokens"] / task["examples"]]
+    return [*(task[key] for key in keys), *shares, *lengths, task["expected_epochs"]]
+
+
+def _shares(found: Mapping[str, Any], plural: str, key: str, total: int) -> list[list]:
+    rows = []
+    for name, share in found[plural].items():
+        own = [task["examples"] for task in found["tasks"] if task[key] == name]
+        rows.append([name, len(own), sum(own) / total, share])
+    return sorted(rows, key=lambda row: -row[3])
+
+
+def _train_prompts(
+    store: TokenStore, tokenizer: Tokenizer, names: Sequence[str], examples: int, room: int
+) -> Iterator[dict]:
+    """Training prompts of each task, evenly spaced over it, in `room` characters."""
+    room //= len(names)
+    for place, name in enumerate(names):
+        count = len(store.lengths(name, "train"))
+        shown = min(examples, count, max(1, room // 600))
+        for i in (number * count // shown for number in range(shown)):
+            ids, label = store.read(name, "train", i)
+            texts = [["source", tokenizer.decode(ids[:label])], ["target", tokenizer.decode(ids[label:])]]
+            example = store.example_id(name, "train", i)
+            facts = [["tokens", f"{label:,} source + {len(ids) - label:,} target"]]
+            if "/" in example:
+                facts.insert(0, ["template", example.split("/", 1)[1]])
+            parts = _fitted(texts, min(MOST_CHARACTERS, room // shown))
+            yield {"task": place, "id": example, "facts": facts, "parts": parts}
+
+
+def _asked(ledger: Sequence[Prompt], names: Sequence[str], room: int) -> Iterator[dict]:
+    """The first prompt of each task and number of demonstrations of an evaluation, in `room` characters."""
+    places = {name: place for place, name in enumerate(names)}
+    first: dict[tuple, Prompt] = {}
+    for prompt in ledger:
+        first.setdefault((prompt.task, prompt.shots), prompt)
+    for prompt in first.values():
+        texts, end = [], 0
+        for start, stop in prompt.demonstration_spans:
+            texts += [["source", prompt.prompt[end:start]], ["demonstration", prompt.prompt[start:stop]]]
+            end = stop
+        source, target = join(prompt.prompt[end:], prompt.references[0], prompt.separator)
+        texts += [["source", source], ["target", target]]
+        facts = [["evaluation", f"{prompt.suite}, {prompt.shots} shots"], ["template", prompt.template]]
+        if prompt.candidates:
+            facts.append(["candidates", " | ".join(prompt.candidates[:20])])
+        parts = _fitted([text for text in texts if text[1]], min(MOST_CHARACTERS, room // len(first)))
+        yield {
+            "task": places.get(prompt.task, -1),
+            "name": prompt.task,
+            "id": prompt.example_id,
+            "facts": facts,
+            "parts": parts,
+        }
+
+
+def _fitted(parts: list[list[str]], room: int) -> list[list[str]]:
+    """Parts of a prompt; the longest one loses its middle where all are too long."""
+    excess = sum(len(text) for _, text in parts) - room
+    if excess > 0:
+        longest = max(parts, key=lambda part: len(part[1]))
+        kept = max(80, len(longest[1]) - excess)
+        text = longest[1]
+        gone = len(text) - kept
+        if gone > 0:
+            longest[1] = f"{text[: kept // 2]}\n[... {gone:,} characters ...]\n{text[len(text) - (kept - kept // 2) :]}"
+    return parts
+
+
+def _rows(
+    store: TokenStore, tokenizer: Tokenizer, data: Data, tasks: Sequence[Mapping[str, Any]]
+) -> Iterator[list[dict]]:
+    """The first rows that a run of this seed trains on."""
+    sizes = {task["name"]: task["examples"] for task in tasks}
+    rates = {task["name"]: task["probability"] for task in tasks}
+    block = plan_block(Sampler(sizes, rates, data.seed, data.block_draws), store, data, 0)
+    for number in range(min(ROWS, len(block.rows))):
+        yield [_document(store, tokenizer, document) for document in block.documents(number)]
+
+
+def _document(store: TokenStore, tokenizer: Tokenizer, document: Document) -> dict:
+    ids, label = store.read(document.task, "train", document.example)
+    labels = min(len(ids) - label + 1, document.length)
+    texts = [["source", tokenizer.decode(ids[:label])], ["target", tokenizer.decode(ids[label:])]]
+    return {
+        "name": document.task,
+        "id": store.example_id(document.task, "train", document.example),
+        "length": document.length,
+        "label": labels,
+        "parts": _fitted(texts, 1_200),
+    }
+
+
+def _lengths(store: TokenStore, tasks: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, float]]:
+    """A histogram of token lengths: (from, share of the examples, share of the draws) of each bin."""
+    edges = np.unique(np.floor(2 ** (np.arange(3 * BINS_PER_DOUBLING, 17 * BINS_PER_DOUBLING) / BINS_PER_DOUBLING)))
+    everything, drawn = np.zeros(len(edges)), np.zeros(len(edges))
+    for task in tasks:
+        places = np.searchsorted(edges, store.lengths(task["name"], "train"), side="right") - 1
+        counts = np.bincount(np.maximum(places, 0), minlength=len(edges))
+        everything += counts
+        drawn += task["probability"] * counts / counts.sum()
+    last = int(np.flatnonzero(everything)[-1])
+    shares = everything / everything.sum()
+    return [(int(edge), float(a), float(b)) for edge, a, b in zip(edges, shares, drawn)][: last + 1]
