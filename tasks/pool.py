@@ -5,16 +5,18 @@ task distribution is kept the same regardless of how many prompts are given for 
 hashes of the pairs' names alone: whatever the order of the files and however the work is shared out, it is the same.
 """
 
-import heapq
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+
+import numpy as np
 
 from optiml_jax.errors import DataError
 from tasks import prompts
 from tasks.example import Example, Record, Skipped, Template
 from tasks.task import Task
 
+BATCH = 1 << 16  # draws looked at together
 MAX_BAD = 0.01  # of a split's records, before it is an error
 WAY_OUT = "remove the file or pass --allow_empty_tasks"
 IN_MEMORY_BYTES = 64 << 20  # raw bytes of a task up to which a split's records are read once and kept
@@ -120,7 +122,7 @@ class Pool:
         if not bound:
             taken = sum(1 for _ in names)
         elif len(head) > bound or several:
-            smallest = heapq.nsmallest((1 + several) * bound, map(self._draw, itertools.chain(head, names)))
+            smallest = _smallest(map(self._draw, itertools.chain(head, names)), (1 + several) * bound)
             taken = min(records, bound) if self._most is None else bound
             last = smallest[taken - 1] if taken else None
             if several and taken:
@@ -134,21 +136,25 @@ class Pool:
         where a task has N, also where some of its templates are for some of its records.
 
         Args:
-          draws: the smallest ones, in order. Where too few of these fit, all pairs are tried.
+          draws: the smallest ones, in order. Most often the first `wanted` all fit; else further ones are tried.
         """
-        for last in (draws[-1], None):
-            found = sorted(
-                (draw, isinstance(self._task.render(record, template), Example))
-                for record in self._records()
-                if isinstance(record, Record)
-                for template in self.templates
-                if (draw := self._draw(self._task.pair_id(record, template))) <= (draw if last is None else last)
-            )
+        found: list[tuple[int, bool]] = []
+        for after, last in ((-1, draws[wanted - 1]), (draws[wanted - 1], draws[-1]), (draws[-1], None)):
+            found += sorted(self._tried(after, last))
             fitting = itertools.accumulate(fits for _, fits in found)
             place = next((place for place, count in enumerate(fitting) if count == wanted), None)
             if place is not None:
                 return found[place][0], place + 1
         return None, len(found)
+
+    def _tried(self, after: int, last: int | None) -> Iterator[tuple[int, bool]]:
+        """The draws between these two (None: no end), and whether the template of each fits its record."""
+        for record in self._records():
+            if isinstance(record, Record):
+                for template in self.templates:
+                    draw = self._draw(self._task.pair_id(record, template))
+                    if draw > after and (last is None or draw <= last):
+                        yield draw, isinstance(self._task.render(record, template), Example)
 
     def _check(self, choice: Choice, first: Skipped | None) -> None:
         """Refuses a split of which too much cannot be used; `first` is its first bad record."""
@@ -160,6 +166,16 @@ class Pool:
         if bad > MAX_BAD * choice.raw and not options.allow_bad_records:
             more = f" ({bad} of {choice.raw} records)"
             raise DataError(f"{first.where}: {first.reason}{more}; mend them or pass --allow_bad_records")
+
+
+def _smallest(draws: Iterator[int], count: int) -> list[int]:
+    """The smallest of a stream of 64-bit draws, in order; in memory for little more than so many."""
+    kept = np.empty(0, np.uint64)
+    while len(batch := np.fromiter(itertools.islice(draws, max(count, BATCH)), np.uint64)):
+        kept = np.concatenate((kept, batch))
+        if len(kept) > count:
+            kept = np.partition(kept, count - 1)[:count]
+    return np.sort(kept).tolist()
 
 
 def examples(task: Task, split: str) -> Iterator[Example | Skipped]:

@@ -44,9 +44,9 @@ def plan(pending: Sequence[Task], tokenizer: Tokenizer) -> Plan:
 def _task(task: Task, each: int, tokenizer: Tokenizer) -> tuple[int, float, float]:
     """Examples, tokens and bytes of one task, from `each` of its examples, evenly spaced."""
     try:
-        pool = Pool(task, SPLIT)
-        count = pool.choice.pairs
-        pairs = list(_spaced(pool, count, each, prompts.draw("plan", task.name, SPLIT)))
+        pool = Pool(task, SPLIT, most=0)  # all pairs, as likely to be taken as each other
+        count = min(pool.choice.records, task.max_examples)
+        pairs = list(_spaced(pool, pool.choice.pairs, each, prompts.draw("plan", task.name, SPLIT)))
         rendered = [(task.pair_id(*pair), task.render(*pair)) for pair in pairs]
     except UserError:  # the pipeline will say so, and go on with the other tasks
         return 0, 0.0, 0.0
@@ -55,7 +55,7 @@ def _task(task: Task, each: int, tokenizer: Tokenizer) -> tuple[int, float, floa
         return 0, 0.0, 0.0
     joined = [join(example.source, example.target, example.separator) for _, example in named]
     tokens = sum(len(source) + len(label) for source, label in zip(*shard.encode(joined, tokenizer)))
-    share = count / len(pairs)
+    share = count / len(named if len(task.templates) > 1 else pairs)  # of several templates, those that fit are taken
     size = share * (TOKEN_DTYPE.itemsize * tokens + sum(len(f"{name}\n".encode()) for name, _ in named))
     return round(share * len(named)), share * tokens, size + INDEX_DTYPE.itemsize * share * len(named)
 

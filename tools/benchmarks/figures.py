@@ -3,6 +3,7 @@
 Ours and seqio's in processes of their own: start and memory are figures themselves, and ours must not hold TensorFlow.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -127,8 +128,37 @@ def seqio_tokenise(data_dir: str, tokenizer: str, name: str) -> dict:
     return {"tokens_per_second": tokens / (time.perf_counter() - start), "tokens": tokens}
 
 
+def peer_render(data_dir: str, tokenizer: str, count: str) -> dict:
+    """PromptSource's rows by its templates in its own way: a template is compiled for each example, then tokenised."""
+    import jinja2
+
+    from optiml_jax.tokenizer import Tokenizer
+    from tasks import registry
+    from tasks.benchmarks import promptsource
+
+    tokens_of = Tokenizer.load(tokenizer)
+    environment = jinja2.Environment()
+    environment.globals["zip"] = zip
+    environment.filters |= {"choice": lambda values: values[0], "most_frequent": promptsource.jinja._most_frequent}
+    found = registry.discover("promptsource", data_dir)
+    each = int(count) // len(found.tasks)
+    work = []
+    for task in found.tasks.values():
+        own = {template.id: template for template in promptsource.load(task.files[0])}
+        for record in itertools.islice(task.read("train"), each):
+            work.append((own[task.templates[len(work) % len(task.templates)].id], record.fields["row"]))
+    start, texts = time.perf_counter(), []
+    for template, row in work:
+        answers = environment.from_string(template.choices).render(**row).split("|||") if template.choices else None
+        answers = answers and [answer.strip() for answer in answers]
+        texts += environment.from_string(template.jinja).render(**row, answer_choices=answers).split("|||")
+    tokens = sum(map(len, tokens_of.encode_batch([text.strip() for text in texts])))
+    return {"tokens_per_second": tokens / (time.perf_counter() - start), "tokens": tokens}
+
+
 FIGURES: dict[str, Callable[..., dict]] = {
-    function.__name__: function for function in (our_start, our_rates, seqio_start, seqio_pack, seqio_tokenise)
+    function.__name__: function
+    for function in (our_start, our_rates, seqio_start, seqio_pack, seqio_tokenise, peer_render)
 }
 
 

@@ -1,4 +1,4 @@
-"""`data`: the data plane beside seqio: start, row fill, packing, resuming, caching."""
+"""`data`: the data plane beside seqio: start, row fill, packing, resuming, caching, rendering of templates."""
 
 import argparse
 import collections
@@ -20,7 +20,7 @@ from optiml_jax.errors import UserError
 from tools.benchmarks import synthetic
 from tools.benchmarks.figures import BATCH_ROWS, ROW_LENGTH
 
-PARTS = ("start", "pack", "cache")
+PARTS = ("start", "pack", "cache", "render")
 STEP = 1_000_000
 NI = "super_natural_instructions"
 SHARED = synthetic.ROOT.parent / "shared"
@@ -29,12 +29,14 @@ PEER_EXAMPLES = 16_384
 CACHED_TIMES = (
     8  # each instance of the sample, so that starting up weighs as in real jobs: 100 instances a task are few
 )
+RENDERED_TIMES = 8  # each row of the sample of PromptSource
+PEER_RENDERED = 2_000  # rows that are rendered in its own way
 PEER_TASKS = 24  # tokenised through tf.data
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--parts", default=",".join((*PARTS, "batches")), help="what to measure (all): start,pack,cache,batches")
+    add("--parts", default=",".join((*PARTS, "batches")), help="what to measure (all): start,pack,cache,render,batches")
     add("--peer_tasks", type=int, default=40, help="tasks that seqio starts with, to be extrapolated linearly (40)")
     add("--full_peer", action="store_true", help="start seqio with all tasks: minutes and gigabytes")
     add("--scratch", help="folder for 3 GB of synthetic tokens (a temporary one)")
@@ -51,7 +53,7 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
         if {"start", "pack"} & set(parts):
             (folder / "store").mkdir()
             notes.append(synthetic.write_store(folder / "store", QUICK_EXAMPLES if flags.quick else None))
-        for part, measure in (("start", _start), ("pack", _pack), ("cache", _cache)):
+        for part, measure in (("start", _start), ("pack", _pack), ("cache", _cache), ("render", _render)):
             if part in parts:
                 found, said = measure(flags, folder, peer)
                 rows += found
@@ -182,22 +184,7 @@ def _cache(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[di
     for path in subset[:PEER_TASKS]:
         shutil.copy(path, few)
 
-    def cache() -> dict:
-        """Process start to process end, planning included."""
-        target = folder / "cache"
-        shutil.rmtree(target, ignore_errors=True)
-        command = [sys.executable, "-m", "tools.cache_tasks", f"--mixture={NI}", f"--data_dir={folder / 'raw'}"]
-        command += [f"--cache_dir={target}", f"--tokenizer={tokenizer}"]
-        start = time.perf_counter()
-        done = subprocess.run(command, cwd=synthetic.ROOT, capture_output=True, text=True)
-        seconds = time.perf_counter() - start
-        if done.returncode:
-            raise UserError(f"tools.cache_tasks: {done.stderr.strip().splitlines()[-1]}")
-        tokens = sum(json.loads(path.read_text())["tokens"] for path in target.glob("tasks/*/*.json"))
-        planned = int(done.stdout.split(" tokens")[0].split()[-1].replace(",", ""))
-        return {"tokens_per_second": tokens / seconds, "tokens": tokens, "planned_share": planned / tokens}
-
-    sides = {"ours": cache}
+    sides = {"ours": lambda: _cached(NI, folder / "raw", folder / "cache", tokenizer)}
     if peer:
         sides["seqio through tf.data"] = lambda: child("seqio_tokenise", few.parents[1], tokenizer, NI)
     found = interleaved(flags.rounds, sides)
@@ -211,6 +198,55 @@ def _cache(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[di
         row("caching real text, end to end", cores, ours["tokens_per_second"], rate, ">= 1.0 M", False),
         row("store planned before it starts", "of its tokens", ours["planned_share"], None, "0.95 to 1.05", False),
     ], notes
+
+
+def _cached(mixture: str, data_dir: Path, target: Path, tokenizer: Path) -> dict:
+    """Process start to process end, planning included."""
+    shutil.rmtree(target, ignore_errors=True)
+    command = [sys.executable, "-m", "tools.cache_tasks", f"--mixture={mixture}", f"--data_dir={data_dir}"]
+    command += [f"--cache_dir={target}", f"--tokenizer={tokenizer}"]
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=synthetic.ROOT, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise UserError(f"tools.cache_tasks: {done.stderr.strip().splitlines()[-1]}")
+    tokens = sum(json.loads(path.read_text())["tokens"] for path in target.glob("tasks/*/*.json"))
+    planned = int(done.stdout.split(" tokens")[0].split()[-1].replace(",", ""))
+    return {"tokens_per_second": tokens / seconds, "tokens": tokens, "planned_share": planned / tokens}
+
+
+def _render(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[dict], list[str]]:
+    """PromptSource's own rows by its own templates, end to end; the peer compiles a template anew for each example, as
+    `promptsource.templates.Template.apply` does."""
+    raw = SHARED / "data" / "promptsource"
+    if not raw.is_dir() or importlib.util.find_spec("apache_beam") is None:
+        return [], [f"rendering is not measured: needs apache_beam and the sample of promptsource in {raw}"]
+    tokenizer, data_dir = SHARED / "tokenizer", folder / "templates"
+    rows = _all_to_train_on(raw, data_dir / "promptsource", 2 if flags.quick else RENDERED_TIMES)
+    sides = {"ours": lambda: _cached("promptsource", data_dir, folder / "rendered", tokenizer)}
+    if not flags.no_peer:
+        sides["promptsource"] = lambda: child("peer_render", data_dir, tokenizer, PEER_RENDERED)
+    found = interleaved(flags.rounds, sides)
+    ours, theirs = found["ours"], found.get("promptsource", {})
+    note = f"rendering: {rows:,} rows of 13 template files, one prompt a row, {ours['tokens']:,.0f} tokens"
+    if theirs:
+        note += f"; promptsource's way: {PEER_RENDERED:,} of them, {theirs['tokens']:,.0f} tokens, without its start"
+    cores, rate = f"tokens/s, {len(os.sched_getaffinity(0))} cores", theirs.get("tokens_per_second")
+    return [row("templates to tokens, end to end", cores, ours["tokens_per_second"], rate, ">= 0.3 M", False)], [note]
+
+
+def _all_to_train_on(source: Path, target: Path, times: int) -> int:
+    """A folder of PromptSource whose rows are all train rows, each so many times; how many there are."""
+    target.mkdir(parents=True)
+    (target / "templates").symlink_to(source / "templates")
+    count = 0
+    for folder in sorted({path.parent for path in (source / "rows").rglob("*.jsonl")}):
+        lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()] * times
+        place = target / "rows" / folder.relative_to(source / "rows")
+        place.mkdir(parents=True)
+        (place / "train.jsonl").write_text("\n".join(lines) + "\n")
+        count += len(lines)
+    return count
 
 
 def _repeated(source: Path, target: Path, times: int) -> int:
