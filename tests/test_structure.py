@@ -107,7 +107,9 @@ def test_only_seqio_modules_import_seqio_and_tensorflow():
         for name, file in modules("optiml_jax", "tasks", "tools").items()
         if {other.split(".")[0] for other in imports(file)} & {"seqio", "tensorflow"}
     }
-    assert heavy == {"tasks.seqio_tasks", "tasks.seqio_store", "tasks.vocabulary", "tools.benchmarks.figures"}
+    of_seqio = {"tasks.seqio_tasks", "tasks.seqio_store", "tasks.vocabulary"}
+    within_a_function = {"tasks.rows", "tools.benchmarks.figures"}
+    assert heavy == of_seqio | within_a_function
 
 
 def test_importing_tasks_is_cheap():

@@ -128,7 +128,7 @@ def test_ours_can_be_measured_alone(tmp_path):
         (["train", "--model=tiny", "--attention=flash"], "--attention=flash is unknown; use one of auto, dense"),
         (["train", "--model=tiny", "--remat=half"], "'half' is unknown; use one of none, dots, full"),
         (["data", "--label_share=0"], "--label_share=0.0 must be above 0"),
-        (["data", "--parts=start,pick"], "there is no pick; choose of start, pack, cache, batches"),
+        (["data", "--parts=start,pick"], "there is no pick; choose of start, pack, cache, render, batches"),
         (["data", "--peer_tasks=2000"], "--peer_tasks=2000 must be from 4 to 1545"),
         (["tain"], "invalid choice: 'tain'"),
     ],
