@@ -6,7 +6,8 @@ hashes of the pairs' names alone: whatever the order of the files and however th
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,8 +62,10 @@ class Pool:
     ) -> None:
         wanted = None if templates is None else set(templates)
         self.templates = [one for one in task.templates if wanted is None or one.id in wanted]
-        self._task, self._split, self._most, self._choice = task, split, most, choice
+        self.task, self._split, self._most, self._choice = task, split, most, choice
         self._kept: list[Record | Skipped] | None = None
+        self._drawn: dict[str, array] = {}  # by record; this and the next are kept with the records of a small split
+        self._rendered: dict[str, Example] = {}  # by pair: what choosing rendered and writing takes
 
     @property
     def choice(self) -> Choice:
@@ -81,18 +84,33 @@ class Pool:
             if isinstance(record, Skipped):
                 yield record
                 continue
-            for template in self.templates:
-                if last is None or self._draw(self._task.pair_id(record, template)) <= last:
-                    yield Pair(record, template)
+            if last is None:
+                yield from (Pair(record, template) for template in self.templates)
+            else:
+                draws = zip(self.templates, self._draws(record))
+                yield from (Pair(record, template) for template, draw in draws if draw <= last)
+
+    def render(self, pair: Pair) -> Example | Skipped:
+        """The example of a pair, as `Task.render`: rendered now, or taken from what choosing among pairs rendered."""
+        example = self._rendered.pop(self.task.pair_id(*pair), None) if self._rendered else None
+        return example or self.task.render(*pair)
 
     def _records(self) -> Iterable[Record | Skipped]:
         """The split again: from memory where it is small, else from its files."""
-        if self._kept is None and sum(file.stat().st_size for file in self._task.files) <= IN_MEMORY_BYTES:
-            self._kept = list(self._task.read(self._split))
-        return self._task.read(self._split) if self._kept is None else self._kept
+        if self._kept is None and sum(file.stat().st_size for file in self.task.files) <= IN_MEMORY_BYTES:
+            self._kept = list(self.task.read(self._split))
+        return self.task.read(self._split) if self._kept is None else self._kept
 
     def _draw(self, name: str) -> int:
-        return prompts.draw("cap" if self._most is None else "ledger", self._task.name, name)
+        return prompts.draw("cap" if self._most is None else "ledger", self.task.name, name)
+
+    def _draws(self, record: Record) -> Sequence[int]:
+        """Those of a record's pairs."""
+        if (draws := self._drawn.get(record.id)) is None:
+            draws = array("Q", [self._draw(self.task.pair_id(record, template)) for template in self.templates])
+            if self._kept is not None:
+                self._drawn[record.id] = draws
+        return draws
 
     def _choose(self) -> Choice:
         """One pass over the split, in memory for as many names as pairs are taken.
@@ -104,29 +122,27 @@ class Pool:
         first: Skipped | None = None
         records = bad = 0
 
-        def every() -> Iterator[str]:
+        def usable() -> Iterator[Record]:
             nonlocal first, records, bad
             for record in self._records():
                 if isinstance(record, Skipped):
                     first, bad = first or record, bad + 1
-                    continue
-                records += 1
-                for template in self.templates:
-                    yield self._task.pair_id(record, template)
+                else:
+                    records += 1
+                    yield record
 
-        names, last = every(), None
-        bound = self._task.max_examples if self._most is None else self._most
-        several = self._most is None and len(self.templates) > 1
-        head = list(itertools.islice(names, bound + 1)) if bound else []
-        taken = len(head)
+        bound, last = self.task.max_examples if self._most is None else self._most, None
         if not bound:
-            taken = sum(1 for _ in names)
-        elif len(head) > bound or several:
-            smallest = _smallest(map(self._draw, itertools.chain(head, names)), (1 + several) * bound)
-            taken = min(records, bound) if self._most is None else bound
-            last = smallest[taken - 1] if taken else None
-            if several and taken:
+            taken = len(self.templates) * sum(1 for _ in usable())
+        elif self._most is None and len(self.templates) > 1:
+            smallest = _smallest((draw for record in usable() for draw in self._draws(record)), 2 * bound)
+            if taken := min(records, bound):
                 last, taken = self._last_that_fits(taken, smallest[: 2 * taken])
+        else:
+            names = (self.task.pair_id(record, template) for record in usable() for template in self.templates)
+            head = list(itertools.islice(names, bound + 1))  # mostly these are all: no draw is needed
+            if (taken := len(head)) > bound:
+                last, taken = _smallest(map(self._draw, itertools.chain(head, names)), bound)[-1], bound
         choice = Choice(records, records + bad, taken, last)
         self._check(choice, first)
         return choice
@@ -149,16 +165,19 @@ class Pool:
 
     def _tried(self, after: int, last: int | None) -> Iterator[tuple[int, bool]]:
         """The draws between these two (None: no end), and whether the template of each fits its record."""
+        first = after < 0  # one pair a record: as large as the split
         for record in self._records():
             if isinstance(record, Record):
-                for template in self.templates:
-                    draw = self._draw(self._task.pair_id(record, template))
+                for template, draw in zip(self.templates, self._draws(record)):
                     if draw > after and (last is None or draw <= last):
-                        yield draw, isinstance(self._task.render(record, template), Example)
+                        example = self.task.render(record, template)
+                        if (fits := isinstance(example, Example)) and first and self._kept is not None:
+                            self._rendered[self.task.pair_id(record, template)] = example
+                        yield draw, fits
 
     def _check(self, choice: Choice, first: Skipped | None) -> None:
         """Refuses a split of which too much cannot be used; `first` is its first bad record."""
-        bad, options = choice.raw - choice.records, self._task.options
+        bad, options = choice.raw - choice.records, self.task.options
         if bad and not choice.records and not options.allow_empty_tasks:
             raise DataError(
                 f"{first.where}: {first.reason}, and no other record of {self._split} can be used; {WAY_OUT}"

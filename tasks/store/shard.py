@@ -79,23 +79,23 @@ def write_shard(
         stats["raw_examples"] = len(range(shard, pool.choice.raw, shards))
         pairs = pool.shard(shard, shards)
         while batch := list(itertools.islice(pairs, BATCH)):
-            for kind, data in _content(task, _render(task, batch, stats), tokenizer, limits, stats).items():
+            for kind, data in _content(task, _render(pool, batch, stats), tokenizer, limits, stats).items():
                 files[kind].write(data)
                 checksums[kind] = zlib.crc32(data, checksums[kind])
     stats["checksums"] = {paths[kind].name: f"{crc:08x}" for kind, crc in checksums.items()}
     return stats
 
 
-def _render(task: Task, batch: list[Pair | Skipped], stats: dict) -> list[tuple[str, Example]]:
+def _render(pool: Pool, batch: list[Pair | Skipped], stats: dict) -> list[tuple[str, Example]]:
     """Names and examples of a batch; what is left out is noted in `stats`."""
     rendered = []
     for pair in batch:
-        example = pair if isinstance(pair, Skipped) else task.render(*pair)
+        example = pair if isinstance(pair, Skipped) else pool.render(pair)
         if isinstance(example, Skipped):
             _skip(stats, [example])
         else:
             stats["templates"][pair.template.id] = stats["templates"].get(pair.template.id, 0) + 1
-            rendered.append((task.pair_id(*pair), example))
+            rendered.append((pool.task.pair_id(*pair), example))
     return rendered
 
 

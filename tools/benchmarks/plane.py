@@ -3,6 +3,7 @@
 import argparse
 import collections
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -29,7 +30,7 @@ PEER_EXAMPLES = 16_384
 CACHED_TIMES = (
     8  # each instance of the sample, so that starting up weighs as in real jobs: 100 instances a task are few
 )
-RENDERED_TIMES = 8  # each row of the sample of PromptSource
+RENDERED = 6_000  # rows of each template file, its sample over and over
 PEER_RENDERED = 2_000  # rows that are rendered in its own way
 PEER_TASKS = 24  # tokenised through tf.data
 
@@ -222,7 +223,7 @@ def _render(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[d
     if not raw.is_dir() or importlib.util.find_spec("apache_beam") is None:
         return [], [f"rendering is not measured: needs apache_beam and the sample of promptsource in {raw}"]
     tokenizer, data_dir = SHARED / "tokenizer", folder / "templates"
-    rows = _all_to_train_on(raw, data_dir / "promptsource", 2 if flags.quick else RENDERED_TIMES)
+    rows = _all_to_train_on(raw, data_dir / "promptsource", RENDERED // (10 if flags.quick else 1))
     sides = {"ours": lambda: _cached("promptsource", data_dir, folder / "rendered", tokenizer)}
     if not flags.no_peer:
         sides["promptsource"] = lambda: child("peer_render", data_dir, tokenizer, PEER_RENDERED)
@@ -235,13 +236,14 @@ def _render(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[d
     return [row("templates to tokens, end to end", cores, ours["tokens_per_second"], rate, ">= 0.3 M", False)], [note]
 
 
-def _all_to_train_on(source: Path, target: Path, times: int) -> int:
-    """A folder of PromptSource whose rows are all train rows, each so many times; how many there are."""
+def _all_to_train_on(source: Path, target: Path, rows: int) -> int:
+    """A folder of PromptSource with so many train rows a template file, its sample over and over; how many in all."""
     target.mkdir(parents=True)
     (target / "templates").symlink_to(source / "templates")
     count = 0
     for folder in sorted({path.parent for path in (source / "rows").rglob("*.jsonl")}):
-        lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()] * times
+        lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
+        lines = list(itertools.islice(itertools.cycle(lines), rows))
         place = target / "rows" / folder.relative_to(source / "rows")
         place.mkdir(parents=True)
         (place / "train.jsonl").write_text("\n".join(lines) + "\n")
