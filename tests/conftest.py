@@ -3,16 +3,14 @@
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # What one test compiles the others, and the commands they start, need not: a quarter of the time of a run.
-COMPILED = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="compiled")
-if COMPILED:
-    os.environ |= {"JAX_COMPILATION_CACHE_DIR": COMPILED, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{Path(__file__).parents[1]}/.pytest_cache/compiled-{os.getpid()}")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import pytest
 
@@ -22,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_unconfigure() -> None:
-    if COMPILED:  # of the process that started the others
-        shutil.rmtree(COMPILED, ignore_errors=True)
+    if (own := Path(os.environ["JAX_COMPILATION_CACHE_DIR"])).name == f"compiled-{os.getpid()}":  # no worker's
+        shutil.rmtree(own, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
