@@ -8,38 +8,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tasks.fields import UnusableError, text, texts, value
+
 Fields = dict[str, Any]
 Recipe = Callable[[Mapping[str, Any]], Fields]
-
-
-class UnusableError(Exception):
-    """Why a row makes no example."""
-
-
-def value(row: Mapping[str, Any], names: str) -> Any:
-    """The field of the first of these names, "a|b", that the row has; "a.b" is b in a."""
-    for name in names.split("|"):
-        found: Any = row
-        for part in name.split("."):
-            found = found.get(part) if isinstance(found, Mapping) else None
-        if found is not None:
-            return found
-    raise UnusableError(f"the row has no field {names.replace('|', ' or ')}")
-
-
-def text(row: Mapping[str, Any], names: str) -> str:
-    """A field that is a text."""
-    found = value(row, names)
-    if not isinstance(found, str):
-        raise UnusableError(f"the field {names} is {type(found).__name__}, not text")
-    return found
-
-
-def _texts(row: Mapping[str, Any], names: str) -> list[str]:
-    found = value(row, names)
-    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-        raise UnusableError(f"the field {names} is no list of texts")
-    return found
 
 
 def _place(row: Mapping[str, Any], names: str, first: int = 0) -> int:
@@ -59,20 +31,22 @@ def _chosen(options: Sequence[str], place: int) -> Fields:
     return {"options": list(options), "answer": options[place]}
 
 
-def labelled(options: Sequence[str], *same: str, label: str = "label", **renamed: str) -> Recipe:
-    """A recipe of fixed options. `same` fields keep their names, `renamed` are template's name = row's."""
-    names = {name: name for name in same} | renamed
-
-    def recipe(row: Mapping[str, Any]) -> Fields:
-        return {name: text(row, source) for name, source in names.items()} | _chosen(options, _place(row, label))
-
-    return recipe
-
-
-def texts(*same: str, **renamed: str) -> Recipe:
-    """A recipe of texts alone."""
+def named(*same: str, **renamed: str) -> Recipe:
+    """A recipe of texts alone. `same` fields keep their names, `renamed` are template's name = row's."""
     names = {name: name for name in same} | renamed
     return lambda row: {name: text(row, source) for name, source in names.items()}
+
+
+def labelled(options: Sequence[str], *same: str, label: str = "label", **renamed: str) -> Recipe:
+    """A recipe of texts, and of fixed options."""
+    fields = named(*same, **renamed)
+    return lambda row: fields(row) | _chosen(options, _place(row, label))
+
+
+def ranked(options: Sequence[str], *same: str) -> Recipe:
+    """A recipe of texts, and of options that are fields of the row."""
+    fields = named(*same)
+    return lambda row: fields(row) | _chosen([text(row, name) for name in options], _place(row, "label"))
 
 
 def _translation(language: str, code: str) -> Recipe:
@@ -107,8 +81,8 @@ def _record(row: Mapping[str, Any]) -> Fields:
     before, found, after = text(row, "query").partition("@placeholder")
     if not found:
         raise UnusableError("no @placeholder in the query")
-    options = [entity + after for entity in _texts(row, "entities")]
-    answers = [answer + after for answer in _texts(row, "answers")]
+    options = [entity + after for entity in texts(row, "entities")]
+    answers = [answer + after for answer in texts(row, "answers")]
     if not answers:
         raise UnusableError("no answers")
     passage = text(row, "passage").split("\n@highlight")[0]
@@ -117,7 +91,7 @@ def _record(row: Mapping[str, Any]) -> Fields:
 
 
 def _arc(row: Mapping[str, Any]) -> Fields:
-    choices = _texts(row, "choices.text")
+    choices = texts(row, "choices.text")
     if len(choices) != 4:
         raise UnusableError(f"{len(choices)} choices; FLAN takes questions with four")
     key = value(row, "answerKey")
@@ -139,14 +113,14 @@ def _cnn_dailymail(row: Mapping[str, Any]) -> Fields:
 
 
 def _gigaword(row: Mapping[str, Any]) -> Fields:
-    fields = texts("summary", text="document")(row)
+    fields = named("summary", text="document")(row)
     if any(sign in "".join(fields.values()) for sign in ("UNK", "#")):
         raise UnusableError("FLAN leaves out texts with UNK or #")
     return fields
 
 
 def _rotten_tomatoes(row: Mapping[str, Any]) -> Fields:
-    reviews = _texts(row, "_critics.value")
+    reviews = texts(row, "_critics.value")
     if not reviews:
         raise UnusableError("no reviews")
     fields = {"critic_consensus": text(row, "_critic_consensus"), "movie": text(row, "_movie_name").replace("_", " ")}
@@ -154,13 +128,13 @@ def _rotten_tomatoes(row: Mapping[str, Any]) -> Fields:
 
 
 def _idebate(row: Mapping[str, Any]) -> Fields:
-    sentences = _numbered(_texts(row, "_argument_sentences.value")[:10])
-    return texts(claim="_claim", debate_name="_debate_name")(row) | {"argument_sentences": sentences}
+    sentences = _numbered(texts(row, "_argument_sentences.value")[:10])
+    return named(claim="_claim", debate_name="_debate_name")(row) | {"argument_sentences": sentences}
 
 
 def _coqa(row: Mapping[str, Any]) -> Fields:
     numbered = {"numbered_questions": "questions", "numbered_answers": "answers.input_text"}
-    return {"text": text(row, "story")} | {name: _numbered(_texts(row, field)) for name, field in numbered.items()}
+    return {"text": text(row, "story")} | {name: _numbered(texts(row, field)) for name, field in numbered.items()}
 
 
 def _samsum(row: Mapping[str, Any]) -> Fields:
@@ -169,7 +143,7 @@ def _samsum(row: Mapping[str, Any]) -> Fields:
 
 
 def _squad(row: Mapping[str, Any]) -> Fields:
-    fields = texts("context", "question")(row) | {"title": text(row, "title").replace("_", " ")}
+    fields = named("context", "question")(row) | {"title": text(row, "title").replace("_", " ")}
     return fields | _answers(row, "answers.text")
 
 
@@ -188,7 +162,7 @@ def _sentiment140(row: Mapping[str, Any]) -> Fields:
 
 def _story_cloze(row: Mapping[str, Any]) -> Fields:
     if "context" in row:
-        return {"context": text(row, "context")} | _chosen(_texts(row, "endings"), _place(row, "label", 1))
+        return {"context": text(row, "context")} | _chosen(texts(row, "endings"), _place(row, "label", 1))
     context = " ".join(text(row, f"input_sentence_{i}") for i in range(1, 5))
     endings = [text(row, f"sentence_quiz{i}") for i in (1, 2)]
     return {"context": context} | _chosen(endings, _place(row, "answer_right_ending", 1))
@@ -206,11 +180,6 @@ def _replaced(recipe: Recipe, field: str, *pairs: tuple[str, str]) -> Recipe:
     return changed
 
 
-def _copa(row: Mapping[str, Any]) -> Fields:
-    options = [text(row, "choice1"), text(row, "choice2")]
-    return texts("premise", "question")(row) | _chosen(options, _place(row, "label"))
-
-
 def _winogrande(row: Mapping[str, Any]) -> Fields:
     context, found, ending = text(row, "sentence").partition("_")
     if not found:
@@ -218,12 +187,6 @@ def _winogrande(row: Mapping[str, Any]) -> Fields:
     options = [text(row, f"option{i}") + ending for i in (1, 2)]
     place = _place(row, "label") if "label" in row else _place(row, "answer", 1)
     return {"context": context} | _chosen(options, place)
-
-
-def _cosmos_qa(row: Mapping[str, Any]) -> Fields:
-    return texts("context", "question")(row) | _chosen(
-        [text(row, f"answer{i}") for i in range(4)], _place(row, "label")
-    )
 
 
 def _referenced(recipe: Recipe) -> Recipe:
@@ -238,7 +201,7 @@ def _referenced(recipe: Recipe) -> Recipe:
 
 
 def _common_gen(row: Mapping[str, Any]) -> Fields:
-    concepts = _texts(row, "concepts")
+    concepts = texts(row, "concepts")
     return {"concepts": ", ".join(concepts), "concepts_newline": "\n".join(concepts), "target": text(row, "target")}
 
 
@@ -249,7 +212,7 @@ def _dart(row: Mapping[str, Any]) -> Fields:
 
 
 def _web_nlg(row: Mapping[str, Any]) -> Fields:
-    joined = "; ".join(_texts(row, "input")).replace("_", " ").replace(" | ", ", ")
+    joined = "; ".join(texts(row, "input")).replace("_", " ").replace(" | ", ", ")
     return {"input_string": joined, "target": text(row, "target")}
 
 
@@ -283,8 +246,8 @@ def _bool_q(row: Mapping[str, Any]) -> Fields:
 
 
 def _trivia_qa(row: Mapping[str, Any]) -> Fields:
-    aliases = _texts(row, "answer.normalized_aliases")
-    return texts("question", answer="answer.normalized_value")(row) | {"answers": aliases}
+    aliases = texts(row, "answer.normalized_aliases")
+    return named("question", answer="answer.normalized_value")(row) | {"answers": aliases}
 
 
 def _natural_questions(row: Mapping[str, Any]) -> Fields:
@@ -296,18 +259,14 @@ def _stsb(row: Mapping[str, Any]) -> Fields:
     if not isinstance(score, (int, float)) or score < 0:
         raise UnusableError("the score is hidden")
     options = [str(number) for number in range(6)]
-    fields = texts("sentence1", "sentence2")(row) | _chosen(options, round(score))
+    fields = named("sentence1", "sentence2")(row) | _chosen(options, round(score))
     return fields | {"answer_str": fields["answer"]}
-
-
-def _piqa(row: Mapping[str, Any]) -> Fields:
-    return {"goal": text(row, "goal")} | _chosen([text(row, "sol1"), text(row, "sol2")], _place(row, "label"))
 
 
 def _openbookqa(row: Mapping[str, Any]) -> Fields:
     nested = isinstance(row.get("question"), Mapping)
     question = text(row, "question.stem|question_stem")
-    choices = [text(row, f"question.choice_{c}") for c in "ABCD"] if nested else _texts(row, "choices.text")
+    choices = [text(row, f"question.choice_{c}") for c in "ABCD"] if nested else texts(row, "choices.text")
     fact = row.get("fact1")
     fields = {"question": question} | _chosen(choices, _place(row, "answerKey"))
     return fields | ({"fact": fact} if isinstance(fact, str) else {})
@@ -315,7 +274,7 @@ def _openbookqa(row: Mapping[str, Any]) -> Fields:
 
 def _hellaswag(row: Mapping[str, Any]) -> Fields:
     context = re.sub(r"\[.*?\]\s", "\n", re.sub(r"\[header\]\s", "", text(row, "context|ctx")))
-    endings = [re.sub(r"\[.*?\]\s", "", ending) for ending in _texts(row, "endings")]
+    endings = [re.sub(r"\[.*?\]\s", "", ending) for ending in texts(row, "endings")]
     return {"context": context, "activity_label": row.get("activity_label", "")} | _chosen(
         endings, _place(row, "label")
     )
@@ -348,23 +307,23 @@ RECIPES: dict[str, Recipe] = {
     "aeslc": _aeslc,
     "cnn_dailymail": _cnn_dailymail,
     "gigaword": _gigaword,
-    "multi_news": texts("summary", text="document"),
-    "newsroom": texts("text", "title", "summary"),
+    "multi_news": named("summary", text="document"),
+    "newsroom": named("text", "title", "summary"),
     "samsum": _samsum,
-    "xsum": texts("summary", text="document"),
+    "xsum": named("summary", text="document"),
     "ag_news_subset": labelled(("World", "Sports", "Business", "Science/Tech"), "title", text="description"),
     "opinion_abstracts_rotten_tomatoes": _rotten_tomatoes,
     "opinion_abstracts_idebate": _idebate,
-    "wiki_lingua_english_en": texts("source", "target"),
+    "wiki_lingua_english_en": named("source", "target"),
     "web_nlg_en": _referenced(_web_nlg),
     "common_gen": _referenced(_common_gen),
     "e2e_nlg": _referenced(
-        _replaced(texts("meaning_representation", "target"), "meaning_representation", (r"\[", " = "), (r"\]", ""))
+        _replaced(named("meaning_representation", "target"), "meaning_representation", (r"\[", " = "), (r"\]", ""))
     ),
     "dart": _referenced(_dart),
     "squad_v1": _squad,
     "squad_v2": _squad_v2,
-    "drop": lambda row: texts("question", context="passage")(row) | _answers(row, "answer|answers_spans.spans"),
+    "drop": lambda row: named("question", context="passage")(row) | _answers(row, "answer|answers_spans.spans"),
     "multirc": labelled(YES, "paragraph", "question", response="answer"),
     "openbookqa": _openbookqa,
     "bool_q": _bool_q,
@@ -385,10 +344,10 @@ RECIPES: dict[str, Recipe] = {
     "true_case": _true_case,
     "fix_punct": _fix_punct,
     "word_segment": _word_segment,
-    "copa": _copa,
+    "copa": ranked(("choice1", "choice2"), "premise", "question"),
     "hellaswag": _hellaswag,
     "story_cloze": _story_cloze,
-    "piqa": _piqa,
+    "piqa": ranked(("sol1", "sol2"), "goal"),
     "para_crawl_enes": _translation("Spanish", "es"),
     "wmt14_enfr": _translation("French", "fr"),
     "wmt16_translate_deen": _translation("German", "de"),
@@ -398,7 +357,7 @@ RECIPES: dict[str, Recipe] = {
     "wmt16_translate_roen": _translation("Romanian", "ro"),
     "wmt16_translate_ruen": _translation("Russian", "ru"),
     "definite_pronoun_resolution": lambda row: (
-        texts("sentence", "pronoun")(row) | _chosen(_texts(row, "candidates"), _place(row, "label"))
+        named("sentence", "pronoun")(row) | _chosen(texts(row, "candidates"), _place(row, "label"))
     ),
     "winogrande": _winogrande,
     "wsc": labelled(YES, context="text", text1="span1_text", text2="span2_text"),
@@ -409,16 +368,16 @@ RECIPES: dict[str, Recipe] = {
     "qnli": labelled(("yes", "no"), "sentence", "question"),
     "wnli": labelled(YES, *PAIR),
     "snli": labelled(NLI, "premise", "hypothesis"),
-    "math_dataset": texts("question", "answer"),
+    "math_dataset": named("question", "answer"),
     "quac": lambda row: (
-        texts("background", "context", "question", title="title|section_title")(row) | _answers(row, "orig_answer.text")
+        named("background", "context", "question", title="title|section_title")(row) | _answers(row, "orig_answer.text")
     ),
     "coqa": _coqa,
     "wic": labelled(("different meanings", "the same meaning"), *PAIR, "word"),
     "cola": labelled(("unacceptable", "acceptable"), "sentence"),
     "trec": labelled(QUESTIONS, "text", label="label-coarse|coarse_label"),
     "record": _record,
-    "cosmos_qa": _cosmos_qa,
+    "cosmos_qa": ranked([f"answer{i}" for i in range(4)], "context", "question"),
     "wsc273": _wsc273,
 }
 RECIPES |= {"anli_r2": RECIPES["anli_r1"], "anli_r3": RECIPES["anli_r1"], "mnli_mismatched": RECIPES["mnli_matched"]}

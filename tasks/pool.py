@@ -6,8 +6,7 @@ hashes of the pairs' names alone: whatever the order of the files and however th
 """
 
 import itertools
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -64,8 +63,7 @@ class Pool:
         self.templates = [one for one in task.templates if wanted is None or one.id in wanted]
         self.task, self._split, self._most, self._choice = task, split, most, choice
         self._kept: list[Record | Skipped] | None = None
-        self._drawn: dict[str, array] = {}  # by record; this and the next are kept with the records of a small split
-        self._rendered: dict[str, Example] = {}  # by pair: what choosing rendered and writing takes
+        self._rendered: dict[str, Example] = {}  # by pair, of a small split: what choosing rendered and writing takes
 
     @property
     def choice(self) -> Choice:
@@ -84,11 +82,9 @@ class Pool:
             if isinstance(record, Skipped):
                 yield record
                 continue
-            if last is None:
-                yield from (Pair(record, template) for template in self.templates)
-            else:
-                draws = zip(self.templates, self._draws(record))
-                yield from (Pair(record, template) for template, draw in draws if draw <= last)
+            for template in self.templates:
+                if last is None or self._draw(self.task.pair_id(record, template)) <= last:
+                    yield Pair(record, template)
 
     def render(self, pair: Pair) -> Example | Skipped:
         """The example of a pair, as `Task.render`: rendered now, or taken from what choosing among pairs rendered."""
@@ -103,14 +99,6 @@ class Pool:
 
     def _draw(self, name: str) -> int:
         return prompts.draw("cap" if self._most is None else "ledger", self.task.name, name)
-
-    def _draws(self, record: Record) -> Sequence[int]:
-        """Those of a record's pairs."""
-        if (draws := self._drawn.get(record.id)) is None:
-            draws = array("Q", [self._draw(self.task.pair_id(record, template)) for template in self.templates])
-            if self._kept is not None:
-                self._drawn[record.id] = draws
-        return draws
 
     def _choose(self) -> Choice:
         """One pass over the split, in memory for as many names as pairs are taken.
@@ -132,14 +120,14 @@ class Pool:
                     yield record
 
         bound, last = self.task.max_examples if self._most is None else self._most, None
+        names = (self.task.pair_id(record, template) for record in usable() for template in self.templates)
         if not bound:
-            taken = len(self.templates) * sum(1 for _ in usable())
+            taken = sum(1 for _ in names)
         elif self._most is None and len(self.templates) > 1:
-            smallest = _smallest((draw for record in usable() for draw in self._draws(record)), 2 * bound)
+            smallest = _smallest(map(self._draw, names), 2 * bound)
             if taken := min(records, bound):
                 last, taken = self._last_that_fits(taken, smallest[: 2 * taken])
         else:
-            names = (self.task.pair_id(record, template) for record in usable() for template in self.templates)
             head = list(itertools.islice(names, bound + 1))  # mostly these are all: no draw is needed
             if (taken := len(head)) > bound:
                 last, taken = _smallest(map(self._draw, itertools.chain(head, names)), bound)[-1], bound
@@ -168,11 +156,12 @@ class Pool:
         first = after < 0  # one pair a record: as large as the split
         for record in self._records():
             if isinstance(record, Record):
-                for template, draw in zip(self.templates, self._draws(record)):
+                for template in self.templates:
+                    draw = self._draw(name := self.task.pair_id(record, template))
                     if draw > after and (last is None or draw <= last):
                         example = self.task.render(record, template)
                         if (fits := isinstance(example, Example)) and first and self._kept is not None:
-                            self._rendered[self.task.pair_id(record, template)] = example
+                            self._rendered[name] = example
                         yield draw, fits
 
     def _check(self, choice: Choice, first: Skipped | None) -> None:
@@ -199,5 +188,6 @@ def _smallest(draws: Iterator[int], count: int) -> list[int]:
 
 def examples(task: Task, split: str) -> Iterator[Example | Skipped]:
     """The examples of a split without demonstrations, in file order: those that are trained on, or all of another."""
-    for pair in Pool(task, split, most=None if split == "train" else 0):
-        yield pair if isinstance(pair, Skipped) else task.render(*pair)
+    pool = Pool(task, split, most=None if split == "train" else 0)
+    for pair in pool:
+        yield pair if isinstance(pair, Skipped) else pool.render(pair)

@@ -23,7 +23,8 @@ from optiml_jax.errors import DataError
 from optiml_jax.evaluation.metrics import Metric
 from tasks import prompts, rows
 from tasks.example import Example, Record, Skipped, Template
-from tasks.flan_fields import UnusableError, fields_of
+from tasks.fields import UnusableError
+from tasks.flan_fields import fields_of
 from tasks.registry import CATALOG, Benchmark, CatalogRow, catalog
 from tasks.task import Options, Task
 

@@ -22,6 +22,7 @@ from optiml_jax.errors import DataError, UserError
 from optiml_jax.evaluation.metrics import Metric
 from tasks import prompts, rows
 from tasks.example import Example, Record, Skipped, Template
+from tasks.fields import UnusableError
 from tasks.registry import Benchmark, CatalogRow, slug, task_name
 from tasks.task import Options, Task
 
@@ -183,16 +184,12 @@ def _records(files: Sequence[Path]) -> Iterator[Record | Skipped]:
             continue
         try:
             examples = list(_examples(row.values))
-        except _Unusable as error:
+        except UnusableError as error:
             yield Skipped(row.where, str(error))
             continue
         for number, fields in enumerate(examples, start=1):
             name = str(row.number) if len(examples) == 1 else f"{row.number}.{number}"
             yield Record(name, {"where": row.where, **fields})
-
-
-class _Unusable(Exception):
-    """Why a record cannot be used."""
 
 
 def _examples(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -203,7 +200,7 @@ def _examples(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if names := next((names for names in INSTRUCTION if names[0] in values and names[2] in values), None):
         instruction, text = _text(values, names[0]), _text(values, names[1], optional=True)
         if not (instruction + text).strip():
-            raise _Unusable(f"{names[0]} is empty")
+            raise UnusableError(f"{names[0]} is empty")
         asked = {"form": "instruction", "instruction": instruction, "input": text, "question": f"{instruction}\0{text}"}
         yield asked | _answers(values, values[names[2]], names[2])
         return
@@ -211,26 +208,26 @@ def _examples(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         prompt = _text(values, PROMPT[0])
         yield {"form": "prompt", "prompt": prompt, "question": prompt} | _answers(values, values[PROMPT[1]], PROMPT[1])
         return
-    raise _Unusable(f"has {', '.join(sorted(values)[:6]) or 'nothing'}, which is none of {FORMS}")
+    raise UnusableError(f"has {', '.join(sorted(values)[:6]) or 'nothing'}, which is none of {FORMS}")
 
 
 def _turns(values: Mapping[str, Any], key: str, speaker: str, said: str) -> Iterator[dict[str, Any]]:
     messages = values[key]
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise _Unusable(f"{key} is no list of objects")
+        raise UnusableError(f"{key} is no list of objects")
     turns: list[tuple[str, str]] = []
     count = 0
     for message in messages:
         role = message.get(speaker)
         if role not in ROLES:
-            raise _Unusable(f"a message of {speaker} {role!r}; known: {', '.join(ROLES)}")
+            raise UnusableError(f"a message of {speaker} {role!r}; known: {', '.join(ROLES)}")
         text = _text(message, said)
         if ROLES[role] == "assistant" and turns and message.get("weight", 1) and text.strip():
             count += 1
             yield {"form": "chat", "turns": tuple(turns), "question": repr(turns)} | _answers(values, text, said)
         turns.append((ROLES[role], text))
     if not count:
-        raise _Unusable("no turn of the assistant to learn")
+        raise UnusableError("no turn of the assistant to learn")
 
 
 def _answers(values: Mapping[str, Any], output: Any, name: str) -> dict[str, Any]:
@@ -238,20 +235,20 @@ def _answers(values: Mapping[str, Any], output: Any, name: str) -> dict[str, Any
     references = [*_list(output, name), *_list(values.get("references") or [], "references")]
     references = list(dict.fromkeys(text.strip() for text in references if text.strip()))
     if not references:
-        raise _Unusable(f"{name} is empty")
+        raise UnusableError(f"{name} is empty")
     candidates = values.get("candidates")
     if candidates is not None:
         candidates = tuple(dict.fromkeys(text.strip() for text in _list(candidates, "candidates")))
         if len(candidates) < 2 or not set(candidates) & set(references):
-            raise _Unusable("candidates must be two or more, one of them the output")
+            raise UnusableError("candidates must be two or more, one of them the output")
     try:
         metric = Metric.parse(values.get("metric") or ("rouge_l" if candidates is None else "accuracy"))
     except UserError as error:
-        raise _Unusable(str(error)) from None
+        raise UnusableError(str(error)) from None
     found = {"references": tuple(references), "candidates": candidates, "metric": metric}
     category = values.get("category")
     if category is not None and not isinstance(category, str):
-        raise _Unusable(f"category is {type(category).__name__}, not text")
+        raise UnusableError(f"category is {type(category).__name__}, not text")
     return found | ({} if category is None else {"category": category})
 
 
@@ -260,14 +257,14 @@ def _text(values: Mapping[str, Any], name: str, optional: bool = False) -> str:
     if text is None and optional:
         return ""
     if not isinstance(text, str):
-        raise _Unusable(f"{name} is {type(text).__name__}, not text" if name in values else f"lacks {name}")
+        raise UnusableError(f"{name} is {type(text).__name__}, not text" if name in values else f"lacks {name}")
     return text
 
 
 def _list(value: Any, name: str) -> list[str]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise _Unusable(f"{name} is neither text nor a list of texts")
+        raise UnusableError(f"{name} is neither text nor a list of texts")
     return texts
 
 

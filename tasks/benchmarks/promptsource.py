@@ -238,9 +238,7 @@ def _read(splits: Mapping[str, tuple[Path, ...]], split: str) -> Iterator[Record
         elif "answer_choices" in row.values:
             yield Skipped(row.where, "a field answer_choices, which templates mean something else by")
         else:
-            values = row.values
-            if any("-" in key for key in values):  # no name of a variable
-                values = {key.replace("-", "_"): value for key, value in values.items()}
+            values = {key.replace("-", "_"): value for key, value in row.values.items()}
             yield Record(str(row.number), {"where": row.where, "row": values})
 
 

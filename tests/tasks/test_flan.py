@@ -11,7 +11,8 @@ from optiml_jax.tokenizer import join
 from tasks import registry, suites
 from tasks.benchmarks import flan
 from tasks.example import Example, Record, Skipped
-from tasks.flan_fields import RECIPES, UnusableError, fields_of
+from tasks.fields import UnusableError
+from tasks.flan_fields import RECIPES, fields_of
 from tasks.pool import examples
 from tasks.task import Options
 from tests.tasks.flan_rows import ROWS

@@ -84,6 +84,22 @@ def test_the_choice_depends_on_names_alone(most, tmp_path, monkeypatch):
     assert max(map(len, shards)) < len(taken) and streamed._kept is None
 
 
+def test_what_choosing_rendered_is_not_rendered_again(tmp_path, monkeypatch):
+    """Of a small split; of a streamed one it is, and the examples are the same."""
+    (tmp_path / "raw").write_text("raw")
+    task, rendered = task_of(100, file=tmp_path / "raw"), collections.Counter()
+
+    def render(record, template, worded_as=None):
+        rendered[record.id, template.id] += 1
+        return task.render(record, template)
+
+    counted = dataclasses.replace(task, render=render)
+    small = list(examples(counted, "train"))
+    assert len(small) == 100 == len(rendered) and set(rendered.values()) == {1}
+    monkeypatch.setattr(pool, "IN_MEMORY_BYTES", 1)
+    assert list(examples(counted, "train")) == small and set(rendered.values()) == {3}
+
+
 def test_a_suite_may_ask_in_some_templates_only():
     assert names(Pool(task_of(2), "test", ["odd", "plain"], 0)) == ["i0/plain", "i0/odd", "i1/plain", "i1/odd"]
     whole, part = Pool(task_of(400), "test", most=600), Pool(task_of(400), "test", ["plain"], 200)

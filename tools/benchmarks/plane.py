@@ -27,9 +27,7 @@ NI = "super_natural_instructions"
 SHARED = synthetic.ROOT.parent / "shared"
 QUICK_EXAMPLES = 300  # a task
 PEER_EXAMPLES = 16_384
-CACHED_TIMES = (
-    8  # each instance of the sample, so that starting up weighs as in real jobs: 100 instances a task are few
-)
+CACHED_TIMES = 8  # each instance of the sample: 100 a task are few, and starting up would weigh more than in real jobs
 RENDERED = 6_000  # rows of each template file, its sample over and over
 PEER_RENDERED = 2_000  # rows that are rendered in its own way
 PEER_TASKS = 24  # tokenised through tf.data
