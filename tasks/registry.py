@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optiml_jax.errors import UserError, check_known, nearest
+from optiml_jax.errors import DataError, UserError, check_known, nearest
 from optiml_jax.evaluation.metrics import Metric
 from tasks import benchmarks
 from tasks.example import Record, Skipped, Template
@@ -24,9 +24,22 @@ from tasks.task import Options, Task
 CATALOG = Path(__file__).parent / "catalog" / "tasks.tsv"
 
 
+class MissingError(DataError):
+    """The data of a benchmark are not there. A mixture may leave the benchmark out (`MISSING_BENCHMARKS`)."""
+
+
 @dataclass(frozen=True)
 class CatalogRow:
-    """One line of `catalog/tasks.tsv`; `split`: "train", "test", "excluded" by default, or "test_xlingual"."""
+    """One line of `catalog/tasks.tsv`.
+
+    Attributes:
+      source: the data set it was made from.
+      split: by default: "train", "test", "test_xlingual", "excluded" (by the benchmark's authors), or "duplicate": the
+        same data set is in another benchmark too, and the task is read from there alone (paper 2.2).
+      style: "task" (an instruction for all examples, which demonstrations come after) or "instance" (paper 2.2).
+      level: of generalization that it is evaluated at (paper 2.3, Table 15), empty where it is trained on alone.
+      reason: of category, split and metric, where they are not the benchmark's own.
+    """
 
     name: str
     benchmark: str
@@ -34,6 +47,9 @@ class CatalogRow:
     source: str
     split: str
     metric: str
+    style: str = "instance"
+    level: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,7 +140,8 @@ def folder(benchmark: str, data_dir: str | os.PathLike | None) -> Path | None:
     """The benchmark's folder in `data_dir` (None for a built-in one), or what is the user's own.
 
     Raises:
-      UserError: no data directory was given, or it has no such folder.
+      UserError: no data directory was given, or it is none.
+      MissingError: it has no such folder.
     """
     if built_in(benchmark):
         return None
@@ -140,7 +157,7 @@ def folder(benchmark: str, data_dir: str | os.PathLike | None) -> Path | None:
     if not directory.is_dir():
         inside = [path.name for path in Path(data_dir).iterdir() if path.is_dir()]
         parent = "; did you mean its parent?" if Path(data_dir).name == benchmark else nearest(benchmark, inside)
-        raise UserError(f"DATA_DIR: {data_dir} has no folder {benchmark}{parent}")
+        raise MissingError(f"DATA_DIR: {data_dir} has no folder {benchmark}{parent}")
     return directory
 
 
@@ -148,7 +165,8 @@ def discover(benchmark: str, data_dir: str | os.PathLike | None = None, options:
     """Every task of a benchmark whose files are there. Reads file names and the catalog, hardly any file.
 
     Raises:
-      UserError: unknown benchmark, or its folder is missing.
+      UserError: unknown benchmark.
+      MissingError: its folder, or all that it should hold, is missing.
       DataError: a file that must be read to know the task cannot be.
     """
     check_known("benchmark", benchmark, benchmark_names())

@@ -1,9 +1,10 @@
-"""Rows of local files: JSON lines, JSON lists, Parquet, and what `datasets` and TensorFlow Datasets keep on disk.
+"""Rows of local files: JSON, tables, Parquet, and what `datasets` and TensorFlow Datasets keep on disk.
 
 What benchmarks of tables read their records through. Nothing is fetched, nothing is executed; a line that cannot be
 used is named with its file and number, and the next one is read.
 """
 
+import csv
 import gzip
 import itertools
 import json
@@ -11,7 +12,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from optiml_jax.errors import DataError, UserError
 from tasks.example import Skipped
@@ -86,6 +87,70 @@ def read(files: Sequence[Path]) -> Iterator[Row | Skipped]:
             )
 
 
+def lines(path: Path) -> Iterator[tuple[int, str | Skipped]]:
+    """The lines of a text file by number, without their ends.
+
+    Raises:
+      DataError: the file cannot be read.
+    """
+    for number, raw in _raw_lines(path):
+        if raw is None:
+            yield number, Skipped(f"{path}:{number}", f"a line of more than {MAX_LINE >> 20} MB")
+            continue
+        try:
+            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            yield number, Skipped(f"{path}:{number}", f"not UTF-8 at byte {error.start:,} of the line")
+
+
+def tabs(*columns: str, rest: bool = False) -> Callable[[Path, str], Iterator[Row | Skipped]]:
+    """A reader of files of tabs without a header and without quotes; empty lines are no rows.
+
+    Args:
+      columns: their names. With `rest` there may be more cells, which are the list `rest`.
+    """
+    wanted = f"{len(columns)}{' or more' if rest else ''}"
+
+    def read(path: Path, split: str) -> Iterator[Row | Skipped]:
+        for number, line in lines(path):
+            if isinstance(line, Skipped):
+                yield line
+            elif line.strip():
+                cells = line.split("\t")
+                if len(cells) < len(columns) or (len(cells) > len(columns) and not rest):
+                    yield Skipped(f"{path}:{number}", f"{len(cells)} columns, not {wanted}")
+                else:
+                    values: dict[str, Any] = dict(zip(columns, cells))
+                    yield Row(number, f"{path}:{number}", values | ({"rest": cells[len(columns) :]} if rest else {}))
+
+    return read
+
+
+def table(path: Path, split: str = "", *, delimiter: str = ",", columns: Sequence[str] = ()) -> Iterator[Row | Skipped]:
+    """The rows of a CSV file, quotes and all; `columns` where it has no header.
+
+    Raises:
+      DataError: the file cannot be read, or a quote never ends.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            header = list(columns) or next(reader, [])
+            start = reader.line_num + 1
+            for cells in reader:
+                where, start = f"{path}:{start}", reader.line_num + 1
+                if len(cells) != len(header):
+                    yield Skipped(where, f"{len(cells)} columns, not {len(header)}")
+                else:
+                    yield Row(reader.line_num, where, dict(zip(header, cells)))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 at byte {error.start:,} of what was read last; fetch the file again"
+        ) from None
+    except csv.Error as error:
+        raise DataError(f"{path}:{start}: not a table ({error}); fetch the file again") from None
+
+
 def _kind(path: Path) -> Callable[[Path], Iterator[tuple[int, dict[str, Any] | str]]]:
     if PREPARED.search(path.name):
         return _prepared
@@ -94,21 +159,35 @@ def _kind(path: Path) -> Callable[[Path], Iterator[tuple[int, dict[str, Any] | s
 
 def _json(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Line numbers with objects, or with what is wrong. A file that starts with "[" is one list."""
+    first = True
+    for line, raw in _raw_lines(path):
+        if raw is None:
+            yield line, f"a line of more than {MAX_LINE >> 20} MB"
+        elif raw.strip():
+            if first and raw.lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
+                yield from _list(path)
+                return
+            first = False
+            yield line, _object(raw)
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def _raw_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
+    """The lines of a file by number; None for one that is too long to be held in memory."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            line, first = 0, True
+        with _open(path) as file:
+            line = 0
             while raw := file.readline(MAX_LINE + 1):
                 line += 1
-                if len(raw) > MAX_LINE:
-                    while raw and not raw.endswith(b"\n"):
-                        raw = file.readline(MAX_LINE)
-                    yield line, f"a line of more than {MAX_LINE >> 20} MB"
-                elif raw.strip():
-                    if first and raw.lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
-                        yield from _list(path, raw, file)
-                        return
-                    first = False
-                    yield line, _object(raw)
+                if len(raw) <= MAX_LINE:
+                    yield line, raw
+                    continue
+                while raw and not raw.endswith(b"\n"):
+                    raw = file.readline(MAX_LINE)
+                yield line, None
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); fetch the file again") from None
 
@@ -129,18 +208,29 @@ def _object(raw: bytes) -> dict[str, Any] | str:
     return values if isinstance(values, dict) else f"{type(values).__name__}, not an object"
 
 
-def _list(path: Path, head: bytes, file: Any) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """A file that is one JSON list, its elements by number."""
-    raw = head + file.read(MAX_LIST)
-    if len(raw) > MAX_LIST:
-        raise DataError(f"{path}: a JSON list of more than {MAX_LIST >> 30} GB; make JSON lines of it")
+def document(path: Path) -> Any:
+    """A file that is one JSON value.
+
+    Raises:
+      DataError: it is none, or too large to be read whole.
+    """
     try:
-        values = json.loads(raw.decode("utf-8-sig"))
+        with _open(path) as file:
+            raw = file.read(MAX_LIST + 1)
+        if len(raw) > MAX_LIST:
+            raise DataError(f"{path}: a JSON value of more than {MAX_LIST >> 30} GB; make JSON lines of it")
+        return json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start:,}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
-    for number, value in enumerate(values, start=1):
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error}); fetch the file again") from None
+
+
+def _list(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """A file that is one JSON list, its elements by number."""
+    for number, value in enumerate(document(path), start=1):
         yield number, value if isinstance(value, dict) else f"{type(value).__name__}, not an object"
 
 

@@ -25,7 +25,7 @@ from tasks import prompts, rows
 from tasks.example import Example, Record, Skipped, Template
 from tasks.fields import UnusableError
 from tasks.flan_fields import fields_of
-from tasks.registry import CATALOG, Benchmark, CatalogRow, catalog
+from tasks.registry import CATALOG, Benchmark, CatalogRow, MissingError, catalog
 from tasks.task import Options, Task
 
 NAME = "flan"
@@ -95,7 +95,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     known = catalog(NAME)
     path = next((directory / place for place in PLACES if (directory / place).is_file()), None)
     if path is None:
-        raise DataError(f"{directory}: no flan/templates.py; put github.com/google-research/flan there")
+        raise MissingError(f"{directory}: no flan/templates.py; put github.com/google-research/flan there")
     patterns = load(path)
     decisions = _decisions()
     tasks, left_out = {}, []

@@ -19,7 +19,7 @@ from optiml_jax.errors import DataError
 from optiml_jax.evaluation.metrics import Metric
 from tasks import jinja, prompts, rows
 from tasks.example import Example, Record, Skipped, Template
-from tasks.registry import Benchmark, CatalogRow, catalog, task_name
+from tasks.registry import Benchmark, CatalogRow, MissingError, catalog, task_name
 from tasks.task import Options, Task
 
 NAME = "promptsource"
@@ -50,13 +50,13 @@ def discover(directory: Path, options: Options) -> Benchmark:
     """The template files whose rows are there. Parses those alone.
 
     Raises:
-      DataError: no templates.
+      MissingError: no templates.
     """
     known = catalog(NAME)
     root = next((path for path in (directory / "templates", directory / NAME / "templates") if path.is_dir()), None)
     if root is None:
         way_out = "copy promptsource/templates of github.com/bigscience-workshop/promptsource there"
-        raise DataError(f"{directory}: no folder templates; {way_out}")
+        raise MissingError(f"{directory}: no folder templates; {way_out}")
     tasks, left_out, found = {}, [], dict(known)
     for path in sorted(root.rglob(FILE)):
         place = path.parent.relative_to(root)

@@ -25,7 +25,7 @@ from optiml_jax.evaluation.metrics import Metric
 from tasks import prompts
 from tasks.example import Example, Record, Skipped, Template
 from tasks.pool import WAY_OUT
-from tasks.registry import Benchmark, CatalogRow, catalog, slug, task_name
+from tasks.registry import Benchmark, CatalogRow, MissingError, catalog, slug, task_name
 from tasks.task import Options, Task
 
 NAME = "super_natural_instructions"
@@ -73,7 +73,7 @@ def discover_folder(benchmark: str, directory: Path, options: Options, held_out:
         else:
             paths[name] = path
     if not paths:
-        raise DataError(f"{directory}: no file of a known task in tasks/*.json; the official release has one a task")
+        raise MissingError(f"{directory}: no file of a known task in tasks/*.json; the official release has one a task")
     rows = {}
     for name, role in roles.items():
         row = known.get(name) or _row(benchmark, name, paths.get(name))

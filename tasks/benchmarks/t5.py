@@ -1,0 +1,59 @@
+"""T5 (Raffel et al. 2020): the seven of its tasks that the paper kept (Appendix A.1), with T5's own prefixes.
+
+Rows lie in `rows/<data set>/[<config>/]<split>.jsonl` or any other file of `tasks/rows.py`, under the names of
+TensorFlow Datasets or of `datasets`; those that FLAN's or PromptSource's folder beside this one has are found there.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks import worded
+from tasks.fields import text
+from tasks.registry import Benchmark
+from tasks.task import Options
+from tasks.worded import Source, answers
+
+NAME = "t5"
+PLACES = ("rows", "../flan/rows", "../promptsource/rows")
+# task -> the language that English is translated into
+LANGUAGES = {
+    "wmt14_ende_v003": "de",
+    "wmt14_enfr_v003": "fr",
+    "wmt15_enfr_v003": "fr",
+    "wmt16_enro_v003": "ro",
+    "wmt19_ende_v003": "de",
+    "wmt_t2t_ende_v003": "de",
+}
+DATA_SETS = {
+    "cnn_dailymail_v002": ("cnn_dailymail", "cnn_dailymail/3.0.0"),
+    "wmt14_ende_v003": ("wmt14_translate/de-en", "wmt14/de-en"),
+    "wmt14_enfr_v003": ("wmt14_translate/fr-en", "wmt14/fr-en"),
+    "wmt15_enfr_v003": ("wmt15_translate/fr-en", "wmt15/fr-en"),
+    "wmt16_enro_v003": ("wmt16_translate/ro-en", "wmt16/ro-en"),
+    "wmt19_ende_v003": ("wmt19_translate/de-en", "wmt19/de-en"),
+    "wmt_t2t_ende_v003": ("wmt_t2t_translate/de-en", "wmt_t2t/de-en"),
+}
+
+
+def discover(directory: Path, options: Options) -> Benchmark:
+    """The tasks whose rows are there.
+
+    Raises:
+      MissingError: there are none.
+    """
+    sources = {}
+    for task, names in DATA_SETS.items():
+        recipe = functools.partial(_translation, LANGUAGES[task]) if task in LANGUAGES else _summary
+        sources[task] = Source(tuple(f"{place}/{name}/" for place in PLACES for name in names), recipe)
+    return worded.discover(NAME, directory, options, sources)
+
+
+def _translation(language: str, row: Mapping[str, Any]) -> Iterator[worded.Fields]:
+    english, other = (text(row, f"{code}|translation.{code}") for code in ("en", language))
+    yield {"input": english} | answers(other)
+
+
+def _summary(row: Mapping[str, Any]) -> Iterator[worded.Fields]:
+    yield {"input": text(row, "article")} | answers(text(row, "highlights"))
