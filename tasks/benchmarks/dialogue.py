@@ -1,0 +1,148 @@
+"""Six data sets of dialogues (paper 4.7, Appendix A.2): turns joined by newlines, all of them predicted.
+
+The paper measured what they do and left them out of its models, so `opt_iml` has none of them. A data set lies in a
+folder of its name, here or in `parlai/`, in one of the forms that ParlAI keeps or writes:
+
+    <name>_{train,valid,test}.yml     acts: lists of {text, labels, episode_done}
+    *train*.txt                       text:...<tab>labels:...<tab>episode_done:True, or numbered lines of tabs,
+                                      or objects as below
+    *train*.json, *train*.jsonl       one object a dialogue, whose `dialog` holds its turns
+
+Personas and LIGHT's scenes come before what is said and are no turns. Dialogues that several files have are read once.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from optiml_jax.errors import DataError
+from tasks import rows, worded
+from tasks.example import Skipped
+from tasks.fields import UnusableError, value
+from tasks.registry import Benchmark
+from tasks.rows import Row
+from tasks.task import Options
+from tasks.worded import Fields, Source, answers
+
+NAME = "dialogue"
+# task -> the folders, and of ParlAI's snapshots the one that has both speakers' turns
+DATA_SETS = {
+    "wizard_of_internet": ("wizard_of_internet", "wizard_of_internet_ApprenticeDialogTeacher"),
+    "wizard_of_wikipedia": ("wizard_of_wikipedia", "wizard_of_wikipedia_basicdialog"),
+    "blended_skill_talk": ("blended_skill_talk", "blended_skill_talk"),
+    "convai2": ("convai2", "convai2"),
+    "msc": ("msc", "msc"),
+    "light_plus_wild": ("light_dialog*", "light_dialog*"),
+}
+UNREAD = {f"**/{folder}/**/*": "another form of dialogues that are read" for folder, _ in DATA_SETS.values()}
+UNREAD["**/*"] = "not one of the six data sets that the paper took"
+CONTEXT = re.compile(r"your persona:|partner's persona:|__SILENCE__|_(?!self_say|partner_say)\w+")
+SPEAKER = re.compile(r"_(self|partner)_say ")
+NUMBERED = re.compile(r"(\d+) (.*)")
+
+
+def discover(directory: Path, options: Options) -> Benchmark:
+    """The tasks whose files are there.
+
+    Raises:
+      MissingError: there is none.
+    """
+    sources = {}
+    for task, (folder, snapshot) in DATA_SETS.items():
+        names = (f"{snapshot}_{{split}}.yml", "**/*{split}*.txt", "**/*{split}*.json", "**/*{split}*.jsonl")
+        patterns = tuple(f"{place}{folder}/{name}" for place in ("", "parlai/") for name in names)
+        sources[task] = Source(patterns, _dialogue, _read, once=True)
+    return worded.discover(NAME, directory, options, sources, UNREAD, longer="chunk")
+
+
+def _dialogue(row: Mapping[str, Any]) -> Iterator[Fields]:
+    turns = [" ".join(turn.split()) for turn in row["turns"] if turn.strip()]
+    if len(turns) < 2:
+        raise UnusableError("a dialogue without turns")
+    yield answers("\n".join(turns))
+
+
+def _read(path: Path, split: str) -> Iterator[Row | Skipped]:
+    """The dialogues of a file, each a row of its turns."""
+    acts: list[Mapping[str, Any]] = []
+    start = ""
+    for row in _acts(path):
+        if isinstance(row, Skipped):
+            yield row
+        elif "dialog" in row.values:
+            yield row._replace(values={"turns": list(_spoken(value(row.values, "dialog")))})
+        else:
+            if row.values.get("starts") and acts:
+                yield Row(row.number, start, {"turns": _said(acts)})
+                acts = []
+            start = start if acts else row.where
+            acts.append(row.values)
+            if row.values.get("episode_done") in (True, "True"):
+                yield Row(row.number, start, {"turns": _said(acts)})
+                acts = []
+    if acts:
+        yield Row(0, start, {"turns": _said(acts)})
+
+
+def _spoken(turns: Any) -> Iterator[str]:
+    """The texts of `[{text}, ...]`, `[[speaker, text], ...]` or `[[{text}, {text}], ...]`."""
+    for turn in turns if isinstance(turns, list) else ():
+        if isinstance(turn, Mapping):
+            yield str(turn.get("text") or "")
+        elif isinstance(turn, list) and turn and isinstance(turn[-1], str):
+            yield turn[-1]
+        else:
+            yield from _spoken(turn)
+
+
+def _said(acts: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The turns of acts: the lines of a text, then the answer to them."""
+    turns: list[str] = []
+    for act in acts:
+        for line in str(act.get("text") or "").split("\n"):
+            spoken = SPEAKER.sub("", line, count=1)
+            repeats = line.startswith("_self_say") and turns and spoken.strip() == turns[-1].strip()
+            if not CONTEXT.match(line) and not repeats:
+                turns.append(spoken)
+        labels = act.get("labels") or act.get("eval_labels") or ()
+        turns += [str(label) for label in labels[:1]]
+    return turns
+
+
+def _acts(path: Path) -> Iterator[Row | Skipped]:
+    """The acts of a file, or its whole dialogues."""
+    if path.suffix == ".yml":
+        try:
+            found = yaml.load(path.read_text("utf-8"), yaml.CSafeLoader)["acts"]
+            acts = [act for acts in found for act in acts]
+        except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
+            raise DataError(f"{path}: not ParlAI's YAML ({str(error).splitlines()[0]}); fetch the file again") from None
+        for number, act in enumerate(acts, start=1):
+            where = f"{path}#{number}"
+            yield Row(number, where, act) if isinstance(act, dict) else Skipped(where, "not an act")
+        return
+    if path.suffix != ".txt":
+        yield from rows.read([path])
+        return
+    for number, line in rows.lines(path):
+        where = f"{path}:{number}"
+        if isinstance(line, Skipped):
+            yield line
+        elif line.startswith("text:"):
+            fields = dict(cell.partition(":")[::2] for cell in line.split("\t"))
+            unescaped = {name: cell.replace("\\n", "\n") for name, cell in fields.items()}
+            yield Row(number, where, unescaped | {"labels": unescaped.get("labels", "").split("|")})
+        elif line.startswith("{"):  # as Multi-Session Chat names them
+            try:
+                yield Row(number, where, json.loads(line))
+            except ValueError as error:
+                yield Skipped(where, f"not JSON ({error})")
+        elif found := NUMBERED.fullmatch(line):
+            said, *answer = found[2].split("\t")
+            yield Row(number, where, {"text": said, "labels": answer, "starts": found[1] == "1"})
+        elif line.strip():
+            yield Skipped(where, 'neither "text:...", nor a numbered line')
