@@ -2,6 +2,12 @@
 
 Within a benchmark a task is drawn in proportion to min(examples, EPS); benchmarks share the draws as
 stated. `seqio_tasks.py` registers the same mixtures with the same rates, nested one level deep.
+
+`opt_iml`, the paper's own (section 5), takes three choices of section 4 together, and the paper does not say how they
+add up. Here: the instruction benchmarks are 100 parts in the proportions of 4.3 (CrossFit 4, ExMix 2, FLAN 20,
+Super-NaturalInstructions 25, PromptSource 45, T5 2, UnifiedSKG 2); one of Super-NaturalInstructions' parts goes to the
+reasoning sets, from which 4.6 took its share too; and pre-training text is 5% of everything (4.5), so that a part is
+0.95% of the draws. `opt_iml_max` also trains on what the others hold out (section 6: all 1,991 tasks).
 """
 
 import os
@@ -10,8 +16,14 @@ from dataclasses import dataclass
 
 from optiml_jax.data.manifest import EPS
 from optiml_jax.errors import check_known
-from tasks.registry import Benchmark, benchmark_names, discover
-from tasks.task import Options, Task
+from tasks.example import Skipped
+from tasks.registry import Benchmark, MissingError, benchmark_names, catalog, discover
+from tasks.task import LEAVE_OUT, REFUSE, Options, Task
+
+WAY_OUT = (
+    f"; docs/benchmark.md says where to get them, or leave them out: --missing_benchmarks={LEAVE_OUT} "
+    f"(in gin MISSING_BENCHMARKS = '{LEAVE_OUT}')"
+)
 
 
 @dataclass(frozen=True)
@@ -30,8 +42,13 @@ class Mixture:
     splits: tuple[str, ...] = ("train",)
 
     def discover(self, data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
-        """Everything in the folders of its benchmarks; see `registry.discover` for the errors."""
-        return discover_all(self.benchmarks, data_dir, options)
+        """Everything in the folders of its benchmarks; see `discover_all` for the errors."""
+        found = discover_all(self.benchmarks, data_dir, options)
+        if self.proportions and options.missing_benchmarks == REFUSE:
+            there = {task.benchmark for task in self.tasks(found)}
+            if idle := [name for name in self.benchmarks if name not in there]:
+                raise MissingError(f"DATA_DIR: {data_dir} has no task of {', '.join(idle)} to train on{WAY_OUT}")
+        return found
 
     def tasks(self, found: Benchmark) -> list[Task]:
         """The tasks of `found` that are drawn from: what has no train split can only be evaluated."""
@@ -40,14 +57,52 @@ class Mixture:
 
 
 def discover_all(names: tuple[str, ...], data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
-    """Several benchmarks as one."""
-    found = [discover(name, data_dir, options) for name in names]
+    """Several benchmarks as one; a missing one may be left out, with its reason in `left_out`.
+
+    Raises:
+      MissingError: some are missing and are not to be left out, or all are.
+      UserError, DataError: see `registry.discover`.
+    """
+    found, missing = [], {}
+    for name in names:
+        try:
+            found.append(discover(name, data_dir, options))
+        except MissingError as error:
+            missing[name] = str(error)
+            found.append(Benchmark({}, (Skipped(name, str(error)),), catalog(name)))
+    if missing and (options.missing_benchmarks == REFUSE or len(missing) == len(names)):
+        if len(names) == 1:
+            raise MissingError(missing[names[0]])
+        first, *others = missing
+        more = f"; nor those of {', '.join(others)}" if others else ""
+        raise MissingError(f"the data of {first} are not there ({missing[first]}){more}{WAY_OUT}")
     tasks = {name: task for benchmark in found for name, task in benchmark.tasks.items()}
     rows = {name: row for benchmark in found for name, row in benchmark.rows.items()}
     return Benchmark(tasks, tuple(skipped for benchmark in found for skipped in benchmark.left_out), rows)
 
 
-MIXTURES: dict[str, Mixture] = {}  # those of the paper; each benchmark alone is a mixture of its name
+PARTS = {  # of 100 of the instructions: paper 4.3 (Table 5), one for reasoning as in 4.6
+    "crossfit": 4,
+    "exmix": 2,
+    "flan": 20,
+    "super_natural_instructions": 25 - 1,
+    "promptsource": 45,
+    "t5": 2,
+    "unifiedskg": 2,
+    "reasoning": 1,
+}
+PRETRAIN = 5  # % of all draws (paper 4.5)
+PROPORTIONS = {name: parts * (100 - PRETRAIN) / 100 for name, parts in PARTS.items()} | {"pretrain_text": PRETRAIN}
+EVERYTHING = ("train", "test", "test_xlingual", "excluded")
+
+# those of the paper; each benchmark alone is a mixture of its name
+MIXTURES = {
+    mixture.name: mixture
+    for mixture in (
+        Mixture("opt_iml", tuple(PROPORTIONS), PROPORTIONS),
+        Mixture("opt_iml_max", tuple(PROPORTIONS), PROPORTIONS, splits=EVERYTHING),
+    )
+}
 
 
 def names() -> list[str]:

@@ -8,6 +8,7 @@ seqio is the language that users know: `get_dataset`, mixtures, metric functions
 through it: its online path tokenises example by example in TensorFlow, and its packer takes id 0 for padding.
 """
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,9 +27,9 @@ from tasks.benchmarks import samples
 from tasks.example import Example
 from tasks.mixtures import Mixture
 from tasks.pool import Pool, examples
-from tasks.registry import Benchmark
+from tasks.registry import Benchmark, MissingError
 from tasks.seqio_store import to_seqio as to_seqio
-from tasks.task import Options, Task
+from tasks.task import REFUSE, Options, Task
 from tasks.vocabulary import OptVocabulary
 
 SIGNATURE = {
@@ -44,13 +45,14 @@ _registered: tuple[list[str], list[str]] = ([], [])  # our tasks and mixtures
 def use_data_dir(
     data_dir: str | os.PathLike | None,
     tokenizer: str | os.PathLike | None = None,
-    options: Options | None = None,
+    options: Options = Options(),
 ) -> None:
     """Registers every task and mixture anew; benchmarks that are not in `data_dir` by the catalog, to raise when read.
 
     Args:
       data_dir: one folder a benchmark.
       tokenizer: of all benchmarks but the samples, which have their own: a directory or a hub name.
+      options: with `missing_benchmarks="leave_out"` mixtures go without the benchmarks that are not there.
 
     Raises:
       UserError: `data_dir` is given and is not a folder.
@@ -59,12 +61,13 @@ def use_data_dir(
         raise UserError(f"DATA_DIR: {data_dir} is not a folder; it must hold one folder a benchmark")
     vocabularies = {samples.NAME: OptVocabulary(samples.TOKENIZER)}
     shared = OptVocabulary(tokenizer)
-    benchmarks = {}
+    benchmarks, there = {}, set()
     for benchmark in registry.benchmark_names():
-        there = registry.built_in(benchmark) or (data_dir is not None and (Path(data_dir) / benchmark).is_dir())
-        benchmarks[benchmark] = (
-            registry.discover(benchmark, data_dir, options or Options()) if there else registry.without_data(benchmark)
-        )
+        benchmarks[benchmark] = registry.without_data(benchmark)
+        if registry.built_in(benchmark) or (data_dir is not None and (Path(data_dir) / benchmark).is_dir()):
+            with contextlib.suppress(MissingError):
+                benchmarks[benchmark] = registry.discover(benchmark, data_dir, options)
+                there.add(benchmark)
 
     for added, registered in zip(_registered, (seqio.TaskRegistry, seqio.MixtureRegistry)):
         while added:
@@ -72,8 +75,9 @@ def use_data_dir(
     for found in benchmarks.values():
         for task in found.tasks.values():
             add_task(task, vocabularies.get(task.benchmark, shared))
+    mixed = benchmarks if options.missing_benchmarks == REFUSE else {name: benchmarks[name] for name in there}
     for mixture in map(mixtures.mixture, mixtures.names()):
-        add_mixture(mixture, benchmarks)
+        add_mixture(mixture, mixed)
 
 
 def add_task(task: Task, vocabulary: OptVocabulary) -> seqio.Task:
@@ -95,7 +99,11 @@ def add_task(task: Task, vocabulary: OptVocabulary) -> seqio.Task:
 def add_mixture(mixture: Mixture, benchmarks: Mapping[str, Benchmark]) -> None:
     """Registers a mixture: capped rates within a benchmark, its proportions over parts named MIXTURE:BENCHMARK."""
     rate = functools.partial(seqio.mixing_rate_num_examples, maximum=mixture.eps)
-    parts = {name: [(task.name, rate) for task in mixture.tasks(benchmarks[name])] for name in mixture.benchmarks}
+    parts = {
+        name: [(task.name, rate) for task in mixture.tasks(benchmarks[name])]
+        for name in mixture.benchmarks
+        if name in benchmarks
+    }
     if mixture.proportions is None:
         _add(mixture.name, [part for own in parts.values() for part in own])
         return

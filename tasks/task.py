@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tasks.example import Example, Record, Skipped, Template
 
+REFUSE, LEAVE_OUT = "refuse", "leave_out"
 MAX_EXAMPLES = 100_000  # of a task, at random (paper 2.2 and Table 1); FLAN takes 30,000
 
 
@@ -17,6 +18,7 @@ class Options:
       held_out_instances: of each task; None: the benchmark's default.
       all_templates: those too that alter the original task (PromptSource, FLAN).
       t0_truncation: fields of PromptSource's rows are cut to 2,048 characters, as T0 was trained.
+      missing_benchmarks: of several, those whose data are not there: "refuse", or "leave_out" and share what they had.
     """
 
     held_out_instances: int | None = None
@@ -24,6 +26,7 @@ class Options:
     t0_truncation: bool = False
     allow_bad_records: bool = False
     allow_empty_tasks: bool = False
+    missing_benchmarks: str = REFUSE
 
 
 @dataclass(frozen=True)

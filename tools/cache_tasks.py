@@ -20,6 +20,7 @@ from pathlib import Path
 
 from optiml_jax.data import caches
 from optiml_jax.data.manifest import coverage_text
+from optiml_jax.data.sampling import shares_text
 from optiml_jax.data.verify import splits
 from optiml_jax.errors import DataError, UserError, exit_on_user_error, nearest
 from optiml_jax.tables import Parser, table
@@ -32,7 +33,7 @@ from tasks.store import build, pipeline
 from tasks.store.element import Job
 from tasks.store.shard import Limits
 from tasks.suites import writing
-from tasks.task import Options
+from tasks.task import LEAVE_OUT, REFUSE, Options
 
 FEW_TASKS = 40  # up to here the whole table is printed
 LARGEST = 20
@@ -59,6 +60,12 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     add("--t0_truncation", action="store_true", help="cut fields of PromptSource to 2,048 characters, as T0 did")
     add(
         "--demonstration_separator", default=SEPARATOR, help="between examples of a few-shot prompt (three line breaks)"
+    )
+    add(
+        "--missing_benchmarks",
+        choices=(REFUSE, LEAVE_OUT),
+        default=REFUSE,
+        help="of a mixture of several, those whose data are not there (refuse)",
     )
     add("--allow_bad_records", action="store_true", help="skip them even when more than 1%% of a split is unusable")
     add("--allow_empty_tasks", action="store_true", help="leave out tasks without usable instances")
@@ -105,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flags.t0_truncation,
         flags.allow_bad_records,
         flags.allow_empty_tasks,
+        flags.missing_benchmarks,
     )
     suite = flags.suite
     if flags.mixture:
@@ -151,7 +159,7 @@ def report(job: Job, result: build.Result, seconds: float) -> str:
     """Tables and lists of what was cached; what is too long to print goes to files beside the manifest."""
     stats = [build.read_stats(job.cache_dir, task.name) for task in result.tasks]
     if not stats:
-        return f"mixture {job.mixture}: no task to train on is there; {coverage_text(result.coverage)}"
+        return f"mixture {job.mixture}: no task to train on is there; {coverage_text(result.manifest.coverage)}"
     rows = [_row(s, s["task"]) for s in stats]
     totals = [_sum(stats, name) for name in sorted({s["benchmark"] for s in stats})]
     beside = caches.manifest_path(job.cache_dir, job.mixture)
@@ -160,7 +168,8 @@ def report(job: Job, result: build.Result, seconds: float) -> str:
         *_folded(HEADER, rows, totals, 2, beside.with_suffix(".txt")),
         "",
         *_skipped(skipped, sum(s["skipped_count"] for s in stats), result.left_out, beside.with_suffix(".skipped.txt")),
-        coverage_text(result.coverage),
+        coverage_text(result.manifest.coverage),
+        *filter(None, [shares_text(result.manifest)]),
     ]
     longest = max(stats, key=lambda s: s["longest_label"])
     lines.append(

@@ -57,7 +57,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     flags, gin_flags = parser.parse_known_args(arguments)
     if wrong := [flag for flag in gin_flags if not flag.startswith(("--gin_file=", "--gin.", "--gin_search_paths="))]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    flags.proportions, flags.seed = None, None
+    flags.proportions, flags.seed, flags.tasks, flags.categories = None, None, None, None
     if gin_flags:
         _take_from_gin(flags, gin_flags)
     flags.train_tokens = flags.train_tokens or TRAIN_TOKENS
@@ -77,7 +77,17 @@ def _take_from_gin(flags: argparse.Namespace, gin_flags: Sequence[str]) -> None:
 
     settings = gin_cli.settings(gin_flags, "tools.inspect_mixture")
     data = settings["data"]
-    for name in ("mixture", "cache_dir", "tokenizer", "eps", "proportions", "row_length", "seed"):
+    for name in (
+        "mixture",
+        "cache_dir",
+        "tokenizer",
+        "eps",
+        "proportions",
+        "tasks",
+        "categories",
+        "row_length",
+        "seed",
+    ):
         if getattr(flags, name) is None:
             setattr(flags, name, getattr(data, name))
     if flags.train_tokens is None:
@@ -168,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fingerprint = Tokenizer.load(flags.tokenizer).fingerprint if flags.tokenizer else None
     store = TokenStore(caches.store_with(flags.cache_dir, flags.mixture, fingerprint) or flags.cache_dir)
     manifest = Manifest.read(caches.manifest_path(store.directory, flags.mixture))
+    manifest = manifest.only(flags.tasks, flags.categories)
     found = inspect(store, manifest, flags.train_tokens, flags.eps, flags.proportions)
     if flags.json:
         write_atomically(flags.json, json.dumps(found, indent=1) + "\n")

@@ -5,6 +5,7 @@ benchmark was there (`coverage`), and a checksum of all that. One written by han
 """
 
 import dataclasses
+import fnmatch
 import hashlib
 import json
 import os
@@ -82,9 +83,39 @@ class Manifest:
         content["checksum"] = _checksum(content)
         write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
+    def only(self, tasks: Sequence[str] | None = None, categories: Sequence[str] | None = None) -> "Manifest":
+        """The same mixture of some of its tasks; benchmarks of which none is left lose their share.
+
+        Args:
+          tasks, categories: names or patterns ("flan.*"), of which one must fit; None: all.
+
+        Raises:
+          UserError: a pattern that fits nothing, or no task is left.
+        """
+        kept = _fitting(_fitting(self.tasks, tasks, "name", "tasks"), categories, "category", "categories")
+        there = {task.benchmark for task in kept}
+        shares = self.benchmarks and {name: share for name, share in self.benchmarks.items() if name in there}
+        return dataclasses.replace(self, tasks=kept, benchmarks=shares)
+
     def cap(self, eps: int | None = None) -> int:
         """The cap on a task's examples: `eps`, else its own."""
         return self.eps if eps is None else eps
+
+
+def _fitting(
+    tasks: tuple[TaskSize, ...], patterns: Sequence[str] | None, field: str, setting: str
+) -> tuple[TaskSize, ...]:
+    if patterns is None:
+        return tasks
+    if isinstance(patterns, str) or not patterns:
+        raise UserError(f"{setting} is {patterns!r}; it must be a list of names or patterns, such as ['flan.*']")
+    names = {getattr(task, field) for task in tasks}
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UserError(
+                f"{setting}: {pattern!r} fits no {field} of what is left of the mixture{nearest(pattern, names)}"
+            )
+    return tuple(task for task in tasks if any(fnmatch.fnmatchcase(getattr(task, field), one) for one in patterns))
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -61,6 +61,25 @@ def probabilities(
     }
 
 
+def shares(
+    manifest: Manifest, eps: int | None = None, proportions: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Share of the draws of each benchmark, the largest first. Arguments and errors as of `probabilities`."""
+    chances = probabilities(manifest, eps, proportions)
+    found: dict[str, float] = {}
+    for task in manifest.tasks:
+        found[task.benchmark] = found.get(task.benchmark, 0.0) + chances[task.name]
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def shares_text(manifest: Manifest, eps: int | None = None, proportions: Mapping[str, float] | None = None) -> str:
+    """As in "shares of the draws: flan 60.00%, t5 40.00%"; empty where there is but one benchmark."""
+    if len({task.benchmark for task in manifest.tasks}) < 2:
+        return ""
+    found = shares(manifest, eps, proportions)
+    return "shares of the draws: " + ", ".join(f"{name} {share:.2%}" for name, share in found.items())
+
+
 class Sampler:
     """Draws of block k. Attribute `names`: the tasks that can be drawn, sorted, so that no order in a file matters."""
 

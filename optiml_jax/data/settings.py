@@ -7,7 +7,7 @@ from typing import Any
 from optiml_jax.settings import check_fields
 
 # fields that change no token of any step: where things lie, and how far ahead they are read
-ELSEWHERE = ("cache_dir", "data_dir", "tokenizer", "prefetch")
+ELSEWHERE = ("cache_dir", "data_dir", "tokenizer", "prefetch", "missing_benchmarks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +23,9 @@ class Data:
       seed: of the data order, the initial weights and dropout.
       eps: cap on the examples of a task in the mixing rates (paper 4.2); None for the mixture's own.
       proportions: share of each benchmark, by name; None for the mixture's own.
+      tasks: of the mixture, by name or pattern ("flan.*"); None for all.
+      categories: of the mixture, by name or pattern; None for all.
+      missing_benchmarks: when the store is built, benchmarks whose data are not there: "refuse" or "leave_out".
       leading_eos: whether every example starts with `</s>`. The released OPT-IML models were trained without.
       block_draws: examples drawn, packed and shuffled together. Fewer fill rows a little less.
       max_segments: most documents of a row, None for no bound.
@@ -38,6 +41,9 @@ class Data:
     seed: int = 1
     eps: int | None = None
     proportions: dict[str, float] | None = None
+    tasks: list[str] | None = None
+    categories: list[str] | None = None
+    missing_benchmarks: str = "refuse"
     leading_eos: bool = True
     block_draws: int = 16_384
     max_segments: int | None = None

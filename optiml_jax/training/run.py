@@ -16,6 +16,7 @@ from optiml_jax import distributed, weights
 from optiml_jax.data import caches
 from optiml_jax.data.loader import Loader, local_rows
 from optiml_jax.data.manifest import Manifest, coverage_text
+from optiml_jax.data.sampling import shares_text
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError
@@ -131,7 +132,7 @@ def _train(
         raise UserError(
             f"the tokenizer has {tokenizer.vocab_size} ids, OPTConfig.vocab_size is {model.vocab_size}; raise it"
         )
-    manifest = Manifest.read(caches.manifest_path(store.directory, data.mixture))
+    manifest = Manifest.read(caches.manifest_path(store.directory, data.mixture)).only(data.tasks, data.categories)
     settings = {"train.init_weights": init_weights} | run_settings(
         model, optimization, computation, data, tokenizer, store, manifest
     )
@@ -157,7 +158,7 @@ def _train(
         if jax.process_index() == 0:
             (directory / "config.gin").write_text(operative_config(), encoding="utf-8")
             tokenizer.save(directory / "tokenizer")
-            _announce(model, mesh, store, manifest, first, optimization, directory)
+            _announce(model, mesh, store, manifest, data, first, optimization, directory)
         key = jax.random.fold_in(jax.random.key(data.seed), 1)
         run = Run(model, optimization, computation, mesh, state, first, loader, rows, data.batch_rows, key)
         with contextlib.closing(StepLog(run, directory, logging)) as log:
@@ -181,6 +182,7 @@ def open_store(data: Data) -> TokenStore:
         command = ["-m", "tools.cache_tasks", f"--mixture={data.mixture}", f"--cache_dir={data.cache_dir}"]
         command += [f"--data_dir={data.data_dir}"] if data.data_dir else []
         command += [f"--tokenizer={data.tokenizer}"] if data.tokenizer else []
+        command += [f"--missing_benchmarks={data.missing_benchmarks}"]
         if jax.process_count() > 1 or not (ROOT / "tools").is_dir():
             raise UserError(
                 f"CACHE_DIR {data.cache_dir} does not hold mixture {data.mixture}; write it first, in a checkout of "
@@ -295,6 +297,7 @@ def _announce(
     mesh: Mesh,
     store: TokenStore,
     manifest: Manifest,
+    data: Data,
     first: int,
     settings: Optimization,
     directory: Path,
@@ -307,5 +310,7 @@ def _announce(
     print(f"data      {len(tasks)} tasks, {sum(task.examples for task in tasks):,} examples in {store.directory}")
     if manifest.coverage:
         print(f"          {coverage_text(manifest.coverage)}")
+    if shares := shares_text(manifest, data.eps, data.proportions):
+        print(f"          {shares}")
     start = f"from step {first} " if first else ""
     print(f"training  {start}to step {settings.train_steps}, into {directory}", flush=True)

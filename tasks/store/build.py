@@ -12,13 +12,14 @@ from pathlib import Path
 
 from optiml_jax import files
 from optiml_jax.data.caches import manifest_path
-from optiml_jax.data.manifest import Coverage, Manifest, TaskSize
+from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.store import FORMAT
 from optiml_jax.data.verify import check_store
 from optiml_jax.errors import UserError
 from optiml_jax.tokenizer import Tokenizer
 from tasks import mixtures, sources
 from tasks.example import Skipped
+from tasks.mixtures import Mixture
 from tasks.store import estimate, pipeline, shard
 from tasks.store.element import Job, identity
 from tasks.store.shard import SPLIT
@@ -35,7 +36,7 @@ class Result:
     tasks: list[Task]
     written: list[Task]
     left_out: tuple[Skipped, ...]
-    coverage: Coverage
+    manifest: Manifest
     seconds: float
 
 
@@ -74,8 +75,17 @@ def run(
             for task in tasks
         )
         known = tuple(size for size in sizes if size.examples)
-        Manifest(mixture.name, known, mixture.eps, mixture.proportions, found.coverage).write(path)
-    return Result(tasks, pending, found.left_out, found.coverage, seconds)
+        manifest = Manifest(mixture.name, known, mixture.eps, _shared_out(mixture, known), found.coverage)
+        manifest.write(path)
+    return Result(tasks, pending, found.left_out, manifest, seconds)
+
+
+def _shared_out(mixture: Mixture, known: Sequence[TaskSize]) -> dict[str, float] | None:
+    """The proportions of the benchmarks that are there; they need not add up to anything."""
+    if mixture.proportions is None:
+        return None
+    there = {task.benchmark for task in known}
+    return {name: share for name, share in mixture.proportions.items() if name in there}
 
 
 @contextlib.contextmanager
