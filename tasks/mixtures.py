@@ -55,6 +55,11 @@ class Mixture:
         listed = found.listed(*self.splits)
         return [task for task in listed if task.benchmark in self.benchmarks and "train" in task.splits]
 
+    def without_train_split(self, found: Benchmark) -> list[Skipped]:
+        """The tasks that would be drawn from if their files held a train split: most sets are released with one."""
+        listed = found.listed(*self.splits)
+        return [Skipped(task.name, f"only {', '.join(task.splits)}") for task in listed if "train" not in task.splits]
+
 
 def discover_all(names: tuple[str, ...], data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
     """Several benchmarks as one; a missing one may be left out, with its reason in `left_out`.

@@ -77,7 +77,8 @@ def run(
         known = tuple(size for size in sizes if size.examples)
         manifest = Manifest(mixture.name, known, mixture.eps, _shared_out(mixture, known), found.coverage)
         manifest.write(path)
-    return Result(tasks, pending, found.left_out, manifest, seconds)
+    left_out = (*found.left_out, *mixture.without_train_split(found))
+    return Result(tasks, pending, left_out, manifest, seconds)
 
 
 def _shared_out(mixture: Mixture, known: Sequence[TaskSize]) -> dict[str, float] | None:

@@ -1,0 +1,81 @@
+"""The headline command: `opt_iml` of all its benchmarks, built and trained on by the shipped gin files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from optiml_jax.data.caches import manifest_path
+from optiml_jax.data.manifest import Manifest
+from optiml_jax.data.sampling import shares
+from tasks.mixtures import PROPORTIONS
+from tests.tasks.worded import write
+from tests.test_train import losses, rows, run
+
+PATTERNS = {
+    "sst2": [("Review:\n{sentence}\n\nIs it good?\n\n{options_}", "{answer}"), ("{sentence}\n{options_}", "{answer}")]
+}
+SAMPLED = ("super_natural_instructions", "promptsource", "exmix", "unifiedskg", "reasoning", "pretrain_text")
+SMALL = {
+    "OPTConfig.layers": 2,
+    "OPTConfig.model_dim": 64,
+    "OPTConfig.heads": 4,
+    "OPTConfig.ffn_dim": 256,
+    "OPTConfig.dropout": 0.0,
+    "Computation.accumulation": 1,
+    "FSDP_AXIS": 1,
+    "TENSOR_AXIS": 1,
+    "BATCH_ROWS": 1,
+    "TRAIN_STEPS": 20,
+    "WARMUP_STEPS": 2,
+    "LEARNING_RATE": 3e-3,
+    "PRECISION": "fp32",
+    "REMAT": "none",
+    "LOG_EVERY": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def data_dir(shared, tmp_path_factory):
+    """Samples of the six whose official files are at hand, and files of the form of the other three."""
+    directory = tmp_path_factory.mktemp("data")
+    for name in SAMPLED:
+        (directory / name).symlink_to(shared / "data" / name)
+    reviews = [{"sentence": f"the film is watched {i} times .", "label": i % 2} for i in range(900)]
+    write(
+        directory,
+        **{
+            "flan/flan/templates.py": f"PATTERNS = {PATTERNS!r}\n",
+            "flan/rows/glue/sst2/train.jsonl": "\n".join(map(json.dumps, reviews)),
+            "crossfit/search_qa_train.tsv": "".join(f"question {i}?\tanswer {i}\n" for i in range(200)),
+            "t5/rows/wmt14/fr-en/train.jsonl": "\n".join(
+                json.dumps({"translation": {"en": f"{i} cats.", "fr": f"{i} chats."}}) for i in range(200)
+            ),
+        },
+    )
+    return directory
+
+
+@pytest.mark.parametrize("name", ["opt30b_iml", pytest.param("opt175b_iml_max", marks=pytest.mark.slow)])
+def test_the_shipped_run_trains_on_its_mixture(name, data_dir, shared, tmp_path_factory):
+    cache = tmp_path_factory.getbasetemp() / "opt_iml_cache"
+    model_dir = tmp_path_factory.mktemp(name)
+    places = {"DATA_DIR": data_dir, "TOKENIZER": shared / "tokenizer", "CACHE_DIR": cache, "MODEL_DIR": model_dir}
+    done = run("train", SMALL | {key: str(path) for key, path in places.items()}, gin_file=f"{name}.gin")
+    assert "promptsource 42.75%, super_natural_instructions 22.80%, flan 19.00%, pretrain_text 5.00%" in done.stdout
+    found = losses(model_dir)
+    assert len(found) == 20 and np.mean(found[-4:]) < np.mean(found[:4]) - 1
+    assert min(row["row_fill"] for row in rows(model_dir)) >= 0.99
+    manifest = Manifest.read(manifest_path(cache, "opt_iml_max" if name.endswith("max") else "opt_iml"))
+    assert all(abs(share - PROPORTIONS[name] / 100) < 1e-6 for name, share in shares(manifest).items())
+    assert len(shares(manifest)) == 9
+
+
+def test_without_some_of_its_data_the_mixture_is_refused_by_name(data_dir, shared, tmp_path):
+    for name in SAMPLED[:3]:
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).symlink_to(data_dir / name)
+    places = {"DATA_DIR": tmp_path / "data", "TOKENIZER": shared / "tokenizer", "CACHE_DIR": tmp_path / "cache"}
+    settings = SMALL | {key: str(path) for key, path in (places | {"MODEL_DIR": tmp_path / "run"}).items()}
+    done = run("train", settings, gin_file="opt30b_iml.gin", code=2)
+    assert "crossfit" in done.stderr and "MISSING_BENCHMARKS = 'leave_out'" in done.stderr
