@@ -29,6 +29,8 @@ UNREAD = {
     "e2e_nlg_cleaned/*": "not one of the 21 tasks that the paper took",
     "sgd/**/*": "not one of the 21 tasks that the paper took",
     "taskmaster/*": "not one of the 21 tasks that the paper took",
+    "wikitq/csv/*/*.csv": "the tables of the .tsv files in another form",
+    "multiwoz22/schema.json": "no dialogues beside it",
     "tab_fact/*blind*.json": "its labels are hidden",
     "spider/*.sql": "the queries of dev.json again, for its evaluation",
     "spider/eval_*.txt": "an example of its evaluation",

@@ -24,6 +24,7 @@ from tasks.store import build
 from tasks.store.element import Job
 from tasks.task import Options
 from tests.tasks.conftest import NAME, write_splits, write_task
+from tests.tasks.worded import write
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,6 +111,30 @@ def test_nested_mixtures_carry_the_stated_proportions(data_dir, monkeypatch):
     assert rates.keys() == ours.keys() and len(rates) == 14
     for name, rate in rates.items():
         assert abs(rate / sum(rates.values()) - ours[name]) < 1e-9
+
+
+def test_every_task_and_mixture_of_the_paper_is_there_and_opt_iml_has_its_shares(tmp_path):
+    """Whether or not its data are there; with those that are, seqio's rates are the engine's."""
+    seqio_tasks.use_data_dir(None)
+    assert {row.name for name in mixtures.PROPORTIONS for row in registry.catalog(name).values()} <= set(
+        seqio.TaskRegistry.names()
+    )
+    for name in ("opt_iml", "opt_iml_max", *mixtures.PROPORTIONS, "dialogue"):
+        found = mixtures.mixture(name)
+        listed = [row for part in found.benchmarks for row in registry.catalog(part).values()]
+        assert {task.name for task in seqio.MixtureRegistry.get(name).tasks} == {
+            row.name for row in listed if row.split in found.splits
+        }
+    write(tmp_path / "crossfit", **{"search_qa_train.tsv": "q\ta\n" * 3, "kilt_nq_train.tsv": "q\ta\nr\ta\n"})
+    write(tmp_path / "pretrain_text", **{"a.txt": "Some text.\n"})
+    seqio_tasks.use_data_dir(tmp_path, TOKENIZER, Options(missing_benchmarks="leave_out"))
+    mixture = seqio.MixtureRegistry.get("opt_iml")
+    rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
+    shares = {name: rate / sum(rates.values()) for name, rate in rates.items()}
+    both = 4 * 0.95 + 5  # CrossFit's and pre-training text's, which share what the others had
+    wanted = {"pretrain_text.documents": 5 / both, "crossfit.search_qa": 3.8 / both / 3}
+    wanted["crossfit.kilt_nq"] = 2 * wanted["crossfit.search_qa"]
+    assert shares == pytest.approx(wanted, abs=1e-6)
 
 
 def test_without_data_every_task_of_the_catalog_is_there_and_says_what_is_missing():
