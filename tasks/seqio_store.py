@@ -103,7 +103,7 @@ class StoreSource(seqio.FunctionDataSource):
     def _dataset(self, split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
         count = len(self._store.lengths(self._task, SPLIT))  # a damaged file is raised here, not from TensorFlow
         flags = self._store.pieces(self._task, SPLIT)
-        flags = np.zeros(count, np.uint8) if flags is None else flags
+        flags = [0] * count if flags is None else flags.tolist()  # a uint8 could not be added to a larger place
 
         def examples() -> Iterator[dict[str, np.ndarray]]:
             for start in range(0, count, AT_ONCE):

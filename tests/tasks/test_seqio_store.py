@@ -139,3 +139,14 @@ def test_what_cannot_be_found_or_read_is_said(manifest, tmp_path):
             next(get_dataset(next(task.name for task in mixture.tasks if "sample001" in task.name)))
     finally:
         path.write_bytes(content)
+
+
+def test_a_source_of_more_tokens_than_a_byte_counts_is_read(tmp_path):
+    instances = [{"id": str(i), "input": "word " * 400, "output": ["x"]} for i in range(3)]
+    write_task(tmp_path / "data" / NAME, "task1_long", instances)
+    write_splits(tmp_path / "data" / NAME, train=["task1_long"])
+    build.run(Job(NAME, str(tmp_path / "data"), str(tmp_path / "cache")), Tokenizer.load(TOKENIZER))
+    name = to_seqio(tmp_path / "cache" / "mixtures" / f"{NAME}.json").name
+    task = seqio.MixtureRegistry.get(name).tasks[0]
+    read = list(task.source.get_dataset("train", shuffle=False).as_numpy_iterator())
+    assert len(read) == 3 and all(len(one["inputs"]) > 256 for one in read)

@@ -20,18 +20,19 @@ def flags(**options) -> argparse.Namespace:
 
 @pytest.fixture
 def few_tasks(monkeypatch):
-    monkeypatch.setattr(synthetic, "TASKS", 12)
-    monkeypatch.setattr(synthetic, "task_sizes", lambda: ([40, 700, 100, 900] * 3, "the test"))
+    tasks = synthetic.named([40, 700, 100, 900] * 3), "the test"
+    for name in ("task_sizes", "opt_iml_max"):
+        monkeypatch.setattr(synthetic, name, lambda: tasks)
 
 
 def test_the_synthetic_store_is_a_whole_store_of_the_lengths_it_is_said_to_have(tmp_path, few_tasks):
-    said = synthetic.write_store(tmp_path)
+    whole, said = synthetic.write_store(tmp_path, synthetic.task_sizes())
     assert not list(check_store(tmp_path))
     store = TokenStore(tmp_path)
     lengths = np.concatenate([store.lengths(f"{synthetic.NAME}.task{i:04d}", "train") for i in range(12)])
     assert len(lengths) == 5220 and f"12 tasks, 5,220 examples, {lengths.sum():,} tokens" in said
     assert np.median(lengths) == pytest.approx(199, rel=0.05) and lengths.mean() == pytest.approx(296, rel=0.05)
-    some = json.loads(synthetic.some_tasks(tmp_path, 4).read_text())["tasks"]
+    some = json.loads(synthetic.some_tasks(whole, 4).read_text())["tasks"]
     assert [task["name"][-4:] for task in some] == ["0000", "0003", "0006", "0009"]
 
 
@@ -39,8 +40,8 @@ def test_ours_is_measured_alone(few_tasks):
     rows, notes = plane.compare(flags(parts="start,pack"))
     found = {row["name"]: row for row in rows}
     assert len(rows) == 6 and all(row["peer"] is None and row["ratio"] is None for row in rows)
-    assert 0.1 < found["12 tasks, process start to first batch"]["ours"] < 30
-    assert 30 < found["12 tasks, process start to first batch: memory"]["ours"] < 300
+    assert 0.1 < found["opt_iml_max, 12 tasks, process start to first batch"]["ours"] < 30
+    assert 30 < found["opt_iml_max, 12 tasks, process start to first batch: memory"]["ours"] < 300
     assert 0.99 < found["row fill"]["ours"] < 1
     assert found["packing, planned"]["ours"] > found["packing, read and emitted"]["ours"] > 1e5
     assert found["restore at step 1,000,000"]["same_bytes"] is True
@@ -52,8 +53,8 @@ def test_seqio_fills_as_much_of_a_row_as_its_packer_is_known_to(tmp_path, few_ta
     """86-87% for these lengths (it closes a row at the first example that does not fit)."""
     if importlib.util.find_spec("seqio") is None:
         pytest.skip("needs seqio")
-    synthetic.write_store(tmp_path)
-    found = plane.child("seqio_pack", tmp_path / "mixtures" / f"{synthetic.NAME}.json", 2000)
+    whole, _ = synthetic.write_store(tmp_path, synthetic.task_sizes())
+    found = plane.child("seqio_pack", whole, 2000)
     assert 0.8 < found["row_fill"] < 0.9 and found["packed_per_second"] > 1e4
 
 
@@ -69,7 +70,7 @@ def test_medians_ratios_and_extrapolation(monkeypatch, tmp_path, few_tasks):
         return answers[what if what == "our_start" else str(manifest)[len(str(tmp_path)) :]].pop(0)
 
     monkeypatch.setattr(plane, "child", child)
-    monkeypatch.setattr(synthetic, "some_tasks", lambda store, count: f"{tmp_path}{count}")
+    monkeypatch.setattr(synthetic, "some_tasks", lambda whole, count: f"{tmp_path}{count}")
     seconds, memory = plane._start(flags(no_peer=False, rounds=3), tmp_path, True)[0]
     assert (seconds["ours"], seconds["peer"], seconds["ratio"]) == (2.0, 27.0, 13.5)
     assert (memory["ours"], memory["peer"], memory["ratio"]) == (100.0, 1600.0, 16.0)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from optiml_jax.data.manifest import Manifest
 from optiml_jax.errors import UserError
 from tools.benchmarks import synthetic
 from tools.benchmarks.figures import BATCH_ROWS, ROW_LENGTH
@@ -49,9 +50,6 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
     rows = []
     with tempfile.TemporaryDirectory(dir=flags.scratch) as directory:
         folder = Path(directory)
-        if {"start", "pack"} & set(parts):
-            (folder / "store").mkdir()
-            notes.append(synthetic.write_store(folder / "store", QUICK_EXAMPLES if flags.quick else None))
         for part, measure in (("start", _start), ("pack", _pack), ("cache", _cache), ("render", _render)):
             if part in parts:
                 found, said = measure(flags, folder, peer)
@@ -106,30 +104,35 @@ def row(name: str, unit: str, ours: float, peer: float | None, goal: str, lower_
     return {"name": name, "ours": ours, "peer": peer, "ratio": ratio, "unit": unit, "goal": goal} | more
 
 
+def _store(directory: Path, tasks: tuple[list, str], quick: bool, linked: bool = False) -> tuple[Path, str]:
+    directory.mkdir()
+    return synthetic.write_store(directory, tasks, QUICK_EXAMPLES if quick else None, linked)
+
+
 def _start(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[dict], list[str]]:
-    store = folder / "store"
-    whole = store / "mixtures" / f"{synthetic.NAME}.json"
+    whole, note = _store(folder / "whole", synthetic.opt_iml_max(), flags.quick, linked=True)
+    all_tasks = len(Manifest.read(whole).tasks)
     sides = {"ours": lambda: child("our_start", whole)}
-    counts = (synthetic.TASKS,) if flags.full_peer else (flags.peer_tasks // 4, flags.peer_tasks)
+    counts = (all_tasks,) if flags.full_peer else (flags.peer_tasks // 4, flags.peer_tasks)
     for count in counts if peer else ():
-        manifest = synthetic.some_tasks(store, count)
+        manifest = synthetic.some_tasks(whole, count)
         sides[f"seqio {count}"] = lambda manifest=manifest: child("seqio_start", manifest)
     found = interleaved(flags.rounds, sides)
-    ours, seconds, megabytes, notes = found["ours"], None, None, []
+    ours, seconds, megabytes, notes = found["ours"], None, None, [note]
     if peer:
         few, many = (found[f"seqio {count}"] for count in (counts[0], counts[-1]))
         seconds, megabytes = many["seconds"], many["megabytes"]
         if not flags.full_peer:
-            steps = (synthetic.TASKS - counts[1]) / (counts[1] - counts[0])
+            steps = (all_tasks - counts[1]) / (counts[1] - counts[0])
             seconds += steps * (many["seconds"] - few["seconds"])
             megabytes += steps * (many["megabytes"] - few["megabytes"])
-            notes = [
-                f"seqio's start and memory are EXTRAPOLATED linearly to {synthetic.TASKS:,} tasks: measured "
+            notes.append(
+                f"seqio's start and memory are EXTRAPOLATED linearly to {all_tasks:,} tasks: measured "
                 f"{few['seconds']:.1f} s, {few['megabytes']:,.0f} MB with {counts[0]} and {many['seconds']:.1f} s, "
                 f"{many['megabytes']:,.0f} MB with {counts[1]} (--full_peer measures all)"
-            ]
+            )
     said = {"peer_extrapolated": peer and not flags.full_peer}
-    title = f"{synthetic.TASKS:,} tasks, process start to first batch"
+    title = f"{synthetic.WHOLE}, {all_tasks:,} tasks, process start to first batch"
     return [
         row(title, "s", ours["seconds"], seconds, "<= 3", True, runs=ours["seconds_all"], **said),
         row(f"{title}: memory", "MB", ours["megabytes"], megabytes, "<= 600", True, **said),
@@ -137,7 +140,7 @@ def _start(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[di
 
 
 def _pack(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[dict], list[str]]:
-    manifest = folder / "store" / "mixtures" / f"{synthetic.NAME}.json"
+    manifest, note = _store(folder / "store", synthetic.task_sizes(), flags.quick)
     sides = {"ours": lambda: child("our_rates", manifest, 3 if flags.quick else 8)}
     if peer:
         sides["seqio"] = lambda: child("seqio_pack", manifest, PEER_EXAMPLES // (8 if flags.quick else 1))
@@ -147,8 +150,9 @@ def _pack(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[dic
     replay = packed and STEP * BATCH_ROWS * ROW_LENGTH / packed
     unit = "tokens/s, one process"
     notes = [
+        note,
         f"rows of {ROW_LENGTH:,}, batches of {BATCH_ROWS}; reading what is perhaps not in the page cache: "
-        f"{ours['first_read_per_second'] / 1e6:.1f} million tokens/s"
+        f"{ours['first_read_per_second'] / 1e6:.1f} million tokens/s",
     ]
     if peer:
         notes.append(f"seqio resumes by replaying: CALCULATED from its packing rate for {STEP:,} steps")
