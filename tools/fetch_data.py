@@ -37,6 +37,7 @@ SOURCES = CATALOG.with_name("sources.tsv")
 GITHUB = "https://codeload.github.com"
 DOWNLOADS = ".downloads"  # in the data directory: archives, gone when all is in its place
 CHUNK = 1 << 20
+FAILED = "FAILED"
 
 
 @dataclass(frozen=True)
@@ -215,11 +216,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     listed = [one for one in sources() if one.benchmark in flags.benchmarks]
     pinned = [one for one in listed if one.revision]
     data_dir = Path(flags.data_dir or "data")
-    states = {}
+    states, errors = {}, []
     if not flags.list:
         with exclusive(data_dir, "wait for it"):
-            states = _fetch_all(pinned, data_dir, flags.mirror)
-            shutil.rmtree(data_dir / DOWNLOADS, ignore_errors=True)
+            states = _fetch_all(pinned, data_dir, flags.mirror, errors)
+            if not errors:
+                shutil.rmtree(data_dir / DOWNLOADS, ignore_errors=True)
     rows = [
         (one.benchmark, one.folder, one.source, one.revision[:8], one.licence, states.get(one, "pinned"))
         for one in pinned
@@ -228,10 +230,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     by_hand = [(one.benchmark, one.folder, one.source, one.licence, one.note) for one in listed if not one.revision]
     if by_hand:
         print("\nto be fetched by hand:\n" + table(("benchmark", "file or folder", "where", "licence", "how"), by_hand))
+    if errors:
+        for error in errors[1:]:
+            print(error)
+        more = f" (and {len(errors) - 1} more failed, listed above)" if errors[1:] else ""
+        raise type(errors[0])(f"{errors[0]}{more}")
 
 
-def _fetch_all(pinned: Sequence[Source], data_dir: Path, base: str) -> dict[Source, str]:
-    """What became of each. A file of the user's own is refused before anything is fetched."""
+def _fetch_all(pinned: Sequence[Source], data_dir: Path, base: str, errors: list[UserError]) -> dict[Source, str]:
+    """What became of each; `errors` gets what failed. A file of the user is refused before anything is fetched."""
     faults = {
         one: fault(one, data_dir / one.benchmark / one.folder) for one in tqdm(pinned, "checking", leave=False, delay=1)
     }
@@ -243,9 +250,15 @@ def _fetch_all(pinned: Sequence[Source], data_dir: Path, base: str) -> dict[Sour
     for one, wrong in faults.items():
         if wrong:
             missing.setdefault((one.source, one.revision), []).append(one)
-    for some in missing.values():
-        fetch(some, data_dir, base)
-    return {one: "fetched" if wrong else "was there" for one, wrong in faults.items()}
+    states = {one: "was there" for one in pinned}
+    for some in missing.values():  # one that fails does not keep the others
+        try:
+            fetch(some, data_dir, base)
+            states |= dict.fromkeys(some, "fetched")
+        except (UserError, DataError) as error:
+            states |= dict.fromkeys(some, FAILED)
+            errors.append(error)
+    return states
 
 
 if __name__ == "__main__":
