@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,38 @@ def recipes(path: Path) -> None:
             {"messages": said},
         ]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / document).read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.slow
+def test_a_benchmark_is_added_in_less_than_60_lines(tmp_path):
+    for name in ("optiml_jax", "tasks", "tools", "gin"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for split, count in (("animals_train", 200), ("animals_dev", 20), ("things_test", 20)):
+        lines = [
+            f"It has {i % 9} legs and sings.\tbird\n" if i % 2 else f"It barks {i} times.\tdog\n" for i in range(count)
+        ]
+        path = tmp_path / "data" / "riddles" / f"{split}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(lines))
+    catalog, wordings, commands = blocks("adding_a_benchmark.md", "bash")
+    benchmark, suite = blocks("adding_a_benchmark.md", "python")
+    assert len("".join((catalog, wordings, benchmark, suite, commands)).splitlines()) < 60
+    (tmp_path / "tasks" / "benchmarks" / "riddles.py").write_text(benchmark)
+    (tmp_path / "tasks" / "suites" / "riddles.py").write_text(suite)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    for command in (catalog, wordings, *commands.splitlines()):
+        done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "runs/riddles/evaluation/results.json").read_text())
+    asked = {name: task["examples"] for name, task in found["tasks"].items()}
+    assert asked == {"riddles.animals": 20, "riddles.things": 20}
+    assert found["levels"].keys() == {"held_out_task", "held_out_instances"}
+    assert (tmp_path / "runs/riddles/evaluation/report.html").stat().st_size > 1000
 
 
 @pytest.mark.slow

@@ -60,8 +60,9 @@ def test_every_category_is_one_of_the_taxonomy_and_every_one_of_it_has_a_task(sh
 
 def test_every_row_is_complete_and_named_once():
     rows = lines(CATALOG)
-    assert len({row["name"] for row in rows}) == len(rows) == 2_188
-    assert {row["benchmark"] for row in rows} == set(COLLECTIONS) <= set(benchmark_names())
+    assert len({row["name"] for row in rows}) == len(rows)
+    assert sum(row["benchmark"] in COLLECTIONS for row in rows) == 2_188
+    assert set(COLLECTIONS) <= {row["benchmark"] for row in rows} <= set(benchmark_names())
     for row in rows:
         assert row["name"].startswith(f"{row['benchmark']}.") and row["category"] and row["source"] and row["metric"]
         assert row["split"] in ("train", "test", "test_xlingual", "excluded", "duplicate")
