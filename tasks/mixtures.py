@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optiml_jax.data.manifest import EPS
+from optiml_jax.data.settings import LEAVE_OUT, REFUSE
 from optiml_jax.errors import check_known
 from tasks.example import Skipped
 from tasks.registry import Benchmark, MissingError, benchmark_names, catalog, discover
-from tasks.task import LEAVE_OUT, REFUSE, Options, Task
+from tasks.task import Options, Task
 
 WAY_OUT = (
     f"; docs/benchmark.md says where to get them, or leave them out: --missing_benchmarks={LEAVE_OUT} "

@@ -19,6 +19,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from optiml_jax.data.settings import REFUSE
 from optiml_jax.errors import UserError
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.tokenizer import join
@@ -29,7 +30,7 @@ from tasks.mixtures import Mixture
 from tasks.pool import Pool, examples
 from tasks.registry import Benchmark, MissingError
 from tasks.seqio_store import to_seqio as to_seqio
-from tasks.task import REFUSE, Options, Task
+from tasks.task import Options, Task
 from tasks.vocabulary import OptVocabulary
 
 SIGNATURE = {

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from optiml_jax.data.settings import REFUSE
 from tasks.example import Example, Record, Skipped, Template
 
-REFUSE, LEAVE_OUT = "refuse", "leave_out"
 MAX_EXAMPLES = 100_000  # of a task, at random (paper 2.2 and Table 1); FLAN takes 30,000
 
 

@@ -8,15 +8,18 @@ import pytest
 from optiml_jax.data.caches import manifest_path
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.sampling import shares
+from tasks.benchmarks.samples import TOKENIZER
 from tasks.mixtures import PROPORTIONS
 from tests.tasks.worded import write
 from tests.test_train import losses, rows, run
+from tools import cache_tasks
 
 PATTERNS = {
     "sst2": [("Review:\n{sentence}\n\nIs it good?\n\n{options_}", "{answer}"), ("{sentence}\n{options_}", "{answer}")]
 }
 SAMPLED = ("super_natural_instructions", "promptsource", "exmix", "unifiedskg", "reasoning", "pretrain_text")
 SMALL = {
+    "OPTConfig.vocab_size": 1536,  # of the samples' tokenizer, in which the same texts are twice as long
     "OPTConfig.layers": 2,
     "OPTConfig.model_dim": 64,
     "OPTConfig.heads": 4,
@@ -57,10 +60,10 @@ def data_dir(shared, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["opt30b_iml", pytest.param("opt175b_iml_max", marks=pytest.mark.slow)])
-def test_the_shipped_run_trains_on_its_mixture(name, data_dir, shared, tmp_path_factory):
+def test_the_shipped_run_trains_on_its_mixture(name, data_dir, tmp_path_factory):
     cache = tmp_path_factory.getbasetemp() / "opt_iml_cache"
     model_dir = tmp_path_factory.mktemp(name)
-    places = {"DATA_DIR": data_dir, "TOKENIZER": shared / "tokenizer", "CACHE_DIR": cache, "MODEL_DIR": model_dir}
+    places = {"DATA_DIR": data_dir, "TOKENIZER": TOKENIZER, "CACHE_DIR": cache, "MODEL_DIR": model_dir}
     done = run("train", SMALL | {key: str(path) for key, path in places.items()}, gin_file=f"{name}.gin")
     assert "promptsource 42.75%, super_natural_instructions 22.80%, flan 19.00%, pretrain_text 5.00%" in done.stdout
     found = losses(model_dir)
@@ -71,11 +74,13 @@ def test_the_shipped_run_trains_on_its_mixture(name, data_dir, shared, tmp_path_
     assert len(shares(manifest)) == 9
 
 
-def test_without_some_of_its_data_the_mixture_is_refused_by_name(data_dir, shared, tmp_path):
+def test_without_some_of_its_data_the_mixture_is_refused_by_name(data_dir, tmp_path, capsys):
     for name in SAMPLED[:3]:
         (tmp_path / "data").mkdir(exist_ok=True)
         (tmp_path / "data" / name).symlink_to(data_dir / name)
-    places = {"DATA_DIR": tmp_path / "data", "TOKENIZER": shared / "tokenizer", "CACHE_DIR": tmp_path / "cache"}
-    settings = SMALL | {key: str(path) for key, path in (places | {"MODEL_DIR": tmp_path / "run"}).items()}
-    done = run("train", settings, gin_file="opt30b_iml.gin", code=2)
-    assert "crossfit" in done.stderr and "MISSING_BENCHMARKS = 'leave_out'" in done.stderr
+    flags = [f"--data_dir={tmp_path / 'data'}", f"--tokenizer={TOKENIZER}", f"--cache_dir={tmp_path / 'cache'}"]
+    with pytest.raises(SystemExit) as refused:
+        cache_tasks.main(["--mixture=opt_iml", *flags])
+    error = capsys.readouterr().err
+    assert refused.value.code == 2 and error.count("\n") == 1
+    assert "crossfit" in error and "MISSING_BENCHMARKS = 'leave_out'" in error

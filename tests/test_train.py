@@ -272,6 +272,12 @@ BAD = {
     ),
     "no such tokenizer": ({"TOKENIZER": "nowhere/at/all"}, (), "nowhere/at/all"),
     "no such weights": ({"INIT_WEIGHTS": "./nowhere"}, (), "nowhere"),
+    "missing benchmarks": (
+        {"MISSING_BENCHMARKS": "leave out"},
+        (),
+        "Data.missing_benchmarks is 'leave out'; it must be 'refuse' or 'leave_out'",
+    ),
+    "part of a mixture": ({"CATEGORIES": ["sentimnt"]}, (), "categories: 'sentimnt' fits no category"),
     "precision": ({"PRECISION": "fp8"}, (), "'fp8' is unknown; use one of fp32, bf16, fp16"),
     "heads": ({"OPTConfig.heads": 7}, (), "model_dim 64 is not a multiple of heads 7"),
 }

@@ -21,6 +21,7 @@ from pathlib import Path
 from optiml_jax.data import caches
 from optiml_jax.data.manifest import coverage_text
 from optiml_jax.data.sampling import shares_text
+from optiml_jax.data.settings import LEAVE_OUT, REFUSE
 from optiml_jax.data.verify import splits
 from optiml_jax.errors import DataError, UserError, exit_on_user_error, nearest
 from optiml_jax.tables import Parser, table
@@ -33,7 +34,7 @@ from tasks.store import build, pipeline
 from tasks.store.element import Job
 from tasks.store.shard import Limits
 from tasks.suites import writing
-from tasks.task import LEAVE_OUT, REFUSE, Options
+from tasks.task import Options
 
 FEW_TASKS = 40  # up to here the whole table is printed
 LARGEST = 20

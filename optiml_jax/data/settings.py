@@ -4,9 +4,11 @@ import dataclasses
 import math
 from typing import Any
 
+from optiml_jax.errors import UserError
 from optiml_jax.settings import check_fields
 
 # fields that change no token of any step: where things lie, and how far ahead they are read
+REFUSE, LEAVE_OUT = "refuse", "leave_out"  # what becomes of benchmarks whose data are not there
 ELSEWHERE = ("cache_dir", "data_dir", "tokenizer", "prefetch", "missing_benchmarks")
 
 
@@ -43,7 +45,7 @@ class Data:
     proportions: dict[str, float] | None = None
     tasks: list[str] | None = None
     categories: list[str] | None = None
-    missing_benchmarks: str = "refuse"
+    missing_benchmarks: str = REFUSE
     leading_eos: bool = True
     block_draws: int = 16_384
     max_segments: int | None = None
@@ -51,6 +53,10 @@ class Data:
 
     def __post_init__(self) -> None:
         check_fields(self, seed=(0, 2**63 - 1), prefetch=(0, math.inf))
+        if self.missing_benchmarks not in (REFUSE, LEAVE_OUT):
+            raise UserError(
+                f"Data.missing_benchmarks is {self.missing_benchmarks!r}; it must be {REFUSE!r} or {LEAVE_OUT!r}"
+            )
 
     def order(self) -> dict[str, Any]:
         """The settings that decide which tokens a step sees, by their names in gin."""
