@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import pytest
 
-from tasks.registry import benchmark_names
+from tasks.registry import benchmark_names, catalog
 from tools import fetch_data
 from tools.fetch_data import Source
 
@@ -209,3 +209,14 @@ def test_the_list_names_every_benchmark_of_the_paper_and_pins_what_it_fetches(ca
     with contextlib.suppress(SystemExit):
         fetch_data.main(["--benchmarks=flam", "--list"])
     assert "flan" in capsys.readouterr().err
+
+
+def test_where_only_the_commit_is_known_every_task_of_the_catalog_must_be_there(tmp_path):
+    [tasks] = [one for one in fetch_data.sources() if one.folder == "tasks"]
+    names = [name.partition(".")[2] for name in catalog(tasks.benchmark)]
+    for name in names[1:]:
+        (tmp_path / f"{name}.json").touch()
+    assert fetch_data.fault(tasks, tmp_path) == f"lacks 1 tasks of the catalog, such as {names[0]}"
+    (tmp_path / f"{names[0]}.json").touch()
+    assert fetch_data.fault(tasks, tmp_path) == ""
+    assert fetch_data.fault(tasks, tmp_path / "nowhere") == "is not there"
