@@ -20,7 +20,7 @@ PATTERNS = {
 SAMPLED = ("super_natural_instructions", "promptsource", "exmix", "unifiedskg", "reasoning", "pretrain_text")
 SMALL = {
     "OPTConfig.vocab_size": 1536,  # of the samples' tokenizer, in which the same texts are twice as long
-    "OPTConfig.layers": 2,
+    "OPTConfig.layers": 1,
     "OPTConfig.model_dim": 64,
     "OPTConfig.heads": 4,
     "OPTConfig.ffn_dim": 256,
@@ -42,8 +42,13 @@ SMALL = {
 def data_dir(shared, tmp_path_factory):
     """Samples of the six whose official files are at hand, and files of the form of the other three."""
     directory = tmp_path_factory.mktemp("data")
-    for name in SAMPLED:
+    for name in SAMPLED[1:]:
         (directory / name).symlink_to(shared / "data" / name)
+    few = sorted((shared / "data" / SAMPLED[0] / "tasks").glob("*.json"))[::5]  # of 260 files, which take their time
+    (directory / SAMPLED[0] / "tasks").mkdir(parents=True)
+    (directory / SAMPLED[0] / "splits").symlink_to(shared / "data" / SAMPLED[0] / "splits")
+    for path in few:
+        (directory / SAMPLED[0] / "tasks" / path.name).symlink_to(path)
     reviews = [{"sentence": f"the film is watched {i} times .", "label": i % 2} for i in range(900)]
     write(
         directory,

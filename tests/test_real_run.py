@@ -36,7 +36,7 @@ def real_cache(shared, tmp_path_factory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module", params=["samples", MIXTURE])
+@pytest.fixture(scope="module", params=[pytest.param("samples", marks=pytest.mark.slow), MIXTURE])
 def cache(request, tmp_path_factory) -> Path:
     """A store of the samples, and one of real tasks where they are at hand."""
     if request.param == MIXTURE:
