@@ -66,6 +66,7 @@ def test_opening_to_read_touches_nothing_of_a_run_that_is_going_on(saved):
     assert sorted(saved.rglob("*")) == before
 
 
+@pytest.mark.slow  # test_a_changed_number_is_found... is its fast companion
 def test_every_flipped_bit_of_a_checkpoint_is_found_or_changes_nothing(saved, abstract, values):
     """In the bytes of each file; Orbax's own bookkeeping may change without a number changing."""
     like, rng = on_mesh(abstract, "1x1x1"), np.random.default_rng(0)
