@@ -80,12 +80,16 @@ class Benchmark:
         return found
 
 
+def listed(path: Path) -> list[dict[str, str]]:
+    """The lines of one of the catalog's files: tabs, a header, no quotes."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
 @functools.cache
 def catalog(benchmark: str) -> dict[str, CatalogRow]:
     """The tasks of a benchmark by name, whether or not their files are there."""
-    with CATALOG.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return {row["name"]: CatalogRow(**row) for row in rows if row["benchmark"] == benchmark}
+    return {row["name"]: CatalogRow(**row) for row in listed(CATALOG) if row["benchmark"] == benchmark}
 
 
 def without_data(benchmark: str) -> Benchmark:

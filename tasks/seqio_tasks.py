@@ -62,13 +62,14 @@ def use_data_dir(
         raise UserError(f"DATA_DIR: {data_dir} is not a folder; it must hold one folder a benchmark")
     vocabularies = {samples.NAME: OptVocabulary(samples.TOKENIZER)}
     shared = OptVocabulary(tokenizer)
-    benchmarks, there = {}, set()
+    there: dict[str, Benchmark] = {}
     for benchmark in registry.benchmark_names():
-        benchmarks[benchmark] = registry.without_data(benchmark)
         if registry.built_in(benchmark) or (data_dir is not None and (Path(data_dir) / benchmark).is_dir()):
             with contextlib.suppress(MissingError):
-                benchmarks[benchmark] = registry.discover(benchmark, data_dir, options)
-                there.add(benchmark)
+                there[benchmark] = registry.discover(benchmark, data_dir, options)
+    benchmarks = {
+        name: there[name] if name in there else registry.without_data(name) for name in registry.benchmark_names()
+    }
 
     for added, registered in zip(_registered, (seqio.TaskRegistry, seqio.MixtureRegistry)):
         while added:
@@ -76,7 +77,7 @@ def use_data_dir(
     for found in benchmarks.values():
         for task in found.tasks.values():
             add_task(task, vocabularies.get(task.benchmark, shared))
-    mixed = benchmarks if options.missing_benchmarks == REFUSE else {name: benchmarks[name] for name in there}
+    mixed = benchmarks if options.missing_benchmarks == REFUSE else there
     for mixture in map(mixtures.mixture, mixtures.names()):
         add_mixture(mixture, mixed)
 

@@ -4,7 +4,6 @@ The wordings are `catalog/instructions.tsv`: a text with `{field}` where a field
 a classification. A benchmark of such tasks says where their files lie and what is made of a row of them.
 """
 
-import csv
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +15,7 @@ from optiml_jax.evaluation.metrics import Metric
 from tasks import prompts, rows
 from tasks.example import Example, Record, Skipped, Template
 from tasks.fields import UnusableError
-from tasks.registry import CATALOG, Benchmark, CatalogRow, MissingError, catalog
+from tasks.registry import CATALOG, Benchmark, CatalogRow, MissingError, catalog, listed
 from tasks.rows import Row
 from tasks.task import Options, Task
 
@@ -87,12 +86,10 @@ def _files(directory: Path, pattern: str) -> tuple[Path, ...]:
 @functools.cache
 def wordings() -> dict[str, Wording]:
     """The wording of every task that has one."""
-    with INSTRUCTIONS.open(encoding="utf-8", newline="") as file:
-        read = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return {
-            row["task"]: Wording(row["wording"].replace("\\n", "\n"), tuple(filter(None, row["options"].split("|"))))
-            for row in read
-        }
+    return {
+        row["task"]: Wording(row["wording"].replace("\\n", "\n"), tuple(filter(None, row["options"].split("|"))))
+        for row in listed(INSTRUCTIONS)
+    }
 
 
 def discover(

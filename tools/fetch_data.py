@@ -13,7 +13,6 @@ A mirror holds the archives as GitHub serves them: `<mirror>/<owner>/<name>/tar.
 """
 
 import argparse
-import csv
 import hashlib
 import http
 import os
@@ -31,7 +30,7 @@ from tqdm import tqdm
 from optiml_jax.errors import DataError, UserError, check_known, exit_on_user_error
 from optiml_jax.files import exclusive
 from optiml_jax.tables import Parser, table
-from tasks.registry import CATALOG, catalog
+from tasks.registry import CATALOG, catalog, listed
 
 SOURCES = CATALOG.with_name("sources.tsv")
 GITHUB = "https://codeload.github.com"
@@ -65,8 +64,7 @@ class Source:
 
 def sources() -> list[Source]:
     """All of them."""
-    with SOURCES.open(encoding="utf-8", newline="") as file:
-        return [Source(**row) for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+    return [Source(**row) for row in listed(SOURCES)]
 
 
 def git_id(path: Path) -> str:
@@ -213,8 +211,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 @exit_on_user_error
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
-    listed = [one for one in sources() if one.benchmark in flags.benchmarks]
-    pinned = [one for one in listed if one.revision]
+    wanted = [one for one in sources() if one.benchmark in flags.benchmarks]
+    pinned = [one for one in wanted if one.revision]
     data_dir = Path(flags.data_dir or "data")
     states, errors = {}, []
     if not flags.list:
@@ -227,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for one in pinned
     ]
     print(table(("benchmark", "file or folder", "repository", "commit", "licence", "state"), rows))
-    by_hand = [(one.benchmark, one.folder, one.source, one.licence, one.note) for one in listed if not one.revision]
+    by_hand = [(one.benchmark, one.folder, one.source, one.licence, one.note) for one in wanted if not one.revision]
     if by_hand:
         print("\nto be fetched by hand:\n" + table(("benchmark", "file or folder", "where", "licence", "how"), by_hand))
     if errors:

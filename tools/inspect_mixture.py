@@ -17,7 +17,7 @@ import numpy as np
 from optiml_jax.data import caches
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.packing import pack
-from optiml_jax.data.sampling import probabilities
+from optiml_jax.data.sampling import probabilities, shares
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError, exit_on_user_error, nearest
@@ -121,12 +121,9 @@ def inspect(
         }
         for task in manifest.tasks
     ]
-    return {"tasks": tasks} | {plural: _total(tasks, key) for plural, key in mixture_page.GROUPS.items()}
-
-
-def _total(tasks: Sequence[Mapping], key: str) -> dict[str, float]:
-    names = sorted({task[key] for task in tasks})
-    return {name: sum(task["probability"] for task in tasks if task[key] == name) for name in names}
+    return {"tasks": tasks} | {
+        plural: shares(chances, manifest.tasks, key) for plural, key in mixture_page.GROUPS.items()
+    }
 
 
 def show(store: TokenStore, tokenizer: Tokenizer, task: str, count: int, row_length: int) -> str:
@@ -192,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     for plural, key in mixture_page.GROUPS.items():
         counts = {name: sum(task[key] == name for task in found["tasks"]) for name in found[plural]}
-        rows = sorted(((name, counts[name], p) for name, p in found[plural].items()), key=lambda row: -row[2])
+        rows = [(name, counts[name], p) for name, p in found[plural].items()]
         print("\n" + table((key, "tasks", "probability"), rows))
     print(f"\nexpected epochs are those of a run of {flags.train_tokens:,.0f} tokens")
     if flags.html:

@@ -119,7 +119,7 @@ def _shares(found: Mapping[str, Any], plural: str, key: str, total: int) -> list
     for name, share in found[plural].items():
         own = [task["examples"] for task in found["tasks"] if task[key] == name]
         rows.append([name, len(own), sum(own) / total, share])
-    return sorted(rows, key=lambda row: -row[3])
+    return rows
 
 
 def _train_prompts(

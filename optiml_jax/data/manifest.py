@@ -92,14 +92,20 @@ class Manifest:
         Raises:
           UserError: a pattern that fits nothing, or no task is left.
         """
+        if tasks is None and categories is None:
+            return self
         kept = _fitting(_fitting(self.tasks, tasks, "name", "tasks"), categories, "category", "categories")
-        there = {task.benchmark for task in kept}
-        shares = self.benchmarks and {name: share for name, share in self.benchmarks.items() if name in there}
-        return dataclasses.replace(self, tasks=kept, benchmarks=shares)
+        return dataclasses.replace(self, tasks=kept, benchmarks=present(self.benchmarks, kept))
 
     def cap(self, eps: int | None = None) -> int:
         """The cap on a task's examples: `eps`, else its own."""
         return self.eps if eps is None else eps
+
+
+def present(proportions: Mapping[str, float] | None, tasks: Sequence[TaskSize]) -> dict[str, float] | None:
+    """The proportions of the benchmarks that have a task; they need not add up to anything. None stays None."""
+    there = {task.benchmark for task in tasks}
+    return proportions and {name: share for name, share in proportions.items() if name in there}
 
 
 def _fitting(
@@ -110,12 +116,15 @@ def _fitting(
     if isinstance(patterns, str) or not patterns:
         raise UserError(f"{setting} is {patterns!r}; it must be a list of names or patterns, such as ['flan.*']")
     names = {getattr(task, field) for task in tasks}
+    kept: set[str] = set()
     for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
+        fitting = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not fitting:
             raise UserError(
                 f"{setting}: {pattern!r} fits no {field} of what is left of the mixture{nearest(pattern, names)}"
             )
-    return tuple(task for task in tasks if any(fnmatch.fnmatchcase(getattr(task, field), one) for one in patterns))
+        kept.update(fitting)
+    return tuple(task for task in tasks if getattr(task, field) in kept)
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -7,11 +7,11 @@ any number of draws a task's count is within one example of its rate: far more e
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from optiml_jax.data.manifest import Manifest
+from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.permutation import hashed, key, permuted
 from optiml_jax.errors import UserError, nearest
 
@@ -61,22 +61,20 @@ def probabilities(
     }
 
 
-def shares(
-    manifest: Manifest, eps: int | None = None, proportions: Mapping[str, float] | None = None
-) -> dict[str, float]:
-    """Share of the draws of each benchmark, the largest first. Arguments and errors as of `probabilities`."""
-    chances = probabilities(manifest, eps, proportions)
+def shares(chances: Mapping[str, float], tasks: Sequence[TaskSize], field: str = "benchmark") -> dict[str, float]:
+    """Share of the draws of each benchmark, or category, the largest first. `chances`: see `probabilities`."""
     found: dict[str, float] = {}
-    for task in manifest.tasks:
-        found[task.benchmark] = found.get(task.benchmark, 0.0) + chances[task.name]
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    for task in tasks:
+        name = getattr(task, field)
+        found[name] = found.get(name, 0.0) + chances[task.name]
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
 def shares_text(manifest: Manifest, eps: int | None = None, proportions: Mapping[str, float] | None = None) -> str:
     """As in "shares of the draws: flan 60.00%, t5 40.00%"; empty where there is but one benchmark."""
     if len({task.benchmark for task in manifest.tasks}) < 2:
         return ""
-    found = shares(manifest, eps, proportions)
+    found = shares(probabilities(manifest, eps, proportions), manifest.tasks)
     return "shares of the draws: " + ", ".join(f"{name} {share:.2%}" for name, share in found.items())
 
 

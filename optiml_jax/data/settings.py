@@ -7,8 +7,8 @@ from typing import Any
 from optiml_jax.errors import UserError
 from optiml_jax.settings import check_fields
 
-# fields that change no token of any step: where things lie, and how far ahead they are read
 REFUSE, LEAVE_OUT = "refuse", "leave_out"  # what becomes of benchmarks whose data are not there
+# fields that change no token of any step: where things lie, and how far ahead they are read
 ELSEWHERE = ("cache_dir", "data_dir", "tokenizer", "prefetch", "missing_benchmarks")
 
 
@@ -60,5 +60,7 @@ class Data:
 
     def order(self) -> dict[str, Any]:
         """The settings that decide which tokens a step sees, by their names in gin."""
-        fields = (field.name for field in dataclasses.fields(self))
-        return {f"Data.{name}": getattr(self, name) for name in fields if name not in ELSEWHERE}
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        # a tuple comes back from a checkpoint as a list
+        listed = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+        return {f"Data.{name}": value for name, value in listed.items() if name not in ELSEWHERE}

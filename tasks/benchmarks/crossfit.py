@@ -36,12 +36,12 @@ def discover(directory: Path, options: Options) -> Benchmark:
             some = f"{found['task']}{'_*' if found['shots'] else ''}_{{split}}.tsv"
             place = path.relative_to(directory).with_name(some)
             patterns.setdefault(name, set()).add((found["shots"] is not None, str(place)))
-    sources = {name: _source(pattern for _, pattern in sorted(found)) for name, found in patterns.items()}
+    read = rows.tabs("input", "output", rest=True)
+    sources = {
+        name: Source(tuple(pattern for _, pattern in sorted(found)), _record, read, once=True)
+        for name, found in patterns.items()
+    }
     return worded.discover(NAME, directory, options, sources)
-
-
-def _source(patterns: Iterator[str]) -> Source:
-    return Source(tuple(patterns), _record, rows.tabs("input", "output", rest=True), once=True)
 
 
 def _record(row: Mapping[str, Any]) -> Iterator[worded.Fields]:

@@ -11,7 +11,6 @@ of each why. Train splits are the first 30,000 rows, as FLAN took them.
 
 import ast
 import collections
-import csv
 import functools
 import itertools
 import re
@@ -25,7 +24,7 @@ from tasks import prompts, rows
 from tasks.example import Example, Record, Skipped, Template
 from tasks.fields import UnusableError
 from tasks.flan_fields import fields_of
-from tasks.registry import CATALOG, Benchmark, CatalogRow, MissingError, catalog
+from tasks.registry import CATALOG, Benchmark, CatalogRow, MissingError, catalog, listed
 from tasks.task import Options, Task
 
 NAME = "flan"
@@ -90,7 +89,8 @@ def discover(directory: Path, options: Options) -> Benchmark:
     """The tasks whose rows are there.
 
     Raises:
-      DataError: no patterns, or a file that does not hold them.
+      MissingError: no patterns.
+      DataError: a file that does not hold them.
     """
     known = catalog(NAME)
     path = next((directory / place for place in PLACES if (directory / place).is_file()), None)
@@ -161,9 +161,8 @@ def load(path: Path) -> dict[str, tuple[Pattern, ...]]:
 @functools.cache
 def _decisions() -> dict[str, tuple[str, str]]:
     """Template -> ("keep" or "drop", why), of those that were looked at one by one."""
-    with DECISIONS.open(encoding="utf-8", newline="") as file:
-        read = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return {row["template"]: (row["decision"], row["reason"]) for row in read if row["benchmark"] == NAME}
+    decided = (row for row in listed(DECISIONS) if row["benchmark"] == NAME)
+    return {row["template"]: (row["decision"], row["reason"]) for row in decided}
 
 
 def reviewed(

@@ -44,8 +44,8 @@ def discover(directory: Path, options: Options) -> Benchmark:
     Raises:
       MissingError: there is none.
     """
-    sources = {name.removeprefix(f"{NAME}."): _source(name.removeprefix(f"{NAME}.")) for name in catalog(NAME)}
-    return worded.discover(NAME, directory, options, sources, UNREAD)
+    tasks = (name.removeprefix(f"{NAME}.") for name in catalog(NAME))
+    return worded.discover(NAME, directory, options, {task: _source(task) for task in tasks}, UNREAD)
 
 
 def _source(task: str) -> Source:

@@ -12,14 +12,13 @@ from pathlib import Path
 
 from optiml_jax import files
 from optiml_jax.data.caches import manifest_path
-from optiml_jax.data.manifest import Manifest, TaskSize
+from optiml_jax.data.manifest import Manifest, TaskSize, present
 from optiml_jax.data.store import FORMAT
 from optiml_jax.data.verify import check_store
 from optiml_jax.errors import UserError
 from optiml_jax.tokenizer import Tokenizer
 from tasks import mixtures, sources
 from tasks.example import Skipped
-from tasks.mixtures import Mixture
 from tasks.store import estimate, pipeline, shard
 from tasks.store.element import Job, identity
 from tasks.store.shard import SPLIT
@@ -75,18 +74,10 @@ def run(
             for task in tasks
         )
         known = tuple(size for size in sizes if size.examples)
-        manifest = Manifest(mixture.name, known, mixture.eps, _shared_out(mixture, known), found.coverage)
+        manifest = Manifest(mixture.name, known, mixture.eps, present(mixture.proportions, known), found.coverage)
         manifest.write(path)
     left_out = (*found.left_out, *mixture.without_train_split(found))
     return Result(tasks, pending, left_out, manifest, seconds)
-
-
-def _shared_out(mixture: Mixture, known: Sequence[TaskSize]) -> dict[str, float] | None:
-    """The proportions of the benchmarks that are there; they need not add up to anything."""
-    if mixture.proportions is None:
-        return None
-    there = {task.benchmark for task in known}
-    return {name: share for name, share in mixture.proportions.items() if name in there}
 
 
 @contextlib.contextmanager

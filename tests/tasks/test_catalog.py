@@ -1,12 +1,11 @@
 """The catalog of every task, against the lists that it was made from."""
 
-import csv
 from collections import Counter
 
 import pytest
 
 from optiml_jax.evaluation.ledger import LEVELS
-from tasks.registry import CATALOG, benchmark_names, catalog, slug
+from tasks.registry import CATALOG, benchmark_names, catalog, listed, slug
 from tasks.worded import FIELD, wordings
 
 COLLECTIONS = (  # the paper's, and its pre-training text
@@ -21,11 +20,6 @@ COLLECTIONS = (  # the paper's, and its pre-training text
     "t5",
     "unifiedskg",
 )
-
-
-def lines(path):
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 @pytest.mark.parametrize(
@@ -47,19 +41,19 @@ def test_a_benchmark_has_all_tasks_of_its_source(benchmark, count, shared):
     assert len(catalog(benchmark)) == count
     source = shared / "catalog" / f"{benchmark}.tsv"
     if source.exists():
-        kept = [row for row in lines(source) if row.get("kept_in_paper", "yes") == "yes"]
+        kept = [row for row in listed(source) if row.get("kept_in_paper", "yes") == "yes"]
         assert len(kept) == count
 
 
 def test_every_category_is_one_of_the_taxonomy_and_every_one_of_it_has_a_task(shared):
-    known = {slug(row["category"]) for row in lines(shared / "catalog" / "taxonomy.tsv")}
-    used = {row["category"] for row in lines(CATALOG)}
+    known = {slug(row["category"]) for row in listed(shared / "catalog" / "taxonomy.tsv")}
+    used = {row["category"] for row in listed(CATALOG)}
     assert len(known) == 104 and used <= known
     assert known - used == {"mmlu"}, "MMLU is asked, never trained on: it is a suite"
 
 
 def test_every_row_is_complete_and_named_once():
-    rows = lines(CATALOG)
+    rows = listed(CATALOG)
     assert len({row["name"] for row in rows}) == len(rows)
     assert sum(row["benchmark"] in COLLECTIONS for row in rows) == 2_188
     assert set(COLLECTIONS) <= {row["benchmark"] for row in rows} <= set(benchmark_names())
@@ -79,13 +73,13 @@ def test_what_the_paper_holds_out_is_trained_on_nowhere():
     held_out = {"word_analogy", "cause_effect_classification", "grammar_error_correction", "textual_entailment"}
     held_out |= {"coreference_resolution", "dialogue_act_recognition", "stereotype_detection"}
     trained = Counter(
-        row["benchmark"] for row in lines(CATALOG) if row["split"] == "train" if row["category"] in held_out
+        row["benchmark"] for row in listed(CATALOG) if row["split"] == "train" if row["category"] in held_out
     )
     assert trained == {"super_natural_instructions": 7}
 
 
 def test_a_task_of_one_wording_has_it_and_no_other_does():
-    worded = {row["name"]: row for row in lines(CATALOG) if row["benchmark"] in COLLECTIONS}
+    worded = {row["name"]: row for row in listed(CATALOG) if row["benchmark"] in COLLECTIONS}
     silent = ("super_natural_instructions", "promptsource", "flan", "dialogue", "pretrain_text")
     asked = {name for name, row in worded.items() if row["benchmark"] not in silent and row["split"] != "duplicate"}
     assert set(wordings()) == asked

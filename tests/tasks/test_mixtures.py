@@ -1,6 +1,8 @@
 """The paper's own mixtures: shares, what is left out, and drawn counts."""
 
 import csv
+import dataclasses
+import json
 import math
 import types
 from collections import Counter
@@ -10,6 +12,7 @@ import pytest
 
 from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.sampling import Sampler, probabilities, shares, shares_text
+from optiml_jax.data.settings import Data
 from optiml_jax.errors import UserError
 from tasks import mixtures
 from tasks.registry import MissingError, catalog
@@ -44,9 +47,13 @@ def whole(name="opt_iml", examples=9_000):
     return Manifest(name, sizes, mixture.eps, mixture.proportions)
 
 
+def shares_of(manifest):
+    return shares(probabilities(manifest), manifest.tasks)
+
+
 def test_the_shares_of_opt_iml_are_those_of_the_paper():
     assert math.isclose(sum(SHARES.values()), 1.0)
-    found = shares(whole())
+    found = shares_of(whole())
     assert found.keys() == SHARES.keys()
     assert all(abs(found[name] - share) < 1e-12 for name, share in SHARES.items())
 
@@ -55,7 +62,7 @@ def test_opt_iml_max_trains_on_what_is_held_out_and_on_no_task_twice():
     largest, normal = whole("opt_iml_max"), whole()
     names = {task.name for task in largest.tasks}
     assert names > {task.name for task in normal.tasks} and len(names) == 2_050
-    assert shares(largest).keys() == SHARES.keys()
+    assert shares_of(largest).keys() == SHARES.keys()
     assert not names & {row.name for row in catalog("crossfit").values() if row.split == "duplicate"}
 
 
@@ -149,10 +156,21 @@ def test_some_tasks_and_categories_share_the_draws_as_the_whole_does():
     manifest = whole()
     some = manifest.only(["flan.*", "t5.wmt*"], ["translation", "summarization"])
     assert {task.benchmark for task in some.tasks} == {"flan", "t5"} == set(some.benchmarks)
-    found = shares(some)
+    found = shares_of(some)
     assert math.isclose(found["flan"] / found["t5"], 10) and math.isclose(sum(found.values()), 1)
     assert shares_text(some) == "shares of the draws: flan 90.91%, t5 9.09%"
     assert manifest.only(None, None) == manifest
+
+
+def test_a_mixture_that_names_a_benchmark_it_lacks_is_refused_unless_some_of_it_is_asked_for():
+    manifest = dataclasses.replace(whole(), benchmarks=mixtures.PROPORTIONS | {"flam": 1.0})
+    with pytest.raises(UserError, match="no task of mixture opt_iml is in flam; did you mean flan"):
+        probabilities(manifest.only(None, None))
+
+
+def test_some_tasks_may_be_a_tuple_when_a_run_goes_on():
+    settings = Data("opt_iml", "cache", tasks=("flan.*",)).order()
+    assert json.loads(json.dumps(settings)) == settings
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,3 @@ def examples(benchmark, data_dir, task, split="train"):
     return [one for one in rendered if not isinstance(one, Skipped)], [
         one for one in rendered if isinstance(one, Skipped)
     ]
-
-
-def shown(example):
-    """Source and target as a model sees them, one after the other."""
-    return f"{example.source}{example.target}"

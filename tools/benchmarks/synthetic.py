@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from optiml_jax.data.manifest import Manifest, TaskSize
+from optiml_jax.data.manifest import Manifest, TaskSize, present
 from optiml_jax.data.store import FORMAT, INDEX_DTYPE, TOKEN_DTYPE, shard_path
 from optiml_jax.tokenizer import Tokenizer
 from tasks import mixtures
@@ -137,7 +137,5 @@ def some_tasks(whole: Path, count: int) -> Path:
 
 def _mixture(directory: Path, tasks: Sequence[TaskSize]) -> Path:
     path = directory / "mixtures" / f"{NAME}{len(tasks)}.json"
-    there = {task.benchmark for task in tasks}
-    shares = {name: share for name, share in mixtures.PROPORTIONS.items() if name in there}
-    Manifest(path.stem, tuple(tasks), benchmarks=shares or None).write(path)
+    Manifest(path.stem, tuple(tasks), benchmarks=present(mixtures.PROPORTIONS, tasks) or None).write(path)
     return path
