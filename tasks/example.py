@@ -43,6 +43,8 @@ class Example:
       separator: between source and target; one space, unless the source ends in white space itself.
       stop: texts that end a generated answer, for models that were not taught to end by themselves.
       max_new_tokens: of a generated answer; None: as many as the evaluation allows.
+      given: of each candidate, how many characters at its start are told and not scored; empty: all is scored.
+      part_of: where several examples answer one question, its id: it is right when they all are (MultiRC).
       own: where in the source the example's own part begins. What stands before are instructions of the whole task,
         which demonstrations come after; 0 where each example brings its instructions (paper 2.4).
       shown: spans of the source, from the left, that are demonstrations: what a prompt that is too long loses first.
@@ -56,6 +58,8 @@ class Example:
     separator: str = " "
     stop: tuple[str, ...] = ()
     max_new_tokens: int | None = None
+    given: tuple[int, ...] = ()
+    part_of: str | None = None
     own: int = 0
     shown: tuple[tuple[int, int], ...] = ()
 

@@ -22,6 +22,7 @@ from tasks.example import Record, Skipped, Template
 from tasks.task import Options, Task
 
 CATALOG = Path(__file__).parent / "catalog" / "tasks.tsv"
+TEMPLATES = CATALOG.with_name("templates.tsv")
 
 
 class MissingError(DataError):
@@ -84,6 +85,13 @@ def listed(path: Path) -> list[dict[str, str]]:
     """The lines of one of the catalog's files: tabs, a header, no quotes."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+@functools.cache
+def reviewed_templates(benchmark: str) -> dict[str, tuple[str, str]]:
+    """Template -> ("keep" or "drop", why), of those of a benchmark that were looked at one by one (paper 2.4)."""
+    decided = (row for row in listed(TEMPLATES) if row["benchmark"] == benchmark)
+    return {row["template"]: (row["decision"], row["reason"]) for row in decided}
 
 
 @functools.cache

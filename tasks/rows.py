@@ -126,15 +126,18 @@ def tabs(*columns: str, rest: bool = False) -> Callable[[Path, str], Iterator[Ro
     return read
 
 
-def table(path: Path, split: str = "", *, delimiter: str = ",", columns: Sequence[str] = ()) -> Iterator[Row | Skipped]:
-    """The rows of a CSV file, quotes and all; `columns` where it has no header.
+def table(
+    path: Path, split: str = "", *, delimiter: str = ",", columns: Sequence[str] = (), quotes: bool = True
+) -> Iterator[Row | Skipped]:
+    """The rows of a CSV file, quotes and all (or none); `columns` where it has no header.
 
     Raises:
       DataError: the file cannot be read, or a quote never ends.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+            reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
             header = list(columns) or next(reader, [])
             start = reader.line_num + 1
             for cells in reader:

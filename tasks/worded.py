@@ -1,7 +1,8 @@
 """Tasks without instructions of their own, each put into one wording (paper 2.2).
 
 The wordings are `catalog/instructions.tsv`: a text with `{field}` where a field of the record goes, and the options of
-a classification. A benchmark of such tasks says where their files lie and what is made of a row of them.
+a classification. A benchmark of such tasks says where their files lie and what is made of a row of them. One whose
+prompts are known to the character, as those of an evaluation are, brings its wordings itself (`Source.wording`).
 """
 
 import functools
@@ -21,10 +22,12 @@ from tasks.task import Options, Task
 
 INSTRUCTIONS = CATALOG.with_name("instructions.tsv")
 FIELD = re.compile(r"{(\w+)}")
+SHOWN = "shown"  # a split of examples that are only there to be shown, solved, before others
 NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev", "val", "eval"), "test": ("test",)}
 PAPERWORK = re.compile(r"(licen[cs]e|readme|\.git|notice|citation)", re.IGNORECASE)
 
 Fields = dict[str, Any]
+EXTRA = ("separator", "stop", "given", "part_of")  # of an `Example`
 
 
 class UnfitError(Exception):
@@ -32,10 +35,17 @@ class UnfitError(Exception):
 
 
 class Wording(NamedTuple):
-    """`text`: of a prompt, with `{field}`s; `options`: the answers of a classification."""
+    """How the records of a task are asked.
+
+    Attributes:
+      text: of a prompt, with `{field}`s.
+      options: the answers of a classification.
+      exact: the text is the whole prompt, to the character: no delimiter is added, no white space taken away.
+    """
 
     text: str
-    options: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,10 @@ class Source:
         Raises `UnusableError` where it makes none, `UnfitError` where it is not meant to.
       read: the rows of a file, and the split that they are read for.
       beside: patterns of files that `read` or `recipe` look into.
-      named: a split -> patterns of files that say it otherwise, after the others.
+      named: a split, also one more than `NAMES` -> patterns of files that say it otherwise, after the others.
       once: of records of a split that say the same, the first alone is read.
+      wording, metric: where the catalog's are not meant.
+      drawn: whether each example is shown others at random, or all the first ones (`Task.demonstrations_drawn`).
     """
 
     patterns: tuple[str, ...]
@@ -59,6 +71,9 @@ class Source:
     beside: tuple[str, ...] = ()
     named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     once: bool = False
+    wording: Wording | None = None
+    metric: Metric | None = None
+    drawn: bool = True
 
     def splits(self, directory: Path) -> dict[str, tuple[Path, ...]]:
         """The files of each split that is there."""
@@ -67,7 +82,8 @@ class Source:
             if found := {split: there[name] for split, names in NAMES.items() for name in names if name in there}:
                 return found
         found = {}
-        for split, names in NAMES.items():
+        for split in dict.fromkeys((*NAMES, *self.named)):
+            names = NAMES.get(split, ())
             patterns = [pattern.replace("{split}", name) for pattern in self.patterns for name in names]
             tried = (_files(directory, pattern) for pattern in (*patterns, *self.named.get(split, ())))
             if files := next(filter(None, tried), ()):
@@ -147,7 +163,7 @@ def _task(
     longer: str,
     options: Options,
 ) -> Task:
-    wording = wordings().get(row.name, Wording("", ()))
+    wording = source.wording or wordings().get(row.name, Wording(""))
     files = dict.fromkeys((*(path for paths in splits.values() for path in paths), *beside))
     return Task(
         name=row.name,
@@ -156,11 +172,12 @@ def _task(
         source=row.source,
         files=tuple(files),
         splits=tuple(splits),
-        templates=(Template("instruction", Metric(row.metric), wording.text),),
+        templates=(Template("instruction", source.metric or Metric(row.metric), wording.text),),
         read=functools.partial(_read, source, splits),
-        render=functools.partial(render, row.name, row.style == "task", wording.options),
+        render=functools.partial(render, row.name, row.style == "task", wording),
         options=options,
-        demonstrations="train" if "train" in splits else next(iter(splits)),
+        demonstrations=next((split for split in (SHOWN, "train") if split in splits), next(iter(splits))),
+        demonstrations_drawn=source.drawn,
         longer=longer,
     )
 
@@ -193,6 +210,7 @@ def _read(source: Source, splits: Mapping[str, tuple[Path, ...]], split: str) ->
                         continue
                     seen.add(content)
                 name = str(number) if len(found) == 1 else f"{number}.{place}"
+                name = f"{SHOWN}{name}" if split == SHOWN else name  # no record that is asked has such a name
                 yield Record(name, {"where": row.where, **fields})
 
 
@@ -211,32 +229,39 @@ def answers(*texts: str) -> Fields:
 def render(
     task: str,
     task_level: bool,
-    options: tuple[str, ...],
+    wording: Wording,
     record: Record,
     template: Template,
     worded_as: str | None = None,
 ) -> Example | Skipped:
     """The example of a record: the wording with its fields, a delimiter unless that ends in ":" (paper 2.4).
 
+    What a record says of its answers goes along: `candidates` of its own, and of `Example` the fields `EXTRA`.
+
     Args:
-      task_level: the wording's first line is the instruction of the whole task, which demonstrations come after.
-      options: of a classification; ranked where one of them is the answer.
+      task_level: what stands before the line of the first field is the instruction of the whole task, which
+        demonstrations come after.
     """
     fields, where = record.fields, record.fields["where"]
     if "unfit" in fields:
         return Skipped(where, fields["unfit"])
-    if missing := set(FIELD.findall(template.text)) - fields.keys():
+    text = wording.text
+    if missing := set(FIELD.findall(text)) - fields.keys():
         return Skipped(where, f"no field {min(missing)}")
     target = prompts.pick("reference", task, record.id, fields["references"])
-    source = FIELD.sub(lambda found: fields[found[1]].strip(), template.text).strip()
-    if template.text:
-        source = prompts.with_delimiter(task, worded_as or record.id, source)
-    candidates = fields.get("candidates", options)
+    if wording.exact:
+        source = FIELD.sub(lambda found: fields[found[1]], text)
+    else:
+        source = FIELD.sub(lambda found: fields[found[1]].strip(), text).strip()
+        if text:
+            source = prompts.with_delimiter(task, worded_as or record.id, source)
+    candidates = fields.get("candidates", wording.options)
     return Example(
         record.id,
         source,
         target,
         fields["references"],
         candidates if template.metric.name == "accuracy" and target in candidates else None,
-        own=template.text.index("\n") if task_level else 0,
+        own=text.rindex("\n", 0, FIELD.search(text).start()) if task_level else 0,
+        **{name: fields[name] for name in EXTRA if name in fields},
     )

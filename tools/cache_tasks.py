@@ -123,7 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         start = time.perf_counter()
         separator = flags.demonstration_separator.replace("\\n", "\n")
         asked = suites.suite(suite)
-        found = writing.run(asked, flags.data_dir, flags.cache_dir, options, flags.max_prompts_per_task, separator)
+        found = writing.run(
+            asked, flags.data_dir, flags.cache_dir, options, flags.max_prompts_per_task, separator, bool(flags.mixture)
+        )
         print(ledger_report(suite, found, time.perf_counter() - start, alone=not flags.mixture))
 
 

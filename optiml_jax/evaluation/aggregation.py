@@ -1,7 +1,8 @@
 """From scored samples to three levels of generalization, in the order of paper section 4.1.
 
-samples -> templates -> task -> (sub-tasks of one task) -> benchmarks -> categories -> levels -> average. Every step is
-an unweighted mean. 0-shot and k-shot stay apart up to the category (or level) and are combined there, again by a mean.
+samples -> (questions of several samples) -> templates -> task -> (sub-tasks of one task) -> benchmarks -> categories ->
+levels -> average. Every step is an unweighted mean, but for a question that several samples answer: it is as right as
+its worst one. 0-shot and k-shot stay apart up to the category (or level) and are combined there, again by a mean.
 All scores are fractions in [0, 1].
 """
 
@@ -46,10 +47,12 @@ def _of_task(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _task_entry(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One task of results.json: over the examples of a template, the templates, the numbers of shots."""
-    rows = (((sample["shots"], sample["template"], sample["id"]), (sample["score"],)) for sample in samples)
-    by_shots = _mean_over_last(_mean_over_last(rows).items())
-    shots = {str(k): by_shots[k,][0] for (k,) in sorted(by_shots)}
-    known = _of_task(samples)
+    known, shots = _of_task(samples), _by_shots(samples)
+    clean = [sample for sample in samples if sample["contaminated"] is False]
+    of_clean = {
+        "contaminated": len(samples) - len(clean),
+        "clean_score": _mean(_by_shots(clean).values()) if clean else None,
+    }
     return {
         "metric": str(Metric.parse(known["metric"])),
         **{field: known[field] for field in ("level", "category", "benchmark")},
@@ -57,7 +60,20 @@ def _task_entry(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "shots": shots,
         "examples": len(samples),
         "baselines": baselines(samples),
+        **(of_clean if samples[0]["contaminated"] is not None else {}),
     }
+
+
+def _by_shots(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Number of shots -> score."""
+    questions: dict[tuple, float] = {}
+    for sample in samples:
+        asked = sample["id"] if sample["part_of"] is None else (sample["seed"], sample["part_of"])
+        key = sample["shots"], sample["template"], asked
+        questions[key] = min(sample["score"], questions.get(key, math.inf))
+    rows = ((key, (score,)) for key, score in questions.items())
+    by_shots = _mean_over_last(_mean_over_last(rows).items())
+    return {str(k): by_shots[k,][0] for (k,) in sorted(by_shots)}
 
 
 def _entries(
@@ -104,7 +120,9 @@ def aggregate(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         averaged within their benchmark, then the benchmarks, before the category; those of none stand alone.
 
     Returns:
-      {"tasks": {name: {"metric", "score", "examples", "shots", "level", "category", "benchmark", "baselines"}},
+      {"tasks": {name: {"metric", "score", "examples", "shots", "level", "category", "benchmark", "baselines"}}, and
+       where it is known which examples are contaminated, how many are ("contaminated") and the score of the others
+       ("clean_score"),
        "categories": {name: {"score", "shots", "majority", "tasks"}}, "tasks" being how many,
        "levels": {name: {"score", "shots", "majority", "categories": {name: {"score", "shots", "majority"}}}},
        "average": mean of the levels, or None where no task has a level}

@@ -152,12 +152,21 @@ def _rank(model: Model, prompts: list[Prompt], batch_rows: int) -> list[dict[str
         [[answer for _, answer in pairs] for pairs in joined],
         batch_rows,
         [prompt.id for prompt in prompts],
+        [_told(prompt, pairs) for prompt, pairs in zip(prompts, joined)],
     )
     samples = []
     for prompt, dropped, (scores, cut) in zip(prompts, gone, found):
         best = max(range(len(scores)), key=scores.__getitem__)  # the first of equals
         samples.append(score_sample(prompt, prompt.candidates[best], scores=scores, prompt_cut=cut, dropped=dropped))
     return samples
+
+
+def _told(prompt: Prompt, pairs: Sequence[tuple[str, str]]) -> list[int]:
+    """Of each candidate, with what joins it to the prompt, the characters that are not scored."""
+    if not prompt.given:
+        return [0] * len(pairs)
+    told = zip(pairs, prompt.candidates, prompt.given)
+    return [len(answer) - len(candidate) + count for (_, answer), candidate, count in told]
 
 
 def _generate(

@@ -1,5 +1,6 @@
 """What no model is needed for: the best constant answer and the random choice, the floor under every score."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -39,9 +40,27 @@ def random_choice(
 
 
 def baselines(samples: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """{"majority", "random"} of the samples of one task, fractions in [0, 1]; "random" is None without candidates."""
+    """{"majority", "random"} of the samples of one task, fractions in [0, 1]; "random" is None without candidates.
+
+    Where a question is right when all its samples are (MultiRC), the constant answer is the candidate at one place:
+    the texts differ from sample to sample.
+    """
     metric, references = Metric.parse(samples[0]["metric"]), [sample["references"] for sample in samples]
+    if samples[0]["part_of"] is not None and samples[0]["candidates"]:
+        return _of_questions(metric, samples)
     return {
         "majority": majority(metric, references),
         "random": random_choice(metric, [sample["candidates"] for sample in samples], references),
     }
+
+
+def _of_questions(metric: Metric, samples: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    questions: dict[Any, list[list[float]]] = {}  # of each of a question's samples, the scores of its candidates
+    for sample in samples:
+        key = sample["shots"], sample["seed"], sample["template"], sample["part_of"]
+        scores = [metric(choice, sample["references"]) for choice in sample["candidates"]]
+        questions.setdefault(key, []).append(scores)
+    places = range(min(len(sample["candidates"]) for sample in samples))
+    constant = (sum(all(scores[place] for scores in of) for of in questions.values()) for place in places)
+    chance = (math.prod(sum(scores) / len(scores) for scores in of) for of in questions.values())
+    return {"majority": max(constant) / len(questions), "random": sum(chance) / len(questions)}

@@ -39,6 +39,12 @@ class Prompt:
       separator: between prompt and answer; one space, unless the prompt ends in white space itself.
       stop: texts that end a generated answer and do not belong to it.
       max_new_tokens: of a generated answer; None: as many as the evaluation allows.
+      given: of each candidate, how many characters at its start are told and not scored: "the trophy" of "the trophy is
+        too large.", so that what is compared is how well the rest follows (the partial scoring of Winograd schemas of
+        Brown et al. 2020, Figure G.13). Empty: all of a candidate is scored.
+      part_of: where several prompts ask one question, its name in the task: it counts once, and as right when all are
+        (MultiRC, Brown et al. 2020, Figure G.15).
+      contaminated: whether it shares a 13-gram with what is trained on (`tools/find_overlap.py`); None: not known.
       demonstration_spans: [start, end] of each demonstration in `prompt`, from the left. What is too long for the model
         loses them one by one before it loses anything else.
     """
@@ -62,6 +68,9 @@ class Prompt:
     stop: tuple[str, ...] = ()
     max_new_tokens: int | None = None
     demonstration_spans: tuple[tuple[int, int], ...] = ()
+    given: tuple[int, ...] = ()
+    part_of: str | None = None
+    contaminated: bool | None = None
 
     @functools.cached_property
     def id(self) -> str:
@@ -100,6 +109,12 @@ class Prompt:
             raise DataError(f"prompt {prompt.id}: empty candidate list; null means that the answer is generated")
         if prompt.candidates is not None and not set(prompt.candidates) & set(prompt.references):
             raise DataError(f"prompt {prompt.id}: no candidate is a reference, so no answer can be right")
+        if prompt.given:
+            told = list(zip(prompt.given, prompt.candidates or ()))
+            if len(prompt.candidates or ()) != len(prompt.given) or any(count >= len(text) for count, text in told):
+                raise DataError(
+                    f"prompt {prompt.id}: given must be one number a candidate, and leave some of it to score"
+                )
         ends = [0, *itertools.chain.from_iterable(prompt.demonstration_spans), len(prompt.prompt)]
         if ends != sorted(ends):
             raise DataError(f"prompt {prompt.id}: demonstration_spans are not in order, or not in the prompt")
@@ -131,6 +146,10 @@ def _value(name: str, value: Any, kind: Any) -> Any:
         if not isinstance(value, str):
             raise DataError(f'"{name}" must be a text{null}, got {value!r}')
         return value
+    if kind is bool:
+        if type(value) is not bool:
+            raise DataError(f'"{name}" must be true or false{null}, got {value!r}')
+        return value
     if kind is int:
         if type(value) is not int or value < 0:
             raise DataError(f'"{name}" must be a whole number from 0{null}, got {value!r}')
@@ -141,6 +160,10 @@ def _value(name: str, value: Any, kind: Any) -> Any:
         ):
             raise DataError(f'"{name}" must be a list of [start, end]')
         return tuple(map(tuple, value))
+    if name == "given":
+        if not isinstance(value, list) or not all(type(count) is int and count >= 0 for count in value):
+            raise DataError(f'"{name}" must be a list of whole numbers from 0')
+        return tuple(value)
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise DataError(f'"{name}" must be a list of texts{null}')
     return tuple(value)

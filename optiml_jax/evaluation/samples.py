@@ -11,7 +11,7 @@ from optiml_jax.errors import UserError
 from optiml_jax.evaluation.ledger import Prompt, ledger_fingerprint
 from optiml_jax.files import write_atomically
 
-FORMAT = 2
+FORMAT = 3
 
 
 def score_sample(
@@ -52,6 +52,8 @@ def score_sample(
         "category": prompt.category,
         "level": prompt.level,
         "group": prompt.group,
+        "part_of": prompt.part_of,
+        "contaminated": prompt.contaminated,
         "prompt": prompt.without(dropped),
         "candidates": None if prompt.candidates is None else list(prompt.candidates),
         "references": list(prompt.references),

@@ -1,5 +1,6 @@
 """A loaded OPT: logits, candidate scores, greedy text, export. What notebooks and evaluations use."""
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,27 +50,30 @@ class Model(Network):
         candidates: Sequence[Sequence[str]],
         batch_rows: int = 8,
         names: Sequence[str] | None = None,
+        given: Sequence[Sequence[int]] | None = None,
     ) -> list[Ranked]:
         """`rank`, and what else there is to know.
 
         Args:
           batch_rows: rows computed at once.
           names: of the prompts, for messages.
+          given: of each candidate, how many characters at its start stand there without being scored.
         """
         _refuse_text(prompts, *candidates)
         if len(prompts) != len(candidates):
             raise ValueError(f"{len(prompts)} prompts and {len(candidates)} lists of candidates")
         names = list(map(_name, prompts)) if names is None else names
-        asked = [
-            (self.prompt_ids(prompt), [self.tokenizer.encode(text) for text in texts])
-            for prompt, texts in zip(prompts, candidates)
-        ]
-        pairs = [(before, answer) for before, answers in asked for answer in answers]
+        given = given or [[0] * len(texts) for texts in candidates]
+        asked = []
+        for prompt, texts, counts in zip(prompts, candidates, given, strict=True):
+            before = self.prompt_ids(prompt)
+            told = ((text[:count], text[count:]) for text, count in zip(texts, counts, strict=True))
+            asked.append([(before + self.tokenizer.encode(first), self.tokenizer.encode(rest)) for first, rest in told])
         of_pairs = [name for name, texts in zip(names, candidates) for _ in texts]
-        scores = iter(ranking.continuation_scores(self, pairs, batch_rows, of_pairs))
+        scores = iter(ranking.continuation_scores(self, list(itertools.chain(*asked)), batch_rows, of_pairs))
         return [
-            Ranked([next(scores) for _ in answers], any(self.is_cut(before, len(answer)) for answer in answers))
-            for before, answers in asked
+            Ranked([next(scores) for _ in pairs], any(self.is_cut(before, len(answer)) for before, answer in pairs))
+            for pairs in asked
         ]
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int = 256) -> list[str]:

@@ -24,7 +24,7 @@ from tasks import prompts, rows
 from tasks.example import Example, Record, Skipped, Template
 from tasks.fields import UnusableError
 from tasks.flan_fields import fields_of
-from tasks.registry import CATALOG, Benchmark, CatalogRow, MissingError, catalog, listed
+from tasks.registry import Benchmark, CatalogRow, MissingError, catalog, reviewed_templates
 from tasks.task import Options, Task
 
 NAME = "flan"
@@ -32,7 +32,6 @@ MAX_EXAMPLES = 30_000
 FEW = 10  # one in so many is held out where FLAN's number is too many
 MAX_FILE = 4 << 20
 PLACES = ("templates.py", "flan/templates.py", "flan/flan/templates.py")
-DECISIONS = CATALOG.with_name("templates.tsv")
 FIELD = re.compile(r"{(\w*)}")
 # Tasks that share the patterns of one key.
 KEYS = {"arc_challenge": "arc", "arc_easy": "arc", "para_crawl_enes": "para_crawl"}
@@ -97,7 +96,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     if path is None:
         raise MissingError(f"{directory}: no flan/templates.py; put github.com/google-research/flan there")
     patterns = load(path)
-    decisions = _decisions()
+    decisions = reviewed_templates(NAME)
     tasks, left_out = {}, []
     for row in known.values():
         stem = row.name.removeprefix(f"{NAME}.")
@@ -156,13 +155,6 @@ def load(path: Path) -> dict[str, tuple[Pattern, ...]]:
     if status.st_size > MAX_FILE:
         raise DataError(f"{path}: {status.st_size:,} bytes; the official file has 61,533")
     return _load(path, (status.st_mtime_ns, status.st_size))
-
-
-@functools.cache
-def _decisions() -> dict[str, tuple[str, str]]:
-    """Template -> ("keep" or "drop", why), of those that were looked at one by one."""
-    decided = (row for row in listed(DECISIONS) if row["benchmark"] == NAME)
-    return {row["template"]: (row["decision"], row["reason"]) for row in decided}
 
 
 def reviewed(

@@ -3,12 +3,14 @@
 `templates/<data set>/[<subset>/]templates.yaml` as in the official repository (the paper pins 0cc4b0c), and beside it
 the rows, `rows/<data set>/[<subset>/]<split>.jsonl` or any other file of `tasks/rows.py`, with the field names and
 integer labels that `datasets` gives. What is left of the triple bar is the source, what is right of it the target;
-`answer_choices` is a template too. Templates that alter the original task are left out (paper 2.4), and so are
-examples with an empty target: the template does not apply, or the label is hidden.
+`answer_choices` is a template too. Templates that alter the original task are left out (paper 2.4), as they say of
+themselves unless `catalog/templates.tsv` says otherwise, and so are examples with an empty target: the template does
+not apply, or the label is hidden.
 """
 
 import functools
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +21,7 @@ from optiml_jax.errors import DataError
 from optiml_jax.evaluation.metrics import Metric
 from tasks import jinja, prompts, rows
 from tasks.example import Example, Record, Skipped, Template
-from tasks.registry import Benchmark, CatalogRow, MissingError, catalog, task_name
+from tasks.registry import Benchmark, CatalogRow, MissingError, catalog, reviewed_templates, task_name
 from tasks.task import Options, Task
 
 NAME = "promptsource"
@@ -32,6 +34,7 @@ TRUNCATED = 2048  # characters of a field, where T0 cuts it
 METRICS = {"Accuracy": "accuracy", "ROUGE": "rouge_l"}
 # What `datasets` calls the splits of these three kinds.
 SPLITS = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
+ROUND = re.compile(r"(train|dev|test)_r\d")
 TRIED = 3  # rows that a template is tried on before it is taken
 SCARCE = ("turk",)  # of which templates that do not apply to all examples are kept in evaluations (paper 5.2)
 
@@ -70,7 +73,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
             continue
         name = task_name(NAME, "__".join(place.parts))
         by_kind = _by_kind(there)
-        kept, dropped = _usable(path, templates, by_kind, options)
+        kept, dropped = _usable(path, place, templates, by_kind, options)
         left_out += dropped
         if not kept:
             left_out.append(Skipped(str(path), "no template of the original task"))
@@ -82,13 +85,17 @@ def discover(directory: Path, options: Options) -> Benchmark:
 
 
 def _by_kind(there: Mapping[str, tuple[Path, ...]]) -> dict[str, tuple[Path, ...]]:
-    """The files of "train", "validation" and "test": of all splits of that kind (train_r1, validation_matched)."""
-    kinds = {}
+    """The files of "train", "validation" and "test": of all splits of that kind (train_r1, validation_matched).
+
+    The rounds of ANLI, which evaluations ask apart, are splits of their own too.
+    """
+    kinds: dict[str, tuple[Path, ...]] = {}
     for kind, stems in SPLITS.items():
         files = [path for split, paths in there.items() if split.split("_")[0] in stems for path in paths]
         if files:
             kinds[kind] = tuple(files)
-    return kinds
+    rounds = {split: files for split, files in there.items() if ROUND.fullmatch(split)}
+    return kinds | rounds
 
 
 class _Loader(yaml.CSafeLoader):
@@ -162,6 +169,7 @@ def metric_of(templates: Sequence[PromptTemplate]) -> str:
 
 def _usable(
     path: Path,
+    place: Path,
     templates: Sequence[PromptTemplate],
     splits: Mapping[str, tuple[Path, ...]],
     options: Options,
@@ -171,10 +179,12 @@ def _usable(
     One that failed row by row would take its second for each of a hundred thousand.
     """
     kept, dropped = [], []
+    decisions = reviewed_templates(NAME)
     first = [record for split in splits for record in itertools.islice(_read(splits, split), TRIED)]
     first = [record.fields["row"] for record in first if isinstance(record, Record)]
     for one in templates:
-        if one.original_task or options.all_templates:
+        decision, _ = decisions.get(f"{place.as_posix()}/{one.id}", ("keep" if one.original_task else "drop", ""))
+        if decision == "keep" or options.all_templates:
             try:
                 _compiled(one, options.t0_truncation)
                 for row in first:

@@ -4,6 +4,7 @@ Every suite is a module of this package with a `SUITE`; `writing.py` is the job 
 tokens, so one ledger serves every model.
 """
 
+import dataclasses
 import functools
 import importlib
 import os
@@ -11,7 +12,8 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from optiml_jax.errors import check_known
+from optiml_jax.errors import DataError, check_known
+from optiml_jax.evaluation.metrics import Metric
 from tasks.mixtures import discover_all
 from tasks.registry import Benchmark
 from tasks.task import Options, Task
@@ -22,24 +24,28 @@ class Part:
     """One task in a suite.
 
     Attributes:
-      split: of the task, that is asked.
+      split: of the task, that is asked; several: the first that it has.
       level: what it shows (paper 2.3): "fully_held_out" (a new category), "held_out_task" (a new task of a known
         category), "held_out_instances" (new examples of a task that was trained on); None: none of these.
+      metric: None: that of each template. Ranked answers are generated where it is another one's than accuracy.
       templates: ids; None: all of the task's.
       shots: numbers of demonstrations, each a prompt of its own.
       seeds: of the demonstrations; 0-shot prompts come once.
       demonstrations: the split that they come from; None: the task's own choice.
+      separator: after each of them; None: as the job is asked.
       group: what it is a part of, as MMLU's subjects are (`optiml_jax.evaluation.ledger.Prompt`).
       most: prompts at each number of shots and seed; 0: all; None: as many as the job is asked for.
     """
 
     task: Task
-    split: str
+    split: str | tuple[str, ...]
     level: str | None
+    metric: Metric | None = None
     templates: tuple[str, ...] | None = None
     shots: tuple[int, ...] = (0,)
     seeds: tuple[int, ...] = (0,)
     demonstrations: str | None = None
+    separator: str | None = None
     group: str | None = None
     most: int | None = None
 
@@ -52,16 +58,38 @@ class Suite:
     benchmarks: tuple[str, ...]
     parts: Callable[[Benchmark], Iterable[Part]]
 
+    def asked(self, found: Benchmark) -> list[Part]:
+        """The parts that are there, each with the one split that is asked.
+
+        Raises:
+          DataError: one task stands at two levels.
+        """
+        parts, levels = [], dict[str, str | None]()
+        for part in self.parts(found):
+            splits = (part.split,) if isinstance(part.split, str) else part.split
+            if split := next((split for split in splits if split in part.task.splits), None):
+                parts.append(dataclasses.replace(part, split=split))
+                if levels.setdefault(part.task.name, part.level) != part.level:
+                    both = f"{levels[part.task.name]} and {part.level}"
+                    raise DataError(f"suite {self.name}: {part.task.name} is asked at two levels, {both}")
+        return parts
+
     def discover(self, data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
         """Everything in the folders of its benchmarks; see `registry.discover` for the errors."""
         return discover_all(self.benchmarks, data_dir, options)
 
 
 def level_of(task: Task, found: Benchmark) -> str:
-    """The level of a task that is not trained on: that of a model trained on all train tasks of the lists, whichever
-    of their files are here."""
+    """The level of a task for a model trained on all train tasks of the same benchmark's lists, whichever of their
+    files are here. For a model trained on `opt_iml` the catalog says it (`stated`): other benchmarks have its category.
+    """
     known = any(row.split == "train" and row.category == task.category for row in found.rows.values())
     return "held_out_task" if known else "fully_held_out"
+
+
+def stated(task: Task, found: Benchmark) -> str | None:
+    """The level of a task for OPT-IML (paper 2.3, 5, Table 15), whose reason is in the catalog; None: none of them."""
+    return found.rows[task.name].level or None
 
 
 def by_official_lists(found: Benchmark, shots: tuple[int, ...] = (0,)) -> Iterator[Part]:
@@ -77,6 +105,12 @@ def by_official_lists(found: Benchmark, shots: tuple[int, ...] = (0,)) -> Iterat
             yield Part(task, asked, level_of(task, found), shots=shots)
         elif split == "train" and "validation" in task.splits:
             yield Part(task, "validation", "held_out_instances")
+
+
+def named(found: Benchmark, benchmark: str, *names: str) -> Iterator[Task]:
+    """The tasks of these names, without the benchmark's, that are there."""
+    tasks = (found.tasks.get(f"{benchmark}.{name}") for name in names)
+    yield from (task for task in tasks if task)
 
 
 @functools.cache

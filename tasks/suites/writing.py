@@ -54,19 +54,25 @@ def run(
     options: Options = Options(),
     max_prompts: int = 0,
     separator: str = demonstrations.SEPARATOR,
+    may_be_empty: bool = False,
 ) -> Result:
     """Brings `ledgers/<suite>.jsonl` up to date: prompts in the order of parts, records, templates, shots and seeds.
 
     Args:
       max_prompts: of one part at each number of shots, drawn from the pool of records x templates; 0 keeps all.
       separator: after each demonstration.
+      may_be_empty: whether a folder without any of its tasks makes an empty ledger.
 
     Raises:
       UserError: no data, or the folder is being written.
       DataError: files or records that cannot be used.
     """
     found = suite.discover(data_dir, options)
-    parts = list(suite.parts(found))
+    parts = suite.asked(found)
+    if not parts and not may_be_empty:
+        names = [name for name, row in found.rows.items() if row.split == "test"]
+        might = f", such as {', '.join(names[:3])}," if names else ""
+        raise DataError(f"suite {suite.name}: {data_dir} holds no file of the tasks{might} that it asks")
     result = Result(ledger_path(cache_dir, suite.name), left_out=found.left_out)
     with exclusive(cache_dir, "wait for it or give another --cache_dir"):
         if _restore(result, identity := _identity(suite, parts, options, max_prompts, separator), parts):
@@ -128,6 +134,7 @@ def _counted(prompts: Iterator[Prompt], part: Part, result: Result) -> Iterator[
 def _part(suite: Suite, part: Part, max_prompts: int, separator: str, result: Result) -> Iterator[Prompt]:
     task, most = part.task, max_prompts if part.most is None else part.most
     split = part.demonstrations or task.demonstrations
+    separator = separator if part.separator is None else part.separator
     drawn = task.demonstrations_drawn or split != task.demonstrations
     shown_from = list(_usable(Pool(task, split, most=SHOWN_FROM))) if any(part.shots) else []
     if any(part.shots) and not shown_from:
@@ -137,14 +144,14 @@ def _part(suite: Suite, part: Part, max_prompts: int, separator: str, result: Re
         if isinstance(pair, Skipped):
             _skip(result, pair)
             continue
+        if isinstance(unfit := task.render(*pair), Skipped):
+            _skip(result, unfit)
+            continue
         for shots in numbers:
             for seed in part.seeds if shots else (0,):
                 shown = demonstrations.choose(shown_from, task.name, pair.record.id, shots, seed, drawn)
                 example, ids = demonstrations.render(task, *pair, shown, separator)
-                if isinstance(example, Skipped):
-                    _skip(result, example)
-                else:
-                    yield _prompt(suite, part, pair.template, example, (shots, seed), ids)
+                yield _prompt(suite, part, pair.template, example, (shots, seed), ids)
 
 
 def _usable(pool: Pool) -> Iterator[Record]:
@@ -165,6 +172,7 @@ def _prompt(
     suite: Suite, part: Part, template: Template, example: Example, key: tuple[int, int], shown: tuple[str, ...]
 ) -> Prompt:
     task: Task = part.task
+    metric = part.metric or template.metric
     return Prompt(
         suite=suite.name,
         benchmark=task.benchmark,
@@ -175,9 +183,9 @@ def _prompt(
         seed=key[1],
         category=task.category,
         level=part.level,
-        metric=template.metric,
+        metric=metric,
         prompt=example.source,
-        candidates=example.candidates,
+        candidates=example.candidates if metric.name == "accuracy" else None,
         references=example.references,
         demonstration_ids=shown,
         demonstration_spans=example.shown,
@@ -185,4 +193,6 @@ def _prompt(
         separator=example.separator,
         stop=example.stop,
         max_new_tokens=example.max_new_tokens,
+        given=example.given,
+        part_of=example.part_of,
     )

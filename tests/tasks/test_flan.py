@@ -117,7 +117,7 @@ def test_every_candidate_of_the_catalog_is_decided_with_a_reason(shared):
         for index in row["indices_other_target"].split(",")
         if row["n_templates_other_target"] != "0"
     }
-    decisions = flan._decisions()
+    decisions = registry.reviewed_templates("flan")
     assert decisions.keys() == candidates and len(candidates) == 97
     assert sum(decision == "keep" for decision, _ in decisions.values()) == 9  # the other direction of a translation
     assert all(reason for _, reason in decisions.values())
@@ -146,7 +146,7 @@ def test_examples_have_candidates_and_references(folder):
     (example, *_) = examples(task, "train")
     assert example.candidates == ("yes", "no") and example.references == ("yes",)
     assert "OPTIONS:\n- yes\n- no" in example.source and len(list(examples(task, "train"))) == 800
-    parts = list(suites.suite("flan").parts(registry.discover("flan", folder())))
+    parts = suites.suite("flan").asked(registry.discover("flan", folder()))
     assert [(part.task.name, part.split, part.shots) for part in parts] == [(NAME, "test", (0, 5))]
 
 

@@ -1,0 +1,100 @@
+"""BIG-Bench Hard (Suzgun et al. 2022): 27 files, each asked for the answer alone and for a chain of thought.
+
+The authors' release: `bbh/<task>.json` holds what is asked, `cot-prompts/<task>.txt` a description and three solved
+questions, which all prompts show in their order (paper 6.1: generation, exact match). Asked for the answer alone, as
+`<task>`, the same three are shown without their reasons; the means of Table 14 are of that (52.8 of code-davinci-002 is
+that of the authors' own direct predictions). `<task>_cot` is the prompt with chains of thought.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from optiml_jax.errors import DataError
+from optiml_jax.evaluation.metrics import Metric
+from tasks import rows, worded
+from tasks.example import Skipped
+from tasks.fields import text
+from tasks.registry import Benchmark, catalog
+from tasks.rows import Row
+from tasks.task import Options
+from tasks.worded import SHOWN, Fields, Source, Wording, answers
+
+NAME = "bbh"
+COT = "_cot"
+THINK = " Let's think step by step."
+METRIC = Metric.parse({"name": "exact_match", "normalization": "bbh"})
+STOP = ("\nQ:",)  # the next question, which a model that was not taught to end goes on with
+UNREAD = {"model_outputs/*": "answers of models", "code-davinci-002-outputs/**/*": "answers of models"}
+
+
+def discover(directory: Path, options: Options) -> Benchmark:
+    """The tasks whose files are there.
+
+    Raises:
+      MissingError: there is none.
+      DataError: a task's prompt file is not there or not as the authors wrote it.
+    """
+    found = {}
+    for name in (name.removeprefix(f"{NAME}.") for name in catalog(NAME)):
+        file = name.removesuffix(COT)
+        if any((directory / pattern).is_file() for pattern in _patterns(file)):
+            found[name] = _source(file, name.endswith(COT), directory / "cot-prompts" / f"{file}.txt")
+    return worded.discover(NAME, directory, options, found, UNREAD)
+
+
+def _patterns(file: str) -> tuple[str, ...]:
+    return f"bbh/{file}.json", f"{file}.json"
+
+
+def _source(file: str, reasoned: bool, prompt: Path) -> Source:
+    description, solved, after = read_prompt(prompt)
+    return Source(
+        (),
+        functools.partial(_recipe, reasoned, after),
+        functools.partial(_read, solved, prompt),
+        beside=(f"cot-prompts/{file}.txt",),
+        named=dict.fromkeys(("test", SHOWN), _patterns(file)),
+        wording=Wording(f"{description}\n\nQ: {{input}}\nA:{THINK if reasoned else ''}", exact=True),
+        metric=METRIC,
+        drawn=False,
+    )
+
+
+def read_prompt(path: Path) -> tuple[str, list[tuple[str, str]], str]:
+    """The description and the solved questions (question, reasons that end in the answer) of a prompt file, and what
+    stands before the reasons: a line break, in one file a space.
+
+    Raises:
+      DataError: it is not there, or holds no solved question.
+    """
+    try:
+        whole = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); it is part of the release, fetch it again") from None
+    description, *questions = whole.partition("-----\n")[2].strip().split("\n\nQ: ")
+    solved = [question.partition(f"\nA:{THINK}") for question in questions]
+    if not solved or not all(reasons.strip() for _, _, reasons in solved):
+        raise DataError(f"{path}: no solved questions (Q: ... A:{THINK} ...) after -----; fetch it again")
+    return description, [(asked, reasons.strip()) for asked, _, reasons in solved], solved[0][2][0]
+
+
+def _read(solved: list[tuple[str, str]], prompt: Path, path: Path, split: str) -> Iterator[Row | Skipped]:
+    if split == SHOWN:
+        for number, (asked, reasons) in enumerate(solved, start=1):
+            yield Row(number, f"{prompt}#{number}", {"input": asked, "reasons": reasons})
+        return
+    found = rows.document(path)
+    if not isinstance(found, dict) or not isinstance(found.get("examples"), list):
+        raise DataError(f'{path}: not an object with "examples", as BIG-Bench Hard writes it')
+    for number, example in enumerate(found["examples"], start=1):
+        where = f"{path}#{number}"
+        yield Row(number, where, example) if isinstance(example, dict) else Skipped(where, "not an object")
+
+
+def _recipe(reasoned: bool, after: str, row: Mapping[str, Any]) -> Iterator[Fields]:
+    reasons = row.get("reasons")
+    answer = text(row, "target") if reasons is None else reasons.rpartition("answer is ")[2].removesuffix(".")
+    told = reasons if reasoned and reasons else answer
+    yield {"input": text(row, "input"), "stop": STOP, "separator": after if reasoned else " "} | answers(told)

@@ -1,0 +1,57 @@
+"""MMLU (Hendrycks et al. 2021): 57 subjects of questions with four answers, in the prompts of its authors.
+
+`{dev,val,test}/<subject>_<split>.csv`, without a header: question, four answers, the letter of the right one. As in the
+authors' `evaluate.py` the five questions of `dev` are shown in their order, and a letter is what is ranked. Its doubled
+space before the subject's name is theirs.
+"""
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks import rows, worded
+from tasks.fields import UnusableError, text
+from tasks.registry import Benchmark, catalog
+from tasks.task import Options
+from tasks.worded import SHOWN, Fields, Source, Wording, answers
+
+NAME = "mmlu"
+LETTERS = ("A", "B", "C", "D")
+QUESTION = "{question}\nA. {A}\nB. {B}\nC. {C}\nD. {D}\nAnswer:"
+UNREAD = {
+    "dev_reheadered/*": "not the authors' files: with a header and numbers for letters",
+    "auxiliary_train/*": "other data sets' questions, not MMLU's",
+}
+
+
+def discover(directory: Path, options: Options) -> Benchmark:
+    """The subjects whose files are there.
+
+    Raises:
+      MissingError: there is none.
+    """
+    subjects = (name.removeprefix(f"{NAME}.") for name in catalog(NAME))
+    return worded.discover(NAME, directory, options, {subject: _source(subject) for subject in subjects}, UNREAD)
+
+
+def _source(subject: str) -> Source:
+    header = f"The following are multiple choice questions (with answers) about  {subject.replace('_', ' ')}.\n\n"
+    return Source(
+        (),
+        _recipe,
+        functools.partial(rows.table, columns=("question", *LETTERS, "answer")),
+        named={
+            SHOWN: (f"dev/{subject}_dev.csv",),
+            "validation": (f"val/{subject}_val.csv",),
+            "test": (f"test/{subject}_test.csv",),
+        },
+        wording=Wording(header + QUESTION, LETTERS, exact=True),
+        drawn=False,
+    )
+
+
+def _recipe(row: Mapping[str, Any]) -> Iterator[Fields]:
+    if (right := text(row, "answer").strip()) not in LETTERS:
+        raise UnusableError(f"the answer is {right!r}, none of {', '.join(LETTERS)}")
+    yield {name: text(row, name) for name in ("question", *LETTERS)} | answers(right)

@@ -1,0 +1,317 @@
+"""The 14 tasks that OPT was evaluated on (paper 5.1, Table 9), in the prompts of GPT-3, from which OPT took its own.
+
+Brown et al. 2020, Appendix G, Figures G.4 to G.33, to the character; what they leave open is said at the task. Each
+data set is read as its authors released it, SuperGLUE's in `superglue/<task>/{train,val}.jsonl`. Nothing of it is
+trained on. The denominators of Table 9 tell two more things. WSC has 37 questions (75.7% is 28 of them): the passages
+of SuperGLUE's validation split that have a right noun, each asked once among the nouns that the file names; of one the
+file names no wrong noun, so 36 are asked here. And MultiRC counts a question when all its answers are right.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from optiml_jax.errors import DataError
+from tasks import rows, worded
+from tasks.example import Skipped
+from tasks.fields import UnusableError, text, value
+from tasks.registry import Benchmark
+from tasks.rows import Row
+from tasks.task import Options
+from tasks.worded import SHOWN, Fields, Source, UnfitError, Wording, answers
+
+NAME = "opt_eval"
+LABEL = {True: 0, False: 1, "true": 0, "false": 1, "True": 0, "False": 1}
+LOWER = {"a", "an", "the", "she", "he", "it", "they", "my", "his", "her", "their"}  # where no sentence begins
+OPTION = re.compile(r"\s*\(([A-Z])\)\s")
+UNREAD = {
+    "superglue/AX-*/*": "no task of the 14; the suite of WinoGender reads AX-g",
+    "fewglue/ReCoRD/*": "not one of the 14 tasks",
+    "piqa/tests.jsonl": "its labels are hidden",
+    "winograd/PDP.txt": "not one of the 14 tasks",
+    "winograd/WinoGender.txt": "not one of the 14 tasks",
+    "winograd/dpr_dev_small.txt": "not one of the 14 tasks",
+    "winograd/wnli-test.tsv": "not one of the 14 tasks",
+    "winograd/gap-development.tsv": "not one of the 14 tasks",
+    "winograd/wsc273.txt": "wsc273.jsonl in another form",
+}
+
+
+def discover(directory: Path, options: Options) -> Benchmark:
+    """The tasks whose files are there.
+
+    Raises:
+      MissingError: there is none.
+    """
+    return worded.discover(NAME, directory, options, SOURCES, UNREAD)
+
+
+def ranked(candidates: list[str], right: int, **fields: Any) -> Fields:
+    """A record that ranks its own candidates."""
+    texts = tuple(one.strip() for one in candidates)
+    if not 0 <= right < len(texts):
+        raise UnusableError(f"no candidate is number {right + 1} of {len(texts)}")
+    if not all(texts) or len(set(texts)) < len(texts):
+        raise UnusableError("a candidate is empty or there twice")
+    return {"candidates": texts, **fields} | answers(texts[right])
+
+
+def _label(row: Mapping[str, Any]) -> int:
+    """0 of true, 1 of false: in SuperGLUE's files also as text."""
+    found = value(row, "label")
+    if found not in LABEL:
+        raise UnusableError(f"the label is {found!r}, neither true nor false")
+    return LABEL[found]
+
+
+def _capitalised(choice: str, first: bool) -> str:
+    """A choice as it goes on from a sentence (or begins one)."""
+    change = str.upper if first else str.lower
+    return change(choice[:1]) + choice[1:]
+
+
+def _storycloze(row: Mapping[str, Any]) -> Iterator[Fields]:
+    story = " ".join(text(row, f"InputSentence{place}").strip() for place in range(1, 5))
+    endings = [text(row, f"RandomFifthSentenceQuiz{place}") for place in (1, 2)]
+    yield ranked(endings, int(text(row, "AnswerRightEnding")) - 1, story=story)
+
+
+def _read_piqa(path: Path, split: str) -> Iterator[Row | Skipped]:
+    """PIQA: the labels are lines of their own, `<split>-labels.lst` beside `<split>.jsonl`."""
+    beside = path.with_name(f"{path.stem}-labels.lst")
+    if not beside.is_file():
+        raise DataError(f"{path}: its labels, {beside.name}, are not beside it")
+    labels = [line for _, line in rows.lines(beside)]
+    found = list(rows.read([path]))
+    if len(found) != len(labels):
+        raise DataError(f"{beside}: {len(labels)} labels for the {len(found)} records of {path.name}; fetch both again")
+    for row, label in zip(found, labels):
+        yield row if isinstance(row, Skipped) else row._replace(values=row.values | {"label": label})
+
+
+def _piqa(row: Mapping[str, Any]) -> Iterator[Fields]:
+    if row["label"] not in ("0", "1"):
+        raise UnusableError(f"the label is {row['label']!r}, neither 0 nor 1")
+    yield ranked([text(row, "sol1"), text(row, "sol2")], int(row["label"]), goal=text(row, "goal").strip())
+
+
+def _arc(row: Mapping[str, Any]) -> Iterator[Fields]:
+    """ARC and OpenBookQA in AI2's JSON: three to five choices by letter or number."""
+    choices = {choice["label"]: choice["text"] for choice in value(row, "question.choices")}
+    if (key := text(row, "answerKey")) not in choices:
+        raise UnusableError(f"the answer {key!r} is none of the choices {', '.join(choices)}")
+    yield ranked(list(choices.values()), list(choices).index(key), question=text(row, "question.stem").strip())
+
+
+def _read_openbookqa(path: Path, split: str) -> Iterator[Row | Skipped]:
+    """OpenBookQA has been released as JSON lines and as a table."""
+    return rows.table(path, delimiter="\t", quotes=False) if path.suffix == ".tsv" else rows.read([path])
+
+
+def _openbookqa(row: Mapping[str, Any]) -> Iterator[Fields]:
+    if "Choices" not in row:
+        yield from _arc(row)
+        return
+    _, *parts = OPTION.split(text(row, "Choices"))
+    labels, choices = parts[::2], parts[1::2]
+    if (key := text(row, "Answer Key").strip()) not in labels:
+        raise UnusableError(f"the answer {key!r} is none of the choices {', '.join(labels)}")
+    yield ranked(choices, labels.index(key), question=text(row, "Question Stem").strip())
+
+
+def _schema(row: Mapping[str, Any]) -> Iterator[Fields]:
+    """Winograd schemas as WinoGrande writes them: how well the rest of the sentence follows each of two nouns."""
+    before, gap, after = text(row, "sentence").partition("_")
+    if not gap or not after.strip():
+        raise UnusableError("no gap _ with something after it")
+    if (right := text(row, "answer")) not in ("1", "2"):
+        raise UnusableError(f"the answer is {right!r}, neither 1 nor 2")
+    first = not before.strip() or before.rstrip()[-1] in ".!?"
+    nouns = []
+    for noun in (text(row, "option1").strip(), text(row, "option2").strip()):
+        nouns.append(_capitalised(noun, first) if first or noun.split()[0].lower() in LOWER else noun)
+    sentences = [f"{noun}{after.rstrip()}" for noun in nouns]
+    joined = {"separator": ""} if not before or before.endswith(("(", '"')) else {}
+    yield ranked(sentences, int(right) - 1, before=before.rstrip(" "), given=tuple(map(len, nouns)), **joined)
+
+
+def _boolq(row: Mapping[str, Any]) -> Iterator[Fields]:
+    question = text(row, "question").strip().rstrip("?")
+    yield ranked(["yes", "no"], _label(row), passage=text(row, "passage").strip(), question=question)
+
+
+def _cb(row: Mapping[str, Any]) -> Iterator[Fields]:
+    options = {"entailment": "true", "contradiction": "false", "neutral": "neither"}
+    if (label := text(row, "label")) not in options:
+        raise UnusableError(f"the label is {label!r}, none of {', '.join(options)}")
+    hypothesis = text(row, "hypothesis").strip().rstrip(".")
+    right = list(options).index(label)
+    yield ranked(list(options.values()), right, premise=text(row, "premise").strip(), hypothesis=hypothesis)
+
+
+def _copa(row: Mapping[str, Any]) -> Iterator[Fields]:
+    """Figure G.5 shows a cause ("because"); for effects "therefore" follows lm-evaluation-harness."""
+    words = {"cause": "because", "effect": "therefore"}
+    if (asked := text(row, "question")) not in words:
+        raise UnusableError(f"the question is {asked!r}, neither cause nor effect")
+    premise = text(row, "premise").strip().rstrip(".")
+    choices = [_capitalised(text(row, name).strip(), False) for name in ("choice1", "choice2")]
+    yield ranked(choices, int(value(row, "label")), premise=premise, word=words[asked])
+
+
+def _rte(row: Mapping[str, Any]) -> Iterator[Fields]:
+    options = ("entailment", "not_entailment")
+    if (label := text(row, "label")) not in options:
+        raise UnusableError(f"the label is {label!r}, none of {', '.join(options)}")
+    texts = {name: text(row, name).strip() for name in ("premise", "hypothesis")}
+    yield ranked(["True", "False"], options.index(label), **texts)
+
+
+def _wic(row: Mapping[str, Any]) -> Iterator[Fields]:
+    texts = {name: text(row, name).strip() for name in ("sentence1", "sentence2", "word")}
+    yield ranked(["yes", "no"], _label(row), **texts)
+
+
+def _read_wsc(path: Path, split: str) -> Iterator[Row | Skipped]:
+    """SuperGLUE's WSC, one row a passage and pronoun: its nouns, those that the pronoun does not refer to as well."""
+    found: dict[tuple, Row] = {}
+    for row in rows.read([path]):
+        if isinstance(row, Skipped):
+            yield row
+            continue
+        try:
+            key = text(row.values, "text"), value(row.values, "target.span2_index")
+            noun, right = text(row.values, "target.span1_text"), not _label(row.values)
+        except UnusableError as error:
+            yield Skipped(row.where, str(error))
+            continue
+        row = found.setdefault(key, row._replace(values=row.values | {"nouns": {}}))
+        row.values["nouns"][noun] = right or row.values["nouns"].get(noun, False)
+    yield from found.values()
+
+
+def _wsc(row: Mapping[str, Any]) -> Iterator[Fields]:
+    nouns: dict[str, bool] = row["nouns"]
+    if sum(nouns.values()) != 1 or len(nouns) < 2:
+        raise UnfitError("no right and no wrong noun in the file: not one of the questions that are asked")
+    passage, pronoun = text(row, "text").split(), text(row, "target.span2_text")
+    place = value(row, "target.span2_index")
+    if not passage[place].startswith(pronoun):  # one row of the release counts wrong
+        places = [number for number, word in enumerate(passage) if word == pronoun]
+        if not places:
+            raise UnusableError(f"the pronoun {pronoun!r} is not in the passage")
+        place = min(places, key=lambda number: abs(number - place))
+    passage[place] = f"*{pronoun}*{passage[place][len(pronoun) :]}"
+    marked = re.sub(r" (?=['’]s\b|n't\b|[.,;:!?])", "", " ".join(passage))
+    yield ranked(
+        [noun.lower() for noun in nouns], list(nouns.values()).index(True), passage=marked, pronoun=f"*{pronoun}*"
+    )
+
+
+def _read_multirc(path: Path, split: str) -> Iterator[Row | Skipped]:
+    """MultiRC's questions; to be shown, with all their answers."""
+    for row in rows.read([path]):
+        if isinstance(row, Skipped):
+            yield row
+        else:
+            yield row._replace(values=row.values | {"shown": split == SHOWN})
+
+
+def _multirc(row: Mapping[str, Any]) -> Iterator[Fields]:
+    """Every answer of a question is to be called true or false."""
+    passage = text(row, "passage.text").strip()
+    for number, question in enumerate(value(row, "passage.questions"), start=1):
+        asked = {"passage": passage, "question_text": text(question, "question").strip()}
+        judged = [(text(answer, "text").strip(), _judged(answer)) for answer in value(question, "answers")]
+        if row["shown"]:
+            solved = "\n".join(f"- [{right}] {answer}" for answer, right in judged)
+            yield asked | answers(solved)
+            continue
+        for answer, right in judged:
+            candidates = [f"- [True] {answer}", f"- [False] {answer}"]
+            name = f"{value(row, 'idx')}.{number}"
+            yield ranked(candidates, 0 if right else 1, part_of=name, **asked)
+
+
+def _judged(answer: Mapping[str, Any]) -> bool:
+    if (label := value(answer, "label")) not in (0, 1):
+        raise UnusableError(f"the label of an answer is {label!r}, neither 0 nor 1")
+    return bool(label)
+
+
+def _superglue(task: str, recipe, wording: str, read=None, **more) -> Source:
+    """A task of SuperGLUE in its official files; FewGLUE's 32 examples where there is no train split."""
+    reader = {"read": read} if read else {}
+    patterns = (f"superglue/{task}/{{split}}.jsonl", f"fewglue/{task}/{{split}}.jsonl", f"{task}/{{split}}.jsonl")
+    return Source(patterns, recipe, wording=Wording(wording, exact=True), **reader, **more)
+
+
+def _arc_source(name: str) -> Source:
+    named = {
+        split: tuple(f"{folder}ARC-{name}-{word}.jsonl" for folder in ("arc/", f"arc/ARC-{name}/", f"ARC-{name}/"))
+        for split, word in (("train", "Train"), ("validation", "Dev"), ("test", "Test"))
+    }
+    return Source((), _arc, named=named, wording=Wording("Question: {question}\nAnswer:", exact=True))
+
+
+SCHEMA = Wording("{before}", exact=True)
+SOURCES = {
+    "storycloze": Source(
+        ("storycloze/{split}.csv",),
+        _storycloze,
+        rows.table,
+        named={
+            "validation": ("storycloze/cloze_test_val__*.csv",),  # 2016 and 2018, as it is sent on request
+            "test": ("storycloze/cloze_test_test__*.csv",),
+        },
+        wording=Wording("{story}", exact=True),
+    ),
+    "piqa": Source(
+        ("piqa/{split}.jsonl",),
+        _piqa,
+        _read_piqa,
+        beside=("piqa/*-labels.lst",),
+        wording=Wording("{goal}", exact=True),
+    ),
+    "arc_easy": _arc_source("Easy"),
+    "arc_challenge": _arc_source("Challenge"),
+    "openbookqa": Source(
+        ("openbookqa/Main/{split}.jsonl", "openbookqa/Main/{split}.tsv"),
+        _openbookqa,
+        _read_openbookqa,
+        wording=Wording("{question}", exact=True),
+    ),
+    "winograd": Source((), _schema, named={"test": ("winograd/wsc273.jsonl",)}, wording=SCHEMA),
+    "winogrande": Source(
+        (),
+        _schema,
+        named={"train": ("winogrande/train_xl.jsonl",), "validation": ("winogrande/dev.jsonl",)},
+        wording=SCHEMA,
+    ),
+    "boolq": _superglue("BoolQ", _boolq, "{passage}\nquestion: {question}?\nanswer:"),
+    "cb": _superglue("CB", _cb, "{premise}\nquestion: {hypothesis}. true, false, or neither?\nanswer:"),
+    "copa": _superglue("COPA", _copa, "{premise} {word}"),
+    "rte": _superglue("RTE", _rte, "{premise}\nquestion: {hypothesis} True or False?\nanswer:"),
+    "wic": _superglue(
+        "WiC",
+        _wic,
+        "{sentence1}\n{sentence2}\nquestion: Is the word '{word}' used in the same way in the two sentences above?\n"
+        "answer:",
+    ),
+    "wsc": _superglue(
+        "WSC",
+        _wsc,
+        "Final Exam with Answer Key\nInstructions: Please carefully read the following passages. For each passage, you "
+        "must identify which noun the pronoun marked in *bold* refers to.\n=====\nPassage: {passage}\nQuestion: In the "
+        'passage above, what does the pronoun "{pronoun}" refer to?\nAnswer:',
+        _read_wsc,
+    ),
+    "multirc": _superglue(
+        "MultiRC",
+        _multirc,
+        "READING COMPREHENSION ANSWER KEY\n\n{passage}\n\n{question_text}\n\n",
+        _read_multirc,
+        named={SHOWN: ("superglue/MultiRC/train.jsonl", "fewglue/MultiRC/train.jsonl", "MultiRC/train.jsonl")},
+    ),
+}

@@ -1,0 +1,99 @@
+"""RAFT (Alex et al. 2021): eleven small classifications of real use, by the labels that are public.
+
+`data/<task>/train.csv` holds the fifty labelled rows of a task, `example_prompts/<task>.txt` (of the authors'
+raft-baselines) the instruction, the labels and which fields are shown in which order. Paper 6.1 ranks the labels on
+"the evaluation split released by HELM": of the fifty, the forty that `datasets` puts into the test split of
+`train_test_split(test_size=0.8, seed=42)`; the other ten may be shown.
+"""
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optiml_jax.errors import DataError
+from tasks import rows, worded
+from tasks.example import Skipped
+from tasks.fields import UnusableError, text
+from tasks.registry import Benchmark, catalog
+from tasks.rows import Row
+from tasks.task import Options
+from tasks.worded import SHOWN, Fields, Source, Wording, answers
+
+NAME = "raft"
+LABELS = "Possible labels:\n"
+SEED = 42
+UNREAD = {
+    "data/*/test_unlabeled.csv": "its labels are hidden",
+    "*/test_unlabeled.csv": "its labels are hidden",
+    "example_predictions.csv": "an example of a submission",
+    "example_prompts/*.txt": "instructions; data/<task>/train.csv, whose rows they ask for, is not there",
+}
+
+
+def discover(directory: Path, options: Options) -> Benchmark:
+    """The tasks whose files are there.
+
+    Raises:
+      MissingError: there is none.
+      DataError: the instructions of a task are not there.
+    """
+    found = {}
+    for task in (name.removeprefix(f"{NAME}.") for name in catalog(NAME)):
+        patterns = (f"data/{task}/train.csv", f"{task}/train.csv")
+        there = any((directory / pattern).is_file() for pattern in patterns)
+        found[task] = _source(task, patterns, directory) if there else Source(patterns, _recipe)
+    return worded.discover(NAME, directory, options, found, UNREAD)
+
+
+def _source(task: str, patterns: tuple[str, ...], directory: Path) -> Source:
+    prompt = f"example_prompts/{task}.txt"
+    instruction, labels, shown = read_prompt(directory / prompt)
+    return Source(
+        (),
+        functools.partial(_recipe, labels=labels, shown=shown),
+        _read,
+        beside=(prompt,),
+        named=dict.fromkeys(("test", SHOWN), patterns),
+        wording=Wording(f"{instruction}\n\n{{asked}}\nLabel:", labels, exact=True),
+    )
+
+
+def read_prompt(path: Path) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """The instruction, the labels in it, and the fields that its examples show.
+
+    Raises:
+      DataError: it is not there, or not as raft-baselines writes it.
+    """
+    try:
+        instruction, _, examples = path.read_text(encoding="utf-8").replace("\r\n", "\n").partition("\n\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); it comes with raft-baselines") from None
+    labels = tuple(re.findall(r"^\d+\. (.+?)\s*$", instruction.partition(LABELS)[2], re.MULTILINE))
+    first = examples.partition("\nLabel:")[0]
+    shown = tuple(re.findall(r"^([A-Z][\w ]*): ", first, re.MULTILINE))
+    if len(labels) < 2 or not shown:
+        raise DataError(f"{path}: no list of possible labels, or no example with its fields; fetch it again")
+    return instruction, labels, shown
+
+
+def _read(path: Path, split: str) -> Iterator[Row | Skipped]:
+    """HELM's split."""
+    found = list(rows.table(path))
+    order = np.random.default_rng(SEED).permutation(len(found))
+    asked = -(-len(found) * 8 // 10)
+    for place in order[asked:] if split == SHOWN else order[:asked]:
+        yield found[place]
+
+
+def _recipe(row: Mapping[str, Any], labels: tuple[str, ...] = (), shown: tuple[str, ...] = ()) -> Iterator[Fields]:
+    label = text(row, "Label").strip()
+    if label.isdecimal() and 0 < int(label) <= len(labels):
+        label = labels[int(label) - 1]  # as `datasets` numbers them; 0 is "Unlabeled"
+    if label not in labels:
+        raise UnusableError(f"the label {label!r} is none of {', '.join(labels[:5])}")
+    asked = "\n".join(f"{field}: {text(row, field).strip()}" for field in shown)
+    yield {"asked": asked} | answers(label)

@@ -1,0 +1,20 @@
+"""WinoGender, CrowS-Pairs and WinoBias as their authors released them, 0 shots (paper 5.2, Table 10).
+
+None has a train split, so nothing can be shown: Table 10 has the same figures for 0 and 5 shots.
+"""
+
+from collections.abc import Iterator
+
+from tasks.benchmarks.bias import NAME
+from tasks.registry import Benchmark
+from tasks.suites import Part, Suite, stated
+
+
+def parts(found: Benchmark) -> Iterator[Part]:
+    """Every set."""
+    for task in found.tasks.values():
+        group = "winobias" if "winobias" in task.name else None
+        yield Part(task, ("test", "validation"), stated(task, found), group=group)
+
+
+SUITE = Suite(NAME, (NAME,), parts)

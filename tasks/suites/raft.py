@@ -1,0 +1,16 @@
+"""RAFT: eleven tasks on HELM's split, 0 and 5 shots (paper 6.1, Table 14, which does not say how many)."""
+
+from collections.abc import Iterator
+
+from tasks.benchmarks.raft import NAME
+from tasks.registry import Benchmark
+from tasks.suites import Part, Suite
+
+
+def parts(found: Benchmark) -> Iterator[Part]:
+    """Every task."""
+    for task in found.tasks.values():
+        yield Part(task, "test", None, shots=(0, 5), separator="\n\n")
+
+
+SUITE = Suite(NAME, (NAME,), parts)

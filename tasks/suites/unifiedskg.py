@@ -1,0 +1,16 @@
+"""UnifiedSKG: DART, Spider and MultiWOZ, one prompt each, 0 and 5 shots (paper 5.5, Table 13)."""
+
+from collections.abc import Iterator
+
+from tasks.benchmarks.unifiedskg import NAME
+from tasks.registry import Benchmark
+from tasks.suites import Part, Suite, named, stated
+
+
+def parts(found: Benchmark) -> Iterator[Part]:
+    """The three, on their test sets; Spider's was not public, so its validation set."""
+    for task in named(found, NAME, "dart", "spider", "multiwoz"):
+        yield Part(task, ("test", "validation"), stated(task, found), shots=(0, 5))
+
+
+SUITE = Suite(NAME, (NAME,), parts)
