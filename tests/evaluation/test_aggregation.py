@@ -107,3 +107,32 @@ def test_random_counts_every_right_candidate_and_is_unknown_without_candidates()
     assert baselines([two_right])["random"] == 0.5
     generated = score_sample(prompt(1, candidates=None), "no")
     assert baselines([two_right, generated])["random"] is None
+
+
+def test_a_question_of_several_prompts_is_right_when_all_are():
+    """MultiRC: three answers of one question, one of another; per prompt three of four are right, per question one."""
+    scores = {"a": [1.0, 0.0, 1.0], "b": [1.0]}
+    made = [
+        sample(
+            score,
+            number=f"{name}{i}",
+            part_of=name,
+            candidates=("- [True] x", "- [False] x"),
+            references=("- [True] x",),
+        )
+        for name, own in scores.items()
+        for i, score in enumerate(own)
+    ]
+    (task,) = aggregate(made)["tasks"].values()
+    assert task["score"] == 0.5 and task["examples"] == 4
+    assert task["baselines"] == {"majority": 1.0, "random": (1 / 8 + 1 / 2) / 2}
+
+
+def test_contaminated_examples_are_counted_and_scored_apart():
+    made = [sample(float(i == 0), number=i, contaminated=i == 0) for i in range(4)]
+    (task,) = aggregate(made)["tasks"].values()
+    assert (task["score"], task["contaminated"], task["clean_score"]) == (0.25, 1, 0.0)
+    (task,) = aggregate([sample(1.0, contaminated=True)])["tasks"].values()
+    assert task["clean_score"] is None and task["contaminated"] == 1
+    (task,) = aggregate([sample(1.0)])["tasks"].values()
+    assert "contaminated" not in task  # it is not known

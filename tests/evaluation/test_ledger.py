@@ -13,7 +13,7 @@ from tests.evaluation.prompts import ledger_line, prompt
 
 def test_prompts_come_back_as_they_were_written(tmp_path):
     prompts = [
-        prompt(0, group="skies", demonstration_ids=("7", "9"), shots=2, seed=3),
+        prompt(0, group="skies", demonstration_ids=("7", "9"), shots=2, seed=3, given=(1, 0), contaminated=True),
         prompt(1, task="bench.sea", candidates=None, metric="rouge_l", references=("a b", "c\u2028d"), level=None),
         prompt(
             2,
@@ -23,6 +23,7 @@ def test_prompts_come_back_as_they_were_written(tmp_path):
             separator="\n",
             stop=("\n\n", "Q:"),
             max_new_tokens=32,
+            part_of="q",
         ),
     ]
     file = tmp_path / "dev.jsonl"
@@ -55,6 +56,10 @@ def test_prompts_come_back_as_they_were_written(tmp_path):
         (ledger_line(prompt(1), references="yes"), '"references" must be a list of texts'),
         (ledger_line(prompt(1), candidates=[]), "prompt suite/bench.sky/plain/1/0/0: empty candidate list"),
         (ledger_line(prompt(1), candidates=["no"]), "prompt suite/bench.sky/plain/1/0/0: no candidate is a reference"),
+        (ledger_line(prompt(1), given=[1]), "prompt suite/bench.sky/plain/1/0/0: given must be one number a candidate"),
+        (ledger_line(prompt(1), given=[3, 1]), "given must be one number a candidate, and leave some of it to score"),
+        (ledger_line(prompt(1), given=["a", 1]), '"given" must be a list of whole numbers from 0'),
+        (ledger_line(prompt(1), contaminated=1), '"contaminated" must be true or false or null'),
         (ledger_line(prompt(1), shots="5"), '"shots" must be a whole number from 0'),
         (ledger_line(prompt(1), prompt=None), '"prompt" must be a text'),
         (ledger_line(prompt(1), refs=[]), 'unknown field "refs"; did you mean references'),

@@ -239,3 +239,18 @@ def test_one_text_in_place_of_a_list_is_refused(model):
             call()
     with pytest.raises(TypeError, match="a list of texts"):
         model.rank(["Say so."], ["yes"])
+
+
+def test_what_is_told_of_a_candidate_is_not_scored(model, exported):
+    """Partial scoring of Winograd schemas (Brown et al. 2020, Figure G.13), against transformers."""
+    prompt = "The trophy does not fit into the suitcase because"
+    nouns, rest = [" the trophy", " the suitcase"], " is too large."
+    (found,) = model.rank_prompts([prompt], [[noun + rest for noun in nouns]], given=[[len(noun) for noun in nouns]])
+    for noun, score in zip(nouns, found.scores):
+        before = model.prompt_ids(prompt) + model.tokenizer.encode(noun)
+        answer = model.tokenizer.encode(rest)
+        logs = torch_log_probabilities(exported[1], [*before, *answer])
+        wanted = sum(logs[len(before) + i - 1, token] for i, token in enumerate(answer))
+        assert score == pytest.approx(wanted, abs=1e-4)
+    (whole,) = model.rank([prompt], [[noun + rest for noun in nouns]])
+    assert whole != found.scores
