@@ -10,9 +10,11 @@ import jax
 import numpy as np
 import pytest
 
+from optiml_jax.data.caches import ledger_path
 from optiml_jax.errors import UserError, exit_on_user_error
 from optiml_jax.evaluation import answering
-from optiml_jax.evaluation.ledger import Prompt, read_ledger
+from optiml_jax.evaluation import run as run_module
+from optiml_jax.evaluation.ledger import Prompt, read_ledger, write_ledger
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.files import exclusive
 from optiml_jax.inference.model import Model
@@ -94,6 +96,7 @@ def test_stop_texts_limits_and_separators_stand_in_the_ledger(model, prompts, tm
         prompt(22, **fields, max_new_tokens=99),
         prompt(23, separator="\n"),
         prompt(24, **fields, separator="", prompt="Say it. "),
+        prompt(25, given=(1, 1, 4)),
     ]
     answering.run_evaluation(model, asked, tmp_path, max_new_tokens=12)
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
@@ -103,6 +106,34 @@ def test_stop_texts_limits_and_separators_stand_in_the_ledger(model, prompts, tm
     scores = model.rank([asked[3].prompt], [["\n" + text for text in asked[3].candidates]])[0]
     np.testing.assert_allclose(samples[3]["scores"], scores, atol=1e-4)
     assert samples[4]["prediction"] == model.generate(["Say it. "], max_new_tokens=12)[0].strip()
+    told = zip(asked[5].candidates, asked[5].given)  # what is told stands before what is ranked, with its space
+    (scores,) = zip(*(model.rank([f"{asked[5].prompt} {text[:n]}"], [[text[n:]]])[0] for text, n in told))
+    np.testing.assert_allclose(samples[5]["scores"], scores, atol=1e-4)
+
+
+def test_several_suites_make_one_report_and_no_task_is_in_two(model, prompts, tmp_path, monkeypatch, capsys):
+    cache, weights = tmp_path / "cache", tmp_path / "weights"
+    monkeypatch.setattr(run_module, "load_model", lambda *args, **options: model)
+    model.save(str(weights))
+    levels = {"one": "fully_held_out", "two": "held_out_task", "three": "held_out_instances"}
+    for number, (suite, level) in enumerate(levels.items()):
+        own = prompt(number, suite=suite, task=f"bench.{suite}", level=level)
+        write_ledger(ledger_path(cache, suite), [own], {"coverage": {suite: {"test": [1, 2]}}})
+    found = run_module.evaluate(
+        str(weights), output_dir=str(tmp_path / "out"), suite="one, two,three", cache_dir=str(cache)
+    )
+    assert set(found["levels"]) == set(levels.values()) and set(found["tasks"]) == {
+        f"bench.{suite}" for suite in levels
+    }
+    assert "one: 1 of 2 test tasks have files; two: 1 of 2" in capsys.readouterr().out
+    write_ledger(ledger_path(cache, "again"), [prompt(9, suite="again", task="bench.two")], {})
+    for suite, ledger, message in (
+        ("two,again", None, "again.jsonl: task bench.two stands in .*two.jsonl too; evaluate the two apart"),
+        ("two,none", None, "none.jsonl: no such ledger"),
+        ("two", "x.jsonl", "SUITE=two and LEDGER=x.jsonl both say what is asked"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_module.evaluate(str(weights), ledger, str(tmp_path / "out"), suite=suite, cache_dir=str(cache))
 
 
 def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(model, prompts, tmp_path, monkeypatch):

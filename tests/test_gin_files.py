@@ -6,12 +6,14 @@ After a change on purpose: python -m tests.test_gin_files
 import dataclasses
 from pathlib import Path
 
+import gin
 import pytest
 import torch
 import transformers
 
 from optiml_jax import gin_cli
 from optiml_jax.model import decoder
+from tasks import suites
 
 GIN = gin_cli.SEARCH_PATH
 GOLDEN = Path(__file__).parent / "data" / "golden"
@@ -45,6 +47,19 @@ def test_a_shipped_run_has_the_settings_written_down_for_it(file):
     golden = GOLDEN / f"{Path(file).stem}.txt"
     assert golden.exists(), "write it down with python -m tests.test_gin_files, and read it before committing"
     assert settings_text(file) == golden.read_text(encoding="utf-8")
+
+
+def test_every_suite_of_the_paper_has_a_gin_file():
+    """Its name is that of the suite; `test.gin` asks all but the validation suite, and no task twice."""
+    of = {}
+    for path in GIN.glob("suites/*.gin"):
+        gin.clear_config()
+        gin_cli.parse([f"--gin_file=suites/{path.name}"], "tests")
+        of[path.stem] = gin.query_parameter("SUITE/macro.value")
+    every = of.pop("test").split(",")
+    assert all(name == suite for name, suite in of.items()) and set(of) == {*every, "validation"}
+    own = {"samples", "jsonl", "super_natural_instructions", "super_natural_instructions_xlingual"}
+    assert set(of) == set(suites.names()) - own
 
 
 def config_of(size: str):

@@ -4,6 +4,7 @@ r"""Builds the token store of a mixture and the prompt ledger of a suite, or bri
     python -m tools.cache_tasks --mixture=super_natural_instructions --data_dir=data --cache_dir=cache/ni \
         --tokenizer=facebook/opt-125m
     python -m tools.cache_tasks --suite=super_natural_instructions --data_dir=data --cache_dir=cache/ni
+    python -m tools.cache_tasks --suite=mmlu,bbh --data_dir=data --cache_dir=cache/ni
 
     python -m tools.cache_tasks --verify --cache_dir=cache/ni
 
@@ -30,6 +31,7 @@ from tasks import mixtures, suites
 from tasks.benchmarks import samples
 from tasks.demonstrations import SEPARATOR
 from tasks.example import Skipped
+from tasks.registry import MissingError
 from tasks.store import build, pipeline
 from tasks.store.element import Job
 from tasks.store.shard import Limits
@@ -49,7 +51,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     add = parser.add_argument
     add("--verify", action="store_true", help="check every byte of the store; write nothing")
     add("--mixture", help=f"what to train on: {', '.join(mixtures.names())}")
-    add("--suite", help=f"what to evaluate on, alone: {', '.join(suites.names())}")
+    add("--suite", help=f"what to evaluate on, alone; several with commas: {', '.join(suites.names())}")
     add("--data_dir", default=os.environ.get("OPTIML_DATA_DIR"), help="raw data, one folder a benchmark")
     add("--cache_dir", required=True, help="where the store is, or will be")
     add("--tokenizer", default=os.environ.get("OPTIML_TOKENIZER"), help="directory or hub name; samples have their own")
@@ -115,18 +117,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flags.allow_empty_tasks,
         flags.missing_benchmarks,
     )
-    suite = flags.suite
+    asked = [suites.suite(name.strip()) for name in (flags.suite or "").split(",") if name]
     if flags.mixture:
         cache_mixture(flags, options, beam_flags)
-        suite = flags.mixture if flags.mixture in suites.names() else None
-    if suite:
+        asked = [suites.suite(flags.mixture)] if flags.mixture in suites.names() else []
+    separator = flags.demonstration_separator.replace("\\n", "\n")
+    for suite in asked:
         start = time.perf_counter()
-        separator = flags.demonstration_separator.replace("\\n", "\n")
-        asked = suites.suite(suite)
-        found = writing.run(
-            asked, flags.data_dir, flags.cache_dir, options, flags.max_prompts_per_task, separator, bool(flags.mixture)
-        )
-        print(ledger_report(suite, found, time.perf_counter() - start, alone=not flags.mixture))
+        try:
+            found = writing.run(
+                suite,
+                flags.data_dir,
+                flags.cache_dir,
+                options,
+                flags.max_prompts_per_task,
+                separator,
+                bool(flags.mixture),
+            )
+        except MissingError as error:
+            if len(asked) == 1 or options.missing_benchmarks == REFUSE:
+                raise
+            print(f"suite {suite.name} is left out: {error}")
+            continue
+        print(ledger_report(suite.name, found, time.perf_counter() - start, alone=not flags.mixture))
 
 
 def cache_mixture(flags: argparse.Namespace, options: Options, beam_flags: Sequence[str]) -> None:

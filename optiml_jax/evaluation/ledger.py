@@ -223,6 +223,21 @@ def read_ledger(path: str | Path) -> list[Prompt]:
     return prompts
 
 
+def read_ledgers(paths: Sequence[str | Path]) -> list[Prompt]:
+    """The prompts of several suites, one after the other.
+
+    Raises:
+      DataError: as `read_ledger`; or a task stands in two of them, whose scores would be mixed.
+    """
+    prompts, files = [], {}
+    for path in paths:
+        for prompt in read_ledger(path):
+            if (other := files.setdefault(prompt.task, path)) != path:
+                raise DataError(f"{path}: task {prompt.task} stands in {other} too; evaluate the two apart")
+            prompts.append(prompt)
+    return prompts
+
+
 def _check_agreement(prompt: Prompt, first: Prompt, lines: Mapping[str, int]) -> None:
     """Whether a prompt says of its task what the task's first one said: a mean over two metrics means nothing."""
     for field in OF_A_TASK:

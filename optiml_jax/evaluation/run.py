@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from optiml_jax.data.caches import ledger_path
 from optiml_jax.errors import UserError
 from optiml_jax.evaluation.answering import run_evaluation
-from optiml_jax.evaluation.ledger import about, read_ledger
+from optiml_jax.evaluation.ledger import about, read_ledgers
 from optiml_jax.inference.model import load_model
 from optiml_jax.metrics_log import training_losses
 from optiml_jax.model.config import PRECISIONS
@@ -23,6 +23,7 @@ def evaluate(
     ledger: str | None = None,
     output_dir: str | None = None,
     mixture: str | None = None,
+    suite: str | None = None,
     cache_dir: str = "cache",
     batch_rows: int = 16,
     max_new_tokens: int = 256,
@@ -34,7 +35,8 @@ def evaluate(
 
     Args:
       weights: MODEL_DIR of a run, Hugging Face directory or hub name.
-      ledger: file, or a directory that holds one; None: the ledger of `mixture` in `cache_dir`.
+      ledger: file, or a directory that holds one; None: those of `suite`, else of `mixture`, in `cache_dir`.
+      suite: a suite, or several with commas between them, which make one report.
       output_dir: None: `weights`/evaluation.
       check_only: looks at everything but the weights, which need not be there yet, and returns.
 
@@ -43,10 +45,12 @@ def evaluate(
     """
     if not weights:
         raise UserError("WEIGHTS is not set; name a model with --gin.WEIGHTS=\"'runs/tiny'\"")
-    if ledger is None:
-        if mixture is None:
-            raise UserError("LEDGER is not set; name one with --gin.LEDGER=\"'cache/ledgers/samples.jsonl'\"")
-        ledger = str(ledger_path(cache_dir, mixture))
+    if ledger is not None and suite is not None:
+        raise UserError(f"SUITE={suite} and LEDGER={ledger} both say what is asked; give one of them")
+    if ledger is None and suite is None and mixture is None:
+        raise UserError("LEDGER is not set; name one with --gin.LEDGER=\"'cache/ledgers/samples.jsonl'\", or a SUITE")
+    suites = [name.strip() for name in (suite or mixture or "").split(",")]
+    ledgers = [ledger] if ledger is not None else [str(ledger_path(cache_dir, name)) for name in suites]
     batch_rows = check("evaluate.batch_rows", batch_rows, int)
     max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
     if precision not in PRECISIONS:
@@ -57,7 +61,7 @@ def evaluate(
         if not check_only and not Path(weights).is_dir():
             raise UserError(f"OUTPUT_DIR is not set; {weights} is no directory that results could go into")
         output_dir = str(Path(weights) / "evaluation")
-    prompts = read_ledger(ledger)
+    prompts = read_ledgers(ledgers)
     if check_only:
         return {}
     model = load_model(weights, mesh=mesh, precision=precision)
@@ -68,7 +72,7 @@ def evaluate(
         batch_rows=batch_rows,
         max_new_tokens=min(max_new_tokens, model.config.max_positions // 2),
         training=training_losses(weights),
-        coverage=about(ledger).get("coverage"),
+        coverage={name: counts for path in ledgers for name, counts in about(path).get("coverage", {}).items()} or None,
     )
     if jax.process_index() == 0:
         print(f"report    {output_dir}/report.html")
