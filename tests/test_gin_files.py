@@ -53,8 +53,7 @@ def test_every_suite_of_the_paper_has_a_gin_file():
     """Its name is that of the suite; `test.gin` asks all but the validation suite, and no task twice."""
     of = {}
     for path in GIN.glob("suites/*.gin"):
-        gin.clear_config()
-        gin_cli.parse([f"--gin_file=suites/{path.name}"], "tests")
+        gin_cli.settings([f"--gin_file=suites/{path.name}"], "tests")
         of[path.stem] = gin.query_parameter("SUITE/macro.value")
     every = of.pop("test").split(",")
     assert all(name == suite for name, suite in of.items()) and set(of) == {*every, "validation"}
