@@ -106,6 +106,18 @@ class Tokenizer:
         special = {self.bos_id, self.pad_id, self.eos_id, self.unk_id} if skip_special else set()
         return self._tokenizer.decode([int(i) for i in ids if int(i) not in special], skip_special_tokens=False)
 
+    def pieces(self) -> list[bytes]:
+        """The bytes of each id's piece; of a special token, or an id without a piece, none."""
+        # GPT-2 writes a byte as its own character where that is printable, as one from 256 on where it is not.
+        own = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        others = (byte for byte in range(256) if byte not in own)
+        bytes_of = {chr(byte): byte for byte in own} | {chr(256 + n): byte for n, byte in enumerate(others)}
+        found = [b""] * self.vocab_size
+        for piece, number in self._vocab.items():
+            if piece not in SPECIAL.values() and all(character in bytes_of for character in piece):
+                found[number] = bytes(bytes_of[character] for character in piece)
+        return found
+
     def save(self, directory: str | os.PathLike) -> None:
         """Writes `vocab.json` and `merges.txt`."""
         directory = Path(directory)

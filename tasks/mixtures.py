@@ -10,15 +10,18 @@ reasoning sets, from which 4.6 took its share too; and pre-training text is 5% o
 0.95% of the draws. `opt_iml_max` also trains on what the others hold out (section 6: all 1,991 tasks).
 """
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from optiml_jax.data.manifest import EPS
 from optiml_jax.data.settings import LEAVE_OUT, REFUSE
 from optiml_jax.errors import check_known
+from optiml_jax.evaluation.ledger import LEVELS
+from tasks import review
 from tasks.example import Skipped
-from tasks.registry import Benchmark, MissingError, benchmark_names, catalog, discover
+from tasks.registry import CATALOG, Benchmark, CatalogRow, MissingError, benchmark_names, catalog, discover, listed
 from tasks.task import Options, Task
 
 WAY_OUT = (
@@ -34,6 +37,8 @@ class Mixture:
     Attributes:
       proportions: benchmark -> its share of the draws. None for one benchmark, or to cap over all tasks alike.
       splits: the official lists whose tasks are drawn from; OPT-IML-Max trains on those of the evaluation too.
+      holds_out: whether it leaves out what the paper evaluates on, though a benchmark's own list trains on it: the
+        categories of `held_out_categories`, and the tasks that the review drops (`catalog/review.tsv`, paper 2.3).
     """
 
     name: str
@@ -41,6 +46,7 @@ class Mixture:
     proportions: Mapping[str, float] | None = None
     eps: int = EPS
     splits: tuple[str, ...] = ("train",)
+    holds_out: bool = False
 
     def discover(self, data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
         """Everything in the folders of its benchmarks; see `discover_all` for the errors."""
@@ -53,13 +59,37 @@ class Mixture:
 
     def tasks(self, found: Benchmark) -> list[Task]:
         """The tasks of `found` that are drawn from: what has no train split can only be evaluated."""
-        listed = found.listed(*self.splits)
-        return [task for task in listed if task.benchmark in self.benchmarks and "train" in task.splits]
+        listed = [task for task in found.listed(*self.splits) if self._why_not(task, found) is None]
+        return [task for task in listed if task.benchmark in self.benchmarks]
 
-    def without_train_split(self, found: Benchmark) -> list[Skipped]:
-        """The tasks that would be drawn from if their files held a train split: most sets are released with one."""
-        listed = found.listed(*self.splits)
-        return [Skipped(task.name, f"only {', '.join(task.splits)}") for task in listed if "train" not in task.splits]
+    def not_drawn(self, found: Benchmark) -> list[Skipped]:
+        """The tasks of its lists that are not drawn from, each with the reason."""
+        reasons = {task.name: self._why_not(task, found) for task in found.listed(*self.splits)}
+        return [Skipped(name, reason) for name, reason in reasons.items() if reason is not None]
+
+    def _why_not(self, task: Task, found: Benchmark) -> str | None:
+        if reason := self.dropped(found.rows[task.name], task.options.review):
+            return reason
+        return None if "train" in task.splits else f"only {', '.join(task.splits)}"
+
+    def dropped(self, row: CatalogRow, own_review: str | None = None) -> str | None:
+        """Why a task of its lists is left out on purpose; None: it is not.
+
+        Args:
+          own_review: the user's, beside the project's.
+        """
+        if self.holds_out and row.category in held_out_categories():
+            return f"its category {row.category} is held out (paper 2.3, Table 15)"
+        for path in filter(None, (review.PATH if self.holds_out else None, own_review)):
+            if reason := review.dropped(path, review.DROP_TRAIN).get(row.name):
+                return f"dropped by {path}: {reason}"
+        return None
+
+
+@functools.cache
+def held_out_categories() -> frozenset[str]:
+    """The categories that the paper trains on nowhere (Table 15, 5.2 to 5.4): those of what is fully held out."""
+    return frozenset(row["category"] for row in listed(CATALOG) if row["level"] == LEVELS[0])
 
 
 def discover_all(names: tuple[str, ...], data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
@@ -82,6 +112,12 @@ def discover_all(names: tuple[str, ...], data_dir: str | os.PathLike | None, opt
         first, *others = missing
         more = f"; nor those of {', '.join(others)}" if others else ""
         raise MissingError(f"the data of {first} are not there ({missing[first]}){more}{WAY_OUT}")
+    return together(found)
+
+
+def together(found: Iterable[Benchmark]) -> Benchmark:
+    """Several benchmarks as one."""
+    found = list(found)
     tasks = {name: task for benchmark in found for name, task in benchmark.tasks.items()}
     rows = {name: row for benchmark in found for name, row in benchmark.rows.items()}
     return Benchmark(tasks, tuple(skipped for benchmark in found for skipped in benchmark.left_out), rows)
@@ -105,7 +141,7 @@ EVERYTHING = ("train", "test", "test_xlingual", "excluded")
 MIXTURES = {
     mixture.name: mixture
     for mixture in (
-        Mixture("opt_iml", tuple(PROPORTIONS), PROPORTIONS),
+        Mixture("opt_iml", tuple(PROPORTIONS), PROPORTIONS, holds_out=True),
         Mixture("opt_iml_max", tuple(PROPORTIONS), PROPORTIONS, splits=EVERYTHING),
     )
 }

@@ -18,6 +18,7 @@ class Options:
       held_out_instances: of each task; None: the benchmark's default.
       all_templates: those too that alter the original task (PromptSource, FLAN).
       t0_truncation: fields of PromptSource's rows are cut to 2,048 characters, as T0 was trained.
+      review: a file of decisions on pairs of tasks (`tasks/review.py`), beside the project's own.
       missing_benchmarks: of several, those whose data are not there: "refuse", or "leave_out" and share what they had.
     """
 
@@ -27,6 +28,7 @@ class Options:
     allow_bad_records: bool = False
     allow_empty_tasks: bool = False
     missing_benchmarks: str = REFUSE
+    review: str | None = None
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ def _task(
         read=functools.partial(_read, source, splits),
         render=functools.partial(render, row.name, row.style == "task", wording),
         options=options,
-        demonstrations=next((split for split in (SHOWN, "train") if split in splits), next(iter(splits))),
+        demonstrations=SHOWN if SHOWN in source.named else "train" if "train" in splits else next(iter(splits)),
         demonstrations_drawn=source.drawn,
         longer=longer,
     )

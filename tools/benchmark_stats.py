@@ -24,10 +24,11 @@ from optiml_jax.errors import DataError, check_known, exit_on_user_error
 from optiml_jax.files import write_atomically
 from optiml_jax.tables import Parser, table
 from optiml_jax.tokenizer import Tokenizer, join
-from tasks import registry
+from tasks import mixtures, registry
 from tasks.example import Example, Skipped
 from tasks.pool import Pool
 from tasks.registry import Benchmark, MissingError
+from tasks.suites import flan, promptsource, super_natural_instructions_held_out, unifiedskg, validation
 from tasks.task import Options, Task
 
 BATCH = 1024  # prompts tokenised at once
@@ -57,6 +58,7 @@ TABLE_1 = {
 }
 TRAINED = "OPT-IML Bench (train)"
 TABLE_1[TRAINED] = Paper(93, 1_545, 17.9e6, 1.7, 261, 631)  # what opt_iml draws from
+DEV, TEST = Paper(7, 35, 145e3, 2.9, 0, 0), Paper(10, 87, 321e3, 4.6, 0, 0)  # of OPT-IML Bench; lengths not stated
 OTHERS = ("pretrain_text", "dialogue")  # used by the paper, not in its Table 1
 
 
@@ -157,6 +159,30 @@ HEADER += ("prompt tokens", "paper")
 SPLITS = ("benchmark", "split", "tasks", "templates", "examples", "tokens", "of them targets", "skipped")
 
 
+def listed_beside_the_paper() -> list[tuple]:
+    """What of the catalog is trained on, validated and tested on, whether or not it is there, beside Table 1.
+
+    Tests are the tasks of Tables 9 to 13, ANLI's rounds apart and without Blended Skill Talk, which Table 15 has.
+    """
+    mixture = mixtures.mixture("opt_iml")
+    every = {row.name: row for name in mixture.benchmarks for row in registry.catalog(name).values()}
+    trained = [row for row in every.values() if row.split in mixture.splits and mixture.dropped(row) is None]
+    validated = [(f"{row.benchmark}.{task}", row.category) for row in validation.TABLE_15 for task in row.tasks]
+    tested = [(row.name, row.category) for row in registry.catalog("opt_eval").values()]
+    tested += [(f"anli {one}", every["promptsource.anli"].category) for one in promptsource.ROUNDS]
+    named = [f"promptsource.{task}" for task in promptsource.TABLE_10 if task != "blended_skill_talk"]
+    named += [f"flan.{task}" for task in flan.TABLE_11] + [f"unifiedskg.{task}" for task in unifiedskg.TABLE_13]
+    tested += [(name, every[name].category) for name in named]
+    super_ni = registry.catalog("super_natural_instructions").values()
+    tested += [(row.name, row.category) for row in super_ni if super_natural_instructions_held_out.asks(row)]
+    ours = {"train": [(row.name, row.category) for row in trained], "validation": validated, "test": tested}
+    paper = {"train": TABLE_1[TRAINED], "validation": DEV, "test": TEST}
+    return [
+        (name, len({category for _, category in rows}), paper[name].categories, len(rows), paper[name].tasks)
+        for name, rows in ours.items()
+    ]
+
+
 def by_split(measured: Sequence[Measured]) -> list[tuple]:
     """A line for each split of each benchmark; tokens of splits that were sampled are means times examples."""
     rows = []
@@ -195,9 +221,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     splits = [(task, split) for one in found.values() for task in one.tasks.values() for split in task.splits]
     bar = tqdm(splits, "reading", unit="split", leave=False, delay=1)
     measured = [measure(task, split, tokenizer, flags.prompts) for task, split in bar]
-    trained = [task for name, one in found.items() if name in TABLE_1 for task in one.listed("train")]
+    mixture, every = mixtures.mixture("opt_iml"), mixtures.together(found.values())
+    trained = [task for task in mixture.tasks(every) if task.benchmark in TABLE_1]
     lines = {name: list(one.tasks.values()) for name, one in found.items()} | {TRAINED: trained}
     print(table(HEADER, [beside_the_paper(name, tasks, measured) for name, tasks in lines.items()]))
+    print("\n" + table(("OPT-IML Bench, listed", "categories", "paper", "tasks", "paper"), listed_beside_the_paper()))
     print("\n" + table(SPLITS, rows := by_split(measured)))
     skipped = [each for one in measured for each in one.skipped]
     left_out = [*missing, *(each for one in found.values() for each in one.left_out)]

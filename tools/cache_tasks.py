@@ -24,10 +24,10 @@ from optiml_jax.data.manifest import coverage_text
 from optiml_jax.data.sampling import shares_text
 from optiml_jax.data.settings import LEAVE_OUT, REFUSE
 from optiml_jax.data.verify import splits
-from optiml_jax.errors import DataError, UserError, exit_on_user_error, nearest
+from optiml_jax.errors import DataError, UserError, exit_on_user_error
 from optiml_jax.tables import Parser, table
 from optiml_jax.tokenizer import Tokenizer
-from tasks import mixtures, suites
+from tasks import mixtures, overlap, suites
 from tasks.benchmarks import samples
 from tasks.demonstrations import SEPARATOR
 from tasks.example import Skipped
@@ -70,6 +70,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
         default=REFUSE,
         help="of a mixture of several, those whose data are not there (refuse)",
     )
+    add("--review", help="decisions on pairs of tasks, of tools.find_overlap: which to drop from either side")
+    add("--overlap", help="examples of tools.find_overlap that the ledger flags: OUTPUT.examples.tsv")
     add("--allow_bad_records", action="store_true", help="skip them even when more than 1%% of a split is unusable")
     add("--allow_empty_tasks", action="store_true", help="leave out tasks without usable instances")
     flags, beam_flags = parser.parse_known_args(arguments)
@@ -81,17 +83,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     if flags.row_length < 2:
         raise UserError(f"--row_length={flags.row_length}: must be at least 2")
     if beam_flags:
-        check_beam_flags(beam_flags, [action.option_strings[0] for action in parser._actions])
+        pipeline.check_flags(beam_flags, [action.option_strings[0] for action in parser._actions])
     return flags, beam_flags
-
-
-def check_beam_flags(beam_flags: Sequence[str], own: Sequence[str]) -> None:
-    """Beam ignores flags it does not know; a misspelt flag must not be ignored."""
-    known = pipeline.beam_flags()
-    for flag in beam_flags:
-        name = flag.split("=")[0]
-        if flag.startswith("-") and name not in known:
-            raise UserError(f"{name}: neither a flag of this tool nor of Beam{nearest(name, own) or '; see --help'}")
 
 
 def tokenizer_of(flags: argparse.Namespace) -> Tokenizer:
@@ -116,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flags.allow_bad_records,
         flags.allow_empty_tasks,
         flags.missing_benchmarks,
+        flags.review,
     )
+    contaminated = overlap.read_examples(flags.overlap) if flags.overlap else None
     asked = [suites.suite(name.strip()) for name in (flags.suite or "").split(",") if name]
     if flags.mixture:
         cache_mixture(flags, options, beam_flags)
@@ -133,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 flags.max_prompts_per_task,
                 separator,
                 bool(flags.mixture),
+                contaminated,
             )
         except MissingError as error:
             if len(asked) == 1 or options.missing_benchmarks == REFUSE:

@@ -76,7 +76,7 @@ def run(
         known = tuple(size for size in sizes if size.examples)
         manifest = Manifest(mixture.name, known, mixture.eps, present(mixture.proportions, known), found.coverage)
         manifest.write(path)
-    left_out = (*found.left_out, *mixture.without_train_split(found))
+    left_out = (*found.left_out, *mixture.not_drawn(found))
     return Result(tasks, pending, left_out, manifest, seconds)
 
 

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from optiml_jax.errors import DataError
+from optiml_jax.errors import DataError, UserError, nearest
 from tasks.store.element import FAILED, Job, elements, worker, write_element
 from tasks.store.shard import SPLIT
 from tasks.task import Task
@@ -104,6 +104,22 @@ def beam_flags() -> set[str]:
     for options in import_beam()[1].__subclasses__():
         options._add_argparse_args(parser)
     return set(parser._option_string_actions)
+
+
+def check_flags(given: Sequence[str], own: Sequence[str]) -> None:
+    """Beam ignores flags it does not know; a misspelt one of a tool must not be.
+
+    Args:
+      own: the tool's flags, of which a near one is suggested.
+
+    Raises:
+      UserError: a flag that neither knows.
+    """
+    known = beam_flags()
+    for flag in given:
+        name = flag.split("=")[0]
+        if flag.startswith("-") and name not in known:
+            raise UserError(f"{name}: neither a flag of this tool nor of Beam{nearest(name, own) or '; see --help'}")
 
 
 class Progress:

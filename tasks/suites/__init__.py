@@ -9,11 +9,12 @@ import functools
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from optiml_jax.errors import DataError, check_known
 from optiml_jax.evaluation.metrics import Metric
+from tasks import review
 from tasks.mixtures import discover_all
 from tasks.registry import Benchmark
 from tasks.task import Options, Task
@@ -66,6 +67,8 @@ class Suite:
         """
         parts, levels = [], dict[str, str | None]()
         for part in self.parts(found):
+            if part.task.name in self.dropped(part.task.options):
+                continue
             splits = (part.split,) if isinstance(part.split, str) else part.split
             if split := next((split for split in splits if split in part.task.splits), None):
                 parts.append(dataclasses.replace(part, split=split))
@@ -73,6 +76,11 @@ class Suite:
                     both = f"{levels[part.task.name]} and {part.level}"
                     raise DataError(f"suite {self.name}: {part.task.name} is asked at two levels, {both}")
         return parts
+
+    @staticmethod
+    def dropped(options: Options) -> Mapping[str, str]:
+        """Task -> why, of those that the user's review takes out of evaluations."""
+        return review.dropped(options.review, review.DROP_EVALUATION) if options.review else {}
 
     def discover(self, data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
         """Everything in the folders of its benchmarks; see `registry.discover` for the errors."""

@@ -17,7 +17,7 @@ from optiml_jax.files import exclusive
 from tasks import demonstrations, sources, suites
 from tasks.example import Example, Record, Skipped, Template
 from tasks.pool import WAY_OUT, Pool
-from tasks.registry import module_of
+from tasks.registry import Benchmark, module_of
 from tasks.suites import Part, Suite
 from tasks.task import Options, Task
 
@@ -55,12 +55,14 @@ def run(
     max_prompts: int = 0,
     separator: str = demonstrations.SEPARATOR,
     may_be_empty: bool = False,
+    contaminated: Mapping[str, frozenset[str]] | None = None,
 ) -> Result:
     """Brings `ledgers/<suite>.jsonl` up to date: prompts in the order of parts, records, templates, shots and seeds.
 
     Args:
       max_prompts: of one part at each number of shots, drawn from the pool of records x templates; 0 keeps all.
       separator: after each demonstration.
+      contaminated: examples that overlap with training, of the tasks that were looked at (`overlap.read_examples`).
       may_be_empty: whether a folder without any of its tasks makes an empty ledger.
 
     Raises:
@@ -73,9 +75,9 @@ def run(
         names = [name for name, row in found.rows.items() if row.split == "test"]
         might = f", such as {', '.join(names[:3])}," if names else ""
         raise DataError(f"suite {suite.name}: {data_dir} holds no file of the tasks{might} that it asks")
-    result = Result(ledger_path(cache_dir, suite.name), left_out=found.left_out)
+    result = Result(ledger_path(cache_dir, suite.name), left_out=(*found.left_out, *_dropped(suite, found)))
     with exclusive(cache_dir, "wait for it or give another --cache_dir"):
-        if _restore(result, identity := _identity(suite, parts, options, max_prompts, separator), parts):
+        if _restore(result, identity := _identity(suite, parts, options, max_prompts, separator, contaminated), parts):
             return result
         files = {part.task.name: part.task.files for part in parts}
         raw = {name: sources.raw_files(paths) for name, paths in files.items()}
@@ -84,7 +86,8 @@ def run(
 
         def prompts() -> Iterator[Prompt]:
             for part in bar:
-                yield from _counted(_part(suite, part, max_prompts, separator, result), part, result)
+                made = _part(suite, part, max_prompts, separator, result)
+                yield from _counted(_flagged(made, contaminated or {}), part, result)
             says["prompts"] = [[*where, count] for where, count in result.prompts.items()]
             says["skipped"] = [dataclasses.asdict(item) for item in result.skipped]
             says["skipped_count"] = result.skipped_count
@@ -94,13 +97,29 @@ def run(
     return result
 
 
-def _identity(suite: Suite, parts: list[Part], options: Options, max_prompts: int, separator: str) -> str:
+def _dropped(suite: Suite, found: Benchmark) -> Iterator[Skipped]:
+    for name, reason in suite.dropped(next((task.options for task in found.tasks.values()), Options())).items():
+        if name in found.tasks:
+            yield Skipped(name, f"dropped by the review: {reason}")
+
+
+def _flagged(prompts: Iterator[Prompt], contaminated: Mapping[str, frozenset[str]]) -> Iterator[Prompt]:
+    for prompt in prompts:
+        known = contaminated.get(prompt.task)
+        yield prompt if known is None else dataclasses.replace(prompt, contaminated=prompt.example_id in known)
+
+
+def _identity(suite: Suite, parts: list[Part], options: Options, *asked_for: object) -> str:
     """Changes with everything but the raw files that a prompt follows from."""
     modules = [suites.__name__, f"{suites.__name__}.{suite.name}", __name__, *map(module_of, suite.benchmarks)]
     asked = [
         (part.task.name, part.task.category, part.task.source, dataclasses.replace(part, task=None)) for part in parts
     ]
-    text = repr((suite.name, sources.code_version(*modules), options, max_prompts, separator, asked))
+    stable = [
+        sorted((task, sorted(ids)) for task, ids in one.items()) if isinstance(one, Mapping) else one
+        for one in asked_for
+    ]
+    text = repr((suite.name, sources.code_version(*modules), options, stable, asked))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

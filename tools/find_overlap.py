@@ -1,0 +1,177 @@
+r"""Finds evaluation examples that share 13 words in a row with what is trained on, and tables them by pairs of tasks.
+
+    python -m tools.cache_tasks --mixture=opt_iml --data_dir=data --cache_dir=cache --tokenizer=facebook/opt-125m
+    python -m tools.cache_tasks --suite=opt_eval,mmlu --data_dir=data --cache_dir=cache --max_prompts_per_task=0
+    python -m tools.find_overlap --train=opt_iml --eval=opt_eval,mmlu --cache_dir=cache \
+        --output=overlap.tsv --review=review.tsv
+    python -m tools.cache_tasks --suite=opt_eval,mmlu ... --review=review.tsv --overlap=overlap.examples.tsv
+
+`overlap` is the fraction of an evaluation task's examples that share a 13-gram with the train task (paper 2.3), `own`
+the same without 13-grams that more than half of the task's examples have, which are its wording. Pairs above the
+threshold go to the review with what was decided on them before; fill in `decision` (keep, drop_train or
+drop_evaluation), `reason` and `reviewer`. `overlap.examples.tsv` lists the examples that share more than wording, and
+with it a ledger flags them. Flags that are not listed by --help are Beam's: with --runner each task is an element.
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import multiprocessing
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from optiml_jax.data import caches
+from optiml_jax.data.manifest import Manifest
+from optiml_jax.data.store import TokenStore
+from optiml_jax.errors import UserError, exit_on_user_error
+from optiml_jax.evaluation.ledger import read_ledger
+from optiml_jax.files import write_atomically
+from optiml_jax.tables import Parser, table
+from optiml_jax.tokenizer import Tokenizer
+from tasks import overlap, review
+from tasks.overlap import Index, N, Pieces
+from tasks.review import Pair
+from tasks.store import pipeline
+from tasks.store.shard import SPLIT
+
+SHOWN = 20  # pairs printed
+DEFINITION = (
+    f"# a pair shares {N} words in a row; words are runs of bytes between ASCII white space, ASCII letters made small "
+    "and ASCII punctuation dropped; a train sequence is as it is cached, an evaluation example is its prompts with a "
+    "right answer and without demonstrations"
+)
+COLUMNS = ("train", "evaluation", "examples", "sharing", "overlap", "own")
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    parser = Parser("tools.find_overlap", __doc__)
+    add = parser.add_argument
+    add("--train", required=True, help="a mixture whose token store is in --cache_dir")
+    add("--eval", required=True, help="suites whose ledgers are in --cache_dir, with commas")
+    add("--cache_dir", required=True, help="where tools.cache_tasks wrote them")
+    add("--tokenizer", help="which store, where the mixture is cached for several")
+    add("--output", required=True, help="the table of pairs; the examples go to a file beside it")
+    add("--review", help="where pairs above the threshold are listed for a decision; decisions that are there stay")
+    add("--threshold", type=float, default=0.01, help="of the evaluation task's examples (0.01)")
+    add("--processes", type=int, default=os.cpu_count(), help="tasks looked at together (one a core)")
+    flags, beam_flags = parser.parse_known_args(arguments)
+    if flags.processes < 1:
+        raise UserError(f"--processes={flags.processes}: must be at least 1")
+    if not 0 <= flags.threshold <= 1:
+        raise UserError(f"--threshold={flags.threshold}: must be a fraction, such as 0.01")
+    if beam_flags:
+        pipeline.check_flags(beam_flags, [action.option_strings[0] for action in parser._actions])
+    return flags, beam_flags
+
+
+@exit_on_user_error
+def main(arguments: Sequence[str] | None = None) -> None:
+    flags, beam_flags = parse(arguments)
+    start = time.perf_counter()
+    fingerprint = Tokenizer.load(flags.tokenizer).fingerprint if flags.tokenizer else None
+    directory = caches.store_with(flags.cache_dir, flags.train, fingerprint)
+    if directory is None:
+        raise UserError(f"{flags.cache_dir}: holds no mixture {flags.train}; write it with python -m tools.cache_tasks")
+    manifest = Manifest.read(caches.manifest_path(directory, flags.train))
+    ledgers = [caches.ledger_path(flags.cache_dir, name.strip()) for name in flags.eval.split(",")]
+    decided = review.read(flags.review) if flags.review and Path(flags.review).exists() else ()
+    tasks, found = overlap.examples(prompt for path in ledgers for prompt in read_ledger(path))
+    index = Index.build(found)
+    indexed = time.perf_counter()
+    names = [task.name for task in sorted(manifest.tasks, key=lambda task: -task.examples)]
+    with tempfile.TemporaryDirectory(dir=flags.cache_dir, prefix=".overlap-") as folder:
+        index.save(Path(folder))
+        run = beam(beam_flags) if beam_flags else functools.partial(local, flags.processes)
+        shared, tokens = {}, 0
+        for name, positions, count in tqdm(run(str(directory), folder, names), "overlap", len(names), unit="task"):
+            shared[name] = index.shared(positions)
+            tokens += count
+    of_task = np.array([example.task for example in found], np.int64)
+    sizes = np.bincount(of_task, minlength=len(tasks))
+    rows = [
+        (train, tasks[i], int(sizes[i]), int(every[i]), every[i] / sizes[i], own[i] / sizes[i])
+        for train, (any_, more) in sorted(shared.items())
+        for every, own in [(np.bincount(of_task[ids], minlength=len(tasks)) for ids in (any_, more))]
+        for i in np.flatnonzero(every)
+    ]
+    rows.sort(key=lambda row: (-row[5], -row[4], row[0], row[1]))
+    summary = (
+        f"{len(shared):,} train tasks with {tokens:,} tokens, {len(tasks):,} evaluation tasks with {len(found):,} "
+        f"examples and {len(index.grams):,} different {N}-grams: {len(rows):,} pairs share one"
+    )
+    write_table(flags.output, summary, rows)
+    contaminated = Counter(int(number) for _, more in shared.values() for number in more)
+    path = Path(flags.output).with_suffix(".examples.tsv")
+    overlap.write_examples(path, tasks, found, contaminated)
+    print(table(COLUMNS, rows[:SHOWN]) if rows else "no pair shares anything")
+    above = [row for row in rows if row[4] > flags.threshold]
+    print(f"{summary}; {len(above):,} above {flags.threshold:.0%} of the examples")
+    print(f"all pairs: {flags.output}; examples: {path}")
+    if flags.review:
+        measured = [Pair(train, task, f"{share:.4f}", f"{own:.4f}") for train, task, _, _, share, own in above]
+        pairs = review.merged(measured, decided)
+        review.write(flags.review, pairs)
+        print(f"review: {flags.review}, {sum(not pair.decision for pair in pairs):,} of {len(pairs):,} pairs to decide")
+    took = time.perf_counter() - indexed
+    rate = tokens / took / 1e6
+    print(f"{indexed - start:.1f} s for the index, {took:.1f} s for training's side: {rate:.1f} M tokens a second")
+
+
+def write_table(path: str, summary: str, rows: Sequence[tuple]) -> None:
+    lines = ("\t".join((*map(str, row[:4]), *(f"{share:.4f}" for share in row[4:]))) for row in rows)
+    write_atomically(path, "\n".join([DEFINITION, f"# {summary}", "\t".join(COLUMNS), *lines]) + "\n")
+
+
+def match(store: str, index: str, task: str) -> tuple[str, np.ndarray, int]:
+    """One element: what of the index a task has."""
+    store, pieces, index = _opened(store, index)
+    return task, *overlap.of_store(store, task, SPLIT, pieces, index)
+
+
+@functools.cache
+def _opened(store: str, index: str) -> tuple[TokenStore, Pieces, Index]:
+    return TokenStore(store), Pieces.of(Tokenizer.load(Path(store) / "tokenizer").pieces()), Index.load(Path(index))
+
+
+def local(processes: int, store: str, index: str, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray, int]]:
+    """Every task, by processes of this machine."""
+    if processes == 1:
+        yield from (match(store, index, name) for name in names)
+        return
+    context = multiprocessing.get_context("spawn")  # forked threads of NumPy may hang
+    with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
+        jobs = [pool.submit(match, store, index, name) for name in names]
+        for job in concurrent.futures.as_completed(jobs):
+            yield job.result()
+
+
+def beam(flags: Sequence[str]):
+    """The same as a Beam pipeline, whose workers see the files: results go through the index's folder."""
+
+    def run(store: str, index: str, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray, int]]:
+        beam_, options = pipeline.import_beam()
+        with beam_.Pipeline(options=options(list(flags))) as built:
+            elements = built | beam_.Create(list(names)) | beam_.Reshuffle()
+            _ = elements | beam_.Map(match_to_file, store, index)
+        for name in names:
+            with np.load(Path(index) / f"{name}.npz") as result:
+                yield name, result["positions"], int(result["tokens"])
+
+    return run
+
+
+def match_to_file(task: str, store: str, index: str) -> None:
+    """`match`, into a file of the index's folder."""
+    _, positions, tokens = match(store, index, task)
+    np.savez(Path(index) / f"{task}.npz", positions=positions, tokens=tokens)
+
+
+if __name__ == "__main__":
+    main()
