@@ -2,6 +2,7 @@
 
 python -m tools.benchmark train --model=125m --rows=2 --row_length=512 --precision=fp32 --json=train.json
 python -m tools.benchmark data --json=data.json
+python -m tools.benchmark overlap --json=overlap.json
 """
 
 import argparse
@@ -30,7 +31,7 @@ SHOWN = (
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    from tools.benchmarks import plane
+    from tools.benchmarks import overlap, plane
     from tools.benchmarks.models import MODELS
 
     parser = Parser("tools.benchmark", __doc__)
@@ -48,6 +49,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     plane.add_flags(data)
     data.add_argument("--vocab_size", type=int, default=50_272, help="of the random ids")
 
+    shared = commands.add_parser("overlap", description="Shared 13-grams beside a Python set and NumPy.")
+    overlap.add_flags(shared)
+
+    for command in (train, data, shared):
+        add = command.add_argument
+        add("--seed", type=int, default=0)
+        add("--rounds", type=int, default=5, help="each measures every side once; the median counts (5)")
+        add("--quick", action="store_true", help="3 rounds")
+        add("--no_peer", action="store_true", help="measure ours alone")
+        add("--json", help="also write the numbers to this file")
     for command, steps, rows in ((train, 2, 2), (data, 100, 16)):
         add = command.add_argument
         add("--rows", type=int, default=rows, help=f"rows of a batch ({rows})")
@@ -55,18 +66,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         add("--label_share", type=float, default=0.15, help="of an example's tokens (0.15)")
         add("--cache_dir", help="take the rows from this token store; random ids otherwise")
         add("--mixture", help="of the token store")
-        add("--seed", type=int, default=0)
-        add("--rounds", type=int, default=5, help="each measures every side once; the median counts (5)")
         add("--steps", type=int, default=steps, help=f"batches a round, the same for all ({steps})")
-        add("--quick", action="store_true", help="3 rounds")
-        add("--no_peer", action="store_true", help="measure ours alone")
-        add("--json", help="also write the numbers to this file")
     flags = parser.parse_args(arguments)
     if flags.quick:
         flags.rounds = 3
-    for name in ("rows", "row_length", "rounds", "steps"):
+    for name in ("rounds",) if flags.command == "overlap" else ("rows", "row_length", "rounds", "steps"):
         if getattr(flags, name) < 1:
             raise UserError(f"--{name}={getattr(flags, name)} must be at least 1")
+    if flags.command == "overlap":
+        return flags
     if (flags.cache_dir is None) != (flags.mixture is None):
         raise UserError("--cache_dir and --mixture go together: a token store, and a mixture in it")
     if flags.command == "data":
@@ -81,10 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # JAX would take three quarters of a GPU's memory at its first use, and leave the peer without.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     flags = parse(arguments)
-    from tools.benchmarks import data, machine, plane, train
+    from tools.benchmarks import data, machine, overlap, plane, train
 
     before = machine.load()
-    parts = [train] if flags.command == "train" else [plane] + [data] * ("batches" in flags.parts.split(","))
+    if flags.command == "data":
+        parts = [plane] + [data] * ("batches" in flags.parts.split(","))
+    else:
+        parts = [train if flags.command == "train" else overlap]
     rows, notes = ([item for part in kind for item in part] for kind in zip(*(part.compare(flags) for part in parts)))
     found = {
         "machine": machine.machine() | {"load_before": before, "load_after": machine.load()},
