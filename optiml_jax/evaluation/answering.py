@@ -32,6 +32,7 @@ def run_evaluation(
     max_new_tokens: int = 256,
     training: dict[str, float] | None = None,
     coverage: Mapping[str, Any] | None = None,
+    dropped: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluates and returns `results.json`'s content (on the first process, which has it; else nothing).
 
@@ -41,6 +42,7 @@ def run_evaluation(
       batch_rows: rows computed at once; changes no score.
       training: first and last loss of the run, for the report.
       coverage: how much of each benchmark the prompts are from (`ledger.about`), for the report.
+      dropped: tasks that a review took out of them, with the reason, for the report.
 
     Raises:
       UserError: another evaluation writes to `output_dir`, or the model gives NaN (names the prompt).
@@ -84,7 +86,8 @@ def run_evaluation(
                             writer.write(sample)
                             bar.update()
         with together():
-            found = _finish(writer, output_dir, settings, {"training": training, "coverage": coverage}) if first else {}
+            context = {"training": training, "coverage": coverage, "dropped": dropped}
+            found = _finish(writer, output_dir, settings, context) if first else {}
     return found
 
 

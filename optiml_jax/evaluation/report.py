@@ -109,6 +109,7 @@ def category_table(results: Mapping[str, Any]) -> Table:
 def task_table(results: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] = ()) -> Table:
     """One row a task, by level; with `samples`, the shares of empty and of cut answers where answers are generated."""
     checks = degeneration(samples)
+    compared = any("contaminated" in task for task in results["tasks"].values())
     order = {level: place for place, level in enumerate([*LEVELS, None])}
     rows = []
     for name, task in sorted(results["tasks"].items(), key=lambda item: (order[item[1]["level"]], item[0])):
@@ -119,11 +120,17 @@ def task_table(results: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] 
             *_against(task["score"], majority),
             per_cent(floors["random"]),
             f"{task['examples']:,}",
+            *((_shared(task), per_cent(task.get("clean_score"))) if compared else ()),
             *((per_cent(check.get("empty")), per_cent(check.get("cut"))) if checks else ()),
         )
         rows.append(Row(cells, task["score"], majority))
     columns = ("task", "level", "metric", "score", "majority", "gain", "random", "prompts")
+    columns += ("shared", "clean") if compared else ()
     return Table("Tasks", columns + (("empty", "cut") if checks else ()), 3, tuple(rows))
+
+
+def _shared(task: Mapping[str, Any]) -> str:
+    return per_cent(task["contaminated"] / task["examples"] if "contaminated" in task else None)
 
 
 def _floor(majority: float, prompts: int) -> float | None:
@@ -140,13 +147,16 @@ def summary(
     results: Mapping[str, Any],
     training: Mapping[str, float] | None = None,
     coverage: Mapping[str, Any] | None = None,
+    dropped: Sequence[str] = (),
 ) -> list[str]:
-    """What was scored, of how much, the loss before and after training if known, and the one number, a line each."""
+    """What was scored, of how much, what was left out on purpose, the loss before and after training if known, and the
+    one number, a line each."""
     prompts = sum(task["examples"] for task in results["tasks"].values())
     eos = "with" if results["bos"] else "without"
     lines = [f"{results['weights']}: {len(results['tasks']):,} tasks, {prompts:,} prompts, {eos} a leading </s>"]
     if coverage:
         lines.append(coverage_text(coverage))
+    lines += [f"Left out: {text}" for text in dropped]
     if training:
         first, last = training["first_loss"], training["last_loss"]
         lines.append(f"Training loss {first:.3f} -> {last:.3f} nats per label token ({last / first - 1:+.0%})")
@@ -159,6 +169,7 @@ NOTES = (
     "Scores are per cent. majority: the best constant answer, chosen on the prompts evaluated "
     f"({FEW_PROMPTS} or more). random: a random candidate. gain: score - majority."
 )
+OVERLAP = "shared: prompts that have 13 words in a row with what was trained on. clean: the score of the others."
 CHECKS = "empty, cut: share of generated answers that are empty or met the token limit."
 
 
@@ -178,6 +189,7 @@ def print_report(
     samples: Iterable[Mapping[str, Any]] = (),
     training: Mapping[str, float] | None = None,
     coverage: Mapping[str, Any] | None = None,
+    dropped: Sequence[str] = (),
     file: TextIO | None = None,
 ) -> None:
     """Prints the report as aligned text: levels, categories, tasks.
@@ -186,6 +198,7 @@ def print_report(
       samples: adds the shares of empty and cut answers to the tasks.
       training: {"first_loss", "last_loss"}, nats per label token.
       coverage: how much of each benchmark was there.
+      dropped: tasks that a review took out, with the reason.
       file: standard output by default.
     """
     tasks = task_table(results, samples)
@@ -193,8 +206,13 @@ def print_report(
         title = f"{tasks.title} (first {PRINTED_TASKS} of {len(tasks.rows):,}; all of them in report.md)"
         tasks = dataclasses.replace(tasks, title=title, rows=tasks.rows[:PRINTED_TASKS])
     tables = [_text_table(table) for table in (level_table(results), category_table(results), tasks)]
-    notes = f"{NOTES}\n{CHECKS}" if "cut" in tasks.columns else NOTES
-    print("\n\n".join(["\n".join(summary(results, training, coverage)), *tables, notes]), file=file or sys.stdout)
+    about = "\n".join(summary(results, training, coverage, dropped))
+    print("\n\n".join([about, *tables, "\n".join(notes(tasks))]), file=file or sys.stdout)
+
+
+def notes(tasks: Table) -> list[str]:
+    """What the columns mean that are there."""
+    return [NOTES, *[OVERLAP] * ("clean" in tasks.columns), *[CHECKS] * ("cut" in tasks.columns)]
 
 
 def _markdown_table(table: Table) -> str:
@@ -212,10 +230,10 @@ def markdown(
     samples: Sequence[Mapping[str, Any]] = (),
     training: Mapping[str, float] | None = None,
     coverage: Mapping[str, Any] | None = None,
+    dropped: Sequence[str] = (),
 ) -> str:
     """The text of report.md."""
     tables = (level_table(results), category_table(results), task_table(results, samples))
-    about = "\n".join(f"- {line}" for line in summary(results, training, coverage))
+    about = "\n".join(f"- {line}" for line in summary(results, training, coverage, dropped))
     about += f"\n- tokenizer {results['tokenizer'][:12]}, code {results['code_version']}"
-    notes = f"{NOTES} {CHECKS}"
-    return "\n\n".join(["# Evaluation", about, notes, *map(_markdown_table, tables)]) + "\n"
+    return "\n\n".join(["# Evaluation", about, " ".join(notes(tables[-1])), *map(_markdown_table, tables)]) + "\n"

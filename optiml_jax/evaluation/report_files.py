@@ -16,6 +16,7 @@ def write_reports(
     *,
     training: Mapping[str, float] | None = None,
     coverage: Mapping[str, Any] | None = None,
+    dropped: Sequence[str] = (),
 ) -> None:
     """Writes report.md and report.html to `output_dir`, each atomically.
 
@@ -23,6 +24,7 @@ def write_reports(
       samples: scored samples in ledger order; the HTML shows a few right and wrong answers a task.
       training: {"first_loss", "last_loss"}, nats per label token, when the evaluation follows a training.
       coverage: how much of each benchmark was there (`data.manifest.coverage_text`).
+      dropped: tasks that a review took out, with the reason.
     """
-    write_atomically(Path(output_dir) / "report.md", markdown(results, samples, training, coverage))
-    write_atomically(Path(output_dir) / "report.html", html(results, samples, training, coverage))
+    write_atomically(Path(output_dir) / "report.md", markdown(results, samples, training, coverage, dropped))
+    write_atomically(Path(output_dir) / "report.html", html(results, samples, training, coverage, dropped))

@@ -160,11 +160,15 @@ def html(
     samples: Sequence[Mapping[str, Any]] = (),
     training: Mapping[str, float] | None = None,
     coverage: Mapping[str, Any] | None = None,
+    dropped: Sequence[str] = (),
 ) -> str:
     """The text of report.html; arguments as `report_files.write_reports`."""
     tables = (report.level_table(results), report.category_table(results), report.task_table(results, samples))
     about = report.summary(results)[0]
-    covered = f'<p class="dim">{escape(coverage_text(coverage))}</p>' if coverage else ""
+    said = [coverage_text(coverage)] if coverage else []
+    covered = "\n".join(
+        f'<p class="dim">{escape(text)}</p>' for text in (*said, *(f"Left out: {one}" for one in dropped))
+    )
     origin = f"tokenizer {results['tokenizer'][:12]} · code {results['code_version']}"
     body = "\n".join(
         [
@@ -173,7 +177,7 @@ def html(
             covered,
             _figures(results, training),
             *map(_table, tables),
-            f'<p class="dim">{escape(report.NOTES)} {escape(report.CHECKS)}</p>',
+            f'<p class="dim">{escape(" ".join(report.notes(tables[-1])))}</p>',
             _browser(results, samples) if samples else "",
         ]
     )

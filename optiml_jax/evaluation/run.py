@@ -64,6 +64,7 @@ def evaluate(
     prompts = read_ledgers(ledgers)
     if check_only:
         return {}
+    said = [about(path) for path in ledgers]
     model = load_model(weights, mesh=mesh, precision=precision)
     found = run_evaluation(
         model,
@@ -72,7 +73,8 @@ def evaluate(
         batch_rows=batch_rows,
         max_new_tokens=min(max_new_tokens, model.config.max_positions // 2),
         training=training_losses(weights),
-        coverage={name: counts for path in ledgers for name, counts in about(path).get("coverage", {}).items()} or None,
+        coverage={name: counts for one in said for name, counts in one.get("coverage", {}).items()} or None,
+        dropped=[text for one in said for text in one.get("dropped", ())],
     )
     if jax.process_index() == 0:
         print(f"report    {output_dir}/report.html")

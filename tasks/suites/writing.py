@@ -82,7 +82,8 @@ def run(
         files = {part.task.name: part.task.files for part in parts}
         raw = {name: sources.raw_files(paths) for name, paths in files.items()}
         bar = tqdm(parts, f"ledger {suite.name}", unit="task", leave=False, delay=1)
-        says: dict[str, Any] = {"coverage": found.coverage, "identity": identity, "raw": raw}
+        dropped = [f"{item.where}: {item.reason}" for item in _dropped(suite, found)]
+        says: dict[str, Any] = {"coverage": found.coverage, "dropped": dropped, "identity": identity, "raw": raw}
 
         def prompts() -> Iterator[Prompt]:
             for part in bar:

@@ -132,3 +132,17 @@ def test_wrong_answers_come_first_and_short_names_do_not_break(scored, samples):
     assert fold.index('class="answer"') < fold.index('class="answer right"')
     assert '<td class="short">rouge_l</td>' in text and "exact_<wbr>match" not in text
     assert "held_<wbr>" not in text.split("<h2>Answers")[0]
+
+
+def test_overlap_with_training_and_what_a_review_took_out_are_told(samples, tmp_path):
+    """Three of four contaminated prompts of the ranked task; the score of the fourth stands beside that of all."""
+    for number, sample in enumerate(samples):
+        sample["contaminated"] = number != 1 if number < 4 else None
+    found = results(samples, weights="runs/tiny", tokenizer="f" * 64, bos=True, code_version="0.1.0")
+    printed = io.StringIO()
+    print_report(found, samples=samples, dropped=["bench.sea: copies (bench.a)"], file=printed)
+    lines = {line.split("  ")[0]: line.split() for line in printed.getvalue().splitlines() if line}
+    assert lines["sky"][-4:] == ["75.0", "100.0", "–", "–"] and lines["copy|<b>"][-4:-2] == ["–", "–"]
+    write_reports(tmp_path, found, samples, dropped=["bench.sea: copies (bench.a)"])
+    for text in (printed.getvalue(), *((tmp_path / f"report.{kind}").read_text("utf-8") for kind in ("md", "html"))):
+        assert "Left out: bench.sea: copies (bench.a)" in text and report.OVERLAP in text
