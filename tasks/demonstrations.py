@@ -12,7 +12,7 @@ SEPARATOR = "\n\n\n"  # the only one that the paper names: [SEP] of 4.8, three l
 
 
 def choose(
-    pool: Sequence[Record], task: str, record_id: str, count: int, seed: int, drawn: bool = True
+    pool: Sequence[Record], task: str, record_id: str, count: int, seed: int, drawn: bool = True, own: bool = True
 ) -> tuple[Record, ...]:
     """`count` different records of the pool, uniformly, in the order drawn; never that of the example itself.
 
@@ -23,16 +23,18 @@ def choose(
       pool: the records that may be shown.
       record_id: of the example that is asked.
       drawn: False takes the first ones of the pool, as their authors put them.
+      own: whether the example may be in the pool. In one of another split a record of its name is another one.
 
     Returns:
       As many as asked for, or as there are.
     """
     chosen: dict[int, Record] = {}
-    left = sum(record.id != record_id for record in pool)
+    itself = record_id if own else None
+    left = sum(record.id != itself for record in pool)
     draws = 0
     while len(chosen) < min(count, left):
         place = prompts.draw(f"demonstration {seed} {draws}", task, record_id) % len(pool) if drawn else draws
-        if pool[place].id != record_id:
+        if pool[place].id != itself:
             chosen.setdefault(place, pool[place])
         draws += 1
     return tuple(chosen.values())

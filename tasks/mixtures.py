@@ -148,8 +148,13 @@ MIXTURES = {
 
 
 def names() -> list[str]:
-    """Every mixture there is."""
-    return sorted({*benchmark_names(), *MIXTURES})
+    """Every mixture there is: those of the paper, and each benchmark that has something to train on."""
+    asked_only = {name for name in benchmark_names() if (rows := catalog(name).values()) and _only_asked(rows)}
+    return sorted({*benchmark_names(), *MIXTURES} - asked_only)
+
+
+def _only_asked(rows: Iterable[CatalogRow]) -> bool:
+    return all(row.split == "test" for row in rows)
 
 
 def mixture(name: str) -> Mixture:

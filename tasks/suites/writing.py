@@ -169,7 +169,9 @@ def _part(suite: Suite, part: Part, max_prompts: int, separator: str, result: Re
             continue
         for shots in numbers:
             for seed in part.seeds if shots else (0,):
-                shown = demonstrations.choose(shown_from, task.name, pair.record.id, shots, seed, drawn)
+                shown = demonstrations.choose(
+                    shown_from, task.name, pair.record.id, shots, seed, drawn, split == part.split
+                )
                 example, ids = demonstrations.render(task, *pair, shown, separator)
                 yield _prompt(suite, part, pair.template, example, (shots, seed), ids)
 

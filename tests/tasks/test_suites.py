@@ -339,6 +339,57 @@ def test_stereotypes_are_asked_in_promptsources_words(ask, shared):
     assert of(prompts, "bias.winobias_type1_pro")["27"].references == ("The developer",)  # its pronoun is there twice
 
 
+def test_sets_that_cannot_be_passed_on_are_asked_as_gpt3_does(tmp_path):
+    """StoryCloze, WinoGrande and ARC-Easy, in files of their releases' forms that were written for the test."""
+    story = "InputStoryid,InputSentence1,InputSentence2,InputSentence3,InputSentence4,RandomFifthSentenceQuiz1,"
+    story += "RandomFifthSentenceQuiz2,AnswerRightEnding\n"
+    files = {
+        "storycloze/cloze_test_val__spring2016.csv": f'{story}v,"One, two.",B.,C.,D.,Yes.,No.,1\n',
+        "storycloze/cloze_test_test__spring2016.csv": f"{story}t,A dog.,It ran.,It sat.,It slept.,It woke.,It flew.,2",
+        "winogrande/dev.jsonl": json.dumps(
+            {
+                "sentence": "The vase fell on the desk, but _ did not break.",
+                "option1": "The vase",
+                "option2": "The desk",
+                "answer": "1",
+            }
+        ),
+        "winogrande/train_xl.jsonl": json.dumps(
+            {"sentence": "Ann thanked Eve because _ had helped.", "option1": "Ann", "option2": "Eve", "answer": "2"}
+        ),
+        "arc/ARC-Easy/ARC-Easy-Test.jsonl": json.dumps(
+            {
+                "question": {
+                    "stem": "What is wet?",
+                    "choices": [{"label": "1", "text": "rain"}, {"label": "2", "text": "sand"}],
+                },
+                "answerKey": "1",
+            }
+        ),
+        "openbookqa/Main/test.jsonl": json.dumps(
+            {
+                "question": {
+                    "stem": "Fog is",
+                    "choices": [{"label": "A", "text": "dry"}, {"label": "B", "text": "wet"}],
+                },
+                "answerKey": "B",
+            }
+        ),
+    }
+    write(tmp_path, **{f"opt_eval/{name}": f"{text.rstrip()}\n" for name, text in files.items()})
+    result = writing.run(suites.suite("opt_eval"), str(tmp_path), tmp_path / "cache")
+    prompts = {(one.task.partition(".")[2], one.shots): one for one in read_ledger(result.path)}
+    story, shown = prompts["storycloze", 0], prompts["storycloze", 32]
+    assert (story.prompt, story.candidates) == ("A dog. It ran. It sat. It slept.", ("It woke.", "It flew."))
+    assert story.references == ("It flew.",) and shown.prompt == f"One, two. B. C. D. Yes.\n\n{story.prompt}"
+    schema, shown = prompts["winogrande", 0], prompts["winogrande", 32]
+    assert schema.prompt == "The vase fell on the desk, but" and schema.given == (8, 8)
+    assert schema.candidates == ("the vase did not break.", "the desk did not break.")
+    assert shown.prompt == f"Ann thanked Eve because Eve had helped.\n\n{schema.prompt}"
+    assert prompts["arc_easy", 0].prompt == "Question: What is wet?\nAnswer:"
+    assert prompts["openbookqa", 0].candidates == ("dry", "wet") and prompts["openbookqa", 0].references == ("wet",)
+
+
 # --- levels
 
 
