@@ -95,10 +95,13 @@ def level_table(results: Mapping[str, Any]) -> Table:
 
 
 def category_table(results: Mapping[str, Any]) -> Table:
-    """One row a category of a level."""
+    """One row a category of a level, then those at none, such as an external benchmark."""
+    levels = {level: results["levels"][level]["categories"] for level in LEVELS if level in results["levels"]}
+    levelled = {task["category"] for task in results["tasks"].values() if task["level"] is not None}
+    others = {name: entry for name, entry in results["categories"].items() if name not in levelled}
     rows = []
-    for level in (level for level in LEVELS if level in results["levels"]):
-        for name, entry in sorted(results["levels"][level]["categories"].items()):
+    for level, entries in (*levels.items(), (None, others)):
+        for name, entry in sorted(entries.items()):
             of_category = [t for t in results["tasks"].values() if (t["level"], t["category"]) == (level, name)]
             majority = _floor(entry["majority"], sum(task["examples"] for task in of_category))
             cells = (name, level_name(level), *_against(entry["score"], majority), f"{len(of_category):,}")

@@ -146,3 +146,13 @@ def test_overlap_with_training_and_what_a_review_took_out_are_told(samples, tmp_
     write_reports(tmp_path, found, samples, dropped=["bench.sea: copies (bench.a)"])
     for text in (printed.getvalue(), *((tmp_path / f"report.{kind}").read_text("utf-8") for kind in ("md", "html"))):
         assert "Left out: bench.sea: copies (bench.a)" in text and report.OVERLAP in text
+
+
+def test_a_category_at_no_level_has_its_row():
+    """BIG-Bench Hard counts for itself alone, and is what is looked for in the table."""
+    samples = [
+        score_sample(prompt(i, task="bbh.snarks", category="big_bench_hard", level=None), "yes") for i in range(4)
+    ]
+    found = results(samples, weights="w", tokenizer="f" * 64, bos=True, code_version="0.1.0")
+    (row,) = report.category_table(found).rows
+    assert row.cells == ("big_bench_hard", "(no level)", "100.0", "100.0", "+0.0", "1") and found["average"] is None
