@@ -1,0 +1,56 @@
+"""The command of the overlap: its mistakes end in one line and exit code 2."""
+
+import json
+
+import pytest
+
+from optiml_jax.data.caches import ledger_path
+from optiml_jax.evaluation.ledger import write_ledger
+from tests.commands import run_all
+from tests.evaluation.prompts import prompt
+from tests.tasks.worded import write
+from tests.test_train import environment
+
+FIND, CACHE = "tools.find_overlap", "tools.cache_tasks"
+BAD = {
+    "no mixture": (FIND, "--train=samples", "--eval=one", "{cache} holds no mixture samples"),
+    "no ledger": (FIND, "--train=tiny", "--eval=two", "two.jsonl: no such ledger"),
+    "no fraction": (FIND, "--train=tiny", "--eval=one", "--threshold=50", "--threshold=50.0: must be a fraction"),
+    "no process": (FIND, "--train=tiny", "--eval=one", "--processes=0", "--processes=0: must be at least 1"),
+    "misspelt": (
+        FIND,
+        "--train=tiny",
+        "--eval=one",
+        "--treshold=1",
+        "neither a flag of this tool nor of Beam; did you mean --threshold",
+    ),
+    "no review": (FIND, "--train=tiny", "--eval=one", "--review={here}/wrong.tsv", "wrong.tsv:1: the columns are"),
+    "no suite": (CACHE, "--suite=mmlu,bhb", "no suite bhb; did you mean bbh"),
+    "no data": (CACHE, "--suite=mmlu", "--data_dir={here}", "has no folder mmlu"),
+    "no examples": (CACHE, "--suite=mmlu", "--overlap={here}/wrong.tsv", "no list of examples of tools.find_overlap"),
+}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """What each says, all in one process."""
+    here = tmp_path_factory.mktemp("here")
+    write(here, **{"wrong.tsv": "train\tevaluation\n"})
+    cache = here / "cache"
+    header = {"format": 1, "tokenizer": {"fingerprint": "f", "vocab_size": 4}}
+    tiny = {"format": 1, "name": "tiny", "tasks": [], "benchmarks": None, "eps": 1}
+    write(cache, **{"store.json": json.dumps(header), "mixtures/tiny.json": json.dumps(tiny)})
+    write_ledger(ledger_path(cache, "one"), [prompt()], {})
+    commands = []
+    for module, *flags, _ in BAD.values():
+        given = [flag.format(here=here, cache=cache) for flag in flags] + [f"--cache_dir={cache}"]
+        commands.append((module, given + ([f"--output={here}/out.tsv"] if module == FIND else [])))
+    return dict(zip(BAD, run_all(commands, environment()))), cache
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_is_one_line_with_the_way_out(said, case):
+    results, cache = said
+    code, error = results[case]
+    assert code == 2 and "Traceback" not in error, error
+    assert BAD[case][-1].replace("{cache} ", f"{cache}: ") in error
