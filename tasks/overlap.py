@@ -30,6 +30,7 @@ from optiml_jax.tokenizer import join
 
 N = 13
 CHUNK = 1 << 17  # tokens, or bytes of text, looked at together: what fits a core's cache
+LONGEST = 1 << 23  # tokens of a document in pieces; a longer one is looked at in parts, between which nothing is found
 PRIME = 0x9E3779B97F4A7C15  # odd: it has an inverse
 INVERSE = pow(PRIME, -1, 1 << 64)
 GRAM = {power: np.uint64(pow(0xC2B2AE3D27D4EB4F, power, 1 << 64)) for power in (1, 2, 4)}
@@ -321,10 +322,10 @@ def _of_task(first: int, found: Sequence[Example]) -> tuple[np.ndarray, np.ndarr
 
 
 def _chunks(lengths: Sequence[int], heads: np.ndarray | None = None) -> Iterator[slice]:
-    """Runs of sequences of about `CHUNK` in all. Only where `heads` says so may one start."""
+    """Runs of sequences of about `CHUNK` in all. Only where `heads` says so may one start, up to `LONGEST`."""
     start = total = 0
     for number, length in enumerate(lengths):
-        if total and total + length > CHUNK and (heads is None or heads[number]):
+        if total and total + length > (CHUNK if heads is None or heads[number] else LONGEST):
             yield slice(start, number)
             start, total = number, 0
         total += length

@@ -32,8 +32,7 @@ class Part:
       templates: ids; None: all of the task's.
       shots: numbers of demonstrations, each a prompt of its own.
       seeds: of the demonstrations; 0-shot prompts come once.
-      demonstrations: the split that they come from; None: the task's own choice.
-      separator: after each of them; None: as the job is asked.
+      separator: after each demonstration; None: as the job is asked.
       group: what it is a part of, as MMLU's subjects are (`optiml_jax.evaluation.ledger.Prompt`).
       most: prompts at each number of shots and seed; 0: all; None: as many as the job is asked for.
     """
@@ -45,7 +44,6 @@ class Part:
     templates: tuple[str, ...] | None = None
     shots: tuple[int, ...] = (0,)
     seeds: tuple[int, ...] = (0,)
-    demonstrations: str | None = None
     separator: str | None = None
     group: str | None = None
     most: int | None = None

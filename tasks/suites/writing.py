@@ -153,9 +153,8 @@ def _counted(prompts: Iterator[Prompt], part: Part, result: Result) -> Iterator[
 
 def _part(suite: Suite, part: Part, max_prompts: int, separator: str, result: Result) -> Iterator[Prompt]:
     task, most = part.task, max_prompts if part.most is None else part.most
-    split = part.demonstrations or task.demonstrations
     separator = separator if part.separator is None else part.separator
-    drawn = task.demonstrations_drawn or split != task.demonstrations
+    split, drawn = task.demonstrations, task.demonstrations_drawn
     shown_from = list(_usable(Pool(task, split, most=SHOWN_FROM))) if any(part.shots) else []
     if any(part.shots) and not shown_from:
         _skip(result, Skipped(task.name, f"no record of {split} to show: asked without demonstrations alone"))

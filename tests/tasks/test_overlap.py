@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import random
 import re
 
@@ -316,8 +317,28 @@ def test_opt_iml_trains_on_no_data_source_and_no_category_that_the_paper_evaluat
     assert all({pair.train, pair.evaluation} <= names for pair in review.read())
 
 
-def test_held_out_instances_are_not_in_the_store(shared):
-    """Fully supervised tasks: no row of their validation sets is one that is trained on."""
-    found = registry.discover("promptsource", shared / "data").tasks["promptsource.squad"]
-    texts = {split: {repr(record.fields["row"]) for record in found.read(split)} for split in found.splits}
-    assert texts["validation"] and not texts["validation"] & texts.get("train", set())
+def test_held_out_instances_are_not_in_the_store(tmp_path):
+    """A fully supervised task: its suite asks the validation set, and no word of that is trained on."""
+    rows = {
+        split: "".join(
+            json.dumps({"text_in": f"question{split}{i}", "struct_in": f"table{split}", "seq_out": f"select{split}{i}"})
+            + "\n"
+            for i in range(20)
+        )
+        for split in ("train", "dev", "test")
+    }
+    write(
+        tmp_path / "data/unifiedskg",
+        **{f"spider_{split}.jsonl": text for split, text in rows.items() if split != "test"},
+    )
+    flags = ["--mixture=unifiedskg", f"--data_dir={tmp_path / 'data'}", f"--cache_dir={tmp_path / 'cache'}"]
+    with contextlib.redirect_stdout(None):
+        cache_tasks.main([*flags, f"--tokenizer={TOKENIZER}"])
+    store, tokenizer = TokenStore(tmp_path / "cache"), Tokenizer.load(TOKENIZER)
+    assert store.stats("unifiedskg.spider", "train")["examples"] == 20
+    trained = " ".join(tokenizer.decode(store.read("unifiedskg.spider", "train", i)[0]) for i in range(20))
+    assert "selecttrain19" in trained and "dev" not in trained
+    asked = read_ledger(ledger_path(tmp_path / "cache", "unifiedskg"))
+    assert {one.level for one in asked} == {LEVELS[2]} and all("questiondev" in one.prompt for one in asked)
+    shown = [one.prompt[start:end] for one in asked for start, end in one.demonstration_spans]
+    assert shown and not any("dev" in text for text in shown)  # solved examples come from the train split

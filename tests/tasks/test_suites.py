@@ -281,6 +281,9 @@ def test_lm_evaluation_harness_asks_the_same(ask, shared):
     opt, mmlu = ask("opt_eval")[0], ask("mmlu")[0]
     for i, row in enumerate(rows(shared / "data/opt_eval/arc/ARC-Challenge-Test.jsonl"), 1):
         assert of(opt, "opt_eval.arc_challenge")[str(i)].prompt == f"Question: {row['question']['stem']}\nAnswer:"
+    with (shared / "data/opt_eval/openbookqa/Main/test.tsv").open(newline="") as file:
+        for i, row in enumerate(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
+            assert of(opt, "opt_eval.openbookqa")[str(i)].prompt == row["Question Stem"].strip()
     for i, row in enumerate(rows(shared / "data/opt_eval/piqa/valid.jsonl"), 1):
         ours = of(opt, "opt_eval.piqa")[str(i)].prompt
         assert (
