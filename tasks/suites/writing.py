@@ -17,7 +17,7 @@ from optiml_jax.files import exclusive
 from tasks import demonstrations, sources, suites
 from tasks.example import Example, Record, Skipped, Template
 from tasks.pool import WAY_OUT, Pool
-from tasks.registry import Benchmark, module_of
+from tasks.registry import Benchmark, MissingError, module_of
 from tasks.suites import Part, Suite
 from tasks.task import Options, Task
 
@@ -67,14 +67,14 @@ def run(
 
     Raises:
       UserError: no data, or the folder is being written.
+      MissingError: files of its benchmarks, but of no task that it asks.
       DataError: files or records that cannot be used.
     """
     found = suite.discover(data_dir, options)
     parts = suite.asked(found)
     if not parts and not may_be_empty:
-        names = [name for name, row in found.rows.items() if row.split == "test"]
-        might = f", such as {', '.join(names[:3])}," if names else ""
-        raise DataError(f"suite {suite.name}: {data_dir} holds no file of the tasks{might} that it asks")
+        of = ", ".join(suite.benchmarks)
+        raise MissingError(f"suite {suite.name}: {data_dir} holds files of {of}, and none of a task that is asked")
     result = Result(ledger_path(cache_dir, suite.name), left_out=(*found.left_out, *_dropped(suite, found)))
     with exclusive(cache_dir, "wait for it or give another --cache_dir"):
         if _restore(result, identity := _identity(suite, parts, options, max_prompts, separator, contaminated), parts):
