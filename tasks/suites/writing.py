@@ -74,7 +74,7 @@ def run(
     parts = suite.asked(found)
     if not parts and not may_be_empty:
         of = ", ".join(suite.benchmarks)
-        raise MissingError(f"suite {suite.name}: {data_dir} holds files of {of}, and none of a task that is asked")
+        raise MissingError(f"{data_dir} holds files of {of}, and none of a task that suite {suite.name} asks")
     result = Result(ledger_path(cache_dir, suite.name), left_out=(*found.left_out, *_dropped(suite, found)))
     with exclusive(cache_dir, "wait for it or give another --cache_dir"):
         if _restore(result, identity := _identity(suite, parts, options, max_prompts, separator, contaminated), parts):

@@ -486,7 +486,10 @@ def test_the_test_suites_are_the_tasks_of_tables_9_to_13():
         ({"bbh/bbh/snarks.json": '{"examples": []}'}, "cot-prompts/snarks.txt: cannot be read"),
         ({"raft/data/overruling/train.csv": "ID,Sentence,Label\n"}, "overruling.txt: cannot be read"),
         ({"mmlu/readme.txt": "nothing"}, "no file of a known task"),
-        ({"unifiedskg/sparc/dev.json": "[]"}, "holds files of unifiedskg, and none of a task that is asked"),
+        (
+            {"unifiedskg/sparc/dev.json": "[]"},
+            "holds files of unifiedskg, and none of a task that suite unifiedskg asks",
+        ),
     ],
 )
 def test_bad_files_are_named(tmp_path, files, message):

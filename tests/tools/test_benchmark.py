@@ -148,3 +148,13 @@ def test_without_torch_the_way_out_is_named(monkeypatch, capsys):
         benchmark.main(TINY)
     captured = capsys.readouterr().err
     assert error.value.code == 2 and "pip install '.[test]'" in captured and "--no_peer" in captured, captured
+
+
+def test_the_overlap_of_all_sides_is_the_same(tmp_path):
+    """Planted copies are found by a set of tuples of words, by `np.isin` and by ours, equally often."""
+    path = tmp_path / "overlap.json"
+    benchmark.main(["overlap", "--rounds=1", "--train_tokens=6e4", "--eval_tokens=3e4", f"--json={path}"])
+    found = json.loads(path.read_text())["rows"]
+    assert [row["exact"] for row in found] == [True, True] and all(row["ratio"] > 0 for row in found)
+    with pytest.raises(SystemExit):
+        benchmark.main(["overlap", "--train_tokens=10"])
