@@ -82,7 +82,7 @@ class Mixture:
             return f"its category {row.category} is held out (paper 2.3, Table 15)"
         for path in filter(None, (review.PATH if self.holds_out else None, own_review)):
             if reason := review.dropped(path, review.DROP_TRAIN).get(row.name):
-                return f"dropped by {path}: {reason}"
+                return f"dropped by {'the project' if path == review.PATH else path}: {reason}"
         return None
 
 

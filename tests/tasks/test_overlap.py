@@ -342,3 +342,25 @@ def test_held_out_instances_are_not_in_the_store(tmp_path):
     assert {one.level for one in asked} == {LEVELS[2]} and all("questiondev" in one.prompt for one in asked)
     shown = [one.prompt[start:end] for one in asked for start, end in one.demonstration_spans]
     assert shown and not any("dev" in text for text in shown)  # solved examples come from the train split
+
+
+def test_opt_iml_shares_nothing_with_the_evaluations_at_hand(shared, tmp_path):
+    """Real files: what Super-NaturalInstructions' own list trains on shares 65 pairs above 1%, opt_iml none at all."""
+    flags = [f"--data_dir={shared / 'data'}", f"--cache_dir={tmp_path}", "--missing_benchmarks=leave_out"]
+    flags += ["--allow_bad_records", f"--tokenizer={shared / 'tokenizer'}", "--max_prompts_per_task=0"]
+    names = "opt_eval,promptsource,unifiedskg,mmlu,bbh,bias,validation,super_natural_instructions_held_out"
+    found = {}
+    with contextlib.redirect_stdout(None):
+        for mixture in ("super_natural_instructions", "opt_iml"):
+            cache_tasks.main([f"--mixture={mixture}", *flags])
+        cache_tasks.main([f"--suite={names}", *flags])
+        for mixture in ("super_natural_instructions", "opt_iml"):
+            path = tmp_path / f"{mixture}.tsv"
+            more = [f"--output={tmp_path / 'pairs.tsv'}", f"--review={path}", "--processes=1"]
+            find_overlap.main([f"--train={mixture}", f"--eval={names}", f"--cache_dir={tmp_path}", *more])
+            found[mixture] = review.read(path)
+    assert not found["opt_iml"] and len(found["super_natural_instructions"]) == 65
+    decided = {(pair.train, pair.evaluation): pair for pair in review.read()}
+    for pair in found["super_natural_instructions"]:
+        known = decided[pair.train, pair.evaluation]
+        assert (known.overlap, known.own) == (pair.overlap, pair.own) and known.decision == review.DROP_TRAIN
