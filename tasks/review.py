@@ -54,7 +54,7 @@ def read(path: str | os.PathLike = PATH) -> tuple[Pair, ...]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
-    header, *rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    header, *rows = csv.reader(lines or [""], delimiter="\t", quoting=csv.QUOTE_NONE)
     if tuple(header) != COLUMNS:
         raise DataError(f"{path}:1: the columns are {', '.join(header)}, not {', '.join(COLUMNS)}")
     pairs: dict[tuple[str, str], Pair] = {}

@@ -261,6 +261,10 @@ def test_a_wrong_review_is_named(tmp_path, line, message):
     path.write_text("\t".join(review.COLUMNS) + f"\n{line}\n")
     with pytest.raises(DataError, match=re.escape(f"{path}{message}")):
         review.read(path)
+    path.write_text("")
+    review.read.cache_clear()
+    with pytest.raises(DataError, match=":1: the columns are , not train, evaluation, overlap"):
+        review.read(path)
     path.write_text("nothing\n")
     with pytest.raises(DataError, match=r"no list of examples of tools\.find_overlap"):
         overlap.read_examples(path)
