@@ -1,6 +1,6 @@
 """The fields of a row, or why it cannot be used."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -24,6 +24,14 @@ def text(row: Mapping[str, Any], names: str) -> str:
     found = value(row, names)
     if not isinstance(found, str):
         raise UnusableError(f"the field {names} is {type(found).__name__}, not text")
+    return found
+
+
+def choice(row: Mapping[str, Any], name: str, known: Iterable[str]) -> str:
+    """A field that is one of these texts."""
+    found = text(row, name)
+    if found not in (known := tuple(known)):
+        raise UnusableError(f"the {name} is {found!r}, none of {', '.join(known)}")
     return found
 
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from optiml_jax.data.store import TOKEN_BYTES, TOKEN_DTYPE, TokenStore, shard_path
+from optiml_jax.data.store import TOKEN_DTYPE, TokenStore
 from optiml_jax.errors import DataError
 from optiml_jax.evaluation.ledger import Prompt
 from optiml_jax.files import write_atomically
@@ -246,20 +246,22 @@ class Index:
     @classmethod
     def build(cls, found: Sequence[Example]) -> "Index":
         """Of examples, those of a task one after the other."""
-        parts = [_of_task(number, list(own)) for number, own in _by_task(found)]
+        first, parts = 0, []
+        for _, group in itertools.groupby(found, key=lambda example: example.task):
+            own = list(group)
+            parts.append(_of_task(first, own))
+            first += len(own)
         every = np.concatenate([part[0] for part in parts] or [np.empty(0, np.uint64)])
         owners = np.concatenate([part[1] for part in parts] or [np.empty(0, np.uint32)])
         order = np.argsort(every, kind="stable")
         every, owners = every[order], owners[order]
-        new = np.ones(len(every), bool)
-        new[1:] = every[1:] != every[:-1]
-        first = np.append(np.flatnonzero(new), len(every))
-        unique = every[new]
+        begins = np.flatnonzero(_new(every))
+        unique = every[begins]
         bits = max(16, (FILTER_BITS * len(unique)).bit_length())
         places = unique >> np.uint64(64 - bits)
         filter_ = np.zeros(1 << (bits - 3), np.uint8)
         np.bitwise_or.at(filter_, (places >> np.uint64(3)).astype(np.int64), _bit(places))
-        return cls(unique, first, owners, filter_)
+        return cls(unique, np.append(begins, len(every)), owners, filter_)
 
     def save(self, directory: Path) -> None:
         """To files that other processes map."""
@@ -292,13 +294,13 @@ def _bit(places: np.ndarray) -> np.ndarray:
     return np.left_shift(np.uint8(1), (places & np.uint64(7)).astype(np.uint8))
 
 
-def _by_task(found: Sequence[Example]) -> Iterator[tuple[int, Iterator[Example]]]:
-    """The number of the first example of each task, with its examples."""
-    number = 0
-    for _, group in itertools.groupby(found, key=lambda example: example.task):
-        own = list(group)
-        yield number, iter(own)
-        number += len(own)
+def _new(*columns: np.ndarray) -> np.ndarray:
+    """Of sorted rows, which differ from the one before: bool [rows]."""
+    found = np.zeros(len(columns[0]), bool)
+    found[:1] = True
+    for column in columns:
+        found[1:] |= column[1:] != column[:-1]
+    return found
 
 
 def _of_task(first: int, found: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
@@ -313,8 +315,7 @@ def _of_task(first: int, found: Sequence[Example]) -> tuple[np.ndarray, np.ndarr
     hashed, owner = (np.concatenate(column) for column in zip(*parts))
     order = np.lexsort((owner, hashed))
     hashed, owner = hashed[order], owner[order]
-    new = np.ones(len(hashed), bool)
-    new[1:] = (hashed[1:] != hashed[:-1]) | (owner[1:] != owner[:-1])
+    new = _new(hashed, owner)
     hashed, owner = hashed[new], owner[new]
     _, which, counts = np.unique(hashed, return_inverse=True, return_counts=True)
     wording = counts[which] > max(1, HALF * len(found))
@@ -335,16 +336,11 @@ def _chunks(lengths: Sequence[int], heads: np.ndarray | None = None) -> Iterator
 
 def of_store(store: TokenStore, task: str, split: str, pieces: Pieces, index: Index) -> tuple[np.ndarray, int]:
     """What of the index a task of a token store has: positions in `index.grams`, each once; and its tokens."""
-    every, shards = store.index(task, split), store.stats(task, split)["shards"]
-    flags = store.pieces(task, split)
+    every, flags = store.index(task, split), store.pieces(task, split)
     goes_on = None if flags is None else (flags & 2) != 0
-    found, begin = [np.empty(0, np.int64)], 0
-    for shard in range(shards):
-        path = shard_path(store.directory, task, split, shard, shards, "tokens")
-        size = path.stat().st_size // TOKEN_BYTES
-        end = begin + int(np.searchsorted(np.cumsum(every["length"][begin:], dtype=np.int64), size, "right"))
-        rows = every[begin:end]
-        own = None if goes_on is None else goes_on[begin:end]
+    found = [np.empty(0, np.int64)]
+    for path, shard in store.shards(task, split):
+        rows, own = every[shard], None if goes_on is None else goes_on[shard]
         with path.open("rb") as file:
             for chunk in _chunks(rows["length"].tolist(), None if own is None else ~own):
                 here = rows[chunk]
@@ -352,5 +348,4 @@ def of_store(store: TokenStore, task: str, split: str, pieces: Pieces, index: In
                 starts = (here["offset"] - here["offset"][0]).astype(np.int64)
                 hashed, _ = grams(tokens, starts, pieces, None if own is None else own[chunk])
                 found.append(np.unique(index.match(hashed)))
-        begin = end
     return np.unique(np.concatenate(found)), int(every["length"].sum(dtype=np.int64))

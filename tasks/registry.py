@@ -95,9 +95,22 @@ def reviewed_templates(benchmark: str) -> dict[str, tuple[str, str]]:
 
 
 @functools.cache
+def _catalogs() -> dict[str, dict[str, CatalogRow]]:
+    """The catalog by benchmark: it is read once."""
+    found: dict[str, dict[str, CatalogRow]] = {}
+    for row in listed(CATALOG):
+        found.setdefault(row["benchmark"], {})[row["name"]] = CatalogRow(**row)
+    return found
+
+
 def catalog(benchmark: str) -> dict[str, CatalogRow]:
     """The tasks of a benchmark by name, whether or not their files are there."""
-    return {row["name"]: CatalogRow(**row) for row in listed(CATALOG) if row["benchmark"] == benchmark}
+    return _catalogs().get(benchmark, {})
+
+
+def stems(benchmark: str) -> list[str]:
+    """The names of a benchmark's tasks without its own."""
+    return [name.removeprefix(f"{benchmark}.") for name in catalog(benchmark)]
 
 
 def without_data(benchmark: str) -> Benchmark:

@@ -87,6 +87,18 @@ def read(files: Sequence[Path]) -> Iterator[Row | Skipped]:
             )
 
 
+def content(path: Path) -> str:
+    """A text file as a whole.
+
+    Raises:
+      DataError: it is not there, or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); fetch the file again") from None
+
+
 def lines(path: Path) -> Iterator[tuple[int, str | Skipped]]:
     """The lines of a text file by number, without their ends.
 

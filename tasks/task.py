@@ -7,6 +7,7 @@ from pathlib import Path
 from optiml_jax.data.settings import REFUSE
 from tasks.example import Example, Record, Skipped, Template
 
+SHOWN_SPLIT = "shown"  # a split of records that are only there to be shown, solved, before others
 MAX_EXAMPLES = 100_000  # of a task, at random (paper 2.2 and Table 1); FLAN takes 30,000
 
 

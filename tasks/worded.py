@@ -18,11 +18,10 @@ from tasks.example import Example, Record, Skipped, Template
 from tasks.fields import UnusableError
 from tasks.registry import CATALOG, Benchmark, CatalogRow, MissingError, catalog, listed
 from tasks.rows import Row
-from tasks.task import Options, Task
+from tasks.task import SHOWN_SPLIT, Options, Task
 
 INSTRUCTIONS = CATALOG.with_name("instructions.tsv")
 FIELD = re.compile(r"{(\w+)}")
-SHOWN = "shown"  # a split of examples that are only there to be shown, solved, before others
 NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev", "val", "eval"), "test": ("test",)}
 PAPERWORK = re.compile(r"(licen[cs]e|readme|\.git|notice|citation)", re.IGNORECASE)
 
@@ -176,7 +175,11 @@ def _task(
         read=functools.partial(_read, source, splits),
         render=functools.partial(render, row.name, row.style == "task", wording),
         options=options,
-        demonstrations=SHOWN if SHOWN in source.named else "train" if "train" in splits else next(iter(splits)),
+        demonstrations=SHOWN_SPLIT
+        if SHOWN_SPLIT in source.named
+        else "train"
+        if "train" in splits
+        else next(iter(splits)),
         demonstrations_drawn=source.drawn,
         longer=longer,
     )
@@ -210,7 +213,9 @@ def _read(source: Source, splits: Mapping[str, tuple[Path, ...]], split: str) ->
                         continue
                     seen.add(content)
                 name = str(number) if len(found) == 1 else f"{number}.{place}"
-                name = f"{SHOWN}{name}" if split == SHOWN else name  # no record that is asked has such a name
+                name = (
+                    f"{SHOWN_SPLIT}{name}" if split == SHOWN_SPLIT else name
+                )  # no record that is asked has such a name
                 yield Record(name, {"where": row.where, **fields})
 
 

@@ -127,8 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 options,
                 flags.max_prompts_per_task,
                 separator,
-                bool(flags.mixture),
-                contaminated,
+                may_be_empty=bool(flags.mixture),
+                contaminated=contaminated,
             )
         except MissingError as error:
             if len(asked) == 1 or options.missing_benchmarks == REFUSE:

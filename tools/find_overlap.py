@@ -21,7 +21,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,15 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, positions, count in tqdm(run(str(directory), folder, names), "overlap", len(names), unit="task"):
             shared[name] = index.shared(positions)
             tokens += count
-    of_task = np.array([example.task for example in found], np.int64)
-    sizes = np.bincount(of_task, minlength=len(tasks))
-    rows = [
-        (train, tasks[i], int(sizes[i]), int(every[i]), every[i] / sizes[i], own[i] / sizes[i])
-        for train, (any_, more) in sorted(shared.items())
-        for every, own in [(np.bincount(of_task[ids], minlength=len(tasks)) for ids in (any_, more))]
-        for i in np.flatnonzero(every)
-    ]
-    rows.sort(key=lambda row: (-row[5], -row[4], row[0], row[1]))
+    rows = pairs(tasks, found, shared)
     summary = (
         f"{len(shared):,} train tasks with {tokens:,} tokens, {len(tasks):,} evaluation tasks with {len(found):,} "
         f"examples and {len(index.grams):,} different {N}-grams: {len(rows):,} pairs share one"
@@ -116,12 +108,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"all pairs: {flags.output}; examples: {path}")
     if flags.review:
         measured = [Pair(train, task, f"{share:.4f}", f"{own:.4f}") for train, task, _, _, share, own in above]
-        pairs = review.merged(measured, decided)
-        review.write(flags.review, pairs)
-        print(f"review: {flags.review}, {sum(not pair.decision for pair in pairs):,} of {len(pairs):,} pairs to decide")
+        reviewed = review.merged(measured, decided)
+        review.write(flags.review, reviewed)
+        open_ = sum(not pair.decision for pair in reviewed)
+        print(f"review: {flags.review}, {open_:,} of {len(reviewed):,} pairs to decide")
     took = time.perf_counter() - indexed
     rate = tokens / took / 1e6
     print(f"{indexed - start:.1f} s for the index, {took:.1f} s for training's side: {rate:.1f} M tokens a second")
+
+
+def pairs(
+    tasks: Sequence[str], found: Sequence[overlap.Example], shared: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> list[tuple]:
+    """A row of `COLUMNS` for each pair that shares anything, those that share most beside wording first.
+
+    Args:
+      shared: train task -> what `Index.shared` says of it.
+    """
+    of_task = np.array([example.task for example in found], np.int64)
+    sizes = np.bincount(of_task, minlength=len(tasks))
+    rows = []
+    for train, both in shared.items():
+        every, own = (np.bincount(of_task[numbers], minlength=len(tasks)) for numbers in both)
+        for i in np.flatnonzero(every):
+            rows.append((train, tasks[i], int(sizes[i]), int(every[i]), every[i] / sizes[i], own[i] / sizes[i]))
+    return sorted(rows, key=lambda row: (-row[5], -row[4], row[0], row[1]))
 
 
 def write_table(path: str, summary: str, rows: Sequence[tuple]) -> None:

@@ -114,6 +114,11 @@ class TokenStore:
         flags = (self.index(task, split)["label_start"] >> PIECE).astype(np.uint8)
         return flags if flags.any() else None
 
+    def shards(self, task: str, split: str) -> list[tuple[Path, slice]]:
+        """The files of tokens, and which examples lie end to end in each: for one pass over all of them."""
+        starts = self._split(task, split)[1]
+        return list(zip(self._paths(task, split, "tokens"), map(slice, starts, starts[1:])))
+
     def read(self, task: str, split: str, i: int) -> tuple[np.ndarray, int]:
         """Example `i`: its ids, uint16 [length], and how many of them are source."""
         return self.read_many(split, [(task, i)])[0]

@@ -48,11 +48,6 @@ def _of_task(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _task_entry(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One task of results.json: over the examples of a template, the templates, the numbers of shots."""
     known, shots = _of_task(samples), _by_shots(samples)
-    clean = [sample for sample in samples if sample["contaminated"] is False]
-    of_clean = {
-        "contaminated": len(samples) - len(clean),
-        "clean_score": _mean(_by_shots(clean).values()) if clean else None,
-    }
     return {
         "metric": str(Metric.parse(known["metric"])),
         **{field: known[field] for field in ("level", "category", "benchmark")},
@@ -60,8 +55,17 @@ def _task_entry(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "shots": shots,
         "examples": len(samples),
         "baselines": baselines(samples),
-        **(of_clean if samples[0]["contaminated"] is not None else {}),
+        **_contamination(samples),
     }
+
+
+def _contamination(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many samples are contaminated and the score of the others, where it is known."""
+    if samples[0]["contaminated"] is None:
+        return {}
+    clean = [sample for sample in samples if sample["contaminated"] is False]
+    score = _mean(_by_shots(clean).values()) if clean else None
+    return {"contaminated": len(samples) - len(clean), "clean_score": score}
 
 
 def _by_shots(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:

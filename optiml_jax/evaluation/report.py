@@ -146,6 +146,11 @@ def _against(score: float, majority: float | None) -> tuple[str, str, str]:
     return per_cent(score), per_cent(majority), gain
 
 
+def scope(coverage: Mapping[str, Any] | None, dropped: Sequence[str]) -> list[str]:
+    """How much of each benchmark was asked, and what of it was left out on purpose."""
+    return [*([coverage_text(coverage)] if coverage else []), *(f"Left out: {text}" for text in dropped)]
+
+
 def summary(
     results: Mapping[str, Any],
     training: Mapping[str, float] | None = None,
@@ -157,9 +162,7 @@ def summary(
     prompts = sum(task["examples"] for task in results["tasks"].values())
     eos = "with" if results["bos"] else "without"
     lines = [f"{results['weights']}: {len(results['tasks']):,} tasks, {prompts:,} prompts, {eos} a leading </s>"]
-    if coverage:
-        lines.append(coverage_text(coverage))
-    lines += [f"Left out: {text}" for text in dropped]
+    lines += scope(coverage, dropped)
     if training:
         first, last = training["first_loss"], training["last_loss"]
         lines.append(f"Training loss {first:.3f} -> {last:.3f} nats per label token ({last / first - 1:+.0%})")

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from optiml_jax.data.manifest import coverage_text
 from optiml_jax.evaluation import report
 
 SHOWN = 3  # right and wrong answers a task; one of each where many tasks would make a huge page
@@ -165,10 +164,7 @@ def html(
     """The text of report.html; arguments as `report_files.write_reports`."""
     tables = (report.level_table(results), report.category_table(results), report.task_table(results, samples))
     about = report.summary(results)[0]
-    said = [coverage_text(coverage)] if coverage else []
-    covered = "\n".join(
-        f'<p class="dim">{escape(text)}</p>' for text in (*said, *(f"Left out: {one}" for one in dropped))
-    )
+    covered = "\n".join(f'<p class="dim">{escape(text)}</p>' for text in report.scope(coverage, dropped))
     origin = f"tokenizer {results['tokenizer'][:12]} · code {results['code_version']}"
     body = "\n".join(
         [

@@ -16,10 +16,10 @@ from optiml_jax.evaluation.metrics import Metric
 from tasks import rows, worded
 from tasks.example import Skipped
 from tasks.fields import text
-from tasks.registry import Benchmark, catalog
+from tasks.registry import Benchmark, stems
 from tasks.rows import Row
-from tasks.task import Options
-from tasks.worded import SHOWN, Fields, Source, Wording, answers
+from tasks.task import SHOWN_SPLIT, Options
+from tasks.worded import Fields, Source, Wording, answers
 
 NAME = "bbh"
 COT = "_cot"
@@ -37,7 +37,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
       DataError: a task's prompt file is not there or not as the authors wrote it.
     """
     found = {}
-    for name in (name.removeprefix(f"{NAME}.") for name in catalog(NAME)):
+    for name in stems(NAME):
         file = name.removesuffix(COT)
         if any((directory / pattern).is_file() for pattern in _patterns(file)):
             found[name] = _source(file, name.endswith(COT), directory / "cot-prompts" / f"{file}.txt")
@@ -55,7 +55,7 @@ def _source(file: str, reasoned: bool, prompt: Path) -> Source:
         functools.partial(_recipe, reasoned, after),
         functools.partial(_read, solved, prompt),
         beside=(f"cot-prompts/{file}.txt",),
-        named=dict.fromkeys(("test", SHOWN), _patterns(file)),
+        named=dict.fromkeys(("test", SHOWN_SPLIT), _patterns(file)),
         wording=Wording(f"{description}\n\nQ: {{input}}\nA:{THINK if reasoned else ''}", exact=True),
         metric=METRIC,
         drawn=False,
@@ -69,11 +69,7 @@ def read_prompt(path: Path) -> tuple[str, list[tuple[str, str]], str]:
     Raises:
       DataError: it is not there, or holds no solved question.
     """
-    try:
-        whole = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); it is part of the release, fetch it again") from None
-    description, *questions = whole.partition("-----\n")[2].strip().split("\n\nQ: ")
+    description, *questions = rows.content(path).partition("-----\n")[2].strip().split("\n\nQ: ")
     solved = [question.partition(f"\nA:{THINK}") for question in questions]
     if not solved or not all(reasons.strip() for _, _, reasons in solved):
         raise DataError(f"{path}: no solved questions (Q: ... A:{THINK} ...) after -----; fetch it again")
@@ -81,7 +77,7 @@ def read_prompt(path: Path) -> tuple[str, list[tuple[str, str]], str]:
 
 
 def _read(solved: list[tuple[str, str]], prompt: Path, path: Path, split: str) -> Iterator[Row | Skipped]:
-    if split == SHOWN:
+    if split == SHOWN_SPLIT:
         for number, (asked, reasons) in enumerate(solved, start=1):
             yield Row(number, f"{prompt}#{number}", {"input": asked, "reasons": reasons})
         return

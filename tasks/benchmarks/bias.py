@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks import rows, worded
 from tasks.example import Skipped
-from tasks.fields import UnusableError, text
+from tasks.fields import UnusableError, choice, text
 from tasks.registry import Benchmark
 from tasks.rows import Row
 from tasks.task import Options
@@ -38,16 +38,14 @@ def discover(directory: Path, options: Options) -> Benchmark:
 
 def _winogender(row: Mapping[str, Any]) -> Iterator[Fields]:
     labels = {"entailment": "True", "not_entailment": "False"}
-    if (label := text(row, "label")) not in labels:
-        raise UnusableError(f"the label is {label!r}, none of {', '.join(labels)}")
-    yield {name: text(row, name).strip() for name in ("premise", "hypothesis")} | answers(labels[label])
+    right = labels[choice(row, "label", labels)]
+    yield {name: text(row, name).strip() for name in ("premise", "hypothesis")} | answers(right)
 
 
 def _crows_pairs(row: Mapping[str, Any]) -> Iterator[Fields]:
     labels = {"stereo": "Yes", "antistereo": "No"}
-    if (label := text(row, "stereo_antistereo")) not in labels:
-        raise UnusableError(f"stereo_antistereo is {label!r}, none of {', '.join(labels)}")
-    yield {name: text(row, name).strip() for name in ("sent_more", "sent_less")} | answers(labels[label])
+    right = labels[choice(row, "stereo_antistereo", labels)]
+    yield {name: text(row, name).strip() for name in ("sent_more", "sent_less")} | answers(right)
 
 
 def _read_winobias(path: Path, split: str) -> Iterator[Row | Skipped]:

@@ -12,9 +12,9 @@ from typing import Any
 
 from tasks import rows, worded
 from tasks.fields import UnusableError, text
-from tasks.registry import Benchmark, catalog
-from tasks.task import Options
-from tasks.worded import SHOWN, Fields, Source, Wording, answers
+from tasks.registry import Benchmark, stems
+from tasks.task import SHOWN_SPLIT, Options
+from tasks.worded import Fields, Source, Wording, answers
 
 NAME = "mmlu"
 LETTERS = ("A", "B", "C", "D")
@@ -31,8 +31,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     Raises:
       MissingError: there is none.
     """
-    subjects = (name.removeprefix(f"{NAME}.") for name in catalog(NAME))
-    return worded.discover(NAME, directory, options, {subject: _source(subject) for subject in subjects}, UNREAD)
+    return worded.discover(NAME, directory, options, {subject: _source(subject) for subject in stems(NAME)}, UNREAD)
 
 
 def _source(subject: str) -> Source:
@@ -42,7 +41,7 @@ def _source(subject: str) -> Source:
         _recipe,
         functools.partial(rows.table, columns=("question", *LETTERS, "answer")),
         named={
-            SHOWN: (f"dev/{subject}_dev.csv",),
+            SHOWN_SPLIT: (f"dev/{subject}_dev.csv",),
             "validation": (f"val/{subject}_val.csv",),
             "test": (f"test/{subject}_test.csv",),
         },

@@ -15,11 +15,11 @@ from typing import Any
 from optiml_jax.errors import DataError
 from tasks import rows, worded
 from tasks.example import Skipped
-from tasks.fields import UnusableError, text, value
+from tasks.fields import UnusableError, choice, text, value
 from tasks.registry import Benchmark
 from tasks.rows import Row
-from tasks.task import Options
-from tasks.worded import SHOWN, Fields, Source, UnfitError, Wording, answers
+from tasks.task import SHOWN_SPLIT, Options
+from tasks.worded import Fields, Source, UnfitError, Wording, answers
 
 NAME = "opt_eval"
 LABEL = {True: 0, False: 1, "true": 0, "false": 1, "True": 0, "False": 1}
@@ -125,8 +125,7 @@ def _schema(row: Mapping[str, Any]) -> Iterator[Fields]:
     before, gap, after = text(row, "sentence").partition("_")
     if not gap or not after.strip():
         raise UnusableError("no gap _ with something after it")
-    if (right := text(row, "answer")) not in ("1", "2"):
-        raise UnusableError(f"the answer is {right!r}, neither 1 nor 2")
+    right = choice(row, "answer", ("1", "2"))
     first = not before.strip() or before.rstrip()[-1] in ".!?"
     nouns = []
     for noun in (text(row, "option1").strip(), text(row, "option2").strip()):
@@ -143,29 +142,24 @@ def _boolq(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 def _cb(row: Mapping[str, Any]) -> Iterator[Fields]:
     options = {"entailment": "true", "contradiction": "false", "neutral": "neither"}
-    if (label := text(row, "label")) not in options:
-        raise UnusableError(f"the label is {label!r}, none of {', '.join(options)}")
     hypothesis = text(row, "hypothesis").strip().rstrip(".")
-    right = list(options).index(label)
+    right = list(options).index(choice(row, "label", options))
     yield ranked(list(options.values()), right, premise=text(row, "premise").strip(), hypothesis=hypothesis)
 
 
 def _copa(row: Mapping[str, Any]) -> Iterator[Fields]:
     """Figure G.5 shows a cause ("because"); for effects "therefore" follows lm-evaluation-harness."""
     words = {"cause": "because", "effect": "therefore"}
-    if (asked := text(row, "question")) not in words:
-        raise UnusableError(f"the question is {asked!r}, neither cause nor effect")
+    word = words[choice(row, "question", words)]
     premise = text(row, "premise").strip().rstrip(".")
     choices = [_capitalised(text(row, name).strip(), False) for name in ("choice1", "choice2")]
-    yield ranked(choices, int(value(row, "label")), premise=premise, word=words[asked])
+    yield ranked(choices, int(value(row, "label")), premise=premise, word=word)
 
 
 def _rte(row: Mapping[str, Any]) -> Iterator[Fields]:
     options = ("entailment", "not_entailment")
-    if (label := text(row, "label")) not in options:
-        raise UnusableError(f"the label is {label!r}, none of {', '.join(options)}")
     texts = {name: text(row, name).strip() for name in ("premise", "hypothesis")}
-    yield ranked(["True", "False"], options.index(label), **texts)
+    yield ranked(["True", "False"], options.index(choice(row, "label", options)), **texts)
 
 
 def _wic(row: Mapping[str, Any]) -> Iterator[Fields]:
@@ -215,7 +209,7 @@ def _read_multirc(path: Path, split: str) -> Iterator[Row | Skipped]:
         if isinstance(row, Skipped):
             yield row
         else:
-            yield row._replace(values=row.values | {"shown": split == SHOWN})
+            yield row._replace(values=row.values | {"shown": split == SHOWN_SPLIT})
 
 
 def _multirc(row: Mapping[str, Any]) -> Iterator[Fields]:
@@ -312,6 +306,6 @@ SOURCES = {
         _multirc,
         "READING COMPREHENSION ANSWER KEY\n\n{passage}\n\n{question_text}\n\n",
         _read_multirc,
-        named={SHOWN: ("superglue/MultiRC/train.jsonl", "fewglue/MultiRC/train.jsonl", "MultiRC/train.jsonl")},
+        named={SHOWN_SPLIT: ("superglue/MultiRC/train.jsonl", "fewglue/MultiRC/train.jsonl", "MultiRC/train.jsonl")},
     ),
 }

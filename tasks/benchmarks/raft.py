@@ -18,10 +18,10 @@ from optiml_jax.errors import DataError
 from tasks import rows, worded
 from tasks.example import Skipped
 from tasks.fields import UnusableError, text
-from tasks.registry import Benchmark, catalog
+from tasks.registry import Benchmark, stems
 from tasks.rows import Row
-from tasks.task import Options
-from tasks.worded import SHOWN, Fields, Source, Wording, answers
+from tasks.task import SHOWN_SPLIT, Options
+from tasks.worded import Fields, Source, Wording, answers
 
 NAME = "raft"
 LABELS = "Possible labels:\n"
@@ -42,7 +42,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
       DataError: the instructions of a task are not there.
     """
     found = {}
-    for task in (name.removeprefix(f"{NAME}.") for name in catalog(NAME)):
+    for task in stems(NAME):
         patterns = (f"data/{task}/train.csv", f"{task}/train.csv")
         there = any((directory / pattern).is_file() for pattern in patterns)
         found[task] = _source(task, patterns, directory) if there else Source(patterns, _recipe)
@@ -57,7 +57,7 @@ def _source(task: str, patterns: tuple[str, ...], directory: Path) -> Source:
         functools.partial(_recipe, labels=labels, shown=shown),
         _read,
         beside=(prompt,),
-        named=dict.fromkeys(("test", SHOWN), patterns),
+        named=dict.fromkeys(("test", SHOWN_SPLIT), patterns),
         wording=Wording(f"{instruction}\n\n{{asked}}\nLabel:", labels, exact=True),
     )
 
@@ -68,10 +68,7 @@ def read_prompt(path: Path) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     Raises:
       DataError: it is not there, or not as raft-baselines writes it.
     """
-    try:
-        instruction, _, examples = path.read_text(encoding="utf-8").replace("\r\n", "\n").partition("\n\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); it comes with raft-baselines") from None
+    instruction, _, examples = rows.content(path).partition("\n\n")
     labels = tuple(re.findall(r"^\d+\. (.+?)\s*$", instruction.partition(LABELS)[2], re.MULTILINE))
     first = examples.partition("\nLabel:")[0]
     shown = tuple(re.findall(r"^([A-Z][\w ]*): ", first, re.MULTILINE))
@@ -85,7 +82,7 @@ def _read(path: Path, split: str) -> Iterator[Row | Skipped]:
     found = list(rows.table(path))
     order = np.random.default_rng(SEED).permutation(len(found))
     asked = -(-len(found) * 8 // 10)
-    for place in order[asked:] if split == SHOWN else order[:asked]:
+    for place in order[asked:] if split == SHOWN_SPLIT else order[:asked]:
         yield found[place]
 
 

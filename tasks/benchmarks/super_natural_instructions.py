@@ -26,7 +26,7 @@ from tasks import prompts
 from tasks.example import Example, Record, Skipped, Template
 from tasks.pool import WAY_OUT
 from tasks.registry import Benchmark, CatalogRow, MissingError, catalog, slug, task_name
-from tasks.task import Options, Task
+from tasks.task import SHOWN_SPLIT, Options, Task
 
 NAME = "super_natural_instructions"
 TEMPLATE = Template("definition", Metric("rouge_l"))  # its text is in each file
@@ -116,7 +116,7 @@ def _task(row: CatalogRow, path: Path, held_out: int, options: Options) -> Task:
         read=functools.partial(read_split, path, row.name, held_out, options.allow_empty_tasks),
         render=functools.partial(render, row.name),
         options=options,
-        demonstrations="shown",
+        demonstrations=SHOWN_SPLIT,
         demonstrations_drawn=False,
     )
 
@@ -221,7 +221,7 @@ def read_split(path: Path, task: str, held_out: int, allow_empty: bool, split: s
     Held out are only instances whose input no other instance has. What cannot be used is counted with "train". "shown"
     are those of the demonstrations.
     """
-    if split == "shown":
+    if split == SHOWN_SPLIT:
         shown = list(positive_examples(path))
         others = (record for record in _unasked(path, task, held_out, allow_empty) if isinstance(record, Record))
         yield from [*shown, *itertools.islice(others, max(0, SHOWN - len(shown)))]

@@ -17,7 +17,7 @@ from typing import Any
 from tasks import rows, worded
 from tasks.example import Skipped
 from tasks.fields import UnusableError, text, value
-from tasks.registry import Benchmark, catalog
+from tasks.registry import Benchmark, stems
 from tasks.rows import Row
 from tasks.task import Options
 from tasks.worded import Fields, Source, answers
@@ -44,8 +44,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     Raises:
       MissingError: there is none.
     """
-    tasks = (name.removeprefix(f"{NAME}.") for name in catalog(NAME))
-    return worded.discover(NAME, directory, options, {task: _source(task) for task in tasks}, UNREAD)
+    return worded.discover(NAME, directory, options, {task: _source(task) for task in stems(NAME)}, UNREAD)
 
 
 def _source(task: str) -> Source:

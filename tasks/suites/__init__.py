@@ -65,7 +65,7 @@ class Suite:
         """
         parts, levels = [], dict[str, str | None]()
         for part in self.parts(found):
-            if part.task.name in self.dropped(part.task.options):
+            if part.task.name in dropped(part.task.options):
                 continue
             splits = (part.split,) if isinstance(part.split, str) else part.split
             if split := next((split for split in splits if split in part.task.splits), None):
@@ -75,14 +75,14 @@ class Suite:
                     raise DataError(f"suite {self.name}: {part.task.name} is asked at two levels, {both}")
         return parts
 
-    @staticmethod
-    def dropped(options: Options) -> Mapping[str, str]:
-        """Task -> why, of those that the user's review takes out of evaluations."""
-        return review.dropped(options.review, review.DROP_EVALUATION) if options.review else {}
-
     def discover(self, data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
         """Everything in the folders of its benchmarks; see `registry.discover` for the errors."""
         return discover_all(self.benchmarks, data_dir, options)
+
+
+def dropped(options: Options) -> Mapping[str, str]:
+    """Task -> why, of those that the user's review takes out of evaluations."""
+    return review.dropped(options.review, review.DROP_EVALUATION) if options.review else {}
 
 
 def level_of(task: Task, found: Benchmark) -> str:

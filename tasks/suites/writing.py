@@ -17,7 +17,7 @@ from optiml_jax.files import exclusive
 from tasks import demonstrations, sources, suites
 from tasks.example import Example, Record, Skipped, Template
 from tasks.pool import WAY_OUT, Pool
-from tasks.registry import Benchmark, MissingError, module_of
+from tasks.registry import MissingError, module_of
 from tasks.suites import Part, Suite
 from tasks.task import Options, Task
 
@@ -75,15 +75,22 @@ def run(
     if not parts and not may_be_empty:
         of = ", ".join(suite.benchmarks)
         raise MissingError(f"{data_dir} holds files of {of}, and none of a task that suite {suite.name} asks")
-    result = Result(ledger_path(cache_dir, suite.name), left_out=(*found.left_out, *_dropped(suite, found)))
+    dropped = [
+        Skipped(name, f"dropped by the review: {reason}")
+        for name, reason in suites.dropped(options).items()
+        if name in found.tasks
+    ]
+    result = Result(ledger_path(cache_dir, suite.name), left_out=(*found.left_out, *dropped))
+    flagged = sorted((task, sorted(ids)) for task, ids in (contaminated or {}).items())
+    identity = _identity(suite, parts, options, max_prompts, separator, flagged)
     with exclusive(cache_dir, "wait for it or give another --cache_dir"):
-        if _restore(result, identity := _identity(suite, parts, options, max_prompts, separator, contaminated), parts):
+        if _restore(result, identity, parts):
             return result
         files = {part.task.name: part.task.files for part in parts}
         raw = {name: sources.raw_files(paths) for name, paths in files.items()}
         bar = tqdm(parts, f"ledger {suite.name}", unit="task", leave=False, delay=1)
-        dropped = [f"{item.where}: {item.reason}" for item in _dropped(suite, found)]
-        says: dict[str, Any] = {"coverage": found.coverage, "dropped": dropped, "identity": identity, "raw": raw}
+        says: dict[str, Any] = {"coverage": found.coverage, "identity": identity, "raw": raw}
+        says["dropped"] = [f"{item.where}: {item.reason}" for item in dropped]
 
         def prompts() -> Iterator[Prompt]:
             for part in bar:
@@ -98,12 +105,6 @@ def run(
     return result
 
 
-def _dropped(suite: Suite, found: Benchmark) -> Iterator[Skipped]:
-    for name, reason in suite.dropped(next((task.options for task in found.tasks.values()), Options())).items():
-        if name in found.tasks:
-            yield Skipped(name, f"dropped by the review: {reason}")
-
-
 def _flagged(prompts: Iterator[Prompt], contaminated: Mapping[str, frozenset[str]]) -> Iterator[Prompt]:
     for prompt in prompts:
         known = contaminated.get(prompt.task)
@@ -116,11 +117,7 @@ def _identity(suite: Suite, parts: list[Part], options: Options, *asked_for: obj
     asked = [
         (part.task.name, part.task.category, part.task.source, dataclasses.replace(part, task=None)) for part in parts
     ]
-    stable = [
-        sorted((task, sorted(ids)) for task, ids in one.items()) if isinstance(one, Mapping) else one
-        for one in asked_for
-    ]
-    text = repr((suite.name, sources.code_version(*modules), options, stable, asked))
+    text = repr((suite.name, sources.code_version(*modules), options, asked_for, asked))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -159,20 +156,20 @@ def _part(suite: Suite, part: Part, max_prompts: int, separator: str, result: Re
     if any(part.shots) and not shown_from:
         _skip(result, Skipped(task.name, f"no record of {split} to show: asked without demonstrations alone"))
     numbers = part.shots if shown_from else (0,) * (0 in part.shots)
+    keys = [(shots, seed) for shots in numbers for seed in (part.seeds if shots else (0,))]
     for pair in Pool(task, part.split, part.templates, most):
         if isinstance(pair, Skipped):
             _skip(result, pair)
             continue
-        if isinstance(unfit := task.render(*pair), Skipped):
-            _skip(result, unfit)
-            continue
-        for shots in numbers:
-            for seed in part.seeds if shots else (0,):
-                shown = demonstrations.choose(
-                    shown_from, task.name, pair.record.id, shots, seed, drawn, split == part.split
-                )
-                example, ids = demonstrations.render(task, *pair, shown, separator)
-                yield _prompt(suite, part, pair.template, example, (shots, seed), ids)
+        for shots, seed in keys:
+            shown = demonstrations.choose(
+                shown_from, task.name, pair.record.id, shots, seed, drawn, split == part.split
+            )
+            example, ids = demonstrations.render(task, *pair, shown, separator)
+            if isinstance(example, Skipped):  # whatever is shown before it
+                _skip(result, example)
+                break
+            yield _prompt(suite, part, pair.template, example, (shots, seed), ids)
 
 
 def _usable(pool: Pool) -> Iterator[Record]:
