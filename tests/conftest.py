@@ -5,7 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # "cuda" runs tests of tests/model on a GPU
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # What one test compiles the others, and the commands they start, need not: a quarter of the time of a run.

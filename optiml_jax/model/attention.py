@@ -1,12 +1,15 @@
 """Causal attention that never crosses a document of a packed row (OPT-IML section 3.2, "document attention")."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from optiml_jax.model import sharding
 from optiml_jax.model.blocked_attention import blocked_attention
+from optiml_jax.model.flash_attention import flash_attention
 
-IMPLEMENTATIONS = ("auto", "dense", "blocked")
+AUTO = {"cpu": "blocked", "gpu": "pallas"}  # the fastest on each kind of device
 
 
 def attention(
@@ -24,9 +27,9 @@ def attention(
       q_BTHK: queries, already scaled by K**-0.5 (OPT scales the query, not the scores).
       k_BTHK, v_BTHK: keys and values.
       segment_ids_BT: int32; 0 is padding, each document has one positive id in one contiguous run.
-      implementation: "dense" scores all pairs and is the oracle; "blocked" skips what lies outside a document; "auto"
-        takes the faster of them on this device.
-      interpret: runs a kernel in its interpreter; these two are none and ignore it.
+      implementation: "dense" scores all pairs and is the oracle; "blocked" (plain JAX) and "pallas" (a kernel for GPUs
+        from Ampere on) skip what lies outside a document; "auto" takes the fastest on this device.
+      interpret: runs the kernel in its interpreter, on any device; the others are none and ignore it.
 
     Returns:
       [B, T, H, K] in the dtype of `q_BTHK`. Positions of padding hold values nobody may read.
@@ -34,19 +37,24 @@ def attention(
     Raises:
       ValueError: `implementation` cannot do this. Nothing falls back silently.
     """
-    del interpret
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"attention implementation {implementation!r} is not available; choose from {IMPLEMENTATIONS}")
+    device = sharding.platform()
     if implementation == "auto":
-        implementation = "blocked" if sharding.platform() == "cpu" else "dense"
-    if implementation == "dense":
-        return dense_attention(q_BTHK, k_BTHK, v_BTHK, document_mask(segment_ids_BT))
+        implementation = AUTO.get(device, "dense")
+    compute = _ON_A_DEVICE[implementation]
+    if implementation == "pallas":
+        if device != "gpu" and not interpret:
+            raise ValueError(
+                f"attention implementation 'pallas' runs on GPUs; on a {device} use 'blocked' or interpret"
+            )
+        compute = functools.partial(compute, interpret=interpret)
     if jax.sharding.get_abstract_mesh().empty:
-        return blocked_attention(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT)
+        return compute(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT)
     # Each device has its own rows and heads; left to itself, the partitioner would gather rows to loop over them.
     heads = sharding.spec("BTHK")
     specs = (heads, heads, heads, sharding.spec("BT"))
-    mapped = jax.shard_map(blocked_attention, in_specs=specs, out_specs=heads, check_vma=False)
+    mapped = jax.shard_map(compute, in_specs=specs, out_specs=heads, check_vma=False)
     return mapped(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT)
 
 
@@ -64,3 +72,12 @@ def dense_attention(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mas
     scores_BHTS = jnp.where(mask_B1TS, scores_BHTS, jnp.finfo(jnp.float32).min)
     weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BSHK.dtype)
     return jnp.einsum("bhts,bshk->bthk", weights_BHTS, v_BSHK)
+
+
+# What each device computes of its rows and heads, from (queries, keys, values, segment ids).
+_ON_A_DEVICE = {
+    "dense": lambda q, k, v, segment_ids_BT: dense_attention(q, k, v, document_mask(segment_ids_BT)),
+    "blocked": blocked_attention,
+    "pallas": flash_attention,
+}
+IMPLEMENTATIONS = ("auto", *_ON_A_DEVICE)

@@ -1,13 +1,22 @@
-"""Attention against float64 dense math on random layouts of documents."""
+"""Attention against float64 dense math on random layouts of documents.
+
+On a GPU: JAX_PLATFORMS=cuda JAX_DEFAULT_MATMUL_PRECISION=highest python -m pytest tests/model/test_attention.py
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optiml_jax.model.attention import attention
+from optiml_jax.model.attention import IMPLEMENTATIONS
+from optiml_jax.model.attention import attention as any_attention
 from optiml_jax.model.blocked_attention import blocked_attention
 from tests.meshes import mesh_of
+
+ALL = IMPLEMENTATIONS[1:]
+attention = functools.partial(any_attention, interpret=jax.default_backend() == "cpu")  # on a GPU the kernel itself
 
 
 def layout(rng: np.random.Generator, rows: int, length: int, documents: int) -> np.ndarray:
@@ -45,7 +54,7 @@ def exact(q, k, v, segment_ids_BT, d):
     return out, gradients
 
 
-@pytest.mark.parametrize("implementation", ["dense", "blocked"])
+@pytest.mark.parametrize("implementation", ALL)
 @pytest.mark.parametrize(("length", "documents", "head_dim"), [(200, 1, 64), (200, 7, 80), (256, 64, 64), (40, 3, 128)])
 def test_output_and_gradients_equal_float64(implementation, length, documents, head_dim):
     rng, q, k, v, d = inputs(length + documents, 2, length, 2, head_dim)
@@ -64,7 +73,7 @@ def test_output_and_gradients_equal_float64(implementation, length, documents, h
         np.testing.assert_allclose(have, wanted, atol=3e-6 * max(1.0, np.abs(wanted).max()))
 
 
-@pytest.mark.parametrize("implementation", ["dense", "blocked"])
+@pytest.mark.parametrize("implementation", ALL)
 def test_no_document_sees_another(implementation):
     """Every other document changed, each output and gradient of the third stays the same to the bit."""
     rng, q, k, v, d = inputs(3, 1, 192, 2, 16)
@@ -108,7 +117,7 @@ def test_bfloat16_is_as_close_as_its_eight_bits_allow():
     segment_ids_BT = layout(rng, 1, 128, 3)
     want, _ = exact(q, k, v, segment_ids_BT, d)
     real = segment_ids_BT > 0
-    for implementation in ("dense", "blocked"):
+    for implementation in ALL:
         have = attention(
             *(jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)), segment_ids_BT, implementation=implementation
         )

@@ -1,0 +1,312 @@
+"""Attention on GPUs: one Pallas-Triton kernel forward and two backward, which touch no block outside a document.
+
+FlashAttention-2 (Dao 2023) with one integer a key in place of a mask: the first query that no longer sees it. The key
+at s is visible to the queries t of s <= t < until[s], so a document is a run of keys with one `until`. A block of
+queries reads the keys from where its first document starts to the diagonal, a block of keys is read by the queries up
+to its last `until`: with OPT-IML's short documents an eighth to a quarter of all pairs. Scores and sums are float32.
+There is no dropout on attention weights, as in OPT-IML's training code.
+
+b is a position in a block of queries, c one in a block of keys; K is filled up to a power of two inside the kernels.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+LOG2_E = math.log2(math.e)  # GPUs have exp2
+START = -1e30  # below every score; finite, so that exp2(-inf - START) is 0 where a block shows a query nothing
+KEPT = ("attention_output", "attention_log_sum")  # names of what a remat policy keeps, to run the forward kernel once
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """How one kernel divides its work: rows and columns of a block of scores, warps of a program, stages of a loop."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """Of the three kernels."""
+
+    forward: Tile
+    d_query: Tile
+    d_key: Tile
+
+
+# By width of the head (filled up to a power of two) and bytes of a number.
+TILES = {
+    (64, 2): Tiles(Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2)),
+    (128, 2): Tiles(Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 8, 2)),
+    (64, 4): Tiles(Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2)),
+    (128, 4): Tiles(Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2)),
+}
+SMALLEST = 16  # what Triton's products need in every dimension
+
+
+def flash_attention(
+    q_BTHK: jax.Array,
+    k_BTHK: jax.Array,
+    v_BTHK: jax.Array,
+    segment_ids_BT: jax.Array,
+    tiles: Tiles | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """As `attention.attention`, for heads of up to 128.
+
+    Args:
+      tiles: None takes those of the table.
+      interpret: runs the kernels as XLA operations, on any device.
+
+    Raises:
+      ValueError: the heads are too wide.
+    """
+    T, K = q_BTHK.shape[1], q_BTHK.shape[3]
+    width = max(64, pl.next_power_of_2(K))
+    if width > 128:
+        raise ValueError(f"attention implementation 'pallas' has heads of up to 128, not {K}; choose 'dense'")
+    tiles = tiles or TILES[width, q_BTHK.dtype.itemsize]
+    longest = max(SMALLEST, pl.next_power_of_2(T))
+    tiles = Tiles(*(_shrink(getattr(tiles, field.name), longest) for field in dataclasses.fields(Tiles)))
+    block = max(max(tile.queries, tile.keys) for tile in (tiles.forward, tiles.d_query, tiles.d_key))
+    fill = ((0, 0), (0, -T % block))
+    first_BT, until_BT = visible(jnp.pad(segment_ids_BT, fill, constant_values=-1))
+    q_BTHK, k_BTHK, v_BTHK = (jnp.pad(x, (*fill, (0, 0), (0, 0))) for x in (q_BTHK, k_BTHK, v_BTHK))
+    return _attend(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, interpret)[:, :T]
+
+
+def _shrink(tile: Tile, longest: int) -> Tile:
+    return dataclasses.replace(tile, queries=min(tile.queries, longest), keys=min(tile.keys, longest))
+
+
+def visible(segment_ids_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """For each query the first key it sees, and for each key the first later query that does not see it: int32 [B, T].
+
+    A document is a run of one id.
+    """
+    T = segment_ids_BT.shape[1]
+    count_T = jnp.arange(T, dtype=jnp.int32)
+    changes_BT = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
+    starts_BT = jnp.pad(changes_BT, ((0, 0), (1, 0)), constant_values=True)
+    ends_BT = jnp.pad(changes_BT, ((0, 0), (0, 1)), constant_values=True)
+    first_BT = jax.lax.cummax(jnp.where(starts_BT, count_T, 0), axis=1)
+    until_BT = jax.lax.cummin(jnp.where(ends_BT, count_T + 1, T), axis=1, reverse=True)
+    return first_BT, until_BT
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _attend(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, interpret):
+    return _forward(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, interpret)[0]
+
+
+def _forward(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, interpret):
+    B, T, H, _ = q_BTHK.shape
+    call = _Call(q_BTHK.shape, tiles.forward, interpret)
+    out_BTHK, log_sum_BHT = call(
+        _forward_kernel,
+        "attention_forward",
+        tiles.forward.queries,
+        inputs=[
+            (q_BTHK, call.block),
+            (k_BTHK, call.row),
+            (v_BTHK, call.row),
+            (first_BT, call.ids),
+            (until_BT, call.ids),
+        ],
+        outputs=[(q_BTHK, call.block), (jax.ShapeDtypeStruct((B, H, T), jnp.float32), call.block_sums)],
+    )
+    out_BTHK, log_sum_BHT = map(checkpoint_name, (out_BTHK, log_sum_BHT), KEPT)
+    return out_BTHK, (q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, out_BTHK, log_sum_BHT)
+
+
+def _backward(tiles, interpret, kept, d_out_BTHK):
+    q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, out_BTHK, log_sum_BHT = kept
+    # sum over keys of weight * d_weight, from the output alone (Dao et al. 2022, section B.2)
+    inner_BHT = jnp.einsum("bthk,bthk->bht", d_out_BTHK.astype(jnp.float32), out_BTHK.astype(jnp.float32))
+    given = q_BTHK, k_BTHK, v_BTHK, d_out_BTHK, log_sum_BHT, inner_BHT, first_BT, until_BT
+    return _d_query(*given, tiles.d_query, interpret), *_d_key(*given, tiles.d_key, interpret), None, None
+
+
+def _d_query(q_BTHK, k_BTHK, v_BTHK, d_out_BTHK, log_sum_BHT, inner_BHT, first_BT, until_BT, tile, interpret):
+    call = _Call(q_BTHK.shape, tile, interpret)
+    (dq_BTHK,) = call(
+        _d_query_kernel,
+        "attention_d_query",
+        tile.queries,
+        inputs=[
+            (q_BTHK, call.block),
+            (k_BTHK, call.row),
+            (v_BTHK, call.row),
+            (d_out_BTHK, call.block),
+            (log_sum_BHT, call.block_sums),
+            (inner_BHT, call.block_sums),
+            (first_BT, call.ids),
+            (until_BT, call.ids),
+        ],
+        outputs=[(q_BTHK, call.block)],
+    )
+    return dq_BTHK
+
+
+def _d_key(q_BTHK, k_BTHK, v_BTHK, d_out_BTHK, log_sum_BHT, inner_BHT, _, until_BT, tile, interpret):
+    call = _Call(q_BTHK.shape, tile, interpret)
+    return call(
+        _d_key_kernel,
+        "attention_d_key",
+        tile.keys,
+        inputs=[
+            (q_BTHK, call.row),
+            (k_BTHK, call.block),
+            (v_BTHK, call.block),
+            (d_out_BTHK, call.row),
+            (log_sum_BHT, call.row_sums),
+            (inner_BHT, call.row_sums),
+            (until_BT, call.ids),
+        ],
+        outputs=[(k_BTHK, call.block), (v_BTHK, call.block)],
+    )
+
+
+_attend.defvjp(_forward, _backward)
+
+
+class _Call:
+    """A kernel over a grid of (block, row of the batch, head), and how each program sees its arrays."""
+
+    def __init__(self, shape, tile, interpret):
+        self._B, self._T, self._H, self._K = shape
+        self._width = pl.next_power_of_2(self._K)
+        self._tile, self._interpret = tile, interpret
+
+    def block(self, size):  # of [B, T, H, K]
+        return pl.BlockSpec((None, size, None, self._width), lambda i, b, h: (b, i, h, 0))
+
+    def row(self, _):
+        return pl.BlockSpec((None, self._T, None, self._width), lambda i, b, h: (b, 0, h, 0))
+
+    def block_sums(self, size):  # of [B, H, T]
+        return pl.BlockSpec((None, None, size), lambda i, b, h: (b, h, i))
+
+    def row_sums(self, _):
+        return pl.BlockSpec((None, None, self._T), lambda i, b, h: (b, h, 0))
+
+    def ids(self, _):  # of [B, T]
+        return pl.BlockSpec((None, self._T), lambda i, b, h: (b, 0))
+
+    def __call__(self, kernel, name, size, inputs, outputs):
+        """`size`: positions of a program's own block."""
+        return pl.pallas_call(
+            functools.partial(kernel, tile=self._tile, K=self._K),
+            grid=(self._T // size, self._B, self._H),
+            in_specs=[see(size) for _, see in inputs],
+            out_specs=[see(size) for _, see in outputs],
+            out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x, _ in outputs],
+            compiler_params=triton.CompilerParams(num_warps=self._tile.warps, num_stages=self._tile.stages),
+            interpret=self._interpret,
+            name=name,
+        )(*(x for x, _ in inputs))
+
+
+def _reader(ref, K):
+    """Loads positions of `ref` [n, width]; columns from K on are not there and read as 0."""
+    width = ref.shape[-1]
+    if width == K:
+        return lambda here=slice(None): ref[here, :]
+    real_1k = (jnp.arange(width) < K)[None, :]
+    return lambda here=slice(None): triton.load(ref.at[here, :], mask=real_1k, other=0)
+
+
+def _write(ref, x, K):
+    width = ref.shape[-1]
+    mask = None if width == K else (jnp.arange(width) < K)[None, :]
+    triton.store(ref, x.astype(ref.dtype), mask=mask)
+
+
+def _dot(a, b):
+    """Float32 sums; products of float32 in full, not in TF32."""
+    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return jax.lax.dot_general(a, b, (((1,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32)
+
+
+def _forward_kernel(q_ref, k_ref, v_ref, first_ref, until_ref, out_ref, log_sum_ref, *, tile, K):
+    start = pl.program_id(0) * tile.queries
+    t_b = start + jnp.arange(tile.queries)
+    q_bk = _reader(q_ref, K)()
+    read_k, read_v = _reader(k_ref, K), _reader(v_ref, K)
+
+    def add(j, sums):
+        top_b, scale_b, out_bk = sums
+        here = pl.ds(j * tile.keys, tile.keys)
+        s_c = j * tile.keys + jnp.arange(tile.keys)
+        sees_bc = (t_b[:, None] >= s_c[None, :]) & (t_b[:, None] < until_ref[here][None, :])
+        scores_bc = jnp.where(sees_bc, _dot(q_bk, read_k(here).T) * LOG2_E, -jnp.inf)
+        new_top_b = jnp.maximum(top_b, scores_bc.max(1))
+        weights_bc = jnp.exp2(scores_bc - new_top_b[:, None])
+        shrink_b = jnp.exp2(top_b - new_top_b)
+        v_ck = read_v(here)
+        out_bk = out_bk * shrink_b[:, None] + _dot(weights_bc.astype(v_ck.dtype), v_ck)
+        return new_top_b, scale_b * shrink_b + weights_bc.sum(1), out_bk
+
+    nothing = jnp.full(tile.queries, START), jnp.zeros(tile.queries), jnp.zeros(q_bk.shape, jnp.float32)
+    blocks = first_ref[start] // tile.keys, pl.cdiv(start + tile.queries, tile.keys)
+    top_b, scale_b, out_bk = jax.lax.fori_loop(*blocks, add, nothing)
+    _write(out_ref, out_bk / scale_b[:, None], K)
+    log_sum_ref[...] = top_b + jnp.log2(scale_b)
+
+
+def _d_query_kernel(q_ref, k_ref, v_ref, d_out_ref, log_sum_ref, inner_ref, first_ref, until_ref, dq_ref, *, tile, K):
+    start = pl.program_id(0) * tile.queries
+    t_b = start + jnp.arange(tile.queries)
+    q_bk, d_out_bk = _reader(q_ref, K)(), _reader(d_out_ref, K)()
+    log_sum_b, inner_b = log_sum_ref[...], inner_ref[...]
+    read_k, read_v = _reader(k_ref, K), _reader(v_ref, K)
+
+    def add(j, dq_bk):
+        here = pl.ds(j * tile.keys, tile.keys)
+        s_c = j * tile.keys + jnp.arange(tile.keys)
+        sees_bc = (t_b[:, None] >= s_c[None, :]) & (t_b[:, None] < until_ref[here][None, :])
+        k_ck = read_k(here)
+        scores_bc = _dot(q_bk, k_ck.T) * LOG2_E
+        weights_bc = jnp.where(sees_bc, jnp.exp2(scores_bc - log_sum_b[:, None]), 0.0)
+        d_weights_bc = _dot(d_out_bk, read_v(here).T)
+        d_scores_bc = weights_bc * (d_weights_bc - inner_b[:, None])
+        return dq_bk + _dot(d_scores_bc.astype(k_ck.dtype), k_ck)
+
+    blocks = first_ref[start] // tile.keys, pl.cdiv(start + tile.queries, tile.keys)
+    _write(dq_ref, jax.lax.fori_loop(*blocks, add, jnp.zeros(q_bk.shape, jnp.float32)), K)
+
+
+def _d_key_kernel(q_ref, k_ref, v_ref, d_out_ref, log_sum_ref, inner_ref, until_ref, dk_ref, dv_ref, *, tile, K):
+    start = pl.program_id(0) * tile.keys
+    s_c = start + jnp.arange(tile.keys)
+    until_c = until_ref[pl.ds(start, tile.keys)]
+    k_ck, v_ck = _reader(k_ref, K)(), _reader(v_ref, K)()
+    read_q, read_d_out = _reader(q_ref, K), _reader(d_out_ref, K)
+
+    def add(i, sums):
+        dk_ck, dv_ck = sums
+        here = pl.ds(i * tile.queries, tile.queries)
+        t_b = i * tile.queries + jnp.arange(tile.queries)
+        sees_cb = (s_c[:, None] <= t_b[None, :]) & (t_b[None, :] < until_c[:, None])
+        q_bk, d_out_bk = read_q(here), read_d_out(here)
+        scores_cb = _dot(k_ck, q_bk.T) * LOG2_E
+        weights_cb = jnp.where(sees_cb, jnp.exp2(scores_cb - log_sum_ref[here][None, :]), 0.0)
+        dv_ck += _dot(weights_cb.astype(d_out_bk.dtype), d_out_bk)
+        d_weights_cb = _dot(v_ck, d_out_bk.T)
+        d_scores_cb = weights_cb * (d_weights_cb - inner_ref[here][None, :])
+        return dk_ck + _dot(d_scores_cb.astype(q_bk.dtype), q_bk), dv_ck
+
+    blocks = start // tile.queries, pl.cdiv(until_c.max(), tile.queries)
+    zeros_ck = jnp.zeros(k_ck.shape, jnp.float32)
+    dk_ck, dv_ck = jax.lax.fori_loop(*blocks, add, (zeros_ck, zeros_ck))
+    _write(dk_ref, dk_ck, K)
+    _write(dv_ref, dv_ck, K)
