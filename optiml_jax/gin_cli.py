@@ -12,7 +12,7 @@ from typing import Any
 
 import gin
 
-from optiml_jax import distributed
+from optiml_jax import distributed, xla_flags
 from optiml_jax.data.settings import Data
 from optiml_jax.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.evaluation.run import evaluate
@@ -57,6 +57,7 @@ Python. Where a text is expected, a bare word or path is taken as one: --gin.MOD
 @exit_on_user_error
 def main(name: str) -> None:
     """The entry point `python -m optiml_jax.{name}`."""
+    xla_flags.set_defaults(os.environ)
     arguments, processes = distributed.find_processes(sys.argv[1:], os.environ)
     bound = parse(arguments, f"optiml_jax.{name}")
     distributed.initialize(processes)

@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from optiml_jax import xla_flags
 from optiml_jax.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.files import write_atomically
 from optiml_jax.tables import Parser, table
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA tells how near the limit it is; the report does too
     forced = f"--xla_force_host_platform_device_count={flags.devices}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {forced}".strip()
+    xla_flags.set_defaults(os.environ)
 
     from optiml_jax.cards import CARDS
     from optiml_jax.planning import compiled as planning

@@ -1,6 +1,7 @@
 """Measures this package beside its peers, interleaved in one process, and writes the medians.
 
 python -m tools.benchmark train --model=125m --rows=2 --row_length=512 --precision=fp32 --json=train.json
+python -m tools.benchmark attention --model=1.3b --rows=8 --row_length=2048 --precision=bf16 --json=attention.json
 python -m tools.benchmark data --json=data.json
 python -m tools.benchmark overlap --json=overlap.json
 """
@@ -11,6 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from optiml_jax import xla_flags
 from optiml_jax.errors import UserError, exit_on_user_error
 from optiml_jax.tables import Parser, table
 
@@ -31,6 +33,7 @@ SHOWN = (
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    from optiml_jax.model.decoder import REMAT
     from tools.benchmarks import overlap, plane
     from tools.benchmarks.models import MODELS
 
@@ -38,12 +41,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
 
     train = commands.add_parser("train", description="Training steps beside Hugging Face OPTForCausalLM and torch.")
-    train.add_argument("--model", choices=MODELS, default="125m")
-    train.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of the computation (fp32)")
+    layer = commands.add_parser("attention", description="One layer's attention over packed rows beside torch.")
     train.add_argument("--dropout", type=float, default=0.1, help="on both sides; we have it on the embeddings too")
-    train.add_argument("--remat", default="none", help="what our backward pass finds stored: none, dots, full")
-    train.add_argument("--attention", default="auto", help="our implementation (auto)")
-    train.add_argument("--no_torch_compile", action="store_true", help="run the peer eagerly on a GPU as well")
+    train.add_argument(
+        "--remat", default="none", help=f"what our backward pass finds stored (none): {', '.join(REMAT)}"
+    )
+    for command in (train, layer):
+        add = command.add_argument
+        add("--model", choices=MODELS, default="125m")
+        add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the computation (fp32)")
+        add("--attention", default="auto", help="our implementation (auto)")
+        add("--no_torch_compile", action="store_true", help="run the peer eagerly on a GPU as well")
 
     data = commands.add_parser("data", description="The data plane beside seqio and torch's DataLoader.")
     plane.add_flags(data)
@@ -52,14 +60,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     shared = commands.add_parser("overlap", description="Shared 13-grams beside a Python set and NumPy.")
     overlap.add_flags(shared)
 
-    for command in (train, data, shared):
+    for command in (train, layer, data, shared):
         add = command.add_argument
         add("--seed", type=int, default=0)
         add("--rounds", type=int, default=5, help="each measures every side once; the median counts (5)")
         add("--quick", action="store_true", help="3 rounds")
         add("--no_peer", action="store_true", help="measure ours alone")
         add("--json", help="also write the numbers to this file")
-    for command, steps, rows in ((train, 2, 2), (data, 100, 16)):
+    for command, steps, rows in ((train, 2, 2), (layer, 10, 2), (data, 100, 16)):
         add = command.add_argument
         add("--rows", type=int, default=rows, help=f"rows of a batch ({rows})")
         add("--row_length", type=int, default=512, help="tokens of a row (512)")
@@ -88,14 +96,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     # JAX would take three quarters of a GPU's memory at its first use, and leave the peer without.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    xla_flags.set_defaults(os.environ)
     flags = parse(arguments)
-    from tools.benchmarks import data, machine, overlap, plane, train
+    from tools.benchmarks import attention, data, machine, overlap, plane, train
 
     before = machine.load()
     if flags.command == "data":
         parts = [plane] + [data] * ("batches" in flags.parts.split(","))
     else:
-        parts = [train if flags.command == "train" else overlap]
+        parts = [{"train": train, "attention": attention, "overlap": overlap}[flags.command]]
     rows, notes = ([item for part in kind for item in part] for kind in zip(*(part.compare(flags) for part in parts)))
     found = {
         "machine": machine.machine() | {"load_before": before, "load_after": machine.load()},

@@ -6,9 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
+
+PRODUCTS = ("query", "key", "value", "residual", "activation")  # what a remat policy may keep, by `checkpoint_name`
 
 
 class Affine(nnx.Module):
@@ -81,21 +84,42 @@ def block_forward(
         constrain(project("btd,dhk->bthk", y_BTD), "BTHK") for project in (block.query, block.key, block.value)
     )
     # OPT scales the query, not the scores: the same in exact arithmetic, not in bf16.
-    out_BTHK, kept = attend(q_BTHK * config.head_dim**-0.5, k_BTHK, v_BTHK)
+    q_BTHK *= config.head_dim**-0.5
+    q_BTHK, k_BTHK, v_BTHK = map(checkpoint_name, (q_BTHK, k_BTHK, v_BTHK), PRODUCTS[:3])
+    out_BTHK, kept = attend(q_BTHK, k_BTHK, v_BTHK)
     # Without this constraint the backward pass spreads T into the scores: all-to-alls of gigabytes a layer.
     y_BTD = block.out("bthk,hkd->btd", constrain(out_BTHK, "BTHK"))
     x_BTD = constrain(x_BTD + dropout(y_BTD, config.dropout, keys[0]), "BTD", sharding.RESIDUAL)
+    x_BTD = checkpoint_name(x_BTD, "residual")
     if not config.pre_norm:
         x_BTD = block.attention_norm(x_BTD)
 
     y_BTD = constrain(block.mlp_norm(x_BTD) if config.pre_norm else x_BTD, "BTD")
-    activate = jax.nn.relu if config.activation == "relu" else lambda x: jax.nn.gelu(x, approximate=False)
+    activate = relu if config.activation == "relu" else gelu
     y_BTF = constrain(activate(block.up("btd,df->btf", y_BTD)), "BTF")
     y_BTD = block.down("btf,fd->btd", y_BTF)
     x_BTD = constrain(x_BTD + dropout(y_BTD, config.dropout, keys[1]), "BTD", sharding.RESIDUAL)
     if not config.pre_norm:
         x_BTD = block.mlp_norm(x_BTD)
     return x_BTD, kept
+
+
+@jax.custom_vjp
+def relu(x: jax.Array) -> jax.Array:
+    """As `jax.nn.relu`, but the backward pass needs its output alone, which the next matrix product keeps anyway."""
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x):
+    y = checkpoint_name(relu(x), "activation")
+    return y, y
+
+
+relu.defvjp(_relu_forward, lambda y, d: (jnp.where(y > 0, d, 0),))
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(checkpoint_name(x, "activation"), approximate=False)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

@@ -11,18 +11,16 @@ from flax import nnx
 from optiml_jax.errors import UserError, nearest
 from optiml_jax.model import flash_attention, sharding
 from optiml_jax.model.attention import attention
-from optiml_jax.model.block import Block, Norm, block_forward, dropout
+from optiml_jax.model.block import PRODUCTS, Block, Norm, block_forward, dropout
 from optiml_jax.model.config import POSITION_OFFSET, OPTConfig
 from optiml_jax.model.lookup import look_up
 
-# What the backward pass finds stored of each block: all; matrix products and attention; attention; its input alone.
-_ATTENTION = jax.checkpoint_policies.save_only_these_names(*flash_attention.KEPT)
+# What the backward pass finds stored of each block: all that it needs; what attention and matrix products made, with
+# bias and activation; attention alone; the block's input alone.
 REMAT = {
     "none": None,
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _ATTENTION
-    ),
-    "attention-saved": _ATTENTION,
+    "dots": jax.checkpoint_policies.save_only_these_names(*PRODUCTS, *flash_attention.RESULTS),
+    "attention-saved": jax.checkpoint_policies.save_only_these_names(*flash_attention.RESULTS),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 

@@ -21,7 +21,7 @@ from jax.experimental.pallas import triton
 
 LOG2_E = math.log2(math.e)  # GPUs have exp2
 START = -1e30  # below every score; finite, so that exp2(-inf - START) is 0 where a block shows a query nothing
-KEPT = ("attention_output", "attention_log_sum")  # names of what a remat policy keeps, to run the forward kernel once
+RESULTS = ("attention_output", "attention_log_sum")  # kept by a remat policy, the forward kernel runs once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +43,11 @@ class Tiles:
     d_key: Tile
 
 
-# By width of the head (filled up to a power of two) and bytes of a number.
+# By head size (the next larger of these) and bytes of a number. Measured on an H200: the fastest on packed rows.
 TILES = {
-    (64, 2): Tiles(Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2)),
-    (128, 2): Tiles(Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 8, 2)),
+    (64, 2): Tiles(Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 3)),
+    (80, 2): Tiles(Tile(64, 32, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2)),
+    (128, 2): Tiles(Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2)),
     (64, 4): Tiles(Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2)),
     (128, 4): Tiles(Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2)),
 }
@@ -71,10 +72,10 @@ def flash_attention(
       ValueError: the heads are too wide.
     """
     T, K = q_BTHK.shape[1], q_BTHK.shape[3]
-    width = max(64, pl.next_power_of_2(K))
-    if width > 128:
+    fitting = [size for size, width in TILES if size >= K and width == q_BTHK.dtype.itemsize]
+    if not fitting:
         raise ValueError(f"attention implementation 'pallas' has heads of up to 128, not {K}; choose 'dense'")
-    tiles = tiles or TILES[width, q_BTHK.dtype.itemsize]
+    tiles = tiles or TILES[min(fitting), q_BTHK.dtype.itemsize]
     longest = max(SMALLEST, pl.next_power_of_2(T))
     tiles = Tiles(*(_shrink(getattr(tiles, field.name), longest) for field in dataclasses.fields(Tiles)))
     block = max(max(tile.queries, tile.keys) for tile in (tiles.forward, tiles.d_query, tiles.d_key))
@@ -124,7 +125,7 @@ def _forward(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, interpret):
         ],
         outputs=[(q_BTHK, call.block), (jax.ShapeDtypeStruct((B, H, T), jnp.float32), call.block_sums)],
     )
-    out_BTHK, log_sum_BHT = map(checkpoint_name, (out_BTHK, log_sum_BHT), KEPT)
+    out_BTHK, log_sum_BHT = map(checkpoint_name, (out_BTHK, log_sum_BHT), RESULTS)
     return out_BTHK, (q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, out_BTHK, log_sum_BHT)
 
 

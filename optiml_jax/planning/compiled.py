@@ -18,7 +18,8 @@ from optiml_jax.training.step import Computation
 
 MATMUL_EFFICIENCY = 0.6  # of the data sheet's FLOP/s, what large bf16 products reach
 LABEL_SHARE = 0.15  # of the positions, those the vocabulary is projected for
-EXECUTED = {"none": 3, "dots": 3, "full": 4}  # forward passes' worth of products in a step
+EXECUTED = {"none": 3, "dots": 3, "attention-saved": 4, "full": 4}  # forward passes' worth of products in a step
+VISITED = 0.19  # of the pairs of a row, what attention computes of OPT-IML's short documents
 CANDIDATES_COMPILED = 3
 
 
@@ -133,19 +134,16 @@ def _seconds(setup: Setup, card: Card, parameter_bytes: int, found: list[Collect
     tokens = setup.batch_rows * setup.row_length
     body = model.layers * (4 * model.model_dim**2 + 2 * model.model_dim * model.ffn_dim)
     head = LABEL_SHARE * model.vocab_size * model.embedding_width
-    # Scores and their product with the values over all pairs of a row: what "dense" does.
-    pairs = 2 * model.layers * setup.row_length * model.model_dim
+    pairs = 2 * model.layers * VISITED * setup.row_length * model.model_dim
     flops = 2 * tokens * (passes * (body + pairs) + 4 * head)
     state = 7 * parameter_bytes + 2 * parameter_bytes * setup.computation.accumulation  # Adam; sums of gradients
-    # Float32 scores of dense attention go through memory a dozen times in forward and backward.
-    scores = 12 * 4 * tokens * setup.row_length * model.heads * model.layers // devices
     sent = {"node": 0, "network": 0}
     for one in found:
         nodes = {device // DEVICES_PER_NODE for device in one.group}
         sent["node" if len(nodes) == 1 else "network"] += one.count * one.sent_bytes
     return {
         "compute": flops / devices / (card.flops * MATMUL_EFFICIENCY),
-        "memory": (state + scores) / card.memory_bandwidth,
+        "memory": state / card.memory_bandwidth,
         "network": sent["node"] / card.node_bandwidth + sent["network"] / card.network_bandwidth,
     }
 
@@ -163,16 +161,16 @@ def temporary_estimate(setup: Setup) -> int:
     gradients = 4 * (body + embedding) // (fsdp * tensor) * (2 if computation.accumulation > 1 else 1)
     positions = setup.local_rows * setup.row_length
     stream = positions * model.model_dim * width
-    scores = positions * setup.row_length * model.heads // tensor * (8 + width)
     layer = 6 * stream + (4 * stream + positions * model.ffn_dim * width) // tensor
     weights = 2 * body // model.layers // tensor * width
     table = embedding // tensor * (8 + width)
     kept = {
         "full": stream // tensor,
+        "attention-saved": 2 * stream // tensor,
         "dots": (6 * stream + positions * model.ffn_dim * width) // tensor,
-        "none": (10 * stream + 2 * positions * model.ffn_dim * width) // tensor + scores,
+        "none": (10 * stream + 2 * positions * model.ffn_dim * width) // tensor,
     }[computation.remat]
-    return gradients + model.layers * kept + layer + scores + weights + table
+    return gradients + model.layers * kept + layer + weights + table
 
 
 def changes(setup: Setup) -> Iterator[tuple[str, Setup]]:

@@ -126,7 +126,7 @@ def test_ours_can_be_measured_alone(tmp_path):
         (["train", "--model=tiny", "--cache_dir=/nowhere", "--mixture=m"], "/nowhere/store.json: no token store here"),
         (["train", "--model=tiny", "--row_length=4096"], "--row_length=4096 is more than the model's 2048 positions"),
         (["train", "--model=tiny", "--attention=flash"], "--attention=flash is unknown; use one of auto, dense"),
-        (["train", "--model=tiny", "--remat=half"], "'half' is unknown; use one of none, dots, full"),
+        (["train", "--model=tiny", "--remat=half"], "'half' is unknown; use one of none, dots, attention-saved, full"),
         (["data", "--label_share=0"], "--label_share=0.0 must be above 0"),
         (["data", "--parts=start,pick"], "there is no pick; choose of start, pack, cache, render, batches"),
         (["data", "--peer_tasks=2000"], "--peer_tasks=2000 must be from 4 to 1545"),
