@@ -4,15 +4,20 @@ On a GPU: JAX_PLATFORMS=cuda JAX_DEFAULT_MATMUL_PRECISION=highest python -m pyte
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
+from optiml_jax.cards import CARDS
+from optiml_jax.model import decoder, sharding
 from optiml_jax.model.attention import IMPLEMENTATIONS
 from optiml_jax.model.attention import attention as any_attention
 from optiml_jax.model.blocked_attention import blocked_attention
+from optiml_jax.planning.compiled import described_devices
 from tests.meshes import mesh_of
 
 ALL = IMPLEMENTATIONS[1:]
@@ -93,6 +98,75 @@ def test_no_document_sees_another(implementation):
         assert np.isfinite(np.asarray(a)).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("length", "documents", "head_dim"), [(384, 1, 64), (300, 64, 80), (512, 9, 128)])
+def test_the_kernel_is_exact_relative_to_the_whole(length, documents, head_dim, dtype):
+    """Norm of the error over the norm of float64's result, for rounded inputs: 1e-6 in float32, 5e-3 in bfloat16."""
+    rng, *arrays = inputs(length + head_dim, 2, length, 2, head_dim)
+    segment_ids_BT = layout(rng, 2, length, documents)
+    real = segment_ids_BT > 0
+    arrays[3] *= real[..., None, None]
+    *qkv, d = (jnp.asarray(x, dtype) for x in arrays)
+    want, want_gradients = exact(*(np.asarray(x, np.float64) for x in qkv), segment_ids_BT, np.asarray(d, np.float64))
+
+    @jax.jit
+    def results(qkv, d):
+        out, pull = jax.vjp(lambda *qkv: attention(*qkv, segment_ids_BT, implementation="pallas"), *qkv)
+        return out * real[..., None, None], *pull(d)
+
+    limit = {"float32": 1e-6, "bfloat16": 5e-3}[dtype]
+    for have, wanted in zip(results(qkv, d), (want * real[..., None, None], *want_gradients)):
+        error = np.linalg.norm(np.asarray(have, np.float64) - wanted) / np.linalg.norm(wanted)
+        assert error < limit, error
+
+
+def test_the_kernel_names_what_it_cannot_do():
+    x, ids = np.ones((1, 8, 1, 160), np.float32), np.ones((1, 8), np.int32)
+    with pytest.raises(ValueError, match="heads of up to 128, not 160"):
+        attention(x, x, x, ids, implementation="pallas")
+    if jax.default_backend() == "cpu":
+        with pytest.raises(ValueError, match="runs on GPUs; on a cpu use 'blocked' or interpret"):
+            any_attention(x, x, x, ids, implementation="pallas")
+
+
+def compiled_for(card, function, *shapes):
+    """The program of `function` for a GPU that is not there, as text."""
+    devices, kind = described_devices(CARDS[card], 1)
+    if kind == "cpu":
+        pytest.skip("needs XLA's CUDA compiler: pip install '.[plan]'")
+    mesh = sharding.make_mesh(devices=devices)
+    jitted = jax.jit(function, in_shardings=NamedSharding(mesh, PartitionSpec()))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return jitted.trace(*shapes).lower().compile().as_text()
+
+
+@pytest.mark.parametrize("card", ["a100-40gb", "rtx-4090", "h200"])
+@pytest.mark.parametrize("head_dim", [64, 80, 128])
+def test_the_kernel_fits_the_shared_memory_of(card, head_dim):
+    """XLA refuses tiles that do not."""
+
+    def results(q, k, v, segment_ids_BT, d):
+        out, pull = jax.vjp(lambda *qkv: any_attention(*qkv, segment_ids_BT), q, k, v)
+        return out, pull(d)
+
+    for dtype in ("bfloat16", "float16", "float32"):
+        x, ids = jax.ShapeDtypeStruct((2, 512, 4, head_dim), dtype), jax.ShapeDtypeStruct((2, 512), jnp.int32)
+        program = compiled_for(card, results, x, x, x, ids, x)
+        assert all(name in program for name in ("attention_forward", "attention_d_query", "attention_d_key"))
+
+
+@pytest.mark.parametrize(("remat", "runs"), [("none", 1), ("dots", 1), ("attention-saved", 1), ("full", 2)])
+def test_the_forward_kernel_runs_again_only_where_nothing_is_kept(remat, runs):
+    def layer(x, _):
+        return any_attention(jnp.sin(x), x, x, jnp.ones((1, 64), jnp.int32)), None
+
+    if decoder.REMAT[remat] is not None:
+        layer = jax.checkpoint(layer, policy=decoder.REMAT[remat], prevent_cse=False)
+    gradient = jax.grad(lambda x: jax.lax.scan(layer, x, None, length=3)[0].sum())
+    program = compiled_for("h200", gradient, jax.ShapeDtypeStruct((1, 64, 1, 64), jnp.float32))
+    assert len(re.findall(r"custom-call\(.*attention_forward", program)) == runs
+
+
 def test_blocks_of_any_size_give_the_same():
     rng, q, k, v, _ = inputs(4, 2, 100, 2, 32)
     segment_ids_BT = layout(rng, 2, 100, 6)
@@ -102,13 +176,15 @@ def test_blocks_of_any_size_give_the_same():
         np.testing.assert_allclose(have, want, atol=2e-6)
 
 
+@pytest.mark.parametrize("implementation", ALL)
 @pytest.mark.parametrize("mesh", ["2x2x2", "1x1x8"])
-def test_a_mesh_changes_nothing(mesh):
+def test_a_mesh_changes_nothing(mesh, implementation):
     rng, q, k, v, _ = inputs(5, 4, 96, 8, 16)
     segment_ids_BT = layout(rng, 4, 96, 4)
-    want = attention(q, k, v, segment_ids_BT)
+    compute = functools.partial(attention, implementation=implementation)
+    want = compute(q, k, v, segment_ids_BT)
     with jax.set_mesh(mesh_of(mesh)):
-        have = jax.jit(attention)(q, k, v, segment_ids_BT)
+        have = jax.jit(compute)(q, k, v, segment_ids_BT)
     np.testing.assert_allclose(have, want, atol=1e-6)
 
 

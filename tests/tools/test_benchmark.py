@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from optiml_jax import xla_flags
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation
 from tools import benchmark
@@ -56,6 +57,28 @@ def test_first_losses_are_equal_where_the_peer_is_exact_and_differ_where_documen
         difference = np.abs(np.subtract(row["peer_losses"], row["ours_losses"])).max()
         assert (difference < 1e-4) == row["exact"], (row["name"], row["peer_losses"], row["ours_losses"])
     assert [row["exact"] for row in report["rows"]].count(True) == 2
+
+
+def test_attention_is_compared_with_exact_and_with_leaking_ways(tmp_path):
+    path = tmp_path / "attention.json"
+    flags = ["--model=tiny", "--rows=2", "--row_length=96", "--rounds=1", "--steps=2", f"--json={path}"]
+    benchmark.main(["attention", *flags])
+    found = {row["name"].partition(": ")[2]: row for row in json.loads(path.read_text())["rows"]}
+    assert {name: row["exact"] for name, row in found.items()} == {
+        "torch SDPA, 4-D mask": True,
+        "torch SDPA, causal only": False,
+    }
+    assert found["torch SDPA, 4-D mask"]["difference"] < 1e-5
+    assert all(row["ratio"] == pytest.approx(row["ours"] / row["peer"]) for row in found.values())
+
+
+def test_xla_flags_are_defaults():
+    for given, want in (
+        ({}, "--xla_gpu_enable_triton_gemm=false"),
+        ({"XLA_FLAGS": "--xla_gpu_enable_triton_gemm=true --a"}, "--xla_gpu_enable_triton_gemm=true --a"),
+    ):
+        xla_flags.set_defaults(given)
+        assert given["XLA_FLAGS"] == want
 
 
 def test_both_sides_make_the_same_updates(batches, tmp_path):
