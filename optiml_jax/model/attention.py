@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from optiml_jax.model import sharding
 from optiml_jax.model.blocked_attention import blocked_attention
 from optiml_jax.model.flash_attention import flash_attention
+from optiml_jax.model.visibility import visible
 
 AUTO = {"cpu": "blocked", "gpu": "pallas"}  # the fastest on each kind of device
 
@@ -18,6 +19,7 @@ def attention(
     v_BTHK: jax.Array,
     segment_ids_BT: jax.Array,
     *,
+    until_BT: jax.Array | None = None,
     implementation: str = "auto",
     interpret: bool = False,
 ) -> jax.Array:
@@ -27,6 +29,7 @@ def attention(
       q_BTHK: queries, already scaled by K**-0.5 (OPT scales the query, not the scores).
       k_BTHK, v_BTHK: keys and values.
       segment_ids_BT: int32; 0 is padding, each document has one positive id in one contiguous run.
+      until_BT: int32, where documents share their start (`visibility.py`); None: they do not.
       implementation: "dense" scores all pairs and is the oracle; "blocked" (plain JAX) and "pallas" (a kernel for GPUs
         from Ampere on) skip what lies outside a document; "auto" takes the fastest on this device.
       interpret: runs the kernel in its interpreter, on any device; the others are none and ignore it.
@@ -49,21 +52,21 @@ def attention(
                 f"attention implementation 'pallas' runs on GPUs; on a {device} use 'blocked' or interpret"
             )
         compute = functools.partial(compute, interpret=interpret)
+    seen = visible(segment_ids_BT, until_BT)
     if jax.sharding.get_abstract_mesh().empty:
-        return compute(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT)
+        return compute(q_BTHK, k_BTHK, v_BTHK, *seen)
     # Each device has its own rows and heads; left to itself, the partitioner would gather rows to loop over them.
     heads = sharding.spec("BTHK")
-    specs = (heads, heads, heads, sharding.spec("BT"))
+    specs = (heads, heads, heads, sharding.spec("BT"), sharding.spec("BT"))
     mapped = jax.shard_map(compute, in_specs=specs, out_specs=heads, check_vma=False)
-    return mapped(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT)
+    return mapped(q_BTHK, k_BTHK, v_BTHK, *seen)
 
 
-def document_mask(segment_ids_BT: jax.Array) -> jax.Array:
-    """[B, 1, T, T] bool: which key (last axis) each query sees. Padding sees padding, so that no row is empty."""
-    length = segment_ids_BT.shape[1]
-    same_BTT = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
-    causal_TT = jnp.tril(jnp.ones((length, length), bool))
-    return (same_BTT & causal_TT)[:, None]
+def visible_mask(until_BT: jax.Array) -> jax.Array:
+    """[B, 1, T, T] bool: which key (last axis) each query sees. Every position sees itself, so that no row is empty."""
+    count_T = jnp.arange(until_BT.shape[1])
+    causal_TT = count_T[:, None] >= count_T
+    return (causal_TT & (count_T[:, None] < until_BT[:, None, :]))[:, None]
 
 
 def dense_attention(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mask_B1TS: jax.Array) -> jax.Array:
@@ -74,9 +77,9 @@ def dense_attention(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mas
     return jnp.einsum("bhts,bshk->bthk", weights_BHTS, v_BSHK)
 
 
-# What each device computes of its rows and heads, from (queries, keys, values, segment ids).
+# What each device computes of its rows and heads, from (queries, keys, values, and of `visible` first and until).
 _ON_A_DEVICE = {
-    "dense": lambda q, k, v, segment_ids_BT: dense_attention(q, k, v, document_mask(segment_ids_BT)),
+    "dense": lambda q, k, v, _, until_BT: dense_attention(q, k, v, visible_mask(until_BT)),
     "blocked": blocked_attention,
     "pallas": flash_attention,
 }

@@ -10,25 +10,36 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from optiml_jax.model.visibility import fill
+
 BLOCK = 64  # of 32 to 256, the fastest at 512 and 2,048 positions that keeps the accuracy of the dense form
 NEVER = -1e30  # a score that exp turns into 0; an infinity would turn differences into NaN
 
 
 def blocked_attention(
-    q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, segment_ids_BT: jax.Array, block: int = BLOCK
+    q_BTHK: jax.Array,
+    k_BTHK: jax.Array,
+    v_BTHK: jax.Array,
+    first_BT: jax.Array,
+    until_BT: jax.Array,
+    block: int = BLOCK,
 ) -> jax.Array:
-    """As `attention.attention`; softmax in float32. b is a position in a block, n a block of a row."""
+    """As `attention.attention`; softmax in float32. b is a position in a block, n a block of a row.
+
+    Args:
+      first_BT, until_BT: of `visibility.visible`.
+    """
     T = q_BTHK.shape[1]
     block = min(block, T)
+    first_BT, until_BT = fill(first_BT, until_BT, -T % block)
     split = functools.partial(_split, block=block)
-    segment_ids_Bnb = split(segment_ids_BT)
-    rows = (split(q_BTHK), split(k_BTHK), split(v_BTHK), segment_ids_Bnb, _first_blocks(segment_ids_BT, block))
+    rows = (split(q_BTHK), split(k_BTHK), split(v_BTHK), split(until_BT), first_BT[:, ::block] // block)
     out_BnHbK = jax.lax.map(lambda row: _row_attention(*row), rows)
     return _join(out_BnHbK)[:, :T]
 
 
 def _split(x, block):
-    """[B, T, H, K] -> [B, n, H, b, K]; [B, T] -> [B, n, b]. T is filled up with padding (segment 0)."""
+    """[B, T, H, K] -> [B, n, H, b, K]; [B, T] -> [B, n, b]. T is filled up."""
     B, T = x.shape[:2]
     x = jnp.pad(x, ((0, 0), (0, -T % block), *((0, 0),) * (x.ndim - 2)))
     x = x.reshape(B, -1, block, *x.shape[2:])
@@ -40,36 +51,32 @@ def _join(x_BnHbK):
     return x_BnHbK.swapaxes(2, 3).reshape(B, n * b, H, K)
 
 
-def _first_blocks(segment_ids_BT, block):
-    """The first block of keys that each block of queries needs: int32 [B, n]."""
-    T = segment_ids_BT.shape[1]
-    count_T = jnp.arange(T)
-    starts_BT = jnp.diff(segment_ids_BT, axis=1, prepend=-1) != 0
-    start_BT = jax.lax.cummax(jnp.where(starts_BT, count_T, 0), axis=1)
-    return (start_BT[:, ::block] // block).astype(jnp.int32)
-
-
 @jax.custom_vjp
-def _row_attention(q_nHbK, k_nHbK, v_nHbK, segment_ids_nb, first_n):
-    return _row_forward(q_nHbK, k_nHbK, v_nHbK, segment_ids_nb, first_n)[0]
+def _row_attention(q_nHbK, k_nHbK, v_nHbK, until_nb, first_n):
+    return _row_forward(q_nHbK, k_nHbK, v_nHbK, until_nb, first_n)[0]
 
 
-def _scores(q_HbK, k_HbK, segments, i, j):
+def _scores(q_HbK, k_HbK, until_nb, i, j):
     """Float32 scores [H, b, b] of query block i against key block j, `NEVER` where the pair must not meet."""
-    query_b, key_b = segments[i], segments[j]
-    count_b = jnp.arange(query_b.shape[0])
-    allowed_bb = (query_b[:, None] == key_b) & ((i > j) | (count_b[:, None] >= count_b))
+    count_b = jnp.arange(q_HbK.shape[1])
+    query_b, key_b = i * len(count_b) + count_b, j * len(count_b) + count_b
+    allowed_bb = (query_b[:, None] >= key_b) & (query_b[:, None] < until_nb[j])
     scores_Hbb = jnp.einsum("hqk,hsk->hqs", q_HbK, k_HbK, preferred_element_type=jnp.float32)
     return jnp.where(allowed_bb, scores_Hbb, NEVER)
 
 
-def _row_forward(q_nHbK, k_nHbK, v_nHbK, segment_ids_nb, first_n):
+def _meet(until_nb, i, j):
+    """Whether query block i sees anything of key block j: between branches of a tree it may not."""
+    return until_nb[j].max() > i * until_nb.shape[1]
+
+
+def _row_forward(q_nHbK, k_nHbK, v_nHbK, until_nb, first_n):
     def query_block(i):
         q_HbK = q_nHbK[i]
 
         def add(j, sums):
             top_Hb, scale_Hb, out_HbK = sums
-            scores_Hbb = _scores(q_HbK, k_nHbK[j], segment_ids_nb, i, j)
+            scores_Hbb = _scores(q_HbK, k_nHbK[j], until_nb, i, j)
             new_top_Hb = jnp.maximum(top_Hb, scores_Hbb.max(-1))
             weights_Hbb = jnp.exp(scores_Hbb - new_top_Hb[..., None])
             shrink_Hb = jnp.exp(top_Hb - new_top_Hb)
@@ -79,18 +86,21 @@ def _row_forward(q_nHbK, k_nHbK, v_nHbK, segment_ids_nb, first_n):
             )
             return new_top_Hb, scale_Hb, out_HbK * shrink_Hb[..., None] + added_HbK
 
+        def add_seen(j, sums):
+            return jax.lax.cond(_meet(until_nb, i, j), add, lambda j, sums: sums, j, sums)
+
         shape_Hb = q_HbK.shape[:2]
         # The diagonal comes first: there every query meets itself, so no row of scores is `NEVER` alone.
         sums = add(i, (jnp.full(shape_Hb, NEVER), jnp.zeros(shape_Hb), jnp.zeros(q_HbK.shape, jnp.float32)))
-        top_Hb, scale_Hb, out_HbK = jax.lax.fori_loop(first_n[i], i, add, sums)
+        top_Hb, scale_Hb, out_HbK = jax.lax.fori_loop(first_n[i], i, add_seen, sums)
         return (out_HbK / scale_Hb[..., None]).astype(q_HbK.dtype), top_Hb + jnp.log(scale_Hb)
 
     out_nHbK, log_scale_nHb = jax.lax.map(query_block, jnp.arange(q_nHbK.shape[0]))
-    return out_nHbK, (q_nHbK, k_nHbK, v_nHbK, segment_ids_nb, first_n, out_nHbK, log_scale_nHb)
+    return out_nHbK, (q_nHbK, k_nHbK, v_nHbK, until_nb, first_n, out_nHbK, log_scale_nHb)
 
 
 def _row_backward(kept, d_out_nHbK):
-    q_nHbK, k_nHbK, v_nHbK, segment_ids_nb, first_n, out_nHbK, log_scale_nHb = kept
+    q_nHbK, k_nHbK, v_nHbK, until_nb, first_n, out_nHbK, log_scale_nHb = kept
     f32 = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def query_block(sums, i):
@@ -100,7 +110,7 @@ def _row_backward(kept, d_out_nHbK):
 
         def add(j, sums):
             dq_HbK, dk_nHbK, dv_nHbK = sums
-            scores_Hbb = _scores(q_HbK, k_nHbK[j], segment_ids_nb, i, j)
+            scores_Hbb = _scores(q_HbK, k_nHbK[j], until_nb, i, j)
             weights_Hbb = jnp.exp(scores_Hbb - log_scale_nHb[i][..., None])
             d_weights_Hbb = f32("hqk,hsk->hqs", d_out_HbK, v_nHbK[j])
             d_scores_Hbb = (weights_Hbb * (d_weights_Hbb - inner_Hb[..., None])).astype(q_HbK.dtype)
@@ -109,8 +119,11 @@ def _row_backward(kept, d_out_nHbK):
             dq_HbK += f32("hqs,hsk->hqk", d_scores_Hbb, k_nHbK[j])
             return dq_HbK, dk_nHbK.at[j].add(dk_HbK), dv_nHbK.at[j].add(dv_HbK)
 
+        def add_seen(j, sums):
+            return jax.lax.cond(_meet(until_nb, i, j), add, lambda j, sums: sums, j, sums)
+
         zeros_HbK = jnp.zeros(q_HbK.shape, jnp.float32)
-        dq_HbK, *sums = jax.lax.fori_loop(first_n[i], i + 1, add, (zeros_HbK, *sums))
+        dq_HbK, *sums = jax.lax.fori_loop(first_n[i], i + 1, add_seen, (zeros_HbK, *sums))
         return tuple(sums), dq_HbK
 
     zeros = (jnp.zeros(k_nHbK.shape, jnp.float32), jnp.zeros(v_nHbK.shape, jnp.float32))

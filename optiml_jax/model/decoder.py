@@ -172,6 +172,7 @@ def forward(
     positions_BT: jax.Array,
     config: OPTConfig,
     *,
+    until_BT: jax.Array | None = None,
     embedding_VD: jax.Array | None = None,
     dtype: jnp.dtype = jnp.float32,
     dropout_key: jax.Array | None = None,
@@ -183,6 +184,7 @@ def forward(
     Args:
       params: the tree of `init_params`, stored in any dtype.
       tokens_BT, segment_ids_BT, positions_BT: int32; positions count from 0 in each document, segment 0 is padding.
+      until_BT: int32, where documents share their start (`visibility.py`).
       embedding_VD: `gathered_embedding`, where the caller needs it too; made here otherwise.
       dtype: compute dtype.
       dropout_key: one key a step, None for inference.
@@ -197,7 +199,10 @@ def forward(
         x_BTD = dropout(x_BTD, config.dropout, jax.random.fold_in(dropout_key, config.layers))
 
     def attend_for(_: None) -> Callable:
-        return lambda q, k, v: (attention(q, k, v, segment_ids_BT, implementation=implementation), None)
+        def attend(q, k, v):
+            return attention(q, k, v, segment_ids_BT, until_BT=until_BT, implementation=implementation), None
+
+        return attend
 
     x_BTD, _ = scan_blocks(params, x_BTD, None, attend_for, config, dropout_key, remat)
     return finish(params, x_BTD, config)

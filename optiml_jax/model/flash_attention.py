@@ -1,10 +1,9 @@
 """Attention on GPUs: one Pallas-Triton kernel forward and two backward, which touch no block outside a document.
 
-FlashAttention-2 (Dao 2023) with one integer a key in place of a mask: the first query that no longer sees it. The key
-at s is visible to the queries t of s <= t < until[s], so a document is a run of keys with one `until`. A block of
-queries reads the keys from where its first document starts to the diagonal, a block of keys is read by the queries up
-to its last `until`: with OPT-IML's short documents an eighth to a quarter of all pairs. Scores and sums are float32.
-There is no dropout on attention weights, as in OPT-IML's training code.
+FlashAttention-2 (Dao 2023), where one integer a key takes the place of a mask (`visibility.py`). A block of queries
+reads the keys from where its first document starts to the diagonal, a block of keys is read by the queries up to its
+last `until`: with OPT-IML's short documents an eighth to a quarter of all pairs. Scores and sums are float32. There is
+no dropout on attention weights, as in OPT-IML's training code.
 
 b is a position in a block of queries, c one in a block of keys; K is filled up to a power of two inside the kernels.
 """
@@ -18,6 +17,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
+
+from optiml_jax.model import visibility
 
 LOG2_E = math.log2(math.e)  # GPUs have exp2
 START = -1e30  # below every score; finite, so that exp2(-inf - START) is 0 where a block shows a query nothing
@@ -58,13 +59,15 @@ def flash_attention(
     q_BTHK: jax.Array,
     k_BTHK: jax.Array,
     v_BTHK: jax.Array,
-    segment_ids_BT: jax.Array,
+    first_BT: jax.Array,
+    until_BT: jax.Array,
     tiles: Tiles | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """As `attention.attention`, for heads of up to 128.
 
     Args:
+      first_BT, until_BT: of `visibility.visible`.
       tiles: None takes those of the table.
       interpret: runs the kernels as XLA operations, on any device.
 
@@ -79,29 +82,14 @@ def flash_attention(
     longest = max(SMALLEST, pl.next_power_of_2(T))
     tiles = Tiles(*(_shrink(getattr(tiles, field.name), longest) for field in dataclasses.fields(Tiles)))
     block = max(max(tile.queries, tile.keys) for tile in (tiles.forward, tiles.d_query, tiles.d_key))
-    fill = ((0, 0), (0, -T % block))
-    first_BT, until_BT = visible(jnp.pad(segment_ids_BT, fill, constant_values=-1))
-    q_BTHK, k_BTHK, v_BTHK = (jnp.pad(x, (*fill, (0, 0), (0, 0))) for x in (q_BTHK, k_BTHK, v_BTHK))
+    more = -T % block
+    first_BT, until_BT = visibility.fill(first_BT, until_BT, more)
+    q_BTHK, k_BTHK, v_BTHK = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))) for x in (q_BTHK, k_BTHK, v_BTHK))
     return _attend(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, interpret)[:, :T]
 
 
 def _shrink(tile: Tile, longest: int) -> Tile:
     return dataclasses.replace(tile, queries=min(tile.queries, longest), keys=min(tile.keys, longest))
-
-
-def visible(segment_ids_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """For each query the first key it sees, and for each key the first later query that does not see it: int32 [B, T].
-
-    A document is a run of one id.
-    """
-    T = segment_ids_BT.shape[1]
-    count_T = jnp.arange(T, dtype=jnp.int32)
-    changes_BT = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
-    starts_BT = jnp.pad(changes_BT, ((0, 0), (1, 0)), constant_values=True)
-    ends_BT = jnp.pad(changes_BT, ((0, 0), (0, 1)), constant_values=True)
-    first_BT = jax.lax.cummax(jnp.where(starts_BT, count_T, 0), axis=1)
-    until_BT = jax.lax.cummin(jnp.where(ends_BT, count_T + 1, T), axis=1, reverse=True)
-    return first_BT, until_BT
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))

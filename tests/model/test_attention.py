@@ -17,6 +17,7 @@ from optiml_jax.model import decoder, sharding
 from optiml_jax.model.attention import IMPLEMENTATIONS
 from optiml_jax.model.attention import attention as any_attention
 from optiml_jax.model.blocked_attention import blocked_attention
+from optiml_jax.model.visibility import visible
 from optiml_jax.planning.compiled import described_devices
 from tests.meshes import mesh_of
 
@@ -40,11 +41,33 @@ def inputs(seed: int, rows: int, length: int, heads: int, head_dim: int):
     return rng, q * head_dim**-0.5, k, v, d
 
 
-def exact(q, k, v, segment_ids_BT, d):
+def trees(rng: np.random.Generator, rows: int, length: int, most: int) -> tuple[np.ndarray, ...]:
+    """Rows of trees in depth-first order, then padding: segment ids, `until`, and who descends from whom.
+
+    Each token hangs below the one before it or, now and then, below another on its path, or starts a tree.
+    """
+    segment_ids_BT, until_BT = np.zeros((rows, length), np.int32), np.zeros((rows, length), np.int32)
+    below_BTT = np.zeros((rows, length, length), bool)  # [query, key]
+    for row in range(rows):
+        path, end, tree = [], length - int(rng.integers(0, 20)), 0
+        for t in range(length):
+            if t >= end or not path or rng.random() < 0.01:
+                path, tree = [], tree + (t < end)
+            elif rng.random() < 0.1:
+                path = path[: rng.integers(1, min(len(path), most) + 1)]
+            path.append(t)
+            segment_ids_BT[row, t] = tree if t < end else 0
+            below_BTT[row, t, path] = True
+        until_BT[row] = below_BTT[row].shape[0] - below_BTT[row][::-1].argmax(0)
+    return segment_ids_BT, until_BT, below_BTT
+
+
+def exact(q, k, v, segment_ids_BT, d, mask=None):
     """Output and gradients of <output, d> in float64, written out."""
     q, k, v, d = (np.asarray(x, np.float64) for x in (q, k, v, d))
     length = q.shape[1]
-    mask = (segment_ids_BT[:, :, None] == segment_ids_BT[:, None]) & np.tril(np.ones((length, length), bool))
+    if mask is None:
+        mask = (segment_ids_BT[:, :, None] == segment_ids_BT[:, None]) & np.tril(np.ones((length, length), bool))
     scores = np.where(mask[:, None], np.einsum("bthk,bshk->bhts", q, k), -np.inf)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
@@ -75,6 +98,23 @@ def test_output_and_gradients_equal_float64(implementation, length, documents, h
     real = segment_ids_BT > 0
     np.testing.assert_allclose(np.asarray(out)[real], want[real], atol=3e-6)  # float32, sums of 200 terms of size 1
     for have, wanted in zip(gradients, want_gradients):
+        np.testing.assert_allclose(have, wanted, atol=3e-6 * max(1.0, np.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("implementation", ALL)
+def test_trees_of_documents_that_share_their_start_equal_float64(implementation):
+    rng, q, k, v, d = inputs(11, 2, 300, 2, 32)
+    segment_ids_BT, until_BT, below_BTT = trees(rng, 2, 300, 200)
+    d *= (segment_ids_BT > 0)[..., None, None]
+    want, want_gradients = exact(q, k, v, None, d, below_BTT)
+
+    @jax.jit
+    def results(*qkv):
+        compute = functools.partial(attention, until_BT=jnp.asarray(until_BT), implementation=implementation)
+        out, pull = jax.vjp(lambda q, k, v: compute(q, k, v, segment_ids_BT), *qkv)
+        return out * (segment_ids_BT > 0)[..., None, None], *pull(d)
+
+    for have, wanted in zip(results(q, k, v), (want * (segment_ids_BT > 0)[..., None, None], *want_gradients)):
         np.testing.assert_allclose(have, wanted, atol=3e-6 * max(1.0, np.abs(wanted).max()))
 
 
@@ -172,7 +212,7 @@ def test_blocks_of_any_size_give_the_same():
     segment_ids_BT = layout(rng, 2, 100, 6)
     want = attention(q, k, v, segment_ids_BT, implementation="dense")
     for block in (1, 7, 64, 100, 512):
-        have = blocked_attention(q, k, v, jnp.asarray(segment_ids_BT), block)
+        have = blocked_attention(q, k, v, *visible(jnp.asarray(segment_ids_BT)), block)
         np.testing.assert_allclose(have, want, atol=2e-6)
 
 
