@@ -46,17 +46,53 @@ def _label_nats(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk):
 
         def project(i, nats_n):
             positions_c, _, place_c, logits_cV = labels.chunk(i)
-            top_c = jax.lax.pmax(logits_cV.max(-1), "tensor")
-            scale_c = jax.lax.psum(jnp.exp(logits_cV - top_c[:, None]).sum(-1), "tensor")
-            here_c = (place_c >= 0) & (place_c < labels.local_vocab)
-            logit_c = jnp.take_along_axis(logits_cV, jnp.clip(place_c, 0, labels.local_vocab - 1)[:, None], 1)[:, 0]
-            logit_c = jax.lax.psum(jnp.where(here_c, logit_c, 0.0), "tensor")
-            return nats_n.at[positions_c].set(top_c + jnp.log(scale_c) - logit_c, mode="drop")
+            return nats_n.at[positions_c].set(-_log_probabilities(logits_cV, place_c[:, None])[:, 0], mode="drop")
 
         nats_n = jax.lax.fori_loop(0, labels.chunks, project, jnp.zeros(labels.targets_n.shape, jnp.float32))
         return nats_n.reshape(targets_BT.shape)
 
     return _on_each_device(body, P(ROWS, None))(hidden_BTD, embedding_VD, targets_BT, label_mask_BT)
+
+
+def log_probabilities(
+    hidden_BTD: jax.Array,
+    embedding_VD: jax.Array,
+    targets_BTM: jax.Array,
+    label_mask_BT: jax.Array,
+    chunk: int | None = None,
+) -> jax.Array:
+    """Of several targets a position, from one row of logits: for ranking, not differentiable. As `label_nats`.
+
+    Args:
+      targets_BTM: int32, M tokens of which each may follow.
+
+    Returns:
+      Log-probabilities, float32 [B, T, M]; 0 where the mask is False.
+    """
+    chunk = chunk or CHUNK.get(sharding.platform(), 1024)
+
+    def body(hidden_BTD, embedding_VD, targets_BTM, label_mask_BT):
+        labels = _Labels(hidden_BTD, embedding_VD, targets_BTM, label_mask_BT, chunk)
+
+        def project(i, found_nM):
+            positions_c, _, place_cM, logits_cV = labels.chunk(i)
+            return found_nM.at[positions_c].set(_log_probabilities(logits_cV, place_cM), mode="drop")
+
+        found_nM = jax.lax.fori_loop(0, labels.chunks, project, jnp.zeros(labels.targets_n.shape, jnp.float32))
+        return found_nM.reshape(targets_BTM.shape)
+
+    return _on_each_device(body, P(ROWS, None, None))(hidden_BTD, embedding_VD, targets_BTM, label_mask_BT)
+
+
+def _log_probabilities(logits_cV, place_cM):
+    """[c, M] from a device's part of the logits; `place_cM` may lie in another's."""
+    local_vocab = logits_cV.shape[1]
+    top_c = jax.lax.pmax(logits_cV.max(-1), "tensor")
+    scale_c = jax.lax.psum(jnp.exp(logits_cV - top_c[:, None]).sum(-1), "tensor")
+    here_cM = (place_cM >= 0) & (place_cM < local_vocab)
+    logit_cM = jnp.take_along_axis(logits_cV, jnp.clip(place_cM, 0, local_vocab - 1), 1)
+    logit_cM = jax.lax.psum(jnp.where(here_cM, logit_cM, 0.0), "tensor")
+    return logit_cM - (top_c + jnp.log(scale_c))[:, None]
 
 
 def _forward(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk):
@@ -107,7 +143,7 @@ def _on_each_device(body, out_specs):
     """
 
     def call(hidden_BTD, embedding_VD, *rows_BT):
-        in_specs = (P(ROWS, None, None), P("tensor", None), *(P(ROWS, None) for _ in rows_BT))
+        in_specs = (P(ROWS, None, None), P("tensor", None), *(P(ROWS) for _ in rows_BT))
         mapped = jax.shard_map(body, in_specs=in_specs, out_specs=out_specs, check_vma=False)
         return mapped(hidden_BTD, embedding_VD, *rows_BT)
 
@@ -119,7 +155,7 @@ class _Labels:
 
     def __init__(self, hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk):
         self.hidden_nD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
-        self.targets_n = targets_BT.reshape(-1)
+        self.targets_n = targets_BT.reshape(-1, *targets_BT.shape[2:])  # one, or M, a position
         self.local_vocab = embedding_VD.shape[0]
         self._embedding_VD = embedding_VD
         self._size = chunk

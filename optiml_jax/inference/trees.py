@@ -1,0 +1,125 @@
+"""Documents that start alike, laid out in rows so that what they share is computed once.
+
+Sorted, each document shares its start with its neighbour: together they are a tree, written in depth-first order, where
+every token sees what it would see alone (`model.visibility`). So a prompt is read once for all its candidates, and an
+instruction with its demonstrations once for all prompts of a row; candidates of one token add no token at all.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from optiml_jax.data.packing import pack
+
+LEAST_SHARED = 16  # tokens; documents that share fewer, such as a leading </s>, are trees of their own
+ROWS = (256, 512, 1024, 2048)  # lengths of rows: few programs to compile
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """`ids` are read; the last of them are asked about what follows: `targets[-1]` follows `ids[-1]`."""
+
+    ids: list[int]
+    targets: list[int]
+
+
+@dataclasses.dataclass
+class Rows:
+    """A batch of rows; T positions, M targets of a position at most.
+
+    Attributes:
+      arrays: tokens, segment ids, positions and `until`, int32 [B, T]; targets [B, T, M]; which positions have some,
+        bool [B, T].
+      places: of the documents of these rows, by their number: row, position and slot of each of their targets, [k, 3].
+    """
+
+    arrays: tuple[np.ndarray, ...]
+    places: dict[int, np.ndarray]
+
+
+def lay_out(documents: Sequence[Document], longest_row: int, batch_rows: int, pad_id: int) -> list[Rows]:
+    """All documents in batches of at most `batch_rows` rows.
+
+    Rows have the length, of `ROWS` or `longest_row`, that leaves the least to compute. A batch that is not full has a
+    power of two of rows: none is padding alone.
+    """
+    order = sorted(range(len(documents)), key=lambda i: documents[i].ids)
+    shared = [0] + [_shared(documents[i].ids, documents[j].ids) for i, j in itertools.pairwise(order)]
+    longest = max(len(document.ids) for document in documents)
+    lengths = sorted({min(length, longest_row) for length in ROWS if length >= longest} | {longest_row})
+    planned = [(length, *_plan(documents, order, shared, length)) for length in lengths]
+    length, trees, rows = min(planned, key=lambda plan: plan[0] * len(plan[2]))
+    batches = []
+    while rows:
+        count = batch_rows if len(rows) >= batch_rows else 1 << len(rows).bit_length() - 1
+        batches.append(_emit([[trees[i] for i in row] for row in rows[:count]], documents, length, pad_id))
+        rows = rows[count:]
+    return batches
+
+
+def _shared(a: list[int], b: list[int]) -> int:
+    """How many tokens two documents share at their start."""
+    n = min(len(a), len(b))
+    if a[:n] == b[:n]:
+        return n
+    low, high = 0, n - 1  # a[:low] == b[:low], a[: high + 1] != b[: high + 1]
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle - 1)
+    return low
+
+
+Tree = list[tuple[int, int]]  # documents in order, with the tokens that each shares with the one before
+
+
+def _plan(documents, order, shared, row_length) -> tuple[list[Tree], list[np.ndarray]]:
+    """Trees of at most a row, and the rows of trees."""
+    trees: list[Tree] = []
+    sizes: list[int] = []
+    for i, common in zip(order, shared):
+        length = len(documents[i].ids)
+        if not trees or common < LEAST_SHARED or sizes[-1] + length - common > row_length:
+            trees.append([(i, 0)])
+            sizes.append(length)
+        else:
+            trees[-1].append((i, common))
+            sizes[-1] += length - common
+    return trees, pack(sizes, row_length)
+
+
+def _emit(rows: list[list[Tree]], documents: Sequence[Document], row_length: int, pad_id: int) -> Rows:
+    shape = len(rows), row_length
+    tokens_BT = np.full(shape, pad_id, np.int32)
+    segment_ids_BT, positions_BT = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    until_BT = np.full(shape, row_length, np.int32)
+    asked: dict[tuple[int, int], dict[int, int]] = {}  # (row, position) -> target -> slot
+    places = {}
+    for row, trees in enumerate(rows):
+        end = 0
+        for segment, tree in enumerate(trees, 1):
+            start, path = end, np.zeros(0, np.int64)  # places of the document's tokens, by depth
+            for i, common in tree:
+                fresh = documents[i].ids[common:]
+                here = np.arange(end, end + len(fresh))
+                until_BT[row, path[common:]] = end
+                tokens_BT[row, here], positions_BT[row, here] = fresh, common + np.arange(len(fresh))
+                path = np.concatenate([path[:common], here])
+                end += len(fresh)
+                found = []
+                for position, target in zip(
+                    path[len(path) - len(documents[i].targets) :].tolist(), documents[i].targets
+                ):
+                    slots = asked.setdefault((row, position), {})
+                    found.append((row, position, slots.setdefault(target, len(slots))))
+                places[i] = np.array(found)
+            segment_ids_BT[row, start:end] = segment
+            until_BT[row, path] = end
+    most = max(map(len, asked.values()))
+    targets_BTM = np.zeros((*shape, 1 << (most - 1).bit_length()), np.int32)
+    label_mask_BT = np.zeros(shape, bool)
+    for (row, position), slots in asked.items():
+        label_mask_BT[row, position] = True
+        targets_BTM[row, position, : len(slots)] = list(slots)
+    return Rows((tokens_BT, segment_ids_BT, positions_BT, until_BT, targets_BTM, label_mask_BT), places)
