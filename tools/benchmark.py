@@ -2,6 +2,7 @@
 
 python -m tools.benchmark train --model=125m --rows=2 --row_length=512 --precision=fp32 --json=train.json
 python -m tools.benchmark attention --model=1.3b --rows=8 --row_length=2048 --precision=bf16 --json=attention.json
+python -m tools.benchmark evaluate --json=evaluate.json
 python -m tools.benchmark data --json=data.json
 python -m tools.benchmark overlap --json=overlap.json
 """
@@ -34,7 +35,7 @@ SHOWN = (
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     from optiml_jax.model.decoder import REMAT
-    from tools.benchmarks import overlap, plane
+    from tools.benchmarks import evaluate, overlap, plane
     from tools.benchmarks.models import MODELS
 
     parser = Parser("tools.benchmark", __doc__)
@@ -53,6 +54,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         add("--attention", default="auto", help="our implementation (auto)")
         add("--no_torch_compile", action="store_true", help="run the peer eagerly on a GPU as well")
 
+    asked = commands.add_parser(
+        "evaluate", description="Ranking and greedy text beside lm-evaluation-harness and torch."
+    )
+    evaluate.add_flags(asked)
+
     data = commands.add_parser("data", description="The data plane beside seqio and torch's DataLoader.")
     plane.add_flags(data)
     data.add_argument("--vocab_size", type=int, default=50_272, help="of the random ids")
@@ -60,7 +66,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     shared = commands.add_parser("overlap", description="Shared 13-grams beside a Python set and NumPy.")
     overlap.add_flags(shared)
 
-    for command in (train, layer, data, shared):
+    for command in (train, layer, asked, data, shared):
         add = command.add_argument
         add("--seed", type=int, default=0)
         add("--rounds", type=int, default=5, help="each measures every side once; the median counts (5)")
@@ -78,10 +84,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     flags = parser.parse_args(arguments)
     if flags.quick:
         flags.rounds = 3
-    for name in ("rounds",) if flags.command == "overlap" else ("rows", "row_length", "rounds", "steps"):
-        if getattr(flags, name) < 1:
+    for name in ("rounds", "rows", "row_length", "steps", "prompts", "batch", "new"):
+        if getattr(flags, name, 1) < 1:
             raise UserError(f"--{name}={getattr(flags, name)} must be at least 1")
-    if flags.command == "overlap":
+    if flags.command in ("overlap", "evaluate"):
         return flags
     if (flags.cache_dir is None) != (flags.mixture is None):
         raise UserError("--cache_dir and --mixture go together: a token store, and a mixture in it")
@@ -98,13 +104,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     xla_flags.set_defaults(os.environ)
     flags = parse(arguments)
-    from tools.benchmarks import attention, data, machine, overlap, plane, train
+    from tools.benchmarks import attention, data, evaluate, machine, overlap, plane, train
 
     before = machine.load()
     if flags.command == "data":
         parts = [plane] + [data] * ("batches" in flags.parts.split(","))
     else:
-        parts = [{"train": train, "attention": attention, "overlap": overlap}[flags.command]]
+        parts = [{"train": train, "attention": attention, "evaluate": evaluate, "overlap": overlap}[flags.command]]
     rows, notes = ([item for part in kind for item in part] for kind in zip(*(part.compare(flags) for part in parts)))
     found = {
         "machine": machine.machine() | {"load_before": before, "load_after": machine.load()},

@@ -1,0 +1,151 @@
+"""`evaluate`: ranking beside lm-evaluation-harness's Hugging Face backend, greedy text beside `generate`; same weights.
+
+Contexts and candidates are random ids of the lengths that suites have. What the harness does for its own speed is on:
+requests sorted by length, and one call for the one-token candidates of a context.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from optiml_jax.errors import UserError
+from optiml_jax.inference import decoding, ranking
+from optiml_jax.inference.model import Model
+from optiml_jax.model import decoder, sharding
+from optiml_jax.tokenizer import Tokenizer
+from tools.benchmarks.models import MODELS
+from tools.benchmarks.rounds import Side, interleave, row
+
+TOKENIZER = Path(__file__).parents[2] / "tasks" / "samples" / "tokenizer"
+EOS, FIRST_WORD = 2, 4
+Pairs = list[tuple[list[int], list[int]]]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", choices=MODELS, default="125m")
+    parser.add_argument("--prompts", type=int, default=24, help="of each kind (24)")
+    parser.add_argument("--batch", type=int, default=16, help="rows of a batch, ours and the peer's (16)")
+    parser.add_argument("--new", type=int, default=64, help="tokens of a generated answer (64)")
+
+
+def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
+    """A row a kind of prompt."""
+    config = MODELS[flags.model]
+    rng = np.random.default_rng(flags.seed)
+    kinds = {name: kind(rng, flags.prompts, config.vocab_size) for name, kind in KINDS.items()}
+    sources = [_ids(rng, n, config.vocab_size) for n in rng.integers(20, 200, flags.prompts)]
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    params = jax.jit(lambda key: decoder.init_params(key, config))(jax.random.key(flags.seed))
+    model = Model(config, params, Tokenizer.load(TOKENIZER), mesh, source="random")
+    with tempfile.TemporaryDirectory() as directory:
+        peer = None if flags.no_peer else _peer(model, Path(directory), flags.batch)
+
+    found = []
+    for name, pairs in kinds.items():
+        ours = Side("ours", lambda pairs=pairs: ranking.continuation_scores(model, pairs, flags.batch))
+        side = Side("lm-eval", lambda pairs=pairs: peer[0](pairs)) if peer else None
+        interleave(ours, [side] if side else [], flags.rounds)
+        one = row(f"rank {flags.model}: {name}", "candidates/s", len(pairs), ours, side)
+        if side:
+            tokens = [len(continuation) for _, continuation in pairs]
+            error = np.max(np.abs(np.subtract(ours.first, side.first)) / tokens)
+            one |= {"difference": float(error), "exact": bool(error < 1e-4)}
+        found.append(one)
+
+    def ours_written() -> list[list[int]]:
+        return [answer.ids for answer in decoding.greedy(model, sources, flags.new, flags.batch)]
+
+    ours = Side("ours", ours_written)
+    side = Side("generate", lambda: peer[1](sources, flags.new)) if peer else None
+    interleave(ours, [side] if side else [], flags.rounds)
+    one = row(f"generate {flags.model}: {flags.new} tokens", "prompts/s", len(sources), ours, side)
+    found.append(one | ({"exact": ours.first == side.first} if side else {}))
+    return found, [
+        f"{flags.prompts} prompts of each kind, float32, batches of {flags.batch}; "
+        "exact: within 1e-4 nats a token, or the same text"
+    ]
+
+
+def _ids(rng: np.random.Generator, count: int, vocab_size: int) -> list[int]:
+    return [EOS, *rng.integers(FIRST_WORD, vocab_size, count - 1).tolist()]
+
+
+def _long(rng: np.random.Generator, prompts: int, vocab_size: int) -> Pairs:
+    """A passage and five answers of some tokens, as in RACE or COSMOS QA."""
+    return [
+        (context, rng.integers(FIRST_WORD, vocab_size, rng.integers(4, 12)).tolist())
+        for length in rng.integers(250, 450, prompts)
+        for context in [_ids(rng, length, vocab_size)]
+        for _ in range(5)
+    ]
+
+
+def _short(rng: np.random.Generator, prompts: int, vocab_size: int) -> Pairs:
+    """A sentence and two answers of about its length, as in PIQA."""
+    return [
+        (context, rng.integers(FIRST_WORD, vocab_size, rng.integers(8, 28)).tolist())
+        for length in rng.integers(8, 40, prompts)
+        for context in [_ids(rng, length, vocab_size)]
+        for _ in range(2)
+    ]
+
+
+def _shots(rng: np.random.Generator, prompts: int, vocab_size: int) -> Pairs:
+    """Five demonstrations that all prompts share, a question, and four letters, as in MMLU."""
+    shared = _ids(rng, 500, vocab_size)
+    letters = rng.choice(np.arange(FIRST_WORD, vocab_size), 4, replace=False).tolist()
+    questions = [rng.integers(FIRST_WORD, vocab_size, n).tolist() for n in rng.integers(60, 120, prompts)]
+    return [(shared + question, [letter]) for question in questions for letter in letters]
+
+
+KINDS: dict[str, Callable[[np.random.Generator, int, int], Pairs]] = {
+    "long contexts, 5 candidates": _long,
+    "short contexts, 2 candidates": _short,
+    "5 shots, 4 letters": _shots,
+}
+
+
+def _peer(model: Model, directory: Path, batch: int) -> tuple[Callable, Callable]:
+    """The harness's log-likelihoods of pairs, and transformers' greedy ids of prompts."""
+    try:
+        import torch
+        import transformers
+        from lm_eval.models.huggingface import HFLM
+    except ImportError as error:
+        raise UserError(
+            f"the peer is not installed ({error}); pip install 'lm_eval[hf]', or measure ours with --no_peer"
+        ) from None
+    transformers.utils.logging.disable_progress_bar()
+    model.save(directory)
+    torch_model = transformers.OPTForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    torch_model.to("cuda" if torch.cuda.is_available() else "cpu")
+    vocabulary = transformers.AutoTokenizer.from_pretrained(directory)
+    harness = HFLM(
+        pretrained=torch_model, tokenizer=vocabulary, batch_size=batch, max_length=model.config.max_positions
+    )
+    pad = model.tokenizer.pad_id
+
+    def rank(pairs: Pairs) -> list[float]:
+        asked = [((str(i), ""), before, continuation) for i, (before, continuation) in enumerate(pairs)]
+        return [score for score, _ in harness._loglikelihood_tokens(asked, disable_tqdm=True)]
+
+    @torch.no_grad()
+    def generate(prompts: list[list[int]], new: int) -> list[list[int]]:
+        answers = []
+        for first in range(0, len(prompts), batch):
+            here = prompts[first : first + batch]
+            longest = max(map(len, here))
+            padded = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in here], device=torch_model.device)
+            mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in here], device=padded.device)
+            made = torch_model.generate(
+                padded, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=pad, eos_token_id=EOS
+            )
+            for ids in made[:, longest:].tolist():
+                answers.append(ids[: ids.index(EOS)] if EOS in ids else ids)
+        return answers
+
+    return rank, generate
