@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from optiml_jax.model import decoder, sharding
-from optiml_jax.model.attention import attention, dense_attention
+from optiml_jax.model.attention import attention, next_attention
 from optiml_jax.model.config import OPTConfig
 
 
@@ -17,13 +17,13 @@ class Cache(NamedTuple):
     """What `extend` needs of the tokens before.
 
     Attributes:
-      layers_NBCHK: keys, and values, of every layer.
+      layers_NBHCK: keys, and values, of every layer; heads before positions, as the products with them want it.
       real_BC: False for the padding before a prompt.
       next_B: the position of each row's next token, which is how many real tokens it has.
       place: where in C the next tokens go.
     """
 
-    layers_NBCHK: tuple[jax.Array, jax.Array]
+    layers_NBHCK: tuple[jax.Array, jax.Array]
     real_BC: jax.Array
     next_B: jax.Array
     place: jax.Array | int
@@ -53,8 +53,8 @@ def prefill(
 
     x_BPD = decoder.embed(params, tokens_BP, positions_BP, embedding_VD, config)
     x_BPD, kept = decoder.scan_blocks(params, x_BPD, None, attend_prompt, config)
-    room = ((0, 0), (0, 0), (0, new), (0, 0), (0, 0))
-    layers = jax.tree.map(lambda x: sharding.constrain(jnp.pad(x, room), "NBCHK"), kept)
+    room = ((0, 0), (0, 0), (0, 0), (0, new), (0, 0))
+    layers = jax.tree.map(lambda x: sharding.constrain(jnp.pad(x.swapaxes(2, 3), room), "NBHCK"), kept)
     real_BC = jnp.pad(segment_ids_BP == 1, ((0, 0), (0, new)), constant_values=True)
     cache = Cache(layers, real_BC, segment_ids_BP.sum(1), tokens_BP.shape[1])
     return _logits(params, x_BPD[:, -1:], embedding_VD, config), cache
@@ -68,23 +68,21 @@ def extend(
     Returns:
       Logits of what follows it, float32 [B, V], and the cache with it.
     """
-    mask_B11C = (cache.real_BC & (jnp.arange(cache.real_BC.shape[1]) <= cache.place))[:, None, None]
+    mask_B1C = (cache.real_BC & (jnp.arange(cache.real_BC.shape[1]) < cache.place))[:, None]
 
     def attend_cache(layer_cache):
-        def attend(q_B1HK, k_B1HK, v_B1HK):
-            keys_BCHK, values_BCHK = (
-                jax.lax.dynamic_update_slice_in_dim(old_BCHK, fresh_B1HK, cache.place, 1)
-                for old_BCHK, fresh_B1HK in zip(layer_cache, (k_B1HK, v_B1HK))
-            )
-            return dense_attention(q_B1HK, keys_BCHK, values_BCHK, mask_B11C), (k_B1HK, v_B1HK)
+        def attend(*qkv_B1HK):
+            _, k_B1HK, v_B1HK = qkv_B1HK
+            out_B1HK = next_attention(*qkv_B1HK, *layer_cache, mask_B1C)
+            return out_B1HK, (k_B1HK.swapaxes(1, 2), v_B1HK.swapaxes(1, 2))
 
         return attend
 
     x_B1D = decoder.embed(params, token_B[:, None], cache.next_B[:, None], embedding_VD, config)
-    x_B1D, fresh = decoder.scan_blocks(params, x_B1D, cache.layers_NBCHK, attend_cache, config)
+    x_B1D, fresh = decoder.scan_blocks(params, x_B1D, cache.layers_NBHCK, attend_cache, config)
     # Blocks return the new position only; the whole cache is written here, in place, not copied through the scan.
     layers = jax.tree.map(
-        lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, cache.place, 2), cache.layers_NBCHK, fresh
+        lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, cache.place, 3), cache.layers_NBHCK, fresh
     )
     longer = Cache(layers, cache.real_BC, cache.next_B + 1, cache.place + 1)
     return _logits(params, x_B1D, embedding_VD, config), longer

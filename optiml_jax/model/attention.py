@@ -69,12 +69,33 @@ def visible_mask(until_BT: jax.Array) -> jax.Array:
     return (causal_TT & (count_T[:, None] < until_BT[:, None, :]))[:, None]
 
 
-def dense_attention(q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, mask_B1TS: jax.Array) -> jax.Array:
-    """Masked attention over all pairs, scores and softmax in float32; S keys: T in training, a cache in decoding."""
-    scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BSHK, preferred_element_type=jnp.float32)
-    scores_BHTS = jnp.where(mask_B1TS, scores_BHTS, jnp.finfo(jnp.float32).min)
-    weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(v_BSHK.dtype)
-    return jnp.einsum("bhts,bshk->bthk", weights_BHTS, v_BSHK)
+def dense_attention(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, mask_B1TT: jax.Array) -> jax.Array:
+    """Masked attention over all pairs, scores and softmax in float32."""
+    scores_BHTT = jnp.einsum("bthk,bshk->bhts", q_BTHK, k_BTHK, preferred_element_type=jnp.float32)
+    scores_BHTT = jnp.where(mask_B1TT, scores_BHTT, jnp.finfo(jnp.float32).min)
+    weights_BHTT = jax.nn.softmax(scores_BHTT, axis=-1).astype(v_BTHK.dtype)
+    return jnp.einsum("bhts,bshk->bthk", weights_BHTT, v_BTHK)
+
+
+def next_attention(
+    q_B1HK: jax.Array,
+    k_B1HK: jax.Array,
+    v_B1HK: jax.Array,
+    keys_BHCK: jax.Array,
+    values_BHCK: jax.Array,
+    mask_B1C: jax.Array,
+) -> jax.Array:
+    """Attention of one more token to those of a cache and to itself, [B, 1, H, K]; scores and softmax in float32.
+
+    Its own key and value stay beside the cache: written into a layer's slice, they would make a copy of it.
+    """
+    f32 = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    q_BHK, v_BHK = q_B1HK[:, 0], v_B1HK[:, 0]
+    scores_BHC = jnp.where(mask_B1C, f32("bhk,bhck->bhc", q_BHK, keys_BHCK), jnp.finfo(jnp.float32).min)
+    own_BH1 = f32("bhk,bhk->bh", q_BHK, k_B1HK[:, 0])[..., None]
+    weights_BHC = jax.nn.softmax(jnp.concatenate([scores_BHC, own_BH1], -1), axis=-1).astype(v_BHK.dtype)
+    out_BHK = jnp.einsum("bhc,bhck->bhk", weights_BHC[..., :-1], values_BHCK) + weights_BHC[..., -1:] * v_BHK
+    return out_BHK[:, None]
 
 
 # What each device computes of its rows and heads, from (queries, keys, values, and of `visible` first and until).
