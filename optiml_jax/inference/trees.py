@@ -14,7 +14,8 @@ import numpy as np
 from optiml_jax.data.packing import pack
 
 LEAST_SHARED = 16  # tokens; documents that share fewer, such as a leading </s>, are trees of their own
-ROWS = (256, 512, 1024, 2048)  # lengths of rows: few programs to compile
+ROWS = (256, 512, 1024, 2048, 4096)  # lengths of rows: few programs to compile
+POSITIONS = 32_768  # of a batch at most, which bounds its memory (a single row may be longer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,23 +40,25 @@ class Rows:
     places: dict[int, np.ndarray]
 
 
-def lay_out(documents: Sequence[Document], longest_row: int, batch_rows: int, pad_id: int) -> list[Rows]:
-    """All documents in batches of at most `batch_rows` rows.
+def lay_out(documents: Sequence[Document], batch_rows: int, pad_id: int) -> list[Rows]:
+    """All documents in batches of at most `batch_rows` rows, fewer where they are long.
 
-    Rows have the length, of `ROWS` or `longest_row`, that leaves the least to compute. A batch that is not full has a
-    power of two of rows: none is padding alone.
+    Trees are packed into rows of the length that leaves the least to compute, and rows that are not full join those of
+    a shorter length. Rows that do not fill a batch come in powers of two: no row is padding alone.
     """
     order = sorted(range(len(documents)), key=lambda i: documents[i].ids)
     shared = [0] + [_shared(documents[i].ids, documents[j].ids) for i, j in itertools.pairwise(order)]
     longest = max(len(document.ids) for document in documents)
-    lengths = sorted({min(length, longest_row) for length in ROWS if length >= longest} | {longest_row})
-    planned = [(length, *_plan(documents, order, shared, length)) for length in lengths]
-    length, trees, rows = min(planned, key=lambda plan: plan[0] * len(plan[2]))
+    lengths = [length for length in ROWS if length >= longest] or [longest]
+    planned = [_plan(documents, order, shared, length) for length in lengths]
+    alike = min(planned, key=lambda rows: sum(length * len(some) for length, some in rows.items()))
     batches = []
-    while rows:
-        count = batch_rows if len(rows) >= batch_rows else 1 << len(rows).bit_length() - 1
-        batches.append(_emit([[trees[i] for i in row] for row in rows[:count]], documents, length, pad_id))
-        rows = rows[count:]
+    for length, rows in alike.items():
+        most = min(batch_rows, max(1, POSITIONS // length))
+        while rows:
+            count = most if len(rows) >= most else 1 << len(rows).bit_length() - 1
+            batches.append(_emit(rows[:count], documents, length, pad_id))
+            rows = rows[count:]
     return batches
 
 
@@ -74,8 +77,8 @@ def _shared(a: list[int], b: list[int]) -> int:
 Tree = list[tuple[int, int]]  # documents in order, with the tokens that each shares with the one before
 
 
-def _plan(documents, order, shared, row_length) -> tuple[list[Tree], list[np.ndarray]]:
-    """Trees of at most a row, and the rows of trees."""
+def _plan(documents, order, shared, row_length) -> dict[int, list[list[Tree]]]:
+    """Rows of trees, of at most `row_length` tokens, by the shortest length that holds them."""
     trees: list[Tree] = []
     sizes: list[int] = []
     for i, common in zip(order, shared):
@@ -86,7 +89,12 @@ def _plan(documents, order, shared, row_length) -> tuple[list[Tree], list[np.nda
         else:
             trees[-1].append((i, common))
             sizes[-1] += length - common
-    return trees, pack(sizes, row_length)
+    rows: dict[int, list[list[Tree]]] = {}
+    for members in pack(sizes, row_length):
+        used = sum(sizes[tree] for tree in members)
+        length = min((length for length in ROWS if length >= used), default=row_length)
+        rows.setdefault(length, []).append([trees[tree] for tree in members])
+    return rows
 
 
 def _emit(rows: list[list[Tree]], documents: Sequence[Document], row_length: int, pad_id: int) -> Rows:

@@ -1,6 +1,5 @@
 """The loaded model: logits, ranking, greedy text and export, against transformers with the same weights."""
 
-import jax
 import numpy as np
 import pytest
 import torch
@@ -9,41 +8,12 @@ import transformers
 import optiml_jax
 from optiml_jax.errors import UserError
 from optiml_jax.inference import decoding, ranking
-from optiml_jax.inference.model import Model
 from optiml_jax.inference.network import restarting_positions
-from optiml_jax.model import decoder, sharding
-from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.fingerprint import fingerprint
-from optiml_jax.tokenizer import Tokenizer
-from tests.conftest import ROOT
-from tests.meshes import mesh_of
+from tests.inference.conftest import make
 
 PROMPTS = ["Is the sky blue? Answer:", "2+2=", "Task: name a colour that is not red.\nInput: apple\nOutput:"]
 CANDIDATES = [[" yes", " no", " it is grey today"], [" 4"], [" blue", " a green one", " yellow", " red"]]
-
-
-@pytest.fixture(scope="module")
-def config() -> OPTConfig:
-    return OPTConfig(vocab_size=1536, layers=2, model_dim=64, heads=8, ffn_dim=128, max_positions=256, init_scale=0.1)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.load(ROOT / "tasks" / "samples" / "tokenizer")
-
-
-def make(config: OPTConfig, tokenizer: Tokenizer, mesh_name: str = "1x1x1", **options) -> Model:
-    mesh = mesh_of(mesh_name)
-    abstract = decoder.abstract_params(config)
-    params = jax.jit(
-        lambda key: decoder.init_params(key, config), out_shardings=sharding.parameter_shardings(abstract, mesh)
-    )(jax.random.key(0))
-    return Model(config, params, tokenizer, mesh, source="random", **options)
-
-
-@pytest.fixture(scope="module")
-def model(config, tokenizer) -> Model:
-    return make(config, tokenizer)
 
 
 @pytest.fixture(scope="module")
