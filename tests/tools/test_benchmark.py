@@ -72,6 +72,15 @@ def test_attention_is_compared_with_exact_and_with_leaking_ways(tmp_path):
     assert all(row["ratio"] == pytest.approx(row["ours"] / row["peer"]) for row in found.values())
 
 
+def test_evaluation_is_measured_by_kind_of_prompt(tmp_path):
+    path = tmp_path / "evaluate.json"
+    flags = ["--model=tiny", "--no_peer", "--prompts=3", "--rounds=1", "--new=2", f"--json={path}"]
+    benchmark.main(["evaluate", *flags])
+    found = {row["name"].partition(": ")[2]: row for row in json.loads(path.read_text())["rows"]}
+    kinds = ["long contexts, 5 candidates", "short contexts, 2 candidates", "5 shots, 4 letters", "2 tokens"]
+    assert list(found) == kinds and all(row["ours"] > 0 and row["peer"] is None for row in found.values())
+
+
 def test_xla_flags_are_defaults():
     for given, want in (
         ({}, "--xla_gpu_enable_triton_gemm=false"),
