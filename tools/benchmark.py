@@ -34,6 +34,7 @@ SHOWN = (
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    from optiml_jax.model.attention import IMPLEMENTATIONS
     from optiml_jax.model.decoder import REMAT
     from tools.benchmarks import evaluate, overlap, plane
     from tools.benchmarks.models import MODELS
@@ -89,6 +90,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             raise UserError(f"--{name}={getattr(flags, name)} must be at least 1")
     if flags.command in ("overlap", "evaluate"):
         return flags
+    if getattr(flags, "attention", "auto") not in IMPLEMENTATIONS:
+        raise UserError(f"--attention={flags.attention} is unknown; use one of {', '.join(IMPLEMENTATIONS)}")
     if (flags.cache_dir is None) != (flags.mixture is None):
         raise UserError("--cache_dir and --mixture go together: a token store, and a mixture in it")
     if flags.command == "data":

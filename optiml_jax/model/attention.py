@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from optiml_jax.model import sharding
 from optiml_jax.model.blocked_attention import blocked_attention
 from optiml_jax.model.flash_attention import flash_attention
-from optiml_jax.model.visibility import visible
+from optiml_jax.model.visibility import sees, visible
 
 AUTO = {"cpu": "blocked", "gpu": "pallas"}  # the fastest on each kind of device
 
@@ -65,8 +65,7 @@ def attention(
 def visible_mask(until_BT: jax.Array) -> jax.Array:
     """[B, 1, T, T] bool: which key (last axis) each query sees. Every position sees itself, so that no row is empty."""
     count_T = jnp.arange(until_BT.shape[1])
-    causal_TT = count_T[:, None] >= count_T
-    return (causal_TT & (count_T[:, None] < until_BT[:, None, :]))[:, None]
+    return sees(count_T[:, None], count_T, until_BT[:, None, None, :])
 
 
 def dense_attention(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, mask_B1TT: jax.Array) -> jax.Array:

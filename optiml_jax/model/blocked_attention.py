@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from optiml_jax.model.visibility import fill
+from optiml_jax.model.visibility import fill, sees
 
 BLOCK = 64  # of 32 to 256, the fastest at 512 and 2,048 positions that keeps the accuracy of the dense form
 NEVER = -1e30  # a score that exp turns into 0; an infinity would turn differences into NaN
@@ -60,14 +60,19 @@ def _scores(q_HbK, k_HbK, until_nb, i, j):
     """Float32 scores [H, b, b] of query block i against key block j, `NEVER` where the pair must not meet."""
     count_b = jnp.arange(q_HbK.shape[1])
     query_b, key_b = i * len(count_b) + count_b, j * len(count_b) + count_b
-    allowed_bb = (query_b[:, None] >= key_b) & (query_b[:, None] < until_nb[j])
+    allowed_bb = sees(query_b[:, None], key_b, until_nb[j])
     scores_Hbb = jnp.einsum("hqk,hsk->hqs", q_HbK, k_HbK, preferred_element_type=jnp.float32)
     return jnp.where(allowed_bb, scores_Hbb, NEVER)
 
 
-def _meet(until_nb, i, j):
-    """Whether query block i sees anything of key block j: between branches of a tree it may not."""
-    return until_nb[j].max() > i * until_nb.shape[1]
+def _where_seen(add, until_nb, i):
+    """`add` for the key blocks of which query block i sees anything: between branches of a tree it may not."""
+
+    def maybe_add(j, sums):
+        seen = until_nb[j].max() > i * until_nb.shape[1]
+        return jax.lax.cond(seen, add, lambda j, sums: sums, j, sums)
+
+    return maybe_add
 
 
 def _row_forward(q_nHbK, k_nHbK, v_nHbK, until_nb, first_n):
@@ -86,13 +91,10 @@ def _row_forward(q_nHbK, k_nHbK, v_nHbK, until_nb, first_n):
             )
             return new_top_Hb, scale_Hb, out_HbK * shrink_Hb[..., None] + added_HbK
 
-        def add_seen(j, sums):
-            return jax.lax.cond(_meet(until_nb, i, j), add, lambda j, sums: sums, j, sums)
-
         shape_Hb = q_HbK.shape[:2]
         # The diagonal comes first: there every query meets itself, so no row of scores is `NEVER` alone.
         sums = add(i, (jnp.full(shape_Hb, NEVER), jnp.zeros(shape_Hb), jnp.zeros(q_HbK.shape, jnp.float32)))
-        top_Hb, scale_Hb, out_HbK = jax.lax.fori_loop(first_n[i], i, add_seen, sums)
+        top_Hb, scale_Hb, out_HbK = jax.lax.fori_loop(first_n[i], i, _where_seen(add, until_nb, i), sums)
         return (out_HbK / scale_Hb[..., None]).astype(q_HbK.dtype), top_Hb + jnp.log(scale_Hb)
 
     out_nHbK, log_scale_nHb = jax.lax.map(query_block, jnp.arange(q_nHbK.shape[0]))
@@ -119,11 +121,9 @@ def _row_backward(kept, d_out_nHbK):
             dq_HbK += f32("hqs,hsk->hqk", d_scores_Hbb, k_nHbK[j])
             return dq_HbK, dk_nHbK.at[j].add(dk_HbK), dv_nHbK.at[j].add(dv_HbK)
 
-        def add_seen(j, sums):
-            return jax.lax.cond(_meet(until_nb, i, j), add, lambda j, sums: sums, j, sums)
-
         zeros_HbK = jnp.zeros(q_HbK.shape, jnp.float32)
-        dq_HbK, *sums = jax.lax.fori_loop(first_n[i], i + 1, add_seen, (zeros_HbK, *sums))
+        blocks = first_n[i], i + 1
+        dq_HbK, *sums = jax.lax.fori_loop(*blocks, _where_seen(add, until_nb, i), (zeros_HbK, *sums))
         return tuple(sums), dq_HbK
 
     zeros = (jnp.zeros(k_nHbK.shape, jnp.float32), jnp.zeros(v_nHbK.shape, jnp.float32))

@@ -237,7 +237,7 @@ def _forward_kernel(q_ref, k_ref, v_ref, first_ref, until_ref, out_ref, log_sum_
         top_b, scale_b, out_bk = sums
         here = pl.ds(j * tile.keys, tile.keys)
         s_c = j * tile.keys + jnp.arange(tile.keys)
-        sees_bc = (t_b[:, None] >= s_c[None, :]) & (t_b[:, None] < until_ref[here][None, :])
+        sees_bc = visibility.sees(t_b[:, None], s_c[None, :], until_ref[here][None, :])
         scores_bc = jnp.where(sees_bc, _dot(q_bk, read_k(here).T) * LOG2_E, -jnp.inf)
         new_top_b = jnp.maximum(top_b, scores_bc.max(1))
         weights_bc = jnp.exp2(scores_bc - new_top_b[:, None])
@@ -263,7 +263,7 @@ def _d_query_kernel(q_ref, k_ref, v_ref, d_out_ref, log_sum_ref, inner_ref, firs
     def add(j, dq_bk):
         here = pl.ds(j * tile.keys, tile.keys)
         s_c = j * tile.keys + jnp.arange(tile.keys)
-        sees_bc = (t_b[:, None] >= s_c[None, :]) & (t_b[:, None] < until_ref[here][None, :])
+        sees_bc = visibility.sees(t_b[:, None], s_c[None, :], until_ref[here][None, :])
         k_ck = read_k(here)
         scores_bc = _dot(q_bk, k_ck.T) * LOG2_E
         weights_bc = jnp.where(sees_bc, jnp.exp2(scores_bc - log_sum_b[:, None]), 0.0)
@@ -286,7 +286,7 @@ def _d_key_kernel(q_ref, k_ref, v_ref, d_out_ref, log_sum_ref, inner_ref, until_
         dk_ck, dv_ck = sums
         here = pl.ds(i * tile.queries, tile.queries)
         t_b = i * tile.queries + jnp.arange(tile.queries)
-        sees_cb = (s_c[:, None] <= t_b[None, :]) & (t_b[None, :] < until_c[:, None])
+        sees_cb = visibility.sees(t_b[None, :], s_c[:, None], until_c[:, None])
         q_bk, d_out_bk = read_q(here), read_d_out(here)
         scores_cb = _dot(k_ck, q_bk.T) * LOG2_E
         weights_cb = jnp.where(sees_cb, jnp.exp2(scores_cb - log_sum_ref[here][None, :]), 0.0)

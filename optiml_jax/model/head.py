@@ -41,17 +41,7 @@ def label_nats(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _label_nats(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk):
-    def body(hidden_BTD, embedding_VD, targets_BT, label_mask_BT):
-        labels = _Labels(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk)
-
-        def project(i, nats_n):
-            positions_c, _, place_c, logits_cV = labels.chunk(i)
-            return nats_n.at[positions_c].set(-_log_probabilities(logits_cV, place_c[:, None])[:, 0], mode="drop")
-
-        nats_n = jax.lax.fori_loop(0, labels.chunks, project, jnp.zeros(labels.targets_n.shape, jnp.float32))
-        return nats_n.reshape(targets_BT.shape)
-
-    return _on_each_device(body, P(ROWS, None))(hidden_BTD, embedding_VD, targets_BT, label_mask_BT)
+    return -log_probabilities(hidden_BTD, embedding_VD, targets_BT[..., None], label_mask_BT, chunk)[..., 0]
 
 
 def log_probabilities(
@@ -61,7 +51,7 @@ def log_probabilities(
     label_mask_BT: jax.Array,
     chunk: int | None = None,
 ) -> jax.Array:
-    """Of several targets a position, from one row of logits: for ranking, not differentiable. As `label_nats`.
+    """Of several targets a position, from one row of logits: for ranking, not differentiable. Else as `label_nats`.
 
     Args:
       targets_BTM: int32, M tokens of which each may follow.
@@ -76,23 +66,17 @@ def log_probabilities(
 
         def project(i, found_nM):
             positions_c, _, place_cM, logits_cV = labels.chunk(i)
-            return found_nM.at[positions_c].set(_log_probabilities(logits_cV, place_cM), mode="drop")
+            top_c = jax.lax.pmax(logits_cV.max(-1), "tensor")
+            scale_c = jax.lax.psum(jnp.exp(logits_cV - top_c[:, None]).sum(-1), "tensor")
+            here_cM = (place_cM >= 0) & (place_cM < labels.local_vocab)
+            logit_cM = jnp.take_along_axis(logits_cV, jnp.clip(place_cM, 0, labels.local_vocab - 1), 1)
+            logit_cM = jax.lax.psum(jnp.where(here_cM, logit_cM, 0.0), "tensor")
+            return found_nM.at[positions_c].set(logit_cM - (top_c + jnp.log(scale_c))[:, None], mode="drop")
 
         found_nM = jax.lax.fori_loop(0, labels.chunks, project, jnp.zeros(labels.targets_n.shape, jnp.float32))
         return found_nM.reshape(targets_BTM.shape)
 
     return _on_each_device(body, P(ROWS, None, None))(hidden_BTD, embedding_VD, targets_BTM, label_mask_BT)
-
-
-def _log_probabilities(logits_cV, place_cM):
-    """[c, M] from a device's part of the logits; `place_cM` may lie in another's."""
-    local_vocab = logits_cV.shape[1]
-    top_c = jax.lax.pmax(logits_cV.max(-1), "tensor")
-    scale_c = jax.lax.psum(jnp.exp(logits_cV - top_c[:, None]).sum(-1), "tensor")
-    here_cM = (place_cM >= 0) & (place_cM < local_vocab)
-    logit_cM = jnp.take_along_axis(logits_cV, jnp.clip(place_cM, 0, local_vocab - 1), 1)
-    logit_cM = jax.lax.psum(jnp.where(here_cM, logit_cM, 0.0), "tensor")
-    return logit_cM - (top_c + jnp.log(scale_c))[:, None]
 
 
 def _forward(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk):

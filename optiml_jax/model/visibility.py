@@ -27,6 +27,11 @@ def visible(segment_ids_BT: jax.Array, until_BT: jax.Array | None = None) -> tup
     return first_BT, until_BT
 
 
+def sees(t: jax.Array, s: jax.Array, until: jax.Array) -> jax.Array:
+    """Whether the query at t sees the key at s; the three broadcast."""
+    return (s <= t) & (t < until)
+
+
 def fill(first_BT: jax.Array, until_BT: jax.Array, more: int) -> tuple[jax.Array, jax.Array]:
     """With `more` positions behind the row, which see themselves and nothing of the row."""
     T = first_BT.shape[1]

@@ -134,6 +134,7 @@ def _seconds(setup: Setup, card: Card, parameter_bytes: int, found: list[Collect
     tokens = setup.batch_rows * setup.row_length
     body = model.layers * (4 * model.model_dim**2 + 2 * model.model_dim * model.ffn_dim)
     head = LABEL_SHARE * model.vocab_size * model.embedding_width
+    # Scores and their product with the values, where attention skips other documents: all but "dense".
     pairs = 2 * model.layers * VISITED * setup.row_length * model.model_dim
     flops = 2 * tokens * (passes * (body + pairs) + 4 * head)
     state = 7 * parameter_bytes + 2 * parameter_bytes * setup.computation.accumulation  # Adam; sums of gradients

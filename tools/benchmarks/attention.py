@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optiml_jax.errors import UserError
-from optiml_jax.model.attention import IMPLEMENTATIONS, attention
+from optiml_jax.model.attention import attention
 from optiml_jax.model.config import PRECISIONS
 from tools.benchmarks import rows
 from tools.benchmarks.models import MODELS
@@ -20,8 +20,6 @@ RELATIVE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 5e-3}  # of the largest value; t
 def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
     """A row for each of torch's ways, the fastest exact one first, and lines that say what was measured."""
     config = MODELS[flags.model]
-    if flags.attention not in IMPLEMENTATIONS:
-        raise UserError(f"--attention={flags.attention} is unknown; use one of {', '.join(IMPLEMENTATIONS)}")
     if not flags.no_peer:
         try:
             from tools.benchmarks import torch_attention

@@ -5,9 +5,11 @@ requests sorted by length, and one call for the one-token candidates of a contex
 """
 
 import argparse
+import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,9 +21,9 @@ from optiml_jax.model import decoder, sharding
 from optiml_jax.tokenizer import Tokenizer
 from tools.benchmarks.models import MODELS
 from tools.benchmarks.rounds import Side, interleave, row
+from tools.benchmarks.rows import EOS, FIRST_WORD
 
 TOKENIZER = Path(__file__).parents[2] / "tasks" / "samples" / "tokenizer"
-EOS, FIRST_WORD = 2, 4
 Pairs = list[tuple[list[int], list[int]]]
 
 
@@ -46,51 +48,57 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
 
     found = []
     for name, pairs in kinds.items():
-        ours = Side("ours", lambda pairs=pairs: ranking.continuation_scores(model, pairs, flags.batch))
-        side = Side("lm-eval", lambda pairs=pairs: peer[0](pairs)) if peer else None
-        interleave(ours, [side] if side else [], flags.rounds)
-        one = row(f"rank {flags.model}: {name}", "candidates/s", len(pairs), ours, side)
-        if side:
-            tokens = [len(continuation) for _, continuation in pairs]
-            error = np.max(np.abs(np.subtract(ours.first, side.first)) / tokens)
+        one, have, want = _measure(
+            (f"rank {flags.model}: {name}", "candidates/s", len(pairs)),
+            lambda pairs=pairs: ranking.continuation_scores(model, pairs, flags.batch),
+            peer and functools.partial(peer[0], pairs),
+            flags.rounds,
+        )
+        if peer:
+            error = np.max(np.abs(np.subtract(have, want)) / [len(continuation) for _, continuation in pairs])
             one |= {"difference": float(error), "exact": bool(error < 1e-4)}
         found.append(one)
-
-    def ours_written() -> list[list[int]]:
-        return [answer.ids for answer in decoding.greedy(model, sources, flags.new, flags.batch)]
-
-    ours = Side("ours", ours_written)
-    side = Side("generate", lambda: peer[1](sources, flags.new)) if peer else None
-    interleave(ours, [side] if side else [], flags.rounds)
-    one = row(f"generate {flags.model}: {flags.new} tokens", "prompts/s", len(sources), ours, side)
-    found.append(one | ({"exact": ours.first == side.first} if side else {}))
+    one, have, want = _measure(
+        (f"generate {flags.model}: {flags.new} tokens", "prompts/s", len(sources)),
+        lambda: [answer.ids for answer in decoding.greedy(model, sources, flags.new, flags.batch)],
+        peer and functools.partial(peer[1], sources, flags.new),
+        flags.rounds,
+    )
+    found.append(one | ({"exact": have == want} if peer else {}))
     return found, [
         f"{flags.prompts} prompts of each kind, float32, batches of {flags.batch}; "
         "exact: within 1e-4 nats a token, or the same text"
     ]
 
 
+def _measure(
+    what: tuple[str, str, int], run: Callable[[], Any], theirs: Callable[[], Any] | None, rounds: int
+) -> tuple[dict, Any, Any]:
+    """The row of (name, unit, work), and what each side returned."""
+    name, unit, work = what
+    ours, side = Side("ours", run), Side("peer", theirs) if theirs else None
+    interleave(ours, [side] if side else [], rounds)
+    return row(name, unit, work, ours, side), ours.first, side and side.first
+
+
 def _ids(rng: np.random.Generator, count: int, vocab_size: int) -> list[int]:
     return [EOS, *rng.integers(FIRST_WORD, vocab_size, count - 1).tolist()]
 
 
-def _long(rng: np.random.Generator, prompts: int, vocab_size: int) -> Pairs:
-    """A passage and five answers of some tokens, as in RACE or COSMOS QA."""
+def _choices(
+    rng: np.random.Generator,
+    prompts: int,
+    vocab_size: int,
+    context: tuple[int, int],
+    candidates: int,
+    answer: tuple[int, int],
+) -> Pairs:
+    """Contexts and candidates of random lengths in the given ranges, the last excluded."""
     return [
-        (context, rng.integers(FIRST_WORD, vocab_size, rng.integers(4, 12)).tolist())
-        for length in rng.integers(250, 450, prompts)
-        for context in [_ids(rng, length, vocab_size)]
-        for _ in range(5)
-    ]
-
-
-def _short(rng: np.random.Generator, prompts: int, vocab_size: int) -> Pairs:
-    """A sentence and two answers of about its length, as in PIQA."""
-    return [
-        (context, rng.integers(FIRST_WORD, vocab_size, rng.integers(8, 28)).tolist())
-        for length in rng.integers(8, 40, prompts)
-        for context in [_ids(rng, length, vocab_size)]
-        for _ in range(2)
+        (ids, rng.integers(FIRST_WORD, vocab_size, rng.integers(*answer)).tolist())
+        for length in rng.integers(*context, prompts)
+        for ids in [_ids(rng, length, vocab_size)]
+        for _ in range(candidates)
     ]
 
 
@@ -103,8 +111,9 @@ def _shots(rng: np.random.Generator, prompts: int, vocab_size: int) -> Pairs:
 
 
 KINDS: dict[str, Callable[[np.random.Generator, int, int], Pairs]] = {
-    "long contexts, 5 candidates": _long,
-    "short contexts, 2 candidates": _short,
+    # passages, as in RACE or COSMOS QA; a sentence and two ways to go on, as in PIQA
+    "long contexts, 5 candidates": functools.partial(_choices, context=(250, 450), candidates=5, answer=(4, 12)),
+    "short contexts, 2 candidates": functools.partial(_choices, context=(8, 40), candidates=2, answer=(8, 28)),
     "5 shots, 4 letters": _shots,
 }
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from optiml_jax.errors import UserError
 from optiml_jax.model import decoder
-from optiml_jax.model.attention import IMPLEMENTATIONS
 from optiml_jax.training import flops
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation
@@ -22,8 +21,6 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
     config = dataclasses.replace(MODELS[flags.model], dropout=flags.dropout)
     if flags.row_length > config.max_positions:
         raise UserError(f"--row_length={flags.row_length} is more than the model's {config.max_positions} positions")
-    if flags.attention not in IMPLEMENTATIONS:
-        raise UserError(f"--attention={flags.attention} is unknown; use one of {', '.join(IMPLEMENTATIONS)}")
     if not flags.no_peer:
         from tools.benchmarks import peer  # needs torch and transformers
 
