@@ -264,7 +264,7 @@ def with_demonstrations(count: int, **fields) -> Prompt:
 @pytest.mark.parametrize("generated", [False, True])
 def test_a_prompt_that_is_too_long_loses_demonstrations_from_the_left_and_nothing_else(model, generated):
     fields = {"candidates": None, "metric": Metric("rouge_l")} if generated else {}
-    answer = functools.partial(answering._generate, max_new_tokens=16, stop=()) if generated else answering._rank
+    answer = functools.partial(answering._generate, max_new_tokens=16) if generated else answering._rank
     long = with_demonstrations(12, **fields)
     (sample,) = answer(model, [long], batch_rows=2)
     kept = sample["demonstrations"]

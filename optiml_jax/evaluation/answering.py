@@ -116,14 +116,9 @@ def _groups(
     """Prompts that are answered together, and how: a few batches of rows, so that like lengths meet."""
     ranked = [prompt for prompt in prompts if prompt.candidates is not None]
     yield from _parts(ranked, 8 * batch_rows, functools.partial(_rank, batch_rows=batch_rows))
-    generated: dict[tuple, list[Prompt]] = {}  # those that end alike
-    for prompt in prompts:
-        if prompt.candidates is None:
-            limit = min(prompt.max_new_tokens or max_new_tokens, max_new_tokens)
-            generated.setdefault((limit, prompt.stop), []).append(prompt)
-    for (limit, stop), alike in generated.items():
-        answer = functools.partial(_generate, batch_rows=batch_rows, max_new_tokens=limit, stop=stop)
-        yield from _parts(alike, 4 * batch_rows, answer)
+    generated = [prompt for prompt in prompts if prompt.candidates is None]
+    answer = functools.partial(_generate, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
+    yield from _parts(generated, 8 * batch_rows, answer)
 
 
 def _parts(prompts: list[Prompt], size: int, answer: Callable) -> Iterator[tuple[list[Prompt], Callable]]:
@@ -172,13 +167,11 @@ def _told(prompt: Prompt, pairs: Sequence[tuple[str, str]]) -> list[int]:
     return [len(answer) - len(candidate) + count for (_, answer), candidate, count in told]
 
 
-def _generate(
-    model: Model, prompts: list[Prompt], batch_rows: int, max_new_tokens: int, stop: tuple[str, ...]
-) -> list[dict[str, Any]]:
-    fitted, gone = zip(*(_fitted(model, prompt, ("",), max_new_tokens + 1) for prompt in prompts))
-    sources = [pairs[0][0] for pairs in fitted]
-    names = [prompt.id for prompt in prompts]
-    found = model.generate_prompts(sources, max_new_tokens, stop, batch_rows, names)
+def _generate(model: Model, prompts: list[Prompt], batch_rows: int, max_new_tokens: int) -> list[dict[str, Any]]:
+    limits = [min(prompt.max_new_tokens or max_new_tokens, max_new_tokens) for prompt in prompts]
+    fitted, gone = zip(*(_fitted(model, prompt, ("",), limit + 1) for prompt, limit in zip(prompts, limits)))
+    sources, stop = [pairs[0][0] for pairs in fitted], [prompt.stop for prompt in prompts]
+    found = model.generate_prompts(sources, limits, stop, batch_rows, [prompt.id for prompt in prompts])
     return [
         score_sample(
             prompt, answer.text.strip(), truncated=answer.truncated, prompt_cut=answer.prompt_cut, dropped=dropped

@@ -1,25 +1,35 @@
-"""Greedy decoding (paper 4.1), to `</s>` or a number of tokens."""
+"""Greedy decoding (paper 4.1), to `</s>`, a stop text or a number of tokens.
 
-import functools
+Prompts wait in a queue, the longest first. The next of them are read together, packed and what they share once; as rows
+of the cache become free, what was read of them is put there, until their answers are over.
+"""
+
+import collections
+import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from optiml_jax.errors import UserError
-from optiml_jax.inference.cache import extend, prefill
+from optiml_jax.inference import cache
 from optiml_jax.inference.network import Network
 from optiml_jax.inference.ranking import NAN_HINT
-from optiml_jax.model import decoder
+from optiml_jax.inference.trees import Document, lay_out, shared_start
+from optiml_jax.model import sharding
 
-POSITIONS = 16_384  # of prompts and answers computed together, at most (a single row may be longer)
-MIN_PROMPT = 32  # prompt lengths are rounded up, from this on: few programs to compile
+READ = 8_192  # positions of prompts read together, at most (a single row may be longer)
+KEPT = 16_384  # of the cache, at most (as above)
+LEAST = 32  # lengths of the cache are rounded up: few programs to compile
 
 
 class Answer(NamedTuple):
-    """Generated ids without `</s>`; `truncated` by the token limit; `prompt_cut`: the prompt lost its start."""
+    """Generated ids without `</s>`; `truncated` by the token limit; `prompt_cut`: the prompt lost its start.
+
+    Ids may go on behind a stop text, by less than `cache.STEPS`.
+    """
 
     ids: list[int]
     truncated: bool
@@ -29,100 +39,194 @@ class Answer(NamedTuple):
 def greedy(
     model: Network,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     batch_rows: int = 16,
     names: Sequence[str] | None = None,
+    stop: Sequence[Sequence[str]] | None = None,
 ) -> list[Answer]:
     """The most likely next token, again and again, for every prompt.
 
     Args:
       prompts: ids; cut on the left where prompt and answer exceed the model's positions, but for a leading `</s>`.
-      max_new_tokens: the limit, 256 in the paper.
-      batch_rows: prompts answered at once, fewer where they are long; those of like length share a batch.
+      max_new_tokens: the limit, 256 in the paper; of all prompts or of each.
+      batch_rows: prompts answered at once, fewer where they are long; it changes no answer.
       names: of the prompts, for messages.
+      stop: of each prompt, texts that end its answer.
 
     Raises:
       UserError: an empty prompt, a limit that leaves no room for one, or logits that are NaN or infinite.
     """
-    room = model.config.max_positions - max_new_tokens
-    if max_new_tokens < 1 or room < 1:
-        raise UserError(
-            f"MAX_NEW_TOKENS {max_new_tokens} must be from 1 to {model.config.max_positions - 1}, the model's positions"
-        )
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+    positions = model.config.max_positions
+    for limit in limits:
+        if not 0 < limit < positions:
+            raise UserError(f"MAX_NEW_TOKENS {limit} must be from 1 to {positions - 1}, the model's positions")
     if not all(len(prompt) for prompt in prompts):
         raise UserError("an empty prompt has no continuation; give it a text or a leading </s>")
-    answers: list[Answer | None] = [None] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    while order:
-        members = _batch(order, [len(prompts[i]) for i in order], room, max_new_tokens, batch_rows)
-        del order[: len(members)]
-        cut = [model.cut(prompts[i], room) for i in members]
-        length = min(room, _bucket(max(map(len, cut))))
-        rows = min(batch_rows, 1 << (len(members) - 1).bit_length())  # few programs to compile, and no empty work
-        tokens_BP = np.full((rows, length), model.tokenizer.pad_id, np.int32)
-        segment_ids_BP = np.zeros((rows, length), np.int32)
-        for row, ids in enumerate(cut):  # padded on the left: all rows continue at the same place
-            tokens_BP[row, length - len(ids) :] = ids
-            segment_ids_BP[row, length - len(ids) :] = 1
-        with jax.set_mesh(model.mesh):
-            placed = model.place(tokens_BP), model.place(segment_ids_BP)
-            made = _generate(model.params, *placed, model.config, model.dtype, max_new_tokens, model.tokenizer.eos_id)
-            tokens_BG, finite_B = map(model.fetch, made)
-        for i, ids, finite, kept in zip(members, tokens_BG.tolist(), finite_B.tolist(), cut):
-            if not finite:
-                name = names[i] if names else f"{i} of {len(prompts)}"
-                raise UserError(f"prompt {name}: the logits of its answer are not finite; {NAN_HINT}")
-            end = ids.index(model.tokenizer.eos_id) if model.tokenizer.eos_id in ids else None
-            answers[i] = Answer(ids[:end], end is None, len(kept) < len(prompts[i]))
+    names = names or [f"{i} of {len(prompts)}" for i in range(len(prompts))]
+    asked = [
+        _Asked(name, model.cut(prompt, positions - limit), limit, tuple(ends))
+        for name, prompt, limit, ends in zip(names, prompts, limits, stop or [()] * len(prompts), strict=True)
+    ]
+    batch = _Batch(model, sorted(asked, key=lambda one: -one.places), batch_rows)
+    while batch.fill():
+        batch.decode()
+    eos = model.tokenizer.eos_id
+    answers = []
+    for one, prompt in zip(asked, prompts):
+        end = one.made.index(eos) if eos in one.made else None
+        answers.append(Answer(one.made[:end], end is None and not one.stopped, len(one.ids) < len(prompt)))
     return answers
 
 
-def _batch(order: list[int], lengths: list[int], room: int, new: int, batch_rows: int) -> list[int]:
-    """The first of `order`, prompts sorted by length, that are answered together."""
-    count = 1
-    while count < min(batch_rows, len(order)):
-        if (count + 1) * (min(room, _bucket(lengths[count])) + new) > POSITIONS:
-            break
-        count += 1
-    return order[:count]
+@dataclasses.dataclass(eq=False)
+class _Asked:
+    """A prompt and what was made of its answer."""
+
+    name: str
+    ids: list[int]
+    limit: int
+    stop: tuple[str, ...]
+    made: list[int] = dataclasses.field(default_factory=list)
+    stopped: bool = False
+
+    @property
+    def places(self) -> int:
+        """In the cache: the last token is not read, and `decode` writes `STEPS` at once."""
+        return len(self.ids) + self.limit - 1 + cache.STEPS
+
+    def add(self, tokens: Sequence[int], model: Network) -> bool:
+        """Takes what was made; whether the answer is over."""
+        for token in tokens:
+            if token < 0:
+                raise UserError(f"prompt {self.name}: the logits of its answer are not finite; {NAN_HINT}")
+            self.made.append(token)
+            if token == model.tokenizer.eos_id or len(self.made) == self.limit:
+                return True
+        if self.stop:
+            text = model.tokenizer.decode(self.made)
+            self.stopped = any(end in text for end in self.stop)
+        return self.stopped
+
+
+class _Waiting(NamedTuple):
+    """A prompt that was read: where in what `cache.read` returned its tokens are, row times length plus place."""
+
+    one: _Asked
+    read: tuple
+    places: np.ndarray
+
+
+class _Batch:
+    """A cache and whose answers its rows make."""
+
+    def __init__(self, model: Network, asked: list[_Asked], most: int) -> None:
+        self._model, self._most = model, most
+        self._queue = collections.deque(asked)
+        self._waiting: collections.deque[_Waiting] = collections.deque()
+        self._rows_of: dict[_Asked, int] = {}
+        self._cache: cache.Cache | None = None
+        self._shape = 0, 0
+
+    def fill(self) -> bool:
+        """Gives rows to prompts that wait, as many as there is room for, in a cache as large as they want; whether
+        there is anything to do."""
+        at_work, fresh = list(self._rows_of), []
+        while len(at_work) < self._most and (self._waiting or self._read_ahead()):
+            one = self._waiting[0].one
+            if at_work and self._rounded(len(at_work) + 1) * _length([*at_work, one]) > KEPT:
+                break
+            fresh.append(self._waiting.popleft())
+            at_work.append(one)
+        if at_work:
+            self._arrange(self._rounded(len(at_work)), _length(at_work))
+            self._admit(fresh)
+        return bool(at_work)
+
+    def _read_ahead(self) -> bool:
+        """Reads the next prompts of the queue; whether there were any."""
+        model, taken, size, last = self._model, [], 0, []
+        while self._queue:
+            ids = self._queue[0].ids
+            size += len(ids) - shared_start(ids, last)
+            if taken and size > READ:
+                break
+            taken.append(self._queue.popleft())
+            last = ids
+        if not taken:
+            return False
+        found = {}
+        for batch in lay_out([Document(one.ids, []) for one in taken], READ, model.tokenizer.pad_id, READ):
+            with jax.set_mesh(model.mesh):
+                read = cache.read(model.params, *map(model.place, batch.arrays[:4]), model.config, model.dtype)
+            length = batch.arrays[0].shape[1]
+            for i, (row, places, _) in batch.places.items():
+                found[i] = _Waiting(taken[i], read, row * length + places)
+        self._waiting.extend(found[i] for i in range(len(taken)))
+        return True
+
+    def _rounded(self, count: int) -> int:
+        """Rows of the cache for so many prompts: few shapes, and a lone prompt is not one of sixteen."""
+        rows = self._most
+        while rows // 2 >= count:
+            rows //= 2
+        parts = sharding.batch_parts(self._model.mesh.shape)
+        return -(-rows // parts) * parts
+
+    def _arrange(self, rows: int, length: int) -> None:
+        if (rows, length) == self._shape:
+            return
+        model, order = self._model, list(self._rows_of.values())
+        with jax.set_mesh(model.mesh):
+            if order:
+                taken = np.array(order + [0] * (rows - len(order)), np.int32)
+                self._cache = cache.arrange(self._cache, taken, length)
+            else:
+                self._cache = cache.empty(rows, length, model.config, model.dtype)
+        self._rows_of = {one: row for row, one in enumerate(self._rows_of)}
+        self._shape = rows, length
+
+    def _admit(self, fresh: list[_Waiting]) -> None:
+        model, (rows, length) = self._model, self._shape
+        free = iter(sorted(set(range(rows)) - set(self._rows_of.values())))
+        for _, of_one_read in itertools.groupby(fresh, key=lambda waiting: id(waiting.read)):
+            prompts = list(of_one_read)
+            count = 1 << (len(prompts) - 1).bit_length()
+            rows_A, lengths_A = np.full(count, rows, np.int32), np.ones(count, np.int32)
+            places_AC = np.zeros((count, length), np.int32)
+            for a, (one, _, places) in enumerate(prompts):
+                rows_A[a] = self._rows_of[one] = next(free)
+                lengths_A[a] = len(places)
+                places_AC[a, : len(places)] = places
+            with jax.set_mesh(model.mesh):
+                self._cache = cache.admit(
+                    model.params, self._cache, *prompts[0].read, rows_A, places_AC, lengths_A, model.dtype
+                )
+
+    def decode(self) -> None:
+        """Goes on with all rows for a while, and lets those go whose answers are over."""
+        model, (rows, _) = self._model, self._shape
+        left_B = np.zeros(rows, np.int32)
+        for one, row in self._rows_of.items():
+            left_B[row] = one.limit - len(one.made)
+        # Back when a quarter is over, for those that wait; if none waits, when a quarter of the rows will do.
+        count = len(self._rows_of)
+        rest = count - max(1, count // 4) if self._waiting or self._queue else rows // 4
+        enough = np.int32(rows - rest if rest < count else rows)
+        with jax.set_mesh(model.mesh):
+            made_BG, steps, self._cache = cache.decode(
+                model.params, self._cache, left_B, enough, model.config, model.dtype, model.tokenizer.eos_id
+            )
+        tokens, steps = model.fetch(made_BG).tolist(), int(model.fetch(steps))
+        self._rows_of = {one: row for one, row in self._rows_of.items() if not one.add(tokens[row][:steps], model)}
+
+
+def _length(asked: list[_Asked]) -> int:
+    """Of a cache in which all of them have room."""
+    return _bucket(max(one.places for one in asked))
 
 
 def _bucket(length: int) -> int:
-    """`length` rounded up to 32, 48, 64, 96, 128, ..."""
-    power = MIN_PROMPT << max(0, (length - 1) // MIN_PROMPT).bit_length()
-    return power * 3 // 4 if power > MIN_PROMPT and length <= power * 3 // 4 else power
-
-
-@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
-def _generate(params, tokens_BP, segment_ids_BP, config, dtype, new, eos_id):
-    """New tokens [B, G], and whether the logits behind them were finite [B].
-
-    What follows a row's first `</s>` means nothing.
-    """
-    embedding_VD = decoder.gathered_embedding(params, dtype)
-    logits_BV, cache = prefill(params, tokens_BP, segment_ids_BP, new, embedding_VD, config)
-
-    def decode(carry):
-        made, token_B, sound_B, tokens_BG, finite_B, cache, done_B = carry
-        tokens_BG = tokens_BG.at[:, made].set(token_B)
-        finite_B &= sound_B | done_B
-        done_B |= (token_B == eos_id) | ~finite_B
-        logits_BV, cache = extend(params, token_B, cache, embedding_VD, config)
-        return made + 1, *_best(logits_BV), tokens_BG, finite_B, cache, done_B
-
-    def unfinished(carry):
-        made, *_, done_B = carry
-        return (made < new) & ~done_B.all()
-
-    rows = len(tokens_BP)
-    # Rows that are padding alone would never end by themselves.
-    done_B = cache.next_B == 0
-    tokens_BG = jnp.full((rows, new), eos_id, jnp.int32)
-    finite_B = jnp.ones(rows, bool)
-    carry = jax.lax.while_loop(unfinished, decode, (0, *_best(logits_BV), tokens_BG, finite_B, cache, done_B))
-    return carry[3], carry[4]
-
-
-def _best(logits_BV):
-    """The most likely token [B], and whether all logits are finite [B]: a NaN would win every comparison."""
-    return logits_BV.argmax(-1).astype(jnp.int32), jnp.isfinite(logits_BV).all(-1)
+    """`length` rounded up to 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, ...: by a quarter at most from 128 on."""
+    step = max(LEAST, (1 << (length - 1).bit_length()) // 8)
+    return -(-length // step) * step

@@ -83,25 +83,27 @@ class Model(Network):
     def generate_prompts(
         self,
         prompts: Sequence[str],
-        max_new_tokens: int,
-        stop: Sequence[str] = (),
+        max_new_tokens: int | Sequence[int],
+        stop: Sequence[Sequence[str]] | None = None,
         batch_rows: int = 16,
         names: Sequence[str] | None = None,
     ) -> list[Written]:
         """`generate`, and what else there is to know.
 
         Args:
-          stop: texts of which the first to appear ends an answer, without being a part of it.
+          max_new_tokens: of all prompts, or of each.
+          stop: of each prompt, texts of which the first to appear ends the answer, without being a part of it.
           batch_rows: prompts answered at once.
           names: of the prompts, for messages.
         """
         _refuse_text(prompts)
         names = list(map(_name, prompts)) if names is None else names
         ids = [self.prompt_ids(prompt) for prompt in prompts]
+        stop = [()] * len(prompts) if stop is None else stop
         written = []
-        for answer in decoding.greedy(self, ids, max_new_tokens, batch_rows, names):
+        for answer, ends in zip(decoding.greedy(self, ids, max_new_tokens, batch_rows, names, stop), stop):
             text = self.tokenizer.decode(answer.ids)
-            end = min((place for place in map(text.find, stop) if place >= 0), default=None)
+            end = min((place for place in map(text.find, ends) if place >= 0), default=None)
             written.append(Written(text[:end], answer.truncated and end is None, answer.prompt_cut))
         return written
 

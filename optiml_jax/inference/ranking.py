@@ -42,8 +42,8 @@ def continuation_scores(
         with jax.set_mesh(model.mesh):
             placed = map(model.place, batch.arrays)
             found_BTM = model.fetch(_log_probabilities(model.params, *placed, model.config, model.dtype))
-        for document, places in batch.places.items():
-            scores[document] = found_BTM[tuple(places.T)].sum(dtype=np.float64)
+        for document, (row, tokens, slots) in batch.places.items():
+            scores[document] = found_BTM[row, tokens[len(tokens) - len(slots) :], slots].sum(dtype=np.float64)
     for i in np.flatnonzero(~np.isfinite(scores)):
         name = names[i] if names else f"{i} of {len(pairs)}"
         raise UserError(f"prompt {name}: a candidate's score is {scores[i]}, not a number to rank by; {NAN_HINT}")

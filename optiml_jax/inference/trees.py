@@ -8,22 +8,31 @@ instruction with its demonstrations once for all prompts of a row; candidates of
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from optiml_jax.data.packing import pack
 
 LEAST_SHARED = 16  # tokens; documents that share fewer, such as a leading </s>, are trees of their own
-ROWS = (256, 512, 1024, 2048, 4096)  # lengths of rows: few programs to compile
+ROWS = (32, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)  # lengths of rows: few programs to compile
 POSITIONS = 32_768  # of a batch at most, which bounds its memory (a single row may be longer)
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """`ids` are read; the last of them are asked about what follows: `targets[-1]` follows `ids[-1]`."""
+    """`ids` are read; the last of them are asked about what follows: `targets[-1]`, if any, follows `ids[-1]`."""
 
     ids: list[int]
     targets: list[int]
+
+
+class Place(NamedTuple):
+    """Where a document lies: its row, the places of all its tokens in it, and the slots of its targets."""
+
+    row: int
+    tokens: np.ndarray
+    slots: np.ndarray
 
 
 @dataclasses.dataclass
@@ -33,28 +42,28 @@ class Rows:
     Attributes:
       arrays: tokens, segment ids, positions and `until`, int32 [B, T]; targets [B, T, M]; which positions have some,
         bool [B, T].
-      places: of the documents of these rows, by their number: row, position and slot of each of their targets, [k, 3].
+      places: of the documents of these rows, by their number.
     """
 
     arrays: tuple[np.ndarray, ...]
-    places: dict[int, np.ndarray]
+    places: dict[int, Place]
 
 
-def lay_out(documents: Sequence[Document], batch_rows: int, pad_id: int) -> list[Rows]:
+def lay_out(documents: Sequence[Document], batch_rows: int, pad_id: int, most_positions: int = POSITIONS) -> list[Rows]:
     """All documents in batches of at most `batch_rows` rows, fewer where they are long.
 
     Trees are packed into rows of the length that leaves the least to compute, and rows that are not full join those of
     a shorter length. Rows that do not fill a batch come in powers of two: no row is padding alone.
     """
     order = sorted(range(len(documents)), key=lambda i: documents[i].ids)
-    shared = [0] + [_shared(documents[i].ids, documents[j].ids) for i, j in itertools.pairwise(order)]
+    shared = [0] + [shared_start(documents[i].ids, documents[j].ids) for i, j in itertools.pairwise(order)]
     longest = max(len(document.ids) for document in documents)
     lengths = [length for length in ROWS if length >= longest] or [longest]
     planned = [_plan(documents, order, shared, length) for length in lengths]
     alike = min(planned, key=lambda rows: sum(length * len(some) for length, some in rows.items()))
     batches = []
     for length, rows in alike.items():
-        most = min(batch_rows, max(1, POSITIONS // length))
+        most = min(batch_rows, max(1, most_positions // length))
         while rows:
             count = most if len(rows) >= most else 1 << len(rows).bit_length() - 1
             batches.append(_emit(rows[:count], documents, length, pad_id))
@@ -62,7 +71,7 @@ def lay_out(documents: Sequence[Document], batch_rows: int, pad_id: int) -> list
     return batches
 
 
-def _shared(a: list[int], b: list[int]) -> int:
+def shared_start(a: Sequence[int], b: Sequence[int]) -> int:
     """How many tokens two documents share at their start."""
     n = min(len(a), len(b))
     if a[:n] == b[:n]:
@@ -115,16 +124,14 @@ def _emit(rows: list[list[Tree]], documents: Sequence[Document], row_length: int
                 tokens_BT[row, here], positions_BT[row, here] = fresh, common + np.arange(len(fresh))
                 path = np.concatenate([path[:common], here])
                 end += len(fresh)
-                found = []
-                for position, target in zip(
-                    path[len(path) - len(documents[i].targets) :].tolist(), documents[i].targets
-                ):
+                found, targets = [], documents[i].targets
+                for position, target in zip(path[len(path) - len(targets) :].tolist(), targets):
                     slots = asked.setdefault((row, position), {})
-                    found.append((row, position, slots.setdefault(target, len(slots))))
-                places[i] = np.array(found)
+                    found.append(slots.setdefault(target, len(slots)))
+                places[i] = Place(row, path, np.array(found, np.int64))
             segment_ids_BT[row, start:end] = segment
             until_BT[row, path] = end
-    most = max(map(len, asked.values()))
+    most = max(map(len, asked.values()), default=1)
     targets_BTM = np.zeros((*shape, 1 << (most - 1).bit_length()), np.int32)
     label_mask_BT = np.zeros(shape, bool)
     for (row, position), slots in asked.items():

@@ -1,6 +1,7 @@
 """Causal attention that never crosses a document of a packed row (OPT-IML section 3.2, "document attention")."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -76,25 +77,22 @@ def dense_attention(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, mas
     return jnp.einsum("bhts,bshk->bthk", weights_BHTT, v_BTHK)
 
 
-def next_attention(
-    q_B1HK: jax.Array,
-    k_B1HK: jax.Array,
-    v_B1HK: jax.Array,
-    keys_BHCK: jax.Array,
-    values_BHCK: jax.Array,
-    mask_B1C: jax.Array,
-) -> jax.Array:
-    """Attention of one more token to those of a cache and to itself, [B, 1, H, K]; scores and softmax in float32.
+def next_attention(q_B1HK: jax.Array, *parts: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+    """Attention of one more token, [B, 1, H, K]; scores and softmax in float32.
 
-    Its own key and value stay beside the cache: written into a layer's slice, they would make a copy of it.
+    Args:
+      parts: keys and values, [B, H, C, K], and which of them are seen, bool [B, C]; of the parts together.
     """
     f32 = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    q_BHK, v_BHK = q_B1HK[:, 0], v_B1HK[:, 0]
-    scores_BHC = jnp.where(mask_B1C, f32("bhk,bhck->bhc", q_BHK, keys_BHCK), jnp.finfo(jnp.float32).min)
-    own_BH1 = f32("bhk,bhk->bh", q_BHK, k_B1HK[:, 0])[..., None]
-    weights_BHC = jax.nn.softmax(jnp.concatenate([scores_BHC, own_BH1], -1), axis=-1).astype(v_BHK.dtype)
-    out_BHK = jnp.einsum("bhc,bhck->bhk", weights_BHC[..., :-1], values_BHCK) + weights_BHC[..., -1:] * v_BHK
-    return out_BHK[:, None]
+    q_BHK = q_B1HK[:, 0]
+    scores = [
+        jnp.where(seen_BC[:, None], f32("bhk,bhck->bhc", q_BHK, keys_BHCK), jnp.finfo(jnp.float32).min)
+        for keys_BHCK, _, seen_BC in parts
+    ]
+    weights_BHC = jax.nn.softmax(jnp.concatenate(scores, -1), axis=-1).astype(q_BHK.dtype)
+    ends = list(itertools.accumulate(x.shape[-1] for x in scores))[:-1]
+    of_parts = zip(jnp.split(weights_BHC, ends, -1), parts)
+    return sum(jnp.einsum("bhc,bhck->bhk", weights, values) for weights, (_, values, _) in of_parts)[:, None]
 
 
 # What each device computes of its rows and heads, from (queries, keys, values, and of `visible` first and until).

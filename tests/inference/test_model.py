@@ -7,7 +7,7 @@ import transformers
 
 import optiml_jax
 from optiml_jax.errors import UserError
-from optiml_jax.inference import decoding, ranking
+from optiml_jax.inference import cache, decoding, ranking
 from optiml_jax.inference.network import restarting_positions
 from optiml_jax.model.fingerprint import fingerprint
 from tests.inference.conftest import make
@@ -95,36 +95,82 @@ def greedy_in_torch(torch_model, ids: list[int], new: int) -> list[int]:
     return made
 
 
-def test_greedy_text_equals_transformers_for_prompts_of_different_lengths_in_one_batch(model, exported):
+@pytest.fixture(scope="module")
+def long_and_short():
+    """Prompts of different lengths, some with a common start, and how many tokens each may answer."""
     rng = np.random.default_rng(4)
+    shots = rng.integers(4, 1500, 60).tolist()
     prompts = [rng.integers(4, 1500, n).tolist() for n in (1, 5, 31, 33, 64, 70)]
-    answers = decoding.greedy(model, prompts, 20, batch_rows=4)
-    for prompt, answer in zip(prompts, answers):
-        assert answer.ids == greedy_in_torch(exported[1], prompt, 20)
-        assert answer.truncated == (len(answer.ids) == 20) and not answer.prompt_cut
+    prompts += [shots + rng.integers(4, 1500, n).tolist() for n in (1, 7, 20, 20, 33, 90)]
+    return prompts, [int(limit) for limit in rng.integers(1, 45, len(prompts))]
 
 
-def test_prompts_share_a_batch_as_far_as_memory_goes():
-    """One prompt is one row; the number of positions, not of prompts, bounds a batch of long ones."""
-    assert [decoding._bucket(n) for n in (1, 32, 33, 48, 49, 1402, 1537)] == [32, 32, 48, 48, 64, 1536, 2048]
-    order, batch = list(range(40)), decoding._batch
-    assert batch([3], [1400], 1792, 256, 16) == [3]
-    assert batch(order, [20] * 40, 1792, 256, 16) == order[:16]
-    assert batch(order, [1000] * 40, 1792, 256, 16) == order[:12]  # 12 * (1024 + 256) <= 16,384
-    assert batch(order, [100] * 5 + [1700] * 35, 1792, 256, 16) == order[:8]  # 8 * 2,048
+def test_greedy_text_equals_transformers_for_prompts_and_answers_of_different_lengths(exported, model, long_and_short):
+    prompts, limits = long_and_short
+    answers = decoding.greedy(model, prompts, limits, batch_rows=4)
+    for prompt, limit, answer in zip(prompts, limits, answers, strict=True):
+        assert answer.ids == greedy_in_torch(exported[1], prompt, limit)
+        assert answer.truncated == (len(answer.ids) == limit) and not answer.prompt_cut
 
 
-def test_a_lone_prompt_is_computed_alone(model, monkeypatch):
-    shapes, generate = [], decoding._generate
+@pytest.mark.parametrize("mesh", [None, "2x2x2", "1x1x8"])
+def test_greedy_text_does_not_depend_on_batch_order_memory_or_mesh(
+    model, config, tokenizer, long_and_short, mesh, monkeypatch
+):
+    prompts, limits = long_and_short
+    want = decoding.greedy(model, prompts, limits)
+    order = np.random.default_rng(0).permutation(len(prompts))
+    other = model if mesh is None else make(config, tokenizer, mesh)
+    for batch_rows in (7,) if mesh else (1, 2, 7, 32):
+        have = decoding.greedy(other, [prompts[i] for i in order], [limits[i] for i in order], batch_rows)
+        assert have == [want[i] for i in order]
+    monkeypatch.setattr(decoding, "KEPT", 400)
+    monkeypatch.setattr(decoding, "READ", 128)
+    assert decoding.greedy(other, prompts, limits) == want
 
-    def spy(params, tokens_BP, *rest):
-        shapes.append(tokens_BP.shape)
-        return generate(params, tokens_BP, *rest)
 
-    monkeypatch.setattr(decoding, "_generate", spy)
+@pytest.fixture
+def caches(monkeypatch):
+    """[rows, places] of the cache at every call of `decode`, and the rows that were still at work."""
+    shapes, decode = [], cache.decode
+
+    def spy(params, kept, left_B, *rest):
+        shapes.append((*kept.layers_NBHCK[0].shape[1:4:2], int((left_B > 0).sum())))
+        return decode(params, kept, left_B, *rest)
+
+    monkeypatch.setattr(cache, "decode", spy)
+    return shapes
+
+
+def test_a_lone_prompt_is_computed_alone(model, caches):
     model.generate([PROMPTS[0]], max_new_tokens=4)
     model.generate([PROMPTS[0]] * 3, max_new_tokens=4)
-    assert [rows for rows, _ in shapes] == [1, 4]
+    assert [rows for rows, *_ in caches] == [1, 4]
+
+
+def test_the_number_of_places_bounds_a_batch_of_long_prompts(model, caches, monkeypatch):
+    assert [decoding._bucket(n) for n in (1, 32, 33, 129, 257, 1402, 1537)] == [32, 32, 64, 160, 320, 1536, 1792]
+    monkeypatch.setattr(decoding, "KEPT", 1024)
+    decoding.greedy(model, [[7] * 20] * 16 + [[7] * 150] * 8, 4)
+    assert caches[0] == (4, 192, 4)
+    assert caches[-1][:2] == (16, 64), "as soon as the long ones are over there is room for many short ones"
+    assert max(rows * places for rows, places, _ in caches) <= 1024
+
+
+def test_finished_answers_leave_and_others_take_their_rows(model, caches):
+    """Seven short answers pass through three rows while the fourth makes a long one."""
+    decoding.greedy(model, [[5, 6, 7]] + [[5] * 70] * 7, [90] + [2] * 7, batch_rows=4)
+    assert [(rows, busy) for rows, _, busy in caches[:3]] == [(4, 4), (4, 4), (2, 2)]
+    assert {(rows, busy) for rows, _, busy in caches[3:]} == {(1, 1)}
+
+
+def test_a_stop_text_ends_the_work_and_is_no_part_of_the_answer(model, caches):
+    (text,) = model.generate([PROMPTS[0]], max_new_tokens=64)
+    calls = len(caches)
+    end = text[8:12]
+    (written,) = model.generate_prompts([PROMPTS[0]], 64, [(end, "never said")])
+    assert written.text == text[: text.find(end)] and not written.truncated
+    assert len(caches) - calls == 1 < calls
 
 
 def test_greedy_stops_at_eos_and_says_when_a_prompt_was_cut(config, tokenizer):
@@ -139,11 +185,6 @@ def test_greedy_stops_at_eos_and_says_when_a_prompt_was_cut(config, tokenizer):
     assert [answer.ids for answer in answers] == [[], []]
     assert [answer.truncated for answer in answers] == [False, False]
     assert [answer.prompt_cut for answer in answers] == [False, True]
-
-
-def test_generation_is_the_same_on_a_mesh(model, config, tokenizer):
-    sharded = make(config, tokenizer, "2x2x2")
-    assert sharded.generate(PROMPTS, max_new_tokens=12) == model.generate(PROMPTS, max_new_tokens=12)
 
 
 def test_the_export_loads_here_again_with_the_same_weights(model, exported):

@@ -37,12 +37,13 @@ def test_every_document_sees_itself_alone_and_its_targets_are_asked(seed):
         assert len(tokens_BT) in (1, 2, 4)
         assert (segment_ids_BT > 0).any(1).all(), "no row is padding alone"
         asked = np.zeros_like(label_mask_BT)
-        for i, places in batch.places.items():
+        for i, (row, places, slots) in batch.places.items():
             seen.add(i)
-            for (row, place, slot), target in zip(places, given[i].targets):
+            assert tokens_BT[row, places].tolist() == given[i].ids
+            for place, slot, target in zip(places[-len(slots) :], slots, given[i].targets, strict=True):
                 assert targets_BTM[row, place, slot] == target
                 asked[row, place] = True
-            row, last, _ = places[-1]
+            last = places[-1]
             before = np.arange(tokens_BT.shape[1])
             visible = (before <= last) & (last < until_BT[row]) & (segment_ids_BT[row] == segment_ids_BT[row, last])
             assert tokens_BT[row, visible].tolist() == given[i].ids
@@ -75,10 +76,10 @@ def test_rows_have_the_length_that_leaves_the_least_to_compute_and_batches_bound
         given = [Document(list(range(1000 * i, 1000 * i + n)), [4]) for i, n in enumerate(lengths, 1)]
         return [batch.arrays[0].shape for batch in lay_out(given, batch_rows, pad_id=PAD)]
 
-    assert shapes(30) == [(1, 256)]
+    assert shapes(30) == [(1, 32)]
     assert shapes(*[385] * 16) == [(2, 2048), (1, 2048), (1, 512)]
-    assert shapes(*[120] * 7, batch_rows=2) == [(2, 256)] * 2
-    assert shapes(*[3000] * 20) == [(8, 4096), (8, 4096), (4, 4096)]
+    assert shapes(*[120] * 7, batch_rows=2) == [(2, 128)] * 3 + [(1, 128)]
+    assert shapes(*[3000] * 20) == [(10, 3072), (10, 3072)]
 
 
 @pytest.fixture(scope="module")

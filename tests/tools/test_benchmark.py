@@ -12,7 +12,7 @@ from optiml_jax import xla_flags
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation
 from tools import benchmark
-from tools.benchmarks import peer, rows
+from tools.benchmarks import evaluate, peer, rows
 from tools.benchmarks.models import MODELS
 from tools.benchmarks.ours import Ours
 
@@ -77,8 +77,9 @@ def test_evaluation_is_measured_by_kind_of_prompt(tmp_path):
     flags = ["--model=tiny", "--no_peer", "--prompts=3", "--rounds=1", "--new=2", f"--json={path}"]
     benchmark.main(["evaluate", *flags])
     found = {row["name"].partition(": ")[2]: row for row in json.loads(path.read_text())["rows"]}
-    kinds = ["long contexts, 5 candidates", "short contexts, 2 candidates", "5 shots, 4 letters", "2 tokens"]
-    assert list(found) == kinds and all(row["ours"] > 0 and row["peer"] is None for row in found.values())
+    assert list(found) == [*evaluate.KINDS, *evaluate.WRITTEN] and all(
+        row["ours"] > 0 and row["peer"] is None for row in found.values()
+    )
 
 
 def test_xla_flags_are_defaults():

@@ -1,7 +1,8 @@
 """`evaluate`: ranking beside lm-evaluation-harness's Hugging Face backend, greedy text beside `generate`; same weights.
 
-Contexts and candidates are random ids of the lengths that suites have. What the harness does for its own speed is on:
-requests sorted by length, and one call for the one-token candidates of a context.
+Contexts and candidates are random ids of the lengths that suites have. Answers end where their length is reached, each
+at its own, as `</s>` would end them: in batches of the peer each row ends by itself, the batch with its last. What the
+harness does for its own speed is on: requests sorted by length, and one call for the one-token candidates of a context.
 """
 
 import argparse
@@ -29,17 +30,22 @@ Pairs = list[tuple[list[int], list[int]]]
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=MODELS, default="125m")
+    parser.add_argument("--kinds", default="", help="parts of the names of those to measure, with commas (all)")
     parser.add_argument("--prompts", type=int, default=24, help="of each kind (24)")
     parser.add_argument("--batch", type=int, default=16, help="rows of a batch, ours and the peer's (16)")
-    parser.add_argument("--new", type=int, default=64, help="tokens of a generated answer (64)")
+    parser.add_argument("--new", type=int, default=64, help="tokens of a generated answer, at most (64)")
 
 
 def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
     """A row a kind of prompt."""
     config = MODELS[flags.model]
     rng = np.random.default_rng(flags.seed)
-    kinds = {name: kind(rng, flags.prompts, config.vocab_size) for name, kind in KINDS.items()}
-    sources = [_ids(rng, n, config.vocab_size) for n in rng.integers(20, 200, flags.prompts)]
+    kinds = {name: kind(rng, flags.prompts, config.vocab_size) for name, kind in _chosen(KINDS, flags.kinds)}
+    written = {
+        name: kind(rng, flags.prompts, flags.new, config.vocab_size) for name, kind in _chosen(WRITTEN, flags.kinds)
+    }
+    if not kinds and not written:
+        raise UserError(f"--kinds={flags.kinds} is part of none of: {'; '.join([*KINDS, *WRITTEN])}")
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     params = jax.jit(lambda key: decoder.init_params(key, config))(jax.random.key(flags.seed))
     model = Model(config, params, Tokenizer.load(TOKENIZER), mesh, source="random")
@@ -58,17 +64,24 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
             error = np.max(np.abs(np.subtract(have, want)) / [len(continuation) for _, continuation in pairs])
             one |= {"difference": float(error), "exact": bool(error < 1e-4)}
         found.append(one)
-    one, have, want = _measure(
-        (f"generate {flags.model}: {flags.new} tokens", "prompts/s", len(sources)),
-        lambda: [answer.ids for answer in decoding.greedy(model, sources, flags.new, flags.batch)],
-        peer and functools.partial(peer[1], sources, flags.new),
-        flags.rounds,
-    )
-    found.append(one | ({"exact": have == want} if peer else {}))
+    for name, (sources, lengths) in written.items():
+        one, have, want = _measure(
+            (f"generate {flags.model}: {name}", "prompts/s", len(sources)),
+            lambda sources=sources, lengths=lengths: [
+                answer.ids for answer in decoding.greedy(model, sources, lengths, flags.batch)
+            ],
+            peer and functools.partial(peer[1], sources, lengths),
+            flags.rounds,
+        )
+        found.append(one | ({"exact": have == want} if peer else {}))
     return found, [
         f"{flags.prompts} prompts of each kind, float32, batches of {flags.batch}; "
         "exact: within 1e-4 nats a token, or the same text"
     ]
+
+
+def _chosen(kinds: dict[str, Callable], parts: str) -> list[tuple[str, Callable]]:
+    return [(name, kind) for name, kind in kinds.items() if any(part in name for part in parts.split(","))]
 
 
 def _measure(
@@ -118,6 +131,36 @@ KINDS: dict[str, Callable[[np.random.Generator, int, int], Pairs]] = {
 }
 
 
+Written = tuple[list[list[int]], list[int]]  # prompts, and how long the answer of each is
+
+
+def _lengths(rng: np.random.Generator, prompts: int, new: int) -> list[int]:
+    """Of answers: most are short."""
+    return np.clip(rng.geometric(min(1, 4 / new), prompts), 1, new).tolist()
+
+
+def _alike(rng: np.random.Generator, prompts: int, new: int, vocab_size: int) -> Written:
+    return [_ids(rng, n, vocab_size) for n in rng.integers(20, 200, prompts)], [new] * prompts
+
+
+def _own(rng: np.random.Generator, prompts: int, new: int, vocab_size: int) -> Written:
+    return _alike(rng, prompts, new, vocab_size)[0], _lengths(rng, prompts, new)
+
+
+def _instructed(rng: np.random.Generator, prompts: int, new: int, vocab_size: int) -> Written:
+    """A definition and two demonstrations that all prompts share, and an input, as in Super-NaturalInstructions."""
+    shared = _ids(rng, 300, vocab_size)
+    inputs = [rng.integers(FIRST_WORD, vocab_size, n).tolist() for n in rng.integers(20, 150, prompts)]
+    return [shared + one for one in inputs], _lengths(rng, prompts, new)
+
+
+WRITTEN: dict[str, Callable[[np.random.Generator, int, int, int], Written]] = {
+    "answers of one length": _alike,
+    "own answers": _own,
+    "2 shots, own answers": _instructed,
+}
+
+
 def _peer(model: Model, directory: Path, batch: int) -> tuple[Callable, Callable]:
     """The harness's log-likelihoods of pairs, and transformers' greedy ids of prompts."""
     try:
@@ -143,18 +186,27 @@ def _peer(model: Model, directory: Path, batch: int) -> tuple[Callable, Callable
         return [score for score, _ in harness._loglikelihood_tokens(asked, disable_tqdm=True)]
 
     @torch.no_grad()
-    def generate(prompts: list[list[int]], new: int) -> list[list[int]]:
-        answers = []
+    def generate(prompts: list[list[int]], lengths: list[int]) -> list[list[int]]:
+        answers: list[list[int]] = [[] for _ in prompts]
+        order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         for first in range(0, len(prompts), batch):
-            here = prompts[first : first + batch]
-            longest = max(map(len, here))
-            padded = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in here], device=torch_model.device)
-            mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in here], device=padded.device)
+            here = order[first : first + batch]
+            longest = max(len(prompts[i]) for i in here)
+            rows = [[pad] * (longest - len(prompts[i])) + prompts[i] for i in here]
+            mask = [[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in here]
+            ends = torch.tensor([longest + lengths[i] for i in here], device=torch_model.device)
             made = torch_model.generate(
-                padded, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=pad, eos_token_id=EOS
+                torch.tensor(rows, device=ends.device),
+                attention_mask=torch.tensor(mask, device=ends.device),
+                max_new_tokens=max(lengths[i] for i in here),
+                stopping_criteria=[lambda ids, _, ends=ends: ids.shape[1] >= ends],
+                do_sample=False,
+                pad_token_id=pad,
+                eos_token_id=EOS,
             )
-            for ids in made[:, longest:].tolist():
-                answers.append(ids[: ids.index(EOS)] if EOS in ids else ids)
+            for i, ids in zip(here, made[:, longest:].tolist()):
+                ids = ids[: lengths[i]]
+                answers[i] = ids[: ids.index(EOS)] if EOS in ids else ids
         return answers
 
     return rank, generate
