@@ -16,6 +16,8 @@ from optiml_jax.evaluation import answering
 from optiml_jax.evaluation import run as run_module
 from optiml_jax.evaluation.ledger import Prompt, read_ledger, write_ledger
 from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.ranked_by import RANKED_BY
+from optiml_jax.evaluation.samples import score_sample
 from optiml_jax.files import exclusive
 from optiml_jax.inference.model import Model
 from optiml_jax.model import decoder
@@ -136,24 +138,128 @@ def test_several_suites_make_one_report_and_no_task_is_in_two(model, prompts, tm
             run_module.evaluate(str(weights), ledger, str(tmp_path / "out"), suite=suite, cache_dir=str(cache))
 
 
+def answered(model, monkeypatch) -> list[str]:
+    """The ids of the prompts that a model is asked from now on."""
+    asked, rank, generate = [], model.rank_prompts, model.generate_prompts
+
+    def spy_rank(prompts, candidates, batch_rows, names, given):
+        asked.extend(names)
+        return rank(prompts, candidates, batch_rows, names, given)
+
+    def spy_generate(prompts, limits, stop, batch_rows, names):
+        asked.extend(names)
+        return generate(prompts, limits, stop, batch_rows, names)
+
+    monkeypatch.setattr(model, "rank_prompts", spy_rank)
+    monkeypatch.setattr(model, "generate_prompts", spy_generate)
+    return asked
+
+
 def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(model, prompts, tmp_path, monkeypatch):
-    """Stopped after 7 and again after 23 prompts; another batch size may finish it."""
-    answering.run_evaluation(model, prompts, tmp_path / "whole", max_new_tokens=6, batch_rows=4)
-    write = answering.SampleWriter.write
-    for limit in (7, 23):
+    """Stopped before the second and again before the last group: what is answered is not asked again."""
+    monkeypatch.setattr(answering, "GROUP", 2)
+    options = {"max_new_tokens": 6, "batch_rows": 4}
+    answering.run_evaluation(model, prompts, tmp_path / "whole", **options)
+    write, asked = answering.AnswerStore.write, answered(model, monkeypatch)
+    for left in (1, 3):
+        written = []
 
-        def stop(self, sample, limit=limit):
-            if len(self.done) == limit:
+        def stop(self, group, left=left, written=written):
+            if len(written) == left:
                 raise KeyboardInterrupt
-            write(self, sample)
+            written.append(group)
+            write(self, group)
 
-        monkeypatch.setattr(answering.SampleWriter, "write", stop)
+        monkeypatch.setattr(answering.AnswerStore, "write", stop)
         with pytest.raises(KeyboardInterrupt):
-            answering.run_evaluation(model, prompts, tmp_path / "parts", max_new_tokens=6, batch_rows=4)
+            answering.run_evaluation(model, prompts, tmp_path / "parts", **options)
         assert not (tmp_path / "parts" / "results.json").exists()
-    monkeypatch.setattr(answering.SampleWriter, "write", write)
-    answering.run_evaluation(model, prompts, tmp_path / "parts", max_new_tokens=6, batch_rows=4)
+    monkeypatch.setattr(answering.AnswerStore, "write", write)
+    answering.run_evaluation(model, prompts, tmp_path / "parts", **options)
     assert read(tmp_path / "parts") == read(tmp_path / "whole")
+    for name in ("report.md", "report.html"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    groups = [len(group) for group, _ in answering._groups(prompts, 4, 6, "sum")]
+    assert groups == [8, 8, 4, 8, 2] and len(asked) == len(prompts) + 8 + 2  # two groups were lost
+
+
+def test_a_larger_ledger_asks_only_what_is_new(model, prompts, tmp_path, monkeypatch):
+    answering.run_evaluation(model, prompts[4:24], tmp_path / "grown", max_new_tokens=6)
+    asked = answered(model, monkeypatch)
+    answering.run_evaluation(model, prompts, tmp_path / "grown", max_new_tokens=6, batch_rows=3)
+    assert sorted(asked) == sorted(prompt.id for prompt in [*prompts[:4], *prompts[24:]])
+    answering.run_evaluation(model, prompts, tmp_path / "anew", max_new_tokens=6)
+    grown, anew = (json.loads(read(tmp_path / name)[0]) for name in ("grown", "anew"))
+    assert grown == anew
+
+
+def test_bad_prompts_are_named_and_cost_no_other_prompt(model, prompts, tmp_path, capsys):
+    bad = {
+        "empty": prompt(90, candidates=("no", "")),
+        "long": prompt(91, candidates=("no", "word " * 400)),
+        "twice": prompt(92, candidates=("no", "yes", "no")),
+        "cut": prompt(93, prompt="word " * 400),
+        "cut too": prompt(94, candidates=None, metric=Metric("rouge_l"), task="written", prompt="word " * 400),
+    }
+    answering.run_evaluation(model, [*prompts, *bad.values()], tmp_path, max_new_tokens=6)
+    samples = {s["id"]: s for s in map(json.loads, read(tmp_path)[1].decode().split("\n")[:-1])}
+    assert len(samples) == len(prompts) + 5
+    for name in ("empty", "long"):
+        assert samples[bad[name].id]["score"] is None
+    for name in ("twice", "cut", "cut too"):
+        assert samples[bad[name].id]["score"] is not None
+    said = capsys.readouterr().out
+    positions = model.config.max_positions
+    for line in (
+        f"Not scored, 1 prompts, a candidate is empty: {bad['empty'].id}",
+        rf"Not scored, 1 prompts, a candidate of \d+ tokens, longer than the model's {positions} .*: {bad['long'].id}",
+        f"Scored all the same, 1 prompts, candidate 'no' stands there twice: {bad['twice'].id}",
+        f"Scored all the same, 2 prompts, too long, its beginning was cut: {bad['cut'].id}, {bad['cut too'].id}",
+    ):
+        assert re.search(line, said)
+        assert re.search(line, (tmp_path / "report.md").read_text())
+    answering.run_evaluation(model, prompts, tmp_path / "good", max_new_tokens=6)
+    good = {s["id"]: s for s in map(json.loads, read(tmp_path / "good")[1].decode().split("\n")[:-1])}
+    for id, sample in good.items():
+        np.testing.assert_allclose(samples[id]["scores"] or [], sample["scores"] or [], atol=1e-4)
+        assert samples[id] | {"scores": None} == sample | {"scores": None}
+
+
+@pytest.mark.parametrize("ranked_by", RANKED_BY)
+def test_candidates_may_be_ranked_by_scores_put_right_for_their_length(model, tmp_path, ranked_by):
+    candidates = ("no", "it is not at all so", "être")
+    asked = [
+        prompt(1, candidates=candidates, references=("no",)),
+        prompt(2, candidates=candidates, references=("no",), given=(1, 3, 1)),
+    ]
+    found = answering.run_evaluation(model, asked, tmp_path, ranked_by=ranked_by)
+    assert found["ranked_by"] == ranked_by
+    for one, sample in zip(asked, map(json.loads, read(tmp_path)[1].splitlines())):
+        for text, told, score in zip(candidates, one.given or (0, 0, 0), sample["scores"]):
+            before, rest = (f"{one.prompt} {text[:told]}", text[told:]) if told else (one.prompt, f" {text}")
+            (want,), (alone,) = (
+                model.rank([before], [[rest]])[0],
+                model.rank([f" {text[:told]}" * bool(told)], [[rest]])[0],
+            )
+            tokens, size = len(model.tokenizer.encode(rest)), len(text[told:].encode())
+            of = {"sum": want, "per_token": want / tokens, "per_byte": want / size, "unconditional": want - alone}
+            assert score == pytest.approx(of[ranked_by], abs=1e-4)
+        assert sample["prediction"] == candidates[int(np.argmax(sample["scores"]))]
+
+
+def test_a_part_of_a_ledger_is_chosen_by_shots_and_number_of_questions():
+    ledger = [
+        prompt(n, task=f"task{n % 2}", shots=shots, part_of=str(n // 4) if n % 2 else None)
+        for shots in (0, 5)
+        for n in range(40)
+    ]
+    assert run_module.chosen(ledger, None, 0) == ledger
+    assert {one.shots for one in run_module.chosen(ledger, 5, 0)} == {5}
+    assert run_module.chosen(ledger, [0, 5], 0) == ledger
+    few, more = run_module.chosen(ledger, None, 3), run_module.chosen(ledger, None, 6)
+    assert len(few) == 2 * (3 + 3 * 2) and set(few) < set(more), "questions of two parts are asked whole"
+    with pytest.raises(UserError, match="SHOTS=3: the ledger has prompts of 0, 5 demonstrations"):
+        run_module.chosen(ledger, 3, 0)
 
 
 def test_nan_weights_are_named_and_never_rank_first(model, prompts, tmp_path):
@@ -266,12 +372,13 @@ def test_a_prompt_that_is_too_long_loses_demonstrations_from_the_left_and_nothin
     fields = {"candidates": None, "metric": Metric("rouge_l")} if generated else {}
     answer = functools.partial(answering._generate, max_new_tokens=16) if generated else answering._rank
     long = with_demonstrations(12, **fields)
-    (sample,) = answer(model, [long], batch_rows=2)
+    (found,) = answer(model, [long], batch_rows=2)
+    sample = score_sample(long, **found)
     kept = sample["demonstrations"]
     assert 0 < kept < 12 and not sample["prompt_cut"]
     assert sample["prompt"] == "Task: say it.\n" + long.prompt[long.demonstration_spans[-kept][0] :]
     by_hand = dataclasses.replace(long, prompt=sample["prompt"], demonstration_spans=())
     (wanted,) = answer(model, [by_hand], batch_rows=2)
-    assert (sample["prediction"], sample["scores"]) == (wanted["prediction"], wanted["scores"])
+    assert found | {"dropped": 0} == wanted
     one_more = dataclasses.replace(long, prompt=long.without(12 - kept - 1), demonstration_spans=())
     assert answer(model, [one_more], batch_rows=2)[0]["prompt_cut"]

@@ -16,24 +16,20 @@ from typing import Any
 from optiml_jax.errors import DataError
 from optiml_jax.evaluation.baselines import baselines
 from optiml_jax.evaluation.ledger import LEVELS, OF_A_TASK
-from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.metrics import TOGETHER, Metric
 from optiml_jax.files import write_atomically
 
-# What is averaged travels as one tuple, so that the majority baseline goes through the same chain as the score.
-Values = tuple[float, ...]
+Tree = dict[str, "Tree"] | float
+
+
+def mean(tree: Tree) -> float:
+    """Of the branches' means, each weighing the same."""
+    return _mean(map(mean, tree.values())) if isinstance(tree, dict) else tree
 
 
 def _mean(values: Iterable[float]) -> float:
     values = list(values)
     return math.fsum(values) / len(values)  # fsum: the same bits in any order
-
-
-def _mean_over_last(rows: Iterable[tuple[tuple, Values]]) -> dict[tuple, Values]:
-    """Means of the rows whose keys differ in the last place only; that place is dropped."""
-    groups = defaultdict(list)
-    for key, values in rows:
-        groups[key[:-1]].append(values)
-    return {key: tuple(map(_mean, zip(*group))) for key, group in groups.items()}
 
 
 def _of_task(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -47,12 +43,14 @@ def _of_task(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _task_entry(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One task of results.json: over the examples of a template, the templates, the numbers of shots."""
-    known, shots = _of_task(samples), _by_shots(samples)
+    known, templates = _of_task(samples), _templates(samples)
+    shots = {k: _mean(score for score, _ in of_shots.values()) for k, of_shots in templates.items()}
     return {
         "metric": str(Metric.parse(known["metric"])),
-        **{field: known[field] for field in ("level", "category", "benchmark")},
+        **{field: known[field] for field in ("level", "category", "benchmark", "group")},
         "score": _mean(shots.values()),
         "shots": shots,
+        "templates": templates,
         "examples": len(samples),
         "baselines": baselines(samples),
         **_contamination(samples),
@@ -64,53 +62,72 @@ def _contamination(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if samples[0]["contaminated"] is None:
         return {}
     clean = [sample for sample in samples if sample["contaminated"] is False]
-    score = _mean(_by_shots(clean).values()) if clean else None
+    score = _task_entry([sample | {"contaminated": None} for sample in clean])["score"] if clean else None
     return {"contaminated": len(samples) - len(clean), "clean_score": score}
 
 
-def _by_shots(samples: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Number of shots -> score."""
-    questions: dict[tuple, float] = {}
+def _templates(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list]]:
+    """Number of shots -> template -> [score, how many questions]."""
+    metric, found = Metric.parse(samples[0]["metric"]), defaultdict(lambda: defaultdict(list))
+    for sample in sorted(samples, key=lambda sample: (sample["shots"], sample["template"])):
+        found[str(sample["shots"])][sample["template"]].append(sample)
+    return {k: {name: _template(metric, of) for name, of in of_shots.items()} for k, of_shots in found.items()}
+
+
+def _template(metric: Metric, samples: Sequence[Mapping[str, Any]]) -> list:
+    """[score, how many questions] of the samples of a template."""
+    if metric.name in TOGETHER:
+        together = metric.over([s["prediction"] for s in samples], [s["references"] for s in samples])
+        return [together, len(samples)]
+    questions: dict[Any, float] = {}
     for sample in samples:
         asked = sample["id"] if sample["part_of"] is None else (sample["seed"], sample["part_of"])
-        key = sample["shots"], sample["template"], asked
-        questions[key] = min(sample["score"], questions.get(key, math.inf))
-    rows = ((key, (score,)) for key, score in questions.items())
-    by_shots = _mean_over_last(_mean_over_last(rows).items())
-    return {str(k): by_shots[k,][0] for (k,) in sorted(by_shots)}
+        questions[asked] = min(sample["score"], questions.get(asked, math.inf))
+    return [_mean(questions.values()), len(questions)]
 
 
-def _entries(
-    tasks: Mapping[str, dict], groups: Mapping[str, str | None], scope: Callable[[dict], Any]
-) -> dict[Any, dict]:
-    """scope -> {"score", "shots", "majority"}: over sub-tasks, benchmarks, tasks at each number of shots, then shots.
+def grow(
+    tasks: Mapping[str, dict], within: Callable[[dict], Any], leaf: Callable[[dict, str], float]
+) -> dict[Any, dict[str, Tree]]:
+    """What is averaged: category (or what `within` says) -> shots -> task or group -> benchmark -> sub-task -> leaf.
 
     Args:
-      scope: what a task's entry counts for: its category, or its (level, category).
+      within: what a task's entry counts for: its category, or its (level, category).
+      leaf: of a task's entry at a number of shots.
     """
-    rows = [
-        ((scope(task), shots, groups[name] or name, task["benchmark"], name), (score, task["baselines"]["majority"]))
-        for name, task in tasks.items()
-        for shots, score in task["shots"].items()
-    ]
-    across_sub_tasks = _mean_over_last(rows)
-    across_benchmarks = _mean_over_last(across_sub_tasks.items())
-    across_tasks = _mean_over_last(across_benchmarks.items())
-    entries = {
-        key: {"score": score, "shots": {}, "majority": majority}
-        for (key,), (score, majority) in _mean_over_last(across_tasks.items()).items()
+    trees: dict[Any, dict] = {}
+    for name, task in tasks.items():
+        for shots in task["shots"]:
+            branch = trees
+            for part in (within(task), shots, task["group"] or name, task["benchmark"]):
+                branch = branch.setdefault(part, {})
+            branch[name] = leaf(task, shots)
+    return trees
+
+
+def _entries(tasks: Mapping[str, dict], within: Callable[[dict], Any]) -> dict[Any, dict]:
+    """Category (or what `within` says) -> {"score", "shots", "majority"}."""
+    scores = grow(tasks, within, lambda task, shots: task["shots"][shots])
+    floors = grow(tasks, within, lambda task, _: task["baselines"]["majority"])
+    return {
+        name: {
+            "score": mean(tree),
+            "shots": {shots: mean(tree[shots]) for shots in sorted(tree, key=int)},
+            "majority": mean(floors[name]),
+        }
+        for name, tree in scores.items()
     }
-    for (key, shots), (score, _) in across_tasks.items():
-        entries[key]["shots"][shots] = score
-    return entries
 
 
 def _level_entry(categories: Mapping[str, dict]) -> dict[str, Any]:
     """A level is the mean of its categories, at each number of shots and combined."""
-    rows = (((shots, name), (score,)) for name, entry in categories.items() for shots, score in entry["shots"].items())
+    by_shots = defaultdict(list)
+    for entry in categories.values():
+        for shots, score in entry["shots"].items():
+            by_shots[shots].append(score)
     return {
         "score": _mean(entry["score"] for entry in categories.values()),
-        "shots": {shots: score for (shots,), (score,) in _mean_over_last(rows).items()},
+        "shots": {shots: _mean(by_shots[shots]) for shots in sorted(by_shots, key=int)},
         "majority": _mean(entry["majority"] for entry in categories.values()),
         "categories": dict(categories),
     }
@@ -124,9 +141,9 @@ def aggregate(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         averaged within their benchmark, then the benchmarks, before the category; those of none stand alone.
 
     Returns:
-      {"tasks": {name: {"metric", "score", "examples", "shots", "level", "category", "benchmark", "baselines"}}, and
-       where it is known which examples are contaminated, how many are ("contaminated") and the score of the others
-       ("clean_score"),
+      {"tasks": {name: {"metric", "score", "examples", "shots", "templates", "level", "category", "benchmark", "group",
+       "baselines"}}, and where it is known which examples are contaminated, how many are ("contaminated") and the score
+       of the others ("clean_score"); "templates" is {shots: {template: [score, questions]}},
        "categories": {name: {"score", "shots", "majority", "tasks"}}, "tasks" being how many,
        "levels": {name: {"score", "shots", "majority", "categories": {name: {"score", "shots", "majority"}}}},
        "average": mean of the levels, or None where no task has a level}
@@ -139,12 +156,10 @@ def aggregate(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for sample in samples:
         by_task[sample["task"]].append(sample)
     tasks = {name: _task_entry(of_task) for name, of_task in sorted(by_task.items())}
-    groups = {name: of_task[0]["group"] for name, of_task in by_task.items()}
-
-    categories = _entries(tasks, groups, lambda task: task["category"])
+    categories = _entries(tasks, lambda task: task["category"])
     for name, entry in categories.items():
         entry["tasks"] = sum(task["category"] == name for task in tasks.values())
-    by_level = _entries(tasks, groups, lambda task: (task["level"], task["category"]))
+    by_level = _entries(tasks, lambda task: (task["level"], task["category"]))
     inside = {level: {name: entry for (of, name), entry in by_level.items() if of == level} for level in LEVELS}
     levels = {level: _level_entry(entries) for level, entries in inside.items() if entries}
     average = _mean(entry["score"] for entry in levels.values()) if levels else None
@@ -156,17 +171,19 @@ def results(
     *,
     weights: str,
     tokenizer: str,
-    bos: bool,
+    bos: str | None,
+    ranked_by: str,
     code_version: str,
 ) -> dict[str, Any]:
     """Everything in results.json: `aggregate`, and what the scores are scores of.
 
     Args:
       weights: where the weights came from.  tokenizer: its fingerprint.  code_version: of this package.
-      bos: whether a `</s>` stood before every prompt.
+      bos: what stood before every prompt.
+      ranked_by: what candidates were ranked by (`ranked_by.RANKED_BY`).
     """
-    about = {"weights": weights, "tokenizer": tokenizer, "bos": bos, "code_version": code_version}
-    return about | aggregate(samples)
+    about = {"weights": weights, "tokenizer": tokenizer, "bos": bos, "ranked_by": ranked_by}
+    return about | {"code_version": code_version} | aggregate(samples)
 
 
 def write_results(path: str | Path, results: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Answers every prompt of a ledger and writes results, samples and reports; goes on where an earlier run stopped."""
 
+import collections
 import contextlib
 import functools
 import sys
@@ -14,13 +15,17 @@ from tqdm import tqdm
 import optiml_jax
 from optiml_jax.distributed import from_first, together
 from optiml_jax.evaluation.aggregation import results, write_results
+from optiml_jax.evaluation.answers import Answer, AnswerStore, key
 from optiml_jax.evaluation.ledger import Prompt
+from optiml_jax.evaluation.ranked_by import put_right
 from optiml_jax.evaluation.report import print_report
 from optiml_jax.evaluation.report_files import write_reports
-from optiml_jax.evaluation.samples import SampleWriter, score_sample
+from optiml_jax.evaluation.samples import score_sample, scored, write_samples
 from optiml_jax.files import exclusive
-from optiml_jax.inference.model import Model
+from optiml_jax.inference.model import Model, Ranked
 from optiml_jax.tokenizer import join
+
+GROUP = 16  # batches of rows that are answered together, so that like lengths and like starts meet, and kept together
 
 
 def run_evaluation(
@@ -30,6 +35,7 @@ def run_evaluation(
     *,
     batch_rows: int = 16,
     max_new_tokens: int = 256,
+    ranked_by: str = "sum",
     training: dict[str, float] | None = None,
     coverage: Mapping[str, Any] | None = None,
     dropped: Sequence[str] = (),
@@ -40,6 +46,7 @@ def run_evaluation(
 
     Args:
       batch_rows: rows computed at once; changes no score.
+      ranked_by: what candidates are ranked by, a name in `ranked_by.RANKED_BY`.
       training: first and last loss of the run, for the report.
       coverage: how much of each benchmark the prompts are from (`ledger.about`), for the report.
       dropped: tasks that a review took out of them, with the reason, for the report.
@@ -53,6 +60,7 @@ def run_evaluation(
         "tokenizer": model.tokenizer.fingerprint,
         "bos": "</s>" if model.leading_eos else None,
         "max_new_tokens": max_new_tokens,
+        "ranked_by": ranked_by,
         "precision": str(model.dtype.__name__),
         "code_version": optiml_jax.code_version(),
     }
@@ -61,11 +69,11 @@ def run_evaluation(
         with together():
             if first:
                 stack.enter_context(exclusive(output_dir, "wait for it or choose another OUTPUT_DIR"))
-                writer = stack.enter_context(SampleWriter(output_dir, prompts, settings))
-                if writer.message:
-                    print(writer.message)
-        done = from_first(np.array([first and prompt.id in writer.done for prompt in prompts], np.int32))
-        missing = {prompt.id for prompt, there in zip(prompts, done) if not there}
+                store = stack.enter_context(AnswerStore(output_dir, prompts, settings))
+                if store.message:
+                    print(store.message)
+        done = from_first(np.array([first and key(prompt) in store.answers for prompt in prompts], np.int32))
+        missing = {key(prompt): prompt for prompt, there in zip(prompts, done) if not there}
         quiet = not sys.stderr.isatty()
         with tqdm(
             total=len(prompts),
@@ -75,55 +83,51 @@ def run_evaluation(
             mininterval=30 if quiet else 0.5,
             disable=not first,
         ) as bar:
-            for group, answer in _groups(prompts, batch_rows, max_new_tokens):
-                # A group is answered whole, also where a part of it is there already: the same rows, the same bits.
-                if missing.isdisjoint(prompt.id for prompt in group):
-                    continue
-                samples = answer(model, group)
+            for group, answer in _groups(list(missing.values()), batch_rows, max_new_tokens, ranked_by):
+                answers = answer(model, group)
                 with together():
-                    for sample in samples:
-                        if first and sample["id"] not in writer.done:
-                            writer.write(sample)
-                            bar.update()
+                    if first:
+                        store.write(dict(zip(map(key, group), answers, strict=True)))
+                        bar.update(len(group))
         with together():
             context = {"training": training, "coverage": coverage, "dropped": dropped}
-            found = _finish(writer, output_dir, settings, context) if first else {}
+            found = _finish(store.answers, prompts, output_dir, settings, context) if first else {}
     return found
 
 
 def _finish(
-    writer: SampleWriter, output_dir: Path, settings: Mapping[str, Any], context: Mapping[str, Any]
+    answers: Mapping[str, Answer],
+    prompts: Sequence[Prompt],
+    output_dir: Path,
+    settings: Mapping[str, Any],
+    context: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Results, reports and samples from the answers that are all there."""
-    samples = writer.samples()
-    found = results(
-        samples,
-        weights=settings["weights"],
-        tokenizer=settings["tokenizer"],
-        bos=settings["bos"],
-        code_version=settings["code_version"],
-    )
+    samples = [score_sample(prompt, **answers[key(prompt)]) for prompt in prompts]
+    about = {name: settings[name] for name in ("weights", "tokenizer", "bos", "ranked_by", "code_version")}
+    found = results(scored(samples), **about)
     write_results(output_dir / "results.json", found)
     write_reports(output_dir, found, samples, **context)
     print_report(found, samples=samples, **context)
-    writer.finish()
+    write_samples(output_dir / "samples.jsonl", samples)
     return found
 
 
+Answering = Callable[[Model, list[Prompt]], list[Answer]]
+
+
 def _groups(
-    prompts: Sequence[Prompt], batch_rows: int, max_new_tokens: int
-) -> Iterator[tuple[list[Prompt], Callable[[Model, list[Prompt]], list[dict[str, Any]]]]]:
-    """Prompts that are answered together, and how: a few batches of rows, so that like lengths meet."""
-    ranked = [prompt for prompt in prompts if prompt.candidates is not None]
-    yield from _parts(ranked, 8 * batch_rows, functools.partial(_rank, batch_rows=batch_rows))
-    generated = [prompt for prompt in prompts if prompt.candidates is None]
-    answer = functools.partial(_generate, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
-    yield from _parts(generated, 8 * batch_rows, answer)
-
-
-def _parts(prompts: list[Prompt], size: int, answer: Callable) -> Iterator[tuple[list[Prompt], Callable]]:
-    for first in range(0, len(prompts), size):
-        yield prompts[first : first + size], answer
+    prompts: Sequence[Prompt], batch_rows: int, max_new_tokens: int, ranked_by: str
+) -> Iterator[tuple[list[Prompt], Answering]]:
+    """Prompts that are answered together, and how."""
+    rank = functools.partial(_rank, batch_rows=batch_rows, ranked_by=ranked_by)
+    generate = functools.partial(_generate, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
+    for answer, alike in (
+        (rank, [prompt for prompt in prompts if prompt.candidates is not None]),
+        (generate, [prompt for prompt in prompts if prompt.candidates is None]),
+    ):
+        for first in range(0, len(alike), GROUP * batch_rows):
+            yield alike[first : first + GROUP * batch_rows], answer
 
 
 def _fitted(model: Model, prompt: Prompt, answers: Sequence[str], tokens: int = 0) -> tuple[list[tuple[str, str]], int]:
@@ -143,38 +147,83 @@ def _fitted(model: Model, prompt: Prompt, answers: Sequence[str], tokens: int = 
     return pairs, gone
 
 
-def _rank(model: Model, prompts: list[Prompt], batch_rows: int) -> list[dict[str, Any]]:
-    joined, gone = zip(*(_fitted(model, prompt, prompt.candidates) for prompt in prompts))
-    found = model.rank_prompts(
-        [pairs[0][0] for pairs in joined],
-        [[answer for _, answer in pairs] for pairs in joined],
-        batch_rows,
-        [prompt.id for prompt in prompts],
-        [_told(prompt, pairs) for prompt, pairs in zip(prompts, joined)],
-    )
-    samples = []
-    for prompt, dropped, (scores, cut) in zip(prompts, gone, found):
-        best = max(range(len(scores)), key=scores.__getitem__)  # the first of equals
-        samples.append(score_sample(prompt, prompt.candidates[best], scores=scores, prompt_cut=cut, dropped=dropped))
-    return samples
+def _rank(model: Model, prompts: list[Prompt], batch_rows: int, ranked_by: str = "sum") -> list[Answer]:
+    fitted = [_fitted(model, prompt, prompt.candidates) for prompt in prompts]
+    told = [_told(prompt, pairs) for prompt, (pairs, _) in zip(prompts, fitted)]
+    wrong = [_unrankable(model, *one) for one in zip(prompts, fitted, told)]
+    asked = [i for i, reason in enumerate(wrong) if reason is None]
+    if not asked:
+        return [{"prediction": None, "remark": reason} for reason in wrong]
+
+    def rank(sources: list[str]) -> list[Ranked]:
+        return model.rank_prompts(
+            sources,
+            [[answer for _, answer in fitted[i][0]] for i in asked],
+            batch_rows,
+            [prompts[i].id for i in asked],
+            [told[i] for i in asked],
+        )
+
+    ranked = rank([fitted[i][0][0][0] for i in asked])
+    alone = rank([""] * len(asked)) if ranked_by == "unconditional" else []
+    texts = [[text[count:] for text, count in zip(prompts[i].candidates, _given(prompts[i]))] for i in asked]
+    scores = put_right(ranked_by, ranked, texts, alone)
+    found = {}
+    for i, of_prompt, (_, _, cut) in zip(asked, scores, ranked):
+        best = max(range(len(of_prompt)), key=of_prompt.__getitem__)  # the first of equals
+        found[i] = {
+            "prediction": prompts[i].candidates[best],
+            "scores": of_prompt,
+            "prompt_cut": cut,
+            "dropped": fitted[i][1],
+            "remark": _doubled(prompts[i].candidates),
+        }
+    return [found.get(i, {"prediction": None, "remark": reason}) for i, reason in enumerate(wrong)]
+
+
+def _given(prompt: Prompt) -> Sequence[int]:
+    """Of each candidate, the characters that are told."""
+    return prompt.given or (0,) * len(prompt.candidates)
 
 
 def _told(prompt: Prompt, pairs: Sequence[tuple[str, str]]) -> list[int]:
     """Of each candidate, with what joins it to the prompt, the characters that are not scored."""
     if not prompt.given:
         return [0] * len(pairs)
-    told = zip(pairs, prompt.candidates, prompt.given)
-    return [len(answer) - len(candidate) + count for (_, answer), candidate, count in told]
+    return [
+        len(answer) - len(candidate) + count
+        for (_, answer), candidate, count in zip(pairs, prompt.candidates, prompt.given, strict=True)
+    ]
 
 
-def _generate(model: Model, prompts: list[Prompt], batch_rows: int, max_new_tokens: int) -> list[dict[str, Any]]:
+def _unrankable(
+    model: Model, prompt: Prompt, fitted: tuple[list[tuple[str, str]], int], told: Sequence[int]
+) -> str | None:
+    """Why a prompt's candidates have no scores."""
+    for (_, answer), candidate, count in zip(fitted[0], prompt.candidates, told):
+        if not candidate.strip():
+            return "a candidate is empty"
+        if (tokens := len(model.tokenizer.encode(answer[count:]))) > model.config.max_positions:
+            return f"a candidate of {tokens} tokens, longer than the model's {model.config.max_positions} positions"
+    return None
+
+
+def _doubled(candidates: Sequence[str]) -> str | None:
+    twice = [text for text, count in collections.Counter(candidates).items() if count > 1]
+    return f"candidate {twice[0]!r} stands there twice" if twice else None
+
+
+def _generate(model: Model, prompts: list[Prompt], batch_rows: int, max_new_tokens: int) -> list[Answer]:
     limits = [min(prompt.max_new_tokens or max_new_tokens, max_new_tokens) for prompt in prompts]
     fitted, gone = zip(*(_fitted(model, prompt, ("",), limit + 1) for prompt, limit in zip(prompts, limits)))
     sources, stop = [pairs[0][0] for pairs in fitted], [prompt.stop for prompt in prompts]
     found = model.generate_prompts(sources, limits, stop, batch_rows, [prompt.id for prompt in prompts])
     return [
-        score_sample(
-            prompt, answer.text.strip(), truncated=answer.truncated, prompt_cut=answer.prompt_cut, dropped=dropped
-        )
-        for prompt, dropped, answer in zip(prompts, gone, found)
+        {
+            "prediction": written.text.strip(),
+            "truncated": written.truncated,
+            "prompt_cut": written.prompt_cut,
+            "dropped": dropped,
+        }
+        for dropped, written in zip(gone, found)
     ]

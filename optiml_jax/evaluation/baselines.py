@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.metrics import TOGETHER, Metric
 
 CONSTANTS = 20  # most frequent references tried; for equality metrics the first already is the best
 
@@ -21,6 +21,8 @@ def majority(metric: Metric, references: Sequence[Sequence[str]]) -> float:
     answers = Counter(text for texts in references for text in dict.fromkeys(texts))
     # Equal sets of references need one scoring: classification tasks have a handful of them.
     prompts = Counter(map(tuple, references))
+    if metric.name in TOGETHER:
+        return max(metric.over([answer] * len(references), references) for answer, _ in answers.most_common(CONSTANTS))
     return max(
         sum(metric(answer, texts) * count for texts, count in prompts.items()) / len(references)
         for answer, _ in answers.most_common(CONSTANTS)
@@ -30,7 +32,10 @@ def majority(metric: Metric, references: Sequence[Sequence[str]]) -> float:
 def random_choice(
     metric: Metric, candidates: Iterable[Sequence[str] | None], references: Iterable[Sequence[str]]
 ) -> float | None:
-    """Expected score of a uniformly random candidate (1 / candidates where one is right); None if a prompt has none."""
+    """Expected score of a uniformly random candidate (1 / candidates where one is right); None if a prompt has none, or
+    where predictions are scored together."""
+    if metric.name in TOGETHER:
+        return None
     expected = []
     for choices, texts in zip(candidates, references, strict=True):
         if choices is None:

@@ -1,12 +1,15 @@
 """Metrics of one prediction against its references: floats in [0, 1], the maximum over the references.
 
-Accuracy belongs to rank classification, exact match and ROUGE-L to generated text (paper section 4.1). Nothing here is
-multiplied by 100: tables that print per cent do so when they print.
+Accuracy belongs to rank classification, exact match and ROUGE-L to generated text (paper section 4.1). A task's score
+is the mean over its predictions, but for macro-F1, which needs them together. Nothing here is multiplied by 100: tables
+that print per cent do so when they print.
 """
 
+import collections
 import dataclasses
 import functools
 import inspect
+import math
 import re
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,11 +73,15 @@ def exact_match(prediction: str, references: References, *, normalization: str =
     Raises:
       UserError: an unknown normalization.
     """
-    if normalization not in _NORMALIZATIONS:
-        close = nearest(normalization, _NORMALIZATIONS)
-        raise UserError(f"unknown normalization {normalization!r}{close}; known: {', '.join(_NORMALIZATIONS)}")
-    of_prediction, of_reference = _NORMALIZATIONS[normalization]
+    of_prediction, of_reference = _normalization(normalization)
     return float(of_prediction(prediction) in map(of_reference, _all(references)))
+
+
+def _normalization(name: str) -> tuple[Callable[[str], str], Callable[[str], str]]:
+    if name not in _NORMALIZATIONS:
+        close = nearest(name, _NORMALIZATIONS)
+        raise UserError(f"unknown normalization {name!r}{close}; known: {', '.join(_NORMALIZATIONS)}")
+    return _NORMALIZATIONS[name]
 
 
 def rouge_l(
@@ -107,11 +114,57 @@ def rouge_l(
     return best
 
 
+def token_f1(prediction: str, references: References, *, normalization: str = "squad") -> float:
+    """F1 of the words that prediction and reference share, as often as both have them (SQuAD's `f1_score`).
+
+    Two texts without words are equal (SQuAD 2.0's rule for questions without an answer), one without is wrong.
+
+    Args:
+      normalization: as `exact_match`.
+    """
+    of_prediction, of_reference = _normalization(normalization)
+    predicted = of_prediction(prediction).split()
+    return max(_bag_f1(predicted, of_reference(reference).split()) for reference in _all(references))
+
+
+def _bag_f1(predicted: Sequence[str], wanted: Sequence[str]) -> float:
+    if not predicted or not wanted:
+        return float(predicted == wanted)
+    shared = sum((collections.Counter(predicted) & collections.Counter(wanted)).values())
+    if not shared:
+        return 0.0
+    precision, recall = shared / len(predicted), shared / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+def macro_f1(predictions: Sequence[str], references: Sequence[References]) -> float:
+    """Mean of the F1 of every label that is predicted or wanted (RAFT; scikit-learn's `f1_score(average="macro")`).
+
+    Where several references are right, the prediction if it is one of them, else the first, is the wanted label.
+    """
+    wanted = []
+    for prediction, right in zip(predictions, references, strict=True):
+        labels = [label.strip() for label in _all(right)]
+        wanted.append(prediction.strip() if prediction.strip() in labels else labels[0])
+    pairs = collections.Counter(zip((prediction.strip() for prediction in predictions), wanted))
+    of_prediction, of_wanted = collections.Counter(), collections.Counter()
+    for (prediction, label), count in pairs.items():
+        of_prediction[prediction] += count
+        of_wanted[label] += count
+    labels = of_prediction.keys() | of_wanted.keys()
+    found = [2 * pairs[label, label] / (of_prediction[label] + of_wanted[label]) for label in labels]
+    return math.fsum(found) / len(found)
+
+
+# Of one prediction. A name in `TOGETHER` has its score from all predictions of a task, and here what one of them is.
 METRICS: dict[str, Callable[..., float]] = {
     "accuracy": accuracy,
     "exact_match": exact_match,
     "rouge_l": rouge_l,
+    "token_f1": token_f1,
+    "macro_f1": accuracy,
 }
+TOGETHER: dict[str, Callable[[Sequence[str], Sequence[References]], float]] = {"macro_f1": macro_f1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +200,13 @@ class Metric:
 
     def __call__(self, prediction: str, references: References) -> float:
         return METRICS[self.name](prediction, references, **dict(self.parameters))
+
+    def over(self, predictions: Sequence[str], references: Sequence[References]) -> float:
+        """The score of several predictions: the mean of theirs, or what the metric makes of them together."""
+        if self.name in TOGETHER:
+            return TOGETHER[self.name](predictions, references)
+        scores = [self(prediction, right) for prediction, right in zip(predictions, references, strict=True)]
+        return math.fsum(scores) / len(scores)
 
     def to_json(self) -> dict[str, Any]:
         """What `parse` takes."""

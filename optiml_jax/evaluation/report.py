@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from optiml_jax.data.manifest import coverage_text
 from optiml_jax.evaluation.ledger import LEVELS
+from optiml_jax.evaluation.samples import scored
 
 LEVEL_NAMES = {  # and what the model has seen of such a task in training
     "fully_held_out": ("Fully held-out", "no task of the category"),
@@ -19,6 +20,7 @@ LEVEL_NAMES = {  # and what the model has seen of such a task in training
 }
 PRINTED_TASKS = 100  # more than a screen or two belongs into the files
 FEW_PROMPTS = 10  # fewer have no majority baseline
+NAMED = 5  # prompts that something is wrong with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ def degeneration(samples: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, fl
     A candidate is never empty or cut, so ranked tasks are left out.
     """
     generated = defaultdict(list)
-    for sample in samples:
+    for sample in scored(samples):
         if sample["candidates"] is None:
             generated[sample["task"]].append(sample)
     return {
@@ -146,9 +148,28 @@ def _against(score: float, majority: float | None) -> tuple[str, str, str]:
     return per_cent(score), per_cent(majority), gain
 
 
-def scope(coverage: Mapping[str, Any] | None, dropped: Sequence[str]) -> list[str]:
-    """How much of each benchmark was asked, and what of it was left out on purpose."""
-    return [*([coverage_text(coverage)] if coverage else []), *(f"Left out: {text}" for text in dropped)]
+def scope(
+    coverage: Mapping[str, Any] | None, dropped: Sequence[str], samples: Iterable[Mapping[str, Any]] = ()
+) -> list[str]:
+    """How much of each benchmark was asked, what of it was left out on purpose, and which prompts to look at."""
+    lines = [coverage_text(coverage)] if coverage else []
+    return [*lines, *(f"Left out: {text}" for text in dropped), *_remarks(samples)]
+
+
+def _remarks(samples: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A line for each thing that is wrong with prompts, with their number and the first of them."""
+    found = defaultdict(list)
+    for sample in samples:
+        reasons = [sample["remark"]] if sample["remark"] else []
+        reasons += ["too long, its beginning was cut"] if sample["prompt_cut"] else []
+        for reason in reasons:
+            found[sample["score"] is not None, reason].append(sample["id"])
+    return [
+        f"{'Scored all the same' if was_scored else 'Not scored'}, {len(ids):,} prompts, {reason}: "
+        + ", ".join(ids[:NAMED])
+        + (", ... (samples.jsonl)" if len(ids) > NAMED else "")
+        for (was_scored, reason), ids in sorted(found.items())
+    ]
 
 
 def summary(
@@ -156,13 +177,17 @@ def summary(
     training: Mapping[str, float] | None = None,
     coverage: Mapping[str, Any] | None = None,
     dropped: Sequence[str] = (),
+    samples: Iterable[Mapping[str, Any]] = (),
 ) -> list[str]:
     """What was scored, of how much, what was left out on purpose, the loss before and after training if known, and the
     one number, a line each."""
     prompts = sum(task["examples"] for task in results["tasks"].values())
     eos = "with" if results["bos"] else "without"
-    lines = [f"{results['weights']}: {len(results['tasks']):,} tasks, {prompts:,} prompts, {eos} a leading </s>"]
-    lines += scope(coverage, dropped)
+    ranked = "" if results["ranked_by"] == "sum" else f", candidates ranked by {results['ranked_by']}"
+    lines = [
+        f"{results['weights']}: {len(results['tasks']):,} tasks, {prompts:,} prompts, {eos} a leading </s>{ranked}"
+    ]
+    lines += scope(coverage, dropped, samples)
     if training:
         first, last = training["first_loss"], training["last_loss"]
         lines.append(f"Training loss {first:.3f} -> {last:.3f} nats per label token ({last / first - 1:+.0%})")
@@ -173,7 +198,7 @@ def summary(
 
 NOTES = (
     "Scores are per cent. majority: the best constant answer, chosen on the prompts evaluated "
-    f"({FEW_PROMPTS} or more). random: a random candidate. gain: score - majority."
+    f"({FEW_PROMPTS} or more). random: a random candidate. gain: score - majority. chain.txt: what each is the mean of."
 )
 OVERLAP = "shared: prompts that have 13 words in a row with what was trained on. clean: the score of the others."
 CHECKS = "empty, cut: share of generated answers that are empty or met the token limit."
@@ -212,7 +237,7 @@ def print_report(
         title = f"{tasks.title} (first {PRINTED_TASKS} of {len(tasks.rows):,}; all of them in report.md)"
         tasks = dataclasses.replace(tasks, title=title, rows=tasks.rows[:PRINTED_TASKS])
     tables = [_text_table(table) for table in (level_table(results), category_table(results), tasks)]
-    about = "\n".join(summary(results, training, coverage, dropped))
+    about = "\n".join(summary(results, training, coverage, dropped, samples))
     print("\n\n".join([about, *tables, "\n".join(notes(tasks))]), file=file or sys.stdout)
 
 
@@ -240,6 +265,6 @@ def markdown(
 ) -> str:
     """The text of report.md."""
     tables = (level_table(results), category_table(results), task_table(results, samples))
-    about = "\n".join(f"- {line}" for line in summary(results, training, coverage, dropped))
+    about = "\n".join(f"- {line}" for line in summary(results, training, coverage, dropped, samples))
     about += f"\n- tokenizer {results['tokenizer'][:12]}, code {results['code_version']}"
     return "\n\n".join(["# Evaluation", about, " ".join(notes(tables[-1])), *map(_markdown_table, tables)]) + "\n"

@@ -1,9 +1,10 @@
-"""report.md and report.html of an evaluation."""
+"""report.md, report.html and chain.txt of an evaluation."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from optiml_jax.evaluation.chain import chain
 from optiml_jax.evaluation.report import markdown
 from optiml_jax.evaluation.report_html import html
 from optiml_jax.files import write_atomically
@@ -18,7 +19,7 @@ def write_reports(
     coverage: Mapping[str, Any] | None = None,
     dropped: Sequence[str] = (),
 ) -> None:
-    """Writes report.md and report.html to `output_dir`, each atomically.
+    """Writes report.md, report.html and chain.txt to `output_dir`, each atomically.
 
     Args:
       samples: scored samples in ledger order; the HTML shows a few right and wrong answers a task.
@@ -28,3 +29,4 @@ def write_reports(
     """
     write_atomically(Path(output_dir) / "report.md", markdown(results, samples, training, coverage, dropped))
     write_atomically(Path(output_dir) / "report.html", html(results, samples, training, coverage, dropped))
+    write_atomically(Path(output_dir) / "chain.txt", chain(results))

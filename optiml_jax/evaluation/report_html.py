@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from optiml_jax.evaluation import report
+from optiml_jax.evaluation.samples import scored
 
 SHOWN = 3  # right and wrong answers a task; one of each where many tasks would make a huge page
 MANY_TASKS = 200
@@ -120,7 +121,7 @@ def _answer(sample: Mapping[str, Any]) -> str:
 def _browser(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> str:
     """Per task a fold with the worst and the best answers; ledger order breaks ties."""
     by_task = defaultdict(list)
-    for sample in samples:
+    for sample in scored(samples):
         by_task[sample["task"]].append(sample)
     shown = SHOWN if len(by_task) <= MANY_TASKS else 1
     folds = []
@@ -136,7 +137,8 @@ def _browser(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -
             f'<div class="answers">{answers}</div></details>'
         )
     note = (
-        f"Up to {shown} wrong and {shown} right answers a task; numbers beside candidates are summed log-probabilities."
+        f"Up to {shown} wrong and {shown} right answers a task; numbers beside candidates are their log-probabilities, "
+        f"{results['ranked_by'].replace('_', ' ')}."
     )
     return f'<h2>Answers</h2>\n<p class="dim">{note} All answers: samples.jsonl.</p>\n' + "\n".join(folds)
 
@@ -164,7 +166,7 @@ def html(
     """The text of report.html; arguments as `report_files.write_reports`."""
     tables = (report.level_table(results), report.category_table(results), report.task_table(results, samples))
     about = report.summary(results)[0]
-    covered = "\n".join(f'<p class="dim">{escape(text)}</p>' for text in report.scope(coverage, dropped))
+    covered = "\n".join(f'<p class="dim">{escape(text)}</p>' for text in report.scope(coverage, dropped, samples))
     origin = f"tokenizer {results['tokenizer'][:12]} · code {results['code_version']}"
     body = "\n".join(
         [

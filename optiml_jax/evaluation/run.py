@@ -1,5 +1,10 @@
 """An evaluation from its settings: which weights, which prompts, where the results go."""
 
+import hashlib
+import heapq
+import math
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +14,8 @@ from jax.sharding import Mesh
 from optiml_jax.data.caches import ledger_path
 from optiml_jax.errors import UserError
 from optiml_jax.evaluation.answering import run_evaluation
-from optiml_jax.evaluation.ledger import about, read_ledgers
+from optiml_jax.evaluation.ledger import Prompt, about, read_ledgers
+from optiml_jax.evaluation.ranked_by import check_ranked_by
 from optiml_jax.inference.model import load_model
 from optiml_jax.metrics_log import training_losses
 from optiml_jax.model.config import PRECISIONS
@@ -27,6 +33,9 @@ def evaluate(
     cache_dir: str = "cache",
     batch_rows: int = 16,
     max_new_tokens: int = 256,
+    ranked_by: str = "sum",
+    shots: int | Sequence[int] | None = None,
+    limit: int = 0,
     mesh: Mesh | None = None,
     precision: str = "fp32",
     check_only: bool = False,
@@ -38,6 +47,9 @@ def evaluate(
       ledger: file, or a directory that holds one; None: those of `suite`, else of `mixture`, in `cache_dir`.
       suite: a suite, or several with commas between them, which make one report.
       output_dir: None: `weights`/evaluation.
+      ranked_by: what candidates are ranked by (`ranked_by.RANKED_BY`).
+      shots: only prompts with so many demonstrations; a number or several.
+      limit: questions a task at each number of shots, drawn by their names; 0: all.
       check_only: looks at everything but the weights, which need not be there yet, and returns.
 
     Raises:
@@ -53,6 +65,8 @@ def evaluate(
     ledgers = [ledger] if ledger is not None else [str(ledger_path(cache_dir, name)) for name in suites]
     batch_rows = check("evaluate.batch_rows", batch_rows, int)
     max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
+    limit = check("evaluate.limit", limit, int, (0, math.inf))
+    check_ranked_by(ranked_by)
     if precision not in PRECISIONS:
         raise UserError(f"evaluate.precision: {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
     if not check_only and not is_run(weights):
@@ -61,7 +75,7 @@ def evaluate(
         if not check_only and not Path(weights).is_dir():
             raise UserError(f"OUTPUT_DIR is not set; {weights} is no directory that results could go into")
         output_dir = str(Path(weights) / "evaluation")
-    prompts = read_ledgers(ledgers)
+    prompts = chosen(read_ledgers(ledgers), shots, limit)
     if check_only:
         return {}
     said = [about(path) for path in ledgers]
@@ -72,10 +86,43 @@ def evaluate(
         Path(output_dir),
         batch_rows=batch_rows,
         max_new_tokens=min(max_new_tokens, model.config.max_positions // 2),
+        ranked_by=ranked_by,
         training=training_losses(weights),
         coverage={name: counts for one in said for name, counts in one.get("coverage", {}).items()} or None,
-        dropped=[text for one in said for text in one.get("dropped", ())],
+        dropped=[
+            *(text for one in said for text in one.get("dropped", ())),
+            *([] if shots is None else [f"prompts without {shots} demonstrations (SHOTS)"]),
+            *([f"all but {limit:,} questions a task at each number of shots (LIMIT)"] if limit else []),
+        ],
     )
     if jax.process_index() == 0:
         print(f"report    {output_dir}/report.html")
     return found
+
+
+def chosen(prompts: Sequence[Prompt], shots: int | Sequence[int] | None, limit: int) -> list[Prompt]:
+    """A part of a ledger. A larger `limit` asks what a smaller one asks, and more; all parts of a question, or none.
+
+    Raises:
+      UserError: no prompt has so many demonstrations.
+    """
+    wanted = {shots} if isinstance(shots, int) else shots and set(shots)
+    if wanted and not (prompts_left := [prompt for prompt in prompts if prompt.shots in wanted]):
+        there = ", ".join(map(str, sorted({prompt.shots for prompt in prompts})))
+        raise UserError(f"SHOTS={shots}: the ledger has prompts of {there} demonstrations")
+    prompts = prompts_left if wanted else list(prompts)
+    if not limit:
+        return prompts
+    questions: dict[tuple[str, int], set[tuple]] = defaultdict(set)
+    for prompt in prompts:
+        questions[prompt.task, prompt.shots].add(_question(prompt))
+    drawn = {of: set(heapq.nsmallest(limit, names, key=_draw)) for of, names in questions.items()}
+    return [prompt for prompt in prompts if _question(prompt) in drawn[prompt.task, prompt.shots]]
+
+
+def _question(prompt: Prompt) -> tuple:
+    return prompt.template, prompt.seed, prompt.part_of or prompt.example_id
+
+
+def _draw(question: tuple) -> bytes:
+    return hashlib.sha256(repr(question).encode()).digest()

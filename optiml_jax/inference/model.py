@@ -20,9 +20,11 @@ from optiml_jax.weights.checkpoints import is_run, read_run
 
 
 class Ranked(NamedTuple):
-    """Sums of log-probabilities of a prompt's candidates; `prompt_cut`: the prompt lost its start to one of them."""
+    """Sums of log-probabilities of a prompt's candidates, of how many tokens each; `prompt_cut`: the prompt lost its
+    start to one of them."""
 
     scores: list[float]
+    tokens: list[int]
     prompt_cut: bool
 
 
@@ -72,7 +74,11 @@ class Model(Network):
         of_pairs = [name for name, texts in zip(names, candidates) for _ in texts]
         scores = iter(ranking.continuation_scores(self, list(itertools.chain(*asked)), batch_rows, of_pairs))
         return [
-            Ranked([next(scores) for _ in pairs], any(self.is_cut(before, len(answer)) for before, answer in pairs))
+            Ranked(
+                [next(scores) for _ in pairs],
+                [len(answer) for _, answer in pairs],
+                any(self.is_cut(before, len(answer)) for before, answer in pairs),
+            )
             for pairs in asked
         ]
 

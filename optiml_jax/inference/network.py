@@ -69,8 +69,8 @@ class Network:
         return np.asarray(x if x.is_fully_addressable else _replicate(self.mesh)(x))
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """What the model reads for a prompt."""
-        return [self.tokenizer.eos_id] * self.leading_eos + self.tokenizer.encode(prompt)
+        """What the model reads for a prompt; `</s>` for an empty one, which something must follow."""
+        return [self.tokenizer.eos_id] * (self.leading_eos or not prompt) + self.tokenizer.encode(prompt)
 
     def cut(self, ids: Sequence[int], room: int) -> list[int]:
         """The last `room` of `ids`, behind their leading `</s>` where they have one: as training cuts (`data.rows`)."""

@@ -8,6 +8,7 @@ import pytest
 from optiml_jax.errors import DataError
 from optiml_jax.evaluation.aggregation import aggregate, results, write_results
 from optiml_jax.evaluation.baselines import baselines, majority
+from optiml_jax.evaluation.chain import chain
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.evaluation.samples import score_sample
 from tests.evaluation.prompts import prompt, sample
@@ -71,7 +72,7 @@ def test_prompts_of_a_task_that_disagree_are_named():
 
 
 def test_results_have_the_documented_fields_and_the_same_bytes_in_any_order(tmp_path):
-    about = {"weights": "runs/tiny", "tokenizer": "f" * 64, "bos": True, "code_version": "0.1.0"}
+    about = {"weights": "runs/tiny", "tokenizer": "f" * 64, "bos": "</s>", "ranked_by": "sum", "code_version": "0.1.0"}
     samples = [*_samples("a", [1, 0, 1 / 3, 0.1, 0.7]), *_samples("b", [1, 0.2], category="nli")]
     texts = []
     for seed in range(5):
@@ -82,7 +83,7 @@ def test_results_have_the_documented_fields_and_the_same_bytes_in_any_order(tmp_
     made = json.loads(texts[0])
     assert made.keys() == {*about, "tasks", "categories", "levels", "average"}
     assert made["tasks"]["flan.a"].keys() == {
-        *("metric", "score", "examples", "shots", "level", "category", "benchmark", "baselines")
+        *("metric", "score", "examples", "shots", "templates", "level", "category", "benchmark", "group", "baselines")
     }
     assert made["tasks"]["flan.a"]["baselines"] == {"majority": 1.0, "random": 0.5}
 
@@ -136,3 +137,45 @@ def test_contaminated_examples_are_counted_and_scored_apart():
     assert task["clean_score"] is None and task["contaminated"] == 1
     (task,) = aggregate([sample(1.0)])["tasks"].values()
     assert "contaminated" not in task  # it is not known
+
+
+def test_predictions_that_are_scored_together_are_so_within_a_template():
+    """Two templates of a task under macro-F1: the mean of their macro-F1, not the macro-F1 of both."""
+    answers = {"one": ("no", "no", "yes", "yes"), "two": ("no", "no", "no", "no")}
+    made = [
+        score_sample(prompt(i, template=name, metric="macro_f1", references=(right,)), answer)
+        for name, given in answers.items()
+        for i, (answer, right) in enumerate(zip(given, ("no", "yes", "yes", "yes")))
+    ]
+    (task,) = aggregate(made)["tasks"].values()
+    one, two = (2 / 3 + 4 / 5) / 2, (2 * 1 / (4 + 1) + 0) / 2
+    assert task["templates"] == {"0": {"one": [pytest.approx(one), 4], "two": [pytest.approx(two), 4]}}
+    assert task["score"] == pytest.approx((one + two) / 2)
+    assert task["baselines"] == {"majority": pytest.approx((2 * 6 / (8 + 6) + 0) / 2), "random": None}
+
+
+def test_the_chain_leads_from_every_score_to_the_questions_it_comes_from():
+    where = {"level": "held_out_task", "category": "nli"}
+    made = [
+        *(sample(1.0, number=i, task="flan.rte", benchmark="flan", group="rte", **where) for i in range(3)),
+        *(sample(0.5, number=i, task="flan.rte", benchmark="flan", group="rte", template="b", **where) for i in (0, 1)),
+        *(sample(0.0, number=i, task="ni.rte", benchmark="ni", group="rte", **where) for i in range(4)),
+        *(sample(0.25, number=0, task="flan.cb", benchmark="flan", shots=5, **where) for _ in range(1)),
+        *(sample(0.5, task="bbh.sorting", benchmark="bbh", level=None, category="bbh") for _ in range(1)),
+    ]
+    found = results(made, weights="w", tokenizer="t", bos=None, ranked_by="sum", code_version="0")
+    assert chain(found).splitlines() == [
+        " 31.25  average, of 1 levels",
+        "   31.25  held_out_task, of 1 categories",
+        "     31.25  nli, of 2 numbers of shots",
+        "       37.50  0-shot / rte, of 2 benchmarks",
+        "         75.00  flan / flan.rte, of 2 templates",
+        "           50.00  b, 2 questions",
+        "          100.00  plain, 3 questions",
+        "          0.00  ni / ni.rte / plain, 4 questions",
+        "       25.00  5-shot / flan.cb / flan / plain, 1 questions",
+        "   50.00  at no level, of 1 categories",
+        "     50.00  bbh / 0-shot / bbh.sorting / plain, 1 questions",
+    ]
+    for entry in (*found["levels"].values(), *found["categories"].values(), *found["tasks"].values()):
+        assert f"{100 * entry['score']:6.2f}  " in chain(found)

@@ -1,7 +1,9 @@
 """Metrics against rouge-score, the official scores of published predictions, and the benchmarks' definitions."""
 
+import fractions
 import json
 import random
+import re
 import string
 import time
 from collections import defaultdict
@@ -12,7 +14,7 @@ from rouge_score import rouge_scorer
 from tokenizers import models, pre_tokenizers
 
 from optiml_jax.errors import UserError
-from optiml_jax.evaluation.metrics import METRICS, Metric, accuracy, exact_match, rouge_l
+from optiml_jax.evaluation.metrics import METRICS, Metric, accuracy, exact_match, macro_f1, rouge_l, token_f1
 
 SEED = 20221222
 ODD = [
@@ -211,7 +213,7 @@ def test_unknown_names_are_refused_with_the_nearest_known():
         Metric.parse("rouge")
     with pytest.raises(UserError, match=r"unknown normalization 'super-ni'.*did you mean super_ni"):
         exact_match("a", "a", normalization="super-ni")
-    assert set(METRICS) == {"accuracy", "exact_match", "rouge_l"}
+    assert set(METRICS) == {"accuracy", "exact_match", "rouge_l", "token_f1", "macro_f1"}
 
 
 @pytest.mark.parametrize("score", METRICS.values())
@@ -244,3 +246,47 @@ def test_a_metric_carries_its_parameters():
 def test_a_metric_that_cannot_be_is_refused(value, message):
     with pytest.raises(UserError, match=message):
         Metric.parse(value)
+
+
+def official_squad_f1(prediction: str, reference: str) -> float:
+    """What SQuAD 2.0's evaluation computes, written from its definition: bags of words without articles."""
+
+    def words(text: str) -> list[str]:
+        text = "".join(c for c in text.lower() if c not in string.punctuation)
+        return [word for word in re.sub(r"\b(a|an|the)\b", " ", text).split()]
+
+    have, want = words(prediction), words(reference)
+    if not have or not want:
+        return float(have == want)
+    left, shared = list(want), 0
+    for word in have:
+        if word in left:
+            left.remove(word)
+            shared += 1
+    if not shared:
+        return 0.0
+    precision, recall = fractions.Fraction(shared, len(have)), fractions.Fraction(shared, len(want))
+    return float(2 * precision * recall / (precision + recall))
+
+
+def test_token_f1_is_that_of_squad():
+    rng = random.Random(SEED)
+    words = ["the", "a", "Cat", "cat,", "sat", "on", "mat.", "An", "1,000", "-", "天気", ""]
+    for _ in range(2000):
+        texts = [" ".join(rng.choices(words, k=rng.randrange(6))) for _ in range(3)]
+        want = max(official_squad_f1(texts[0], text) for text in texts[1:])
+        assert token_f1(texts[0], texts[1:]) == pytest.approx(want, abs=1e-15)
+    assert token_f1("the cat sat", "a cat") == pytest.approx(2 / 3)
+    assert token_f1("the cat", "a cat", normalization="none") == 0.5
+
+
+def test_macro_f1_is_the_mean_over_labels():
+    """By hand: of a, F1 = 2 * 2 / (3 + 2); of b, 2 * 1 / (1 + 2); c is predicted and never right; d never predicted."""
+    predictions = ["a", "a", "a", "b", "c", "a "]
+    references = ["a", ["b", "a"], "b", ("b",), "d", "d"]
+    assert macro_f1(predictions, references) == pytest.approx((2 * 2 / (4 + 2) + 2 * 1 / (1 + 2) + 0 + 0) / 4)
+    metric = Metric.parse("macro_f1")
+    assert metric.over(predictions, references) == macro_f1(predictions, references)
+    assert metric("a", "a") == 1.0 and Metric.parse("accuracy").over(predictions, references) == 0.5
+    with pytest.raises(ValueError, match="no references"):
+        macro_f1(["a"], [[]])

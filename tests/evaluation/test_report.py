@@ -41,7 +41,7 @@ def samples():
 
 @pytest.fixture
 def scored(samples):
-    return results(samples, weights="runs/tiny", tokenizer="f" * 64, bos=True, code_version="0.1.0")
+    return results(samples, weights="runs/tiny", tokenizer="f" * 64, bos="</s>", ranked_by="sum", code_version="0.1.0")
 
 
 def test_empty_and_cut_answers_are_counted_where_answers_are_generated(samples):
@@ -114,7 +114,7 @@ def test_the_html_renders_in_a_browser(tmp_path, scored, samples):
 
 def test_a_majority_of_two_prompts_is_no_baseline(samples, monkeypatch):
     monkeypatch.setattr(report, "FEW_PROMPTS", 5)
-    found = results(samples, weights="w", tokenizer="f" * 64, bos=True, code_version="0")
+    found = results(samples, weights="w", tokenizer="f" * 64, bos="</s>", ranked_by="sum", code_version="0")
     for table in (report.level_table(found), report.category_table(found), report.task_table(found, samples)):
         start = table.columns.index("majority")
         assert all(row.cells[start : start + 2] == ("–", "–") and row.majority is None for row in table.rows)
@@ -138,7 +138,7 @@ def test_overlap_with_training_and_what_a_review_took_out_are_told(samples, tmp_
     """Three of four contaminated prompts of the ranked task; the score of the fourth stands beside that of all."""
     for number, sample in enumerate(samples):
         sample["contaminated"] = number != 1 if number < 4 else None
-    found = results(samples, weights="runs/tiny", tokenizer="f" * 64, bos=True, code_version="0.1.0")
+    found = results(samples, weights="runs/tiny", tokenizer="f" * 64, bos="</s>", ranked_by="sum", code_version="0.1.0")
     printed = io.StringIO()
     print_report(found, samples=samples, dropped=["bench.sea: copies (bench.a)"], file=printed)
     lines = {line.split("  ")[0]: line.split() for line in printed.getvalue().splitlines() if line}
@@ -153,6 +153,6 @@ def test_a_category_at_no_level_has_its_row():
     samples = [
         score_sample(prompt(i, task="bbh.snarks", category="big_bench_hard", level=None), "yes") for i in range(4)
     ]
-    found = results(samples, weights="w", tokenizer="f" * 64, bos=True, code_version="0.1.0")
+    found = results(samples, weights="w", tokenizer="f" * 64, bos="</s>", ranked_by="sum", code_version="0.1.0")
     (row,) = report.category_table(found).rows
     assert row.cells == ("big_bench_hard", "(no level)", "100.0", "100.0", "+0.0", "1") and found["average"] is None
