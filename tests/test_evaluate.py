@@ -5,6 +5,8 @@ import functools
 import json
 import os
 import re
+import subprocess
+import time
 
 import jax
 import numpy as np
@@ -181,6 +183,38 @@ def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(model, prompts, 
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     groups = [len(group) for group, _ in answering._groups(prompts, 4, 6, "sum")]
     assert groups == [8, 8, 4, 8, 2] and len(asked) == len(prompts) + 8 + 2  # two groups were lost
+
+
+@pytest.mark.slow
+def test_killed_at_ten_moments_it_ends_in_the_same_bytes(model, tmp_path):
+    """SIGKILL at a random moment after a random number of groups, ten times; about 1,000 prompts in groups of 16."""
+    generated = {"candidates": None, "metric": Metric("rouge_l"), "references": ("one two",), "task": "written"}
+    asked = [prompt(n) for n in range(800)] + [prompt(n, **generated) for n in range(800, 1000)]
+    write_ledger(tmp_path / "ledger.jsonl", asked, {})
+    model.save(str(tmp_path / "weights"))
+    settings = {"WEIGHTS": str(tmp_path / "weights"), "LEDGER": str(tmp_path / "ledger.jsonl")}
+    settings |= {"EVALUATION_ROWS": 1, "MAX_NEW_TOKENS": 6}
+    run("evaluate", settings | {"OUTPUT_DIR": str(tmp_path / "whole")}, gin_file="evaluate.gin")
+
+    words = command("evaluate", settings | {"OUTPUT_DIR": str(tmp_path / "killed")}, gin_file="evaluate.gin")
+    answers, rng = tmp_path / "killed" / "answers.jsonl", np.random.default_rng()
+
+    def groups() -> int:
+        return answers.read_bytes().count(b"\n") if answers.exists() else 0
+
+    for _ in range(10):
+        until = groups() + rng.integers(1, 5)
+        with subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None and groups() < until:
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.05))
+            assert process.poll() is None, "it ended before it was killed"
+            process.kill()
+    assert not (tmp_path / "killed" / "results.json").exists()
+    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+    assert "going on after" in done.stdout
+    for name in ("results.json", "samples.jsonl", "report.md", "report.html", "chain.txt", "answers.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_a_larger_ledger_asks_only_what_is_new(model, prompts, tmp_path, monkeypatch):

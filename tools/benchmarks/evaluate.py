@@ -3,6 +3,7 @@
 Contexts and candidates are random ids of the lengths that suites have. Answers end where their length is reached, each
 at its own, as `</s>` would end them: in batches of the peer each row ends by itself, the batch with its last. What the
 harness does for its own speed is on: requests sorted by length, and one call for the one-token candidates of a context.
+`--ledger` takes real prompts instead.
 """
 
 import argparse
@@ -16,21 +17,25 @@ import jax
 import numpy as np
 
 from optiml_jax.errors import UserError
+from optiml_jax.evaluation.ledger import read_ledger
 from optiml_jax.inference import decoding, ranking
 from optiml_jax.inference.model import Model
 from optiml_jax.model import decoder, sharding
-from optiml_jax.tokenizer import Tokenizer
+from optiml_jax.tokenizer import Tokenizer, join
 from tools.benchmarks.models import MODELS
 from tools.benchmarks.rounds import Side, interleave, row
 from tools.benchmarks.rows import EOS, FIRST_WORD
 
 TOKENIZER = Path(__file__).parents[2] / "tasks" / "samples" / "tokenizer"
+STRETCHES = 8  # of neighbours in a ledger, which share what they share there
 Pairs = list[tuple[list[int], list[int]]]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=MODELS, default="125m")
     parser.add_argument("--kinds", default="", help="parts of the names of those to measure, with commas (all)")
+    parser.add_argument("--ledger", default="", help="prompt ledgers, with commas, in place of random prompts")
+    parser.add_argument("--tokenizer", default=str(TOKENIZER), help="directory or hub name (that of the samples)")
     parser.add_argument("--prompts", type=int, default=24, help="of each kind (24)")
     parser.add_argument("--batch", type=int, default=16, help="rows of a batch, ours and the peer's (16)")
     parser.add_argument("--new", type=int, default=64, help="tokens of a generated answer, at most (64)")
@@ -40,15 +45,21 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
     """A row a kind of prompt."""
     config = MODELS[flags.model]
     rng = np.random.default_rng(flags.seed)
-    kinds = {name: kind(rng, flags.prompts, config.vocab_size) for name, kind in _chosen(KINDS, flags.kinds)}
-    written = {
-        name: kind(rng, flags.prompts, flags.new, config.vocab_size) for name, kind in _chosen(WRITTEN, flags.kinds)
-    }
+    vocabulary = Tokenizer.load(flags.tokenizer)
+    if vocabulary.vocab_size > config.vocab_size:
+        raise UserError(f"--tokenizer={flags.tokenizer} has more words than the model's {config.vocab_size}")
+    if flags.ledger:
+        kinds, written = _of_ledgers(flags.ledger.split(","), flags, vocabulary, config.max_positions)
+    else:
+        kinds = {name: kind(rng, flags.prompts, config.vocab_size) for name, kind in _chosen(KINDS, flags.kinds)}
+        written = {
+            name: kind(rng, flags.prompts, flags.new, config.vocab_size) for name, kind in _chosen(WRITTEN, flags.kinds)
+        }
     if not kinds and not written:
         raise UserError(f"--kinds={flags.kinds} is part of none of: {'; '.join([*KINDS, *WRITTEN])}")
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     params = jax.jit(lambda key: decoder.init_params(key, config))(jax.random.key(flags.seed))
-    model = Model(config, params, Tokenizer.load(TOKENIZER), mesh, source="random")
+    model = Model(config, params, vocabulary, mesh, source="random")
     with tempfile.TemporaryDirectory() as directory:
         peer = None if flags.no_peer else _peer(model, Path(directory), flags.batch)
 
@@ -75,13 +86,40 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
         )
         found.append(one | ({"exact": have == want} if peer else {}))
     return found, [
-        f"{flags.prompts} prompts of each kind, float32, batches of {flags.batch}; "
+        f"{flags.prompts} prompts of each kind at most, float32, batches of {flags.batch}; "
         "exact: within 1e-4 nats a token, or the same text"
     ]
 
 
 def _chosen(kinds: dict[str, Callable], parts: str) -> list[tuple[str, Callable]]:
     return [(name, kind) for name, kind in kinds.items() if any(part in name for part in parts.split(","))]
+
+
+def _of_ledgers(
+    paths: list[str], flags: argparse.Namespace, vocabulary: Tokenizer, positions: int
+) -> tuple[dict[str, Pairs], dict[str, "Written"]]:
+    """As many prompts of each ledger, in stretches from all over it; what is too long for the model is left out."""
+    kinds, written = {}, {}
+    for path in paths:
+        name, prompts = Path(path).stem, read_ledger(path)
+        pairs, sources = [], []
+        length = -(-flags.prompts // STRETCHES)
+        starts = np.linspace(0, max(0, len(prompts) - length), STRETCHES).astype(int).tolist()
+        chosen = sorted({i for start in starts for i in range(start, min(start + length, len(prompts)))})
+        for prompt in (prompts[i] for i in chosen[: flags.prompts]):
+            joined = [join(prompt.prompt, answer, prompt.separator) for answer in prompt.candidates or [""]]
+            ids = [([EOS, *vocabulary.encode(before)], vocabulary.encode(answer)) for before, answer in joined]
+            if max(len(before) + len(answer) for before, answer in ids) > positions - flags.new:
+                continue
+            if prompt.candidates is None:
+                sources.append(ids[0][0])
+            else:
+                pairs += ids
+        if pairs:
+            kinds[f"{name}, candidates"] = pairs
+        if sources:
+            written[f"{name}, answers"] = sources, [flags.new] * len(sources)
+    return kinds, written
 
 
 def _measure(
