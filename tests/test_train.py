@@ -15,12 +15,16 @@ import numpy as np
 import pytest
 
 from optiml_jax import weights
+from optiml_jax.data.settings import Data
+from optiml_jax.errors import UserError
 from optiml_jax.files import exclusive
 from optiml_jax.model import decoder
 from optiml_jax.model.config import OPTConfig
+from optiml_jax.training import run as training_run
 from optiml_jax.training.loop import steps_until_asking
 from tests.commands import run_all
 from tests.conftest import ROOT
+from tools import cache_tasks
 
 # a model that compiles in seconds
 SMALL = {
@@ -300,3 +304,21 @@ def test_a_mistake_is_one_line_with_the_way_out(case, mistakes):
     code, error = mistakes[case]
     lines = [line for line in error.splitlines() if not line.startswith("caching")]
     assert code == 2 and len(lines) == 1 and lines[0].startswith("error: ") and BAD[case][2] in lines[0], error
+
+
+def test_a_store_is_written_with_the_settings_of_the_run(tmp_path, monkeypatch):
+    """What a run asks of the cache reaches `tools.cache_tasks`."""
+    asked = []
+
+    def record(words, env):
+        asked.extend(words)
+        return subprocess.CompletedProcess(words, 3)
+
+    monkeypatch.setattr(training_run.subprocess, "run", record)
+    data = Data("samples", str(tmp_path), held_out_instances=5, max_label_tokens=64, missing_benchmarks="leave_out")
+    with pytest.raises(SystemExit):
+        training_run.open_store(data)
+    assert {"--held_out_instances=5", "--max_label_tokens=64", "--missing_benchmarks=leave_out"} <= set(asked)
+    cache_tasks.parse(asked[asked.index("tools.cache_tasks") + 1 :])
+    with pytest.raises(UserError, match="Data.held_out_instances is -1"):
+        Data("samples", str(tmp_path), held_out_instances=-1)

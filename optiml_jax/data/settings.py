@@ -9,7 +9,10 @@ from optiml_jax.settings import check_fields
 
 REFUSE, LEAVE_OUT = "refuse", "leave_out"  # what becomes of benchmarks whose data are not there
 # fields that change no token of any step: where things lie, and how far ahead they are read
-ELSEWHERE = ("cache_dir", "data_dir", "tokenizer", "prefetch", "missing_benchmarks")
+ELSEWHERE = (
+    *("cache_dir", "data_dir", "tokenizer", "prefetch"),
+    *("missing_benchmarks", "held_out_instances", "max_label_tokens"),  # the checksums of the tokens tell
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,9 @@ class Data:
       tasks: of the mixture, by name or pattern ("flan.*"); None for all.
       categories: of the mixture, by name or pattern; None for all.
       missing_benchmarks: when the store is built, benchmarks whose data are not there: "refuse" or "leave_out".
+      held_out_instances: when the store is built, how many instances of each train task are kept from training and
+        asked by the mixture's own suite; None for the benchmark's default (samples 32, others 0).
+      max_label_tokens: when the store is built, examples with longer labels are skipped and listed; 0 for none.
       leading_eos: whether every example starts with `</s>`. The released OPT-IML models were trained without.
       block_draws: examples drawn, packed and shuffled together. Fewer fill rows a little less.
       max_segments: most documents of a row, None for no bound.
@@ -46,13 +52,22 @@ class Data:
     tasks: list[str] | None = None
     categories: list[str] | None = None
     missing_benchmarks: str = REFUSE
+    held_out_instances: int | None = None
+    max_label_tokens: int = 0
     leading_eos: bool = True
     block_draws: int = 16_384
     max_segments: int | None = None
     prefetch: int = 2
 
     def __post_init__(self) -> None:
-        check_fields(self, seed=(0, 2**63 - 1), prefetch=(0, math.inf))
+        any_number = 0, math.inf
+        check_fields(
+            self,
+            seed=(0, 2**63 - 1),
+            prefetch=any_number,
+            held_out_instances=any_number,
+            max_label_tokens=any_number,
+        )
         if self.missing_benchmarks not in (REFUSE, LEAVE_OUT):
             raise UserError(
                 f"Data.missing_benchmarks is {self.missing_benchmarks!r}; it must be {REFUSE!r} or {LEAVE_OUT!r}"

@@ -182,7 +182,9 @@ def open_store(data: Data) -> TokenStore:
         command = ["-m", "tools.cache_tasks", f"--mixture={data.mixture}", f"--cache_dir={data.cache_dir}"]
         command += [f"--data_dir={data.data_dir}"] if data.data_dir else []
         command += [f"--tokenizer={data.tokenizer}"] if data.tokenizer else []
-        command += [f"--missing_benchmarks={data.missing_benchmarks}"]
+        command += [f"--missing_benchmarks={data.missing_benchmarks}", f"--max_label_tokens={data.max_label_tokens}"]
+        if data.held_out_instances is not None:
+            command += [f"--held_out_instances={data.held_out_instances}"]
         if jax.process_count() > 1 or not (ROOT / "tools").is_dir():
             raise UserError(
                 f"CACHE_DIR {data.cache_dir} does not hold mixture {data.mixture}; write it first, in a checkout of "

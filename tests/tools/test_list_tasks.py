@@ -1,0 +1,48 @@
+"""What there is to train and evaluate on, listed without data."""
+
+import re
+
+import pytest
+
+from tasks import mixtures, suites
+from tools import list_tasks
+
+
+def test_every_mixture_and_suite_is_listed_with_its_tasks(capsys):
+    list_tasks.main([])
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert {*mixtures.names(), *suites.names()} <= lines.keys()
+    assert lines["opt_iml"].split()[1:3] == ["944", "84"]
+    assert "Table 14" in lines["mmlu"]
+
+
+def test_tasks_are_found_by_pattern_and_category(capsys):
+    list_tasks.main(["--tasks=flan.anli*"])
+    *rows, count = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["flan.anli_r1", "flan.anli_r2", "flan.anli_r3"] and count == "3 tasks"
+    list_tasks.main(["--category=textual_entailment", "--tasks=flan.*"])
+    assert all(row.split()[1] == "textual_entailment" for row in capsys.readouterr().out.splitlines()[1:-1])
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--tasks=flan.rt"], "no task has the name flan.rt; did you mean flan.rte"),
+        (
+            ["--category=summarisation"],
+            r"none of these [\d,]+ tasks is of category summarisation; did you mean summari",
+        ),
+        (["--suite=mmul"], "mmlu"),
+    ],
+)
+def test_what_is_not_there_is_one_line_with_the_nearest(flags, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        list_tasks.main(flags)
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_suite_lists_what_it_asks_of_what_is_there(shared, capsys):
+    list_tasks.main(["--suite=opt_eval", f"--data_dir={shared / 'data'}"])
+    out = capsys.readouterr().out
+    assert "opt_eval.piqa" in out and out.splitlines()[-1] == "11 tasks"

@@ -1,0 +1,103 @@
+"""Lists what there is: mixtures to train on, suites to evaluate on, and their tasks by name or pattern.
+
+    python -m tools.list_tasks
+    python -m tools.list_tasks --tasks='promptsource.*' --category=summarization
+    python -m tools.list_tasks --data_dir=data --suite=opt_eval
+
+Mixtures and tasks come from the catalog and need no data. What a suite asks depends on what is there.
+"""
+
+import argparse
+import importlib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from optiml_jax.errors import UserError, exit_on_user_error, nearest
+from optiml_jax.tables import Parser, table
+from tasks import mixtures, registry, suites
+from tasks.task import Options
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = Parser("tools.list_tasks", __doc__)
+    add = parser.add_argument
+    add("--tasks", help="tasks of the catalog by name or pattern: 'flan.*'")
+    add("--category", help="of these only such a category, or pattern: '*_generation'")
+    add("--suite", help="the parts that a suite asks of what is in --data_dir")
+    add("--data_dir", help="raw data, one folder a benchmark")
+    return parser.parse_args(arguments)
+
+
+@exit_on_user_error
+def main(arguments: Sequence[str] | None = None) -> None:
+    flags = parse(arguments)
+    if flags.suite:
+        print(of_suite(flags.suite, flags.data_dir))
+    elif flags.tasks or flags.category:
+        print(of_catalog(flags.tasks or "*", flags.category or "*"))
+    else:
+        print(f"{all_mixtures()}\n\n{all_suites()}")
+
+
+def all_mixtures() -> str:
+    """A line a mixture: its benchmarks, and how many train tasks of how many categories they list."""
+    rows = []
+    for name in mixtures.names():
+        mixture = mixtures.mixture(name)
+        listed = [row for benchmark in mixture.benchmarks for row in registry.catalog(benchmark).values()]
+        drawn = [row for row in listed if row.split in mixture.splits and mixture.dropped(row) is None]
+        counts = (len(drawn), len({row.category for row in drawn})) if listed else ("of your files", "")
+        rows.append((name, *counts, ", ".join(mixture.benchmarks)))
+    return table(("mixture", "train tasks", "categories", "benchmarks"), rows)
+
+
+def all_suites() -> str:
+    """A line a suite: what its file says of it."""
+    rows = [(name, _first_line(f"{suites.__name__}.{name}")) for name in suites.names()]
+    return table(("suite", "asks"), rows)
+
+
+def of_catalog(pattern: str, category: str) -> str:
+    """A line a task of the catalog.
+
+    Raises:
+      UserError: none has such a name and category.
+    """
+    rows = [row for benchmark in registry.benchmark_names() for row in registry.catalog(benchmark).values()]
+    named = [row for row in rows if fnmatchcase(row.name, pattern)]
+    found = [row for row in named if fnmatchcase(row.category, category)]
+    if not named:
+        raise UserError(f"no task has the name {pattern}{nearest(pattern, [row.name for row in rows])}")
+    if not found:
+        there = sorted({row.category for row in named})
+        raise UserError(f"none of these {len(named):,} tasks is of category {category}{nearest(category, there)}")
+    lines = [(row.name, row.category, row.split, row.metric, row.style, row.level or "-") for row in found]
+    return table(("task", "category", "split", "metric", "style", "level"), lines) + f"\n{len(found):,} tasks"
+
+
+def of_suite(name: str, data_dir: str | None) -> str:
+    """A line a part of a suite: what it asks of what is there."""
+    suite = suites.suite(name)
+    parts = suite.asked(suite.discover(data_dir, Options(missing_benchmarks="leave_out")))
+    rows = [
+        (
+            part.task.name,
+            part.task.category,
+            part.split,
+            part.level or "-",
+            ", ".join(map(str, part.shots)),
+            str(part.metric or part.task.templates[0].metric),
+            len(part.templates or part.task.templates),
+        )
+        for part in parts
+    ]
+    header = ("task", "category", "split", "level", "shots", "metric", "templates")
+    return table(header, rows) + f"\n{len({row[0] for row in rows}):,} tasks"
+
+
+def _first_line(module: str) -> str:
+    return (importlib.import_module(module).__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+
+
+if __name__ == "__main__":
+    main()
