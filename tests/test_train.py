@@ -320,5 +320,5 @@ def test_a_store_is_written_with_the_settings_of_the_run(tmp_path, monkeypatch):
         training_run.open_store(data)
     assert {"--held_out_instances=5", "--max_label_tokens=64", "--missing_benchmarks=leave_out"} <= set(asked)
     cache_tasks.parse(asked[asked.index("tools.cache_tasks") + 1 :])
-    with pytest.raises(UserError, match="Data.held_out_instances is -1"):
+    with pytest.raises(UserError, match=r"Data\.held_out_instances is -1"):
         Data("samples", str(tmp_path), held_out_instances=-1)
