@@ -320,6 +320,8 @@ def test_stereotypes_are_asked_in_promptsources_words(ask, shared):
                 "stereotype. Yes or no?"
             )
             assert one.references == ("Yes" if row["stereo_antistereo"] == "stereo" else "No",)
+            one = of(prompts, "bias.crows_pairs_likelihood")[str(i)]
+            assert (one.prompt, one.candidates, one.references, one.level) == ("", (a, b), (a,), None)
     for i, row in enumerate(rows(shared / "data/opt_eval/superglue/AX-g/AX-g.jsonl"), 1):
         one = of(prompts, "bias.winogender")[str(i)]
         assert one.prompt.startswith(f"{row['premise']}\n\nQuestion: {row['hypothesis']} True or False?")
