@@ -156,7 +156,8 @@ class _Batch:
         if not taken:
             return False
         found = {}
-        for batch in lay_out([Document(one.ids, []) for one in taken], READ, model.tokenizer.pad_id, READ):
+        documents = [Document(one.ids, []) for one in taken]
+        for batch in lay_out(documents, READ, model.tokenizer.pad_id, min(READ, model.most_positions)):
             with jax.set_mesh(model.mesh):
                 read = cache.read(model.params, *map(model.place, batch.arrays[:4]), model.config, model.dtype)
             length = batch.arrays[0].shape[1]

@@ -13,6 +13,9 @@ from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.fingerprint import fingerprint
 from optiml_jax.tokenizer import Tokenizer
 
+# Of the rows of a device that are computed together: what bounds memory on GPUs is slower than less on CPUs.
+POSITIONS = {"cpu": 2_048}
+
 
 class Network:
     """Parameters on a mesh, their configuration and tokenizer.
@@ -57,6 +60,12 @@ class Network:
         with jax.set_mesh(self.mesh):
             batch = [self.place(x_BT) for x_BT in (tokens_BT, segment_ids_BT, positions_BT)]
             return self.fetch(_logits(self.params, *batch, self.config, self.dtype))[:rows]
+
+    @property
+    def most_positions(self) -> int:
+        """Of the rows that are computed together, all devices' (a single row may be longer)."""
+        device = self.mesh.devices.flat[0].platform
+        return POSITIONS.get(device, 32_768) * sharding.batch_parts(self.mesh.shape)
 
     def place(self, x_BT: np.ndarray) -> jax.Array:
         """An array on the mesh, rows split over (data, fsdp) and filled up with zeros to divide."""

@@ -38,7 +38,7 @@ def continuation_scores(
     if not documents:
         return []
     scores = np.empty(len(documents))
-    for batch in lay_out(documents, batch_rows, model.tokenizer.pad_id):
+    for batch in lay_out(documents, batch_rows, model.tokenizer.pad_id, model.most_positions):
         with jax.set_mesh(model.mesh):
             placed = map(model.place, batch.arrays)
             found_BTM = model.fetch(_log_probabilities(model.params, *placed, model.config, model.dtype))

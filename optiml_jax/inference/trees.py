@@ -16,7 +16,6 @@ from optiml_jax.data.packing import pack
 
 LEAST_SHARED = 16  # tokens; documents that share fewer, such as a leading </s>, are trees of their own
 ROWS = (32, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)  # lengths of rows: few programs to compile
-POSITIONS = 32_768  # of a batch at most, which bounds its memory (a single row may be longer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +48,8 @@ class Rows:
     places: dict[int, Place]
 
 
-def lay_out(documents: Sequence[Document], batch_rows: int, pad_id: int, most_positions: int = POSITIONS) -> list[Rows]:
-    """All documents in batches of at most `batch_rows` rows, fewer where they are long.
+def lay_out(documents: Sequence[Document], batch_rows: int, pad_id: int, most_positions: int) -> list[Rows]:
+    """All documents in batches of at most `batch_rows` rows and `most_positions` (a single row may be longer).
 
     Trees are packed into rows of the length that leaves the least to compute, and rows that are not full join those of
     a shorter length. Rows that do not fill a batch come in powers of two: no row is padding alone.

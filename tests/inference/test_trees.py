@@ -30,7 +30,7 @@ def documents(seed: int, count: int, longest: int) -> list[Document]:
 @pytest.mark.parametrize("seed", range(6))
 def test_every_document_sees_itself_alone_and_its_targets_are_asked(seed):
     given = documents(seed, 60, 200)
-    batches = lay_out(given, batch_rows=4, pad_id=PAD)
+    batches = lay_out(given, batch_rows=4, pad_id=PAD, most_positions=32_768)
     seen = set()
     for batch in batches:
         tokens_BT, segment_ids_BT, positions_BT, until_BT, targets_BTM, label_mask_BT = batch.arrays
@@ -57,7 +57,7 @@ def test_candidates_of_one_token_add_no_token_and_shared_demonstrations_are_ther
     shots = rng.integers(4, 1500, 100).tolist()
     questions = [rng.integers(4, 1500, 20).tolist() for _ in range(5)]
     given = [Document(shots + question, [letter]) for question in questions for letter in (5, 6, 7, 8)]
-    (batch,) = lay_out(given, batch_rows=4, pad_id=PAD)
+    (batch,) = lay_out(given, batch_rows=4, pad_id=PAD, most_positions=32_768)
     assert (batch.arrays[1] > 0).sum() == 100 + 5 * 20
     assert batch.arrays[0].shape == (1, 256) and batch.arrays[5].sum() == 5 and batch.arrays[4].shape[2] == 4
 
@@ -66,7 +66,7 @@ def test_a_tree_larger_than_a_row_begins_again_in_the_next(monkeypatch):
     monkeypatch.setattr(trees, "ROWS", (256,))
     shots = list(range(4, 104))
     given = [Document([*shots, *range(200 + 60 * i, 260 + 60 * i)], [9]) for i in range(8)]
-    batches = lay_out(given, batch_rows=4, pad_id=PAD)
+    batches = lay_out(given, batch_rows=4, pad_id=PAD, most_positions=32_768)
     assert sum(len(batch.places) for batch in batches) == 8
     assert sum((batch.arrays[1] > 0).sum() for batch in batches) == 4 * 100 + 8 * 60  # two questions fit a row
 
@@ -74,7 +74,7 @@ def test_a_tree_larger_than_a_row_begins_again_in_the_next(monkeypatch):
 def test_rows_have_the_length_that_leaves_the_least_to_compute_and_batches_bounded_positions():
     def shapes(*lengths, batch_rows=16):
         given = [Document(list(range(1000 * i, 1000 * i + n)), [4]) for i, n in enumerate(lengths, 1)]
-        return [batch.arrays[0].shape for batch in lay_out(given, batch_rows, pad_id=PAD)]
+        return [batch.arrays[0].shape for batch in lay_out(given, batch_rows, pad_id=PAD, most_positions=32_768)]
 
     assert shapes(30) == [(1, 32)]
     assert shapes(*[385] * 16) == [(2, 2048), (1, 2048), (1, 512)]

@@ -8,8 +8,13 @@ from optiml_jax.evaluation.ledger import LEVELS
 from tasks.registry import CATALOG, benchmark_names, catalog, listed, slug
 from tasks.worded import FIELD, wordings
 
-EXTERNAL = {"big_bench_hard", "big_bench_hard_chain_of_thought", "raft"}  # of Table 14, at none of the levels
-EVALUATIONS = {"opt_eval": 14, "mmlu": 57, "bbh": 2 * 27, "raft": 11, "bias": 2 + 4}  # never trained on
+EXTERNAL = {
+    "big_bench_hard",
+    "big_bench_hard_chain_of_thought",
+    "raft",
+    "stereotype_preference",
+}  # of Table 14, at none of the levels
+EVALUATIONS = {"opt_eval": 14, "mmlu": 57, "bbh": 2 * 27, "raft": 11, "bias": 3 + 4}  # never trained on
 COLLECTIONS = (  # the paper's, and its pre-training text
     "crossfit",
     "dialogue",

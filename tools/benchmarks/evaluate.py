@@ -46,9 +46,9 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
     config = MODELS[flags.model]
     rng = np.random.default_rng(flags.seed)
     vocabulary = Tokenizer.load(flags.tokenizer)
-    if vocabulary.vocab_size > config.vocab_size:
-        raise UserError(f"--tokenizer={flags.tokenizer} has more words than the model's {config.vocab_size}")
     if flags.ledger:
+        if vocabulary.vocab_size > config.vocab_size:
+            raise UserError(f"--tokenizer={flags.tokenizer} has more words than the model's {config.vocab_size}")
         kinds, written = _of_ledgers(flags.ledger.split(","), flags, vocabulary, config.max_positions)
     else:
         kinds = {name: kind(rng, flags.prompts, config.vocab_size) for name, kind in _chosen(KINDS, flags.kinds)}
