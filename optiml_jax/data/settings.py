@@ -8,10 +8,16 @@ from optiml_jax.errors import UserError
 from optiml_jax.settings import check_fields
 
 REFUSE, LEAVE_OUT = "refuse", "leave_out"  # what becomes of benchmarks whose data are not there
-# fields that change no token of any step: where things lie, and how far ahead they are read
+# fields that change no token of any step: where things lie, how far ahead they are read, how a store is written (which
+# the checksums of its tokens tell)
 ELSEWHERE = (
-    *("cache_dir", "data_dir", "tokenizer", "prefetch"),
-    *("missing_benchmarks", "held_out_instances", "max_label_tokens"),  # the checksums of the tokens tell
+    "cache_dir",
+    "data_dir",
+    "tokenizer",
+    "prefetch",
+    "missing_benchmarks",
+    "held_out_instances",
+    "max_label_tokens",
 )
 
 

@@ -44,7 +44,7 @@ def _of_task(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _task_entry(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One task of results.json: over the examples of a template, the templates, the numbers of shots."""
     known, templates = _of_task(samples), _templates(samples)
-    shots = {k: _mean(score for score, _ in of_shots.values()) for k, of_shots in templates.items()}
+    shots = _shots(templates)
     return {
         "metric": str(Metric.parse(known["metric"])),
         **{field: known[field] for field in ("level", "category", "benchmark", "group")},
@@ -62,8 +62,13 @@ def _contamination(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if samples[0]["contaminated"] is None:
         return {}
     clean = [sample for sample in samples if sample["contaminated"] is False]
-    score = _task_entry([sample | {"contaminated": None} for sample in clean])["score"] if clean else None
+    score = _mean(_shots(_templates(clean)).values()) if clean else None
     return {"contaminated": len(samples) - len(clean), "clean_score": score}
+
+
+def _shots(templates: Mapping[str, Mapping[str, list]]) -> dict[str, float]:
+    """Number of shots -> the mean of its templates."""
+    return {k: _mean(score for score, _ in of_shots.values()) for k, of_shots in templates.items()}
 
 
 def _templates(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list]]:

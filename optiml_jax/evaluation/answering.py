@@ -65,15 +65,16 @@ def run_evaluation(
         "code_version": optiml_jax.code_version(),
     }
     first = jax.process_index() == 0
+    keys = {prompt.id: key(prompt) for prompt in prompts}
     with contextlib.ExitStack() as stack:
         with together():
             if first:
                 stack.enter_context(exclusive(output_dir, "wait for it or choose another OUTPUT_DIR"))
-                store = stack.enter_context(AnswerStore(output_dir, prompts, settings))
+                store = stack.enter_context(AnswerStore(output_dir, list(keys.values()), settings))
                 if store.message:
                     print(store.message)
-        done = from_first(np.array([first and key(prompt) in store.answers for prompt in prompts], np.int32))
-        missing = {key(prompt): prompt for prompt, there in zip(prompts, done) if not there}
+        done = from_first(np.array([first and keys[prompt.id] in store.answers for prompt in prompts], np.int32))
+        missing = {keys[prompt.id]: prompt for prompt, there in zip(prompts, done) if not there}
         quiet = not sys.stderr.isatty()
         with tqdm(
             total=len(prompts),
@@ -87,23 +88,21 @@ def run_evaluation(
                 answers = answer(model, group)
                 with together():
                     if first:
-                        store.write(dict(zip(map(key, group), answers, strict=True)))
+                        store.write({keys[prompt.id]: one for prompt, one in zip(group, answers, strict=True)})
                         bar.update(len(group))
         with together():
             context = {"training": training, "coverage": coverage, "dropped": dropped}
-            found = _finish(store.answers, prompts, output_dir, settings, context) if first else {}
+            found = {}
+            if first:
+                samples = [score_sample(prompt, **store.answers[keys[prompt.id]]) for prompt in prompts]
+                found = _finish(samples, output_dir, settings, context)
     return found
 
 
 def _finish(
-    answers: Mapping[str, Answer],
-    prompts: Sequence[Prompt],
-    output_dir: Path,
-    settings: Mapping[str, Any],
-    context: Mapping[str, Any],
+    samples: Sequence[dict[str, Any]], output_dir: Path, settings: Mapping[str, Any], context: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Results, reports and samples from the answers that are all there."""
-    samples = [score_sample(prompt, **answers[key(prompt)]) for prompt in prompts]
+    """Writes results, reports and samples."""
     about = {name: settings[name] for name in ("weights", "tokenizer", "bos", "ranked_by", "code_version")}
     found = results(scored(samples), **about)
     write_results(output_dir / "results.json", found)
@@ -150,10 +149,8 @@ def _fitted(model: Model, prompt: Prompt, answers: Sequence[str], tokens: int = 
 def _rank(model: Model, prompts: list[Prompt], batch_rows: int, ranked_by: str = "sum") -> list[Answer]:
     fitted = [_fitted(model, prompt, prompt.candidates) for prompt in prompts]
     told = [_told(prompt, pairs) for prompt, (pairs, _) in zip(prompts, fitted)]
-    wrong = [_unrankable(model, *one) for one in zip(prompts, fitted, told)]
+    wrong = [_unrankable(model, prompt, pairs, of) for prompt, (pairs, _), of in zip(prompts, fitted, told)]
     asked = [i for i, reason in enumerate(wrong) if reason is None]
-    if not asked:
-        return [{"prediction": None, "remark": reason} for reason in wrong]
 
     def rank(sources: list[str]) -> list[Ranked]:
         return model.rank_prompts(
@@ -196,11 +193,9 @@ def _told(prompt: Prompt, pairs: Sequence[tuple[str, str]]) -> list[int]:
     ]
 
 
-def _unrankable(
-    model: Model, prompt: Prompt, fitted: tuple[list[tuple[str, str]], int], told: Sequence[int]
-) -> str | None:
+def _unrankable(model: Model, prompt: Prompt, pairs: Sequence[tuple[str, str]], told: Sequence[int]) -> str | None:
     """Why a prompt's candidates have no scores."""
-    for (_, answer), candidate, count in zip(fitted[0], prompt.candidates, told):
+    for (_, answer), candidate, count in zip(pairs, prompt.candidates, told):
         if not candidate.strip():
             return "a candidate is empty"
         if (tokens := len(model.tokenizer.encode(answer[count:]))) > model.config.max_positions:

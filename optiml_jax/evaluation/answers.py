@@ -34,11 +34,11 @@ class AnswerStore:
       message: one line on what was found, for the log; empty for a fresh start.
     """
 
-    def __init__(self, output_dir: str | Path, prompts: Sequence[Prompt], settings: Mapping[str, Any]):
+    def __init__(self, output_dir: str | Path, keys: Sequence[str], settings: Mapping[str, Any]):
         """Opens or begins the file.
 
         Args:
-          prompts: those of this evaluation, for the message.
+          keys: of the prompts of this evaluation, for the message.
           settings: JSON values that decide answers: identity of the weights, tokenizer, leading `</s>`, new tokens,
             code version. Batch size and device count do not belong here: they may change from run to run.
         """
@@ -47,11 +47,11 @@ class AnswerStore:
         self.answers: dict[str, Answer] = {}
         self.message = ""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if not self._go_on(prompts):
+        if not self._go_on(keys):
             self._path.write_text(json.dumps(self._header, sort_keys=True) + "\n", encoding="utf-8")
         self._file = self._path.open("a", encoding="utf-8", newline="\n")
 
-    def _go_on(self, prompts: Sequence[Prompt]) -> bool:
+    def _go_on(self, keys: Sequence[str]) -> bool:
         """Reads what an earlier run left and cuts off a torn end; False if there is nothing to go on with."""
         if not self._path.exists():
             return False
@@ -68,8 +68,8 @@ class AnswerStore:
             self.answers |= group
             whole += len(line)
         os.truncate(self._path, whole)
-        known = sum(key(prompt) in self.answers for prompt in prompts)
-        self.message = f"{self._path}: going on after {known:,} of {len(prompts):,} prompts"
+        known = sum(key in self.answers for key in keys)
+        self.message = f"{self._path}: going on after {known:,} of {len(keys):,} prompts"
         return True
 
     def write(self, group: Mapping[str, Answer]) -> None:

@@ -283,11 +283,3 @@ def write_ledger(path: str | Path, prompts: Iterable[Prompt], says: Mapping[str,
             file.write(line)
     write_atomically(about_file(path), json.dumps({"sha256": digest.hexdigest(), **says}, indent=1) + "\n")
     return count
-
-
-def ledger_fingerprint(prompts: Sequence[Prompt]) -> str:
-    """sha256 of everything in the prompts and their order: equal exactly when two evaluations ask the same."""
-    digest = hashlib.sha256()
-    for prompt in prompts:
-        digest.update(prompt.line().encode())
-    return digest.hexdigest()

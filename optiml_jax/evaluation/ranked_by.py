@@ -8,16 +8,9 @@ logarithms; `acc_mutual_info`).
 
 from collections.abc import Sequence
 
-from optiml_jax.errors import UserError, nearest
 from optiml_jax.inference.model import Ranked
 
 RANKED_BY = ("sum", "per_token", "per_byte", "unconditional")
-
-
-def check_ranked_by(name: str) -> None:
-    """Raises UserError for an unknown name."""
-    if name not in RANKED_BY:
-        raise UserError(f"RANKED_BY {name!r} is unknown{nearest(name, RANKED_BY)}; use one of {', '.join(RANKED_BY)}")
 
 
 def put_right(name: str, ranked: Sequence[Ranked], scored: Sequence[Sequence[str]], alone: Sequence[Ranked]) -> list:

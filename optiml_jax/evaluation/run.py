@@ -12,10 +12,10 @@ import jax
 from jax.sharding import Mesh
 
 from optiml_jax.data.caches import ledger_path
-from optiml_jax.errors import UserError
+from optiml_jax.errors import UserError, check_known
 from optiml_jax.evaluation.answering import run_evaluation
 from optiml_jax.evaluation.ledger import Prompt, about, read_ledgers
-from optiml_jax.evaluation.ranked_by import check_ranked_by
+from optiml_jax.evaluation.ranked_by import RANKED_BY
 from optiml_jax.inference.model import load_model
 from optiml_jax.metrics_log import training_losses
 from optiml_jax.model.config import PRECISIONS
@@ -66,7 +66,7 @@ def evaluate(
     batch_rows = check("evaluate.batch_rows", batch_rows, int)
     max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
     limit = check("evaluate.limit", limit, int, (0, math.inf))
-    check_ranked_by(ranked_by)
+    check_known("RANKED_BY", ranked_by, RANKED_BY)
     if precision not in PRECISIONS:
         raise UserError(f"evaluate.precision: {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
     if not check_only and not is_run(weights):
@@ -107,17 +107,17 @@ def chosen(prompts: Sequence[Prompt], shots: int | Sequence[int] | None, limit: 
       UserError: no prompt has so many demonstrations.
     """
     wanted = {shots} if isinstance(shots, int) else shots and set(shots)
-    if wanted and not (prompts_left := [prompt for prompt in prompts if prompt.shots in wanted]):
+    found = [prompt for prompt in prompts if not wanted or prompt.shots in wanted]
+    if not found:
         there = ", ".join(map(str, sorted({prompt.shots for prompt in prompts})))
         raise UserError(f"SHOTS={shots}: the ledger has prompts of {there} demonstrations")
-    prompts = prompts_left if wanted else list(prompts)
     if not limit:
-        return prompts
+        return found
     questions: dict[tuple[str, int], set[tuple]] = defaultdict(set)
-    for prompt in prompts:
+    for prompt in found:
         questions[prompt.task, prompt.shots].add(_question(prompt))
     drawn = {of: set(heapq.nsmallest(limit, names, key=_draw)) for of, names in questions.items()}
-    return [prompt for prompt in prompts if _question(prompt) in drawn[prompt.task, prompt.shots]]
+    return [prompt for prompt in found if _question(prompt) in drawn[prompt.task, prompt.shots]]
 
 
 def _question(prompt: Prompt) -> tuple:

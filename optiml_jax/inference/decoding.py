@@ -157,7 +157,7 @@ class _Batch:
             return False
         found = {}
         documents = [Document(one.ids, []) for one in taken]
-        for batch in lay_out(documents, READ, model.tokenizer.pad_id, min(READ, model.most_positions)):
+        for batch in lay_out(documents, len(documents), model.tokenizer.pad_id, min(READ, model.most_positions)):
             with jax.set_mesh(model.mesh):
                 read = cache.read(model.params, *map(model.place, batch.arrays[:4]), model.config, model.dtype)
             length = batch.arrays[0].shape[1]
