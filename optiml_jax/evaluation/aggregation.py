@@ -3,18 +3,21 @@
 samples -> (questions of several samples) -> templates -> task -> (sub-tasks of one task) -> benchmarks -> categories ->
 levels -> average. Every step is an unweighted mean, but for a question that several samples answer: it is as right as
 its worst one. 0-shot and k-shot stay apart up to the category (or level) and are combined there, again by a mean.
-All scores are fractions in [0, 1].
+All scores are fractions in [0, 1]. Beside each stands an interval that holds 95% (`intervals.py`).
 """
 
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from optiml_jax.errors import DataError
-from optiml_jax.evaluation.baselines import baselines
+from optiml_jax.evaluation.baselines import baselines, floor
+from optiml_jax.evaluation.intervals import Questions, Resampled, Shares, interval, replicates
 from optiml_jax.evaluation.ledger import LEVELS, OF_A_TASK
 from optiml_jax.evaluation.metrics import TOGETHER, Metric
 from optiml_jax.files import write_atomically
@@ -41,20 +44,30 @@ def _of_task(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {field: samples[0][field] for field in OF_A_TASK}
 
 
-def _task_entry(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _task_entry(samples: Sequence[Mapping[str, Any]], resampled: Resampled) -> dict[str, Any]:
     """One task of results.json: over the examples of a template, the templates, the numbers of shots."""
     known, templates = _of_task(samples), _templates(samples)
     shots = _shots(templates)
+    metric = Metric.parse(known["metric"])
     return {
-        "metric": str(Metric.parse(known["metric"])),
+        "metric": str(metric),
         **{field: known[field] for field in ("level", "category", "benchmark", "group")},
         "score": _mean(shots.values()),
+        "interval": None if metric.name in TOGETHER else interval(replicates([(resampled, dict.fromkeys(shots, 1.0))])),
         "shots": shots,
         "templates": templates,
         "examples": len(samples),
         "baselines": baselines(samples),
         **_contamination(samples),
     }
+
+
+def resample(name: str, samples: Sequence[Mapping[str, Any]]) -> Resampled:
+    """The scores of a task as other draws of its examples give them; those of a metric that needs all predictions
+    together stay what they are."""
+    if Metric.parse(samples[0]["metric"]).name in TOGETHER:
+        return Resampled(name, {k: {"": {(0, ""): score}} for k, score in _shots(_templates(samples)).items()})
+    return Resampled(name, questions(samples))
 
 
 def _contamination(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -73,22 +86,43 @@ def _shots(templates: Mapping[str, Mapping[str, list]]) -> dict[str, float]:
 
 def _templates(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list]]:
     """Number of shots -> template -> [score, how many questions]."""
-    metric, found = Metric.parse(samples[0]["metric"]), defaultdict(lambda: defaultdict(list))
+    metric = Metric.parse(samples[0]["metric"])
+    if metric.name not in TOGETHER:
+        return {
+            k: {name: [_mean(asked.values()), len(asked)] for name, asked in of_shots.items()}
+            for k, of_shots in questions(samples).items()
+        }
+    return {
+        k: {
+            name: [metric.over([s["prediction"] for s in of], [s["references"] for s in of]), len(of)]
+            for name, of in of_shots.items()
+        }
+        for k, of_shots in _by_template(samples).items()
+    }
+
+
+def _by_template(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list]]:
+    """Number of shots -> template -> samples."""
+    found: dict[str, dict[str, list]] = {}
     for sample in sorted(samples, key=lambda sample: (sample["shots"], sample["template"])):
-        found[str(sample["shots"])][sample["template"]].append(sample)
-    return {k: {name: _template(metric, of) for name, of in of_shots.items()} for k, of_shots in found.items()}
+        found.setdefault(str(sample["shots"]), {}).setdefault(sample["template"], []).append(sample)
+    return found
 
 
-def _template(metric: Metric, samples: Sequence[Mapping[str, Any]]) -> list:
-    """[score, how many questions] of the samples of a template."""
-    if metric.name in TOGETHER:
-        together = metric.over([s["prediction"] for s in samples], [s["references"] for s in samples])
-        return [together, len(samples)]
-    questions: dict[Any, float] = {}
-    for sample in samples:
-        asked = sample["id"] if sample["part_of"] is None else (sample["seed"], sample["part_of"])
-        questions[asked] = min(sample["score"], questions.get(asked, math.inf))
-    return [_mean(questions.values()), len(questions)]
+def questions(samples: Sequence[Mapping[str, Any]]) -> Questions:
+    """Number of shots -> template -> (seed, example) -> score, of one task.
+
+    Several samples that ask one question are one example, and as right as the worst of them.
+    """
+    found: dict[str, dict[str, dict]] = {}
+    for k, of_shots in _by_template(samples).items():
+        found[k] = {}
+        for name, of_template in of_shots.items():
+            scores = found[k][name] = {}
+            for sample in of_template:
+                asked = sample["seed"], sample["part_of"] or sample["example_id"]
+                scores[asked] = min(sample["score"], scores.get(asked, math.inf))
+    return found
 
 
 def grow(
@@ -110,30 +144,69 @@ def grow(
     return trees
 
 
-def _entries(tasks: Mapping[str, dict], within: Callable[[dict], Any]) -> dict[Any, dict]:
-    """Category (or what `within` says) -> {"score", "shots", "majority"}."""
-    scores = grow(tasks, within, lambda task, shots: task["shots"][shots])
-    floors = grow(tasks, within, lambda task, _: task["baselines"]["majority"])
+def weigh(tree: Tree, resampled: Mapping[str, Resampled]) -> list[tuple[Resampled, Shares]]:
+    """The tasks of a tree that `grow` grew, or of several with names, and what each weighs in its mean."""
+    shares: dict[str, dict[str, float]] = defaultdict(dict)
+    for path, share in _leaves(tree, 1.0, ()):
+        shots, _, _, task = path[-4:]
+        shares[task][shots] = share
+    return [(resampled[task], of_task) for task, of_task in shares.items()]
+
+
+def _leaves(tree: Tree, share: float, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
+    if not isinstance(tree, dict):
+        yield path, share
+        return
+    for name, branch in tree.items():
+        yield from _leaves(branch, share / len(tree), (*path, name))
+
+
+def score_trees(tasks: Mapping[str, dict], within: Callable[[dict], Any]) -> dict[Any, dict[str, Tree]]:
+    """`grow` with the tasks' scores."""
+    return grow(tasks, within, lambda task, shots: task["shots"][shots])
+
+
+def level_trees(tasks: Mapping[str, dict]) -> dict[str, dict[str, Tree]]:
+    """Level, hardest first -> category -> its tree, of the levels that have tasks."""
+    trees = score_trees(tasks, lambda task: (task["level"], task["category"]))
+    inside = {level: {name: tree for (of, name), tree in trees.items() if of == level} for level in LEVELS}
+    return {level: of_level for level, of_level in inside.items() if of_level}
+
+
+def _entries(
+    tasks: Mapping[str, dict], resampled: Mapping[str, Resampled], within: Callable[[dict], Any]
+) -> dict[Any, dict]:
+    """Category (or what `within` says) -> {"score", "interval", "shots", "majority", "floor", "tasks"}."""
+    majorities = grow(tasks, within, lambda task, _: task["baselines"]["majority"])
+    floors = grow(tasks, within, lambda task, _: floor(task["baselines"]))
     return {
         name: {
             "score": mean(tree),
+            "interval": interval(replicates(weigh(tree, resampled))),
             "shots": {shots: mean(tree[shots]) for shots in sorted(tree, key=int)},
-            "majority": mean(floors[name]),
+            "majority": mean(majorities[name]),
+            "floor": mean(floors[name]),
+            "tasks": sum(within(task) == name for task in tasks.values()),
         }
-        for name, tree in scores.items()
+        for name, tree in score_trees(tasks, within).items()
     }
 
 
-def _level_entry(categories: Mapping[str, dict]) -> dict[str, Any]:
-    """A level is the mean of its categories, at each number of shots and combined."""
+def _level_entry(categories: Mapping[str, dict], values: np.ndarray) -> dict[str, Any]:
+    """A level is the mean of its categories, at each number of shots and combined.
+
+    Args:
+      values: its replicates.
+    """
     by_shots = defaultdict(list)
     for entry in categories.values():
         for shots, score in entry["shots"].items():
             by_shots[shots].append(score)
     return {
         "score": _mean(entry["score"] for entry in categories.values()),
+        "interval": interval(values),
         "shots": {shots: _mean(by_shots[shots]) for shots in sorted(by_shots, key=int)},
-        "majority": _mean(entry["majority"] for entry in categories.values()),
+        **{floor: _mean(entry[floor] for entry in categories.values()) for floor in ("majority", "floor")},
         "categories": dict(categories),
     }
 
@@ -146,13 +219,17 @@ def aggregate(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         averaged within their benchmark, then the benchmarks, before the category; those of none stand alone.
 
     Returns:
-      {"tasks": {name: {"metric", "score", "examples", "shots", "templates", "level", "category", "benchmark", "group",
-       "baselines"}}, and where it is known which examples are contaminated, how many are ("contaminated") and the score
-       of the others ("clean_score"); "templates" is {shots: {template: [score, questions]}},
-       "categories": {name: {"score", "shots", "majority", "tasks"}}, "tasks" being how many,
-       "levels": {name: {"score", "shots", "majority", "categories": {name: {"score", "shots", "majority"}}}},
-       "average": mean of the levels, or None where no task has a level}
-      "shots" is {number of demonstrations, as text: score with so many}; "score" combines them.
+      {"tasks": {name: {"metric", "score", "interval", "examples", "shots", "templates", "level", "category",
+       "benchmark", "group", "baselines"}}, and where it is known which examples are contaminated, how many are
+       ("contaminated") and the score of the others ("clean_score"); "templates" is
+       {shots: {template: [score, questions]}},
+       "categories", "benchmarks": {name: {"score", "interval", "shots", "majority", "floor", "tasks"}}, "tasks" being
+       how many,
+       "levels": {name: {"score", "interval", "shots", "majority", "floor", "categories": as above}},
+       "average": mean of the levels, "average_interval"; None where no task has a level}
+      "shots" is {number of demonstrations, as text: score with so many}; "score" combines them. "interval" is
+      [low, high] of 95% (None of a metric that needs all predictions together), "floor" the mean of the higher of each
+      task's baselines.
 
     Raises:
       DataError: prompts of one task disagree on its metric, level, category, benchmark or group.
@@ -160,15 +237,22 @@ def aggregate(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     by_task = defaultdict(list)
     for sample in samples:
         by_task[sample["task"]].append(sample)
-    tasks = {name: _task_entry(of_task) for name, of_task in sorted(by_task.items())}
-    categories = _entries(tasks, lambda task: task["category"])
-    for name, entry in categories.items():
-        entry["tasks"] = sum(task["category"] == name for task in tasks.values())
-    by_level = _entries(tasks, lambda task: (task["level"], task["category"]))
-    inside = {level: {name: entry for (of, name), entry in by_level.items() if of == level} for level in LEVELS}
-    levels = {level: _level_entry(entries) for level, entries in inside.items() if entries}
-    average = _mean(entry["score"] for entry in levels.values()) if levels else None
-    return {"tasks": tasks, "categories": categories, "levels": levels, "average": average}
+    resampled = {name: resample(name, of_task) for name, of_task in by_task.items()}
+    tasks = {name: _task_entry(of_task, resampled[name]) for name, of_task in sorted(by_task.items())}
+    by_level = _entries(tasks, resampled, lambda task: (task["level"], task["category"]))
+    trees = level_trees(tasks)
+    values = {level: replicates(weigh(tree, resampled)) for level, tree in trees.items()}
+    levels = {
+        level: _level_entry({c: by_level[level, c] for c in tree}, values[level]) for level, tree in trees.items()
+    }
+    return {
+        "tasks": tasks,
+        "categories": _entries(tasks, resampled, lambda task: task["category"]),
+        "benchmarks": _entries(tasks, resampled, lambda task: task["benchmark"]),
+        "levels": levels,
+        "average": _mean(entry["score"] for entry in levels.values()) if levels else None,
+        "average_interval": interval(np.mean(list(values.values()), 0)) if levels else None,
+    }
 
 
 def results(

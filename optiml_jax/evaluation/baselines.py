@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from optiml_jax.evaluation.metrics import TOGETHER, Metric
@@ -57,6 +57,12 @@ def baselines(samples: Sequence[dict[str, Any]]) -> dict[str, float | None]:
         "majority": majority(metric, references),
         "random": random_choice(metric, [sample["candidates"] for sample in samples], references),
     }
+
+
+def floor(baselines: Mapping[str, float | None]) -> float:
+    """The higher of the two: where each prompt has candidates of its own (COPA), a constant answer is hardly ever
+    right, and chance is what there is to beat."""
+    return max(known for known in baselines.values() if known is not None)
 
 
 def _of_questions(metric: Metric, samples: Sequence[dict[str, Any]]) -> dict[str, float | None]:

@@ -81,9 +81,21 @@ def test_results_have_the_documented_fields_and_the_same_bytes_in_any_order(tmp_
         texts.append((tmp_path / "results.json").read_text())
     assert len(set(texts)) == 1
     made = json.loads(texts[0])
-    assert made.keys() == {*about, "tasks", "categories", "levels", "average"}
+    assert made.keys() == {*about, "tasks", "categories", "benchmarks", "levels", "average", "average_interval"}
     assert made["tasks"]["flan.a"].keys() == {
-        *("metric", "score", "examples", "shots", "templates", "level", "category", "benchmark", "group", "baselines")
+        *(
+            "metric",
+            "score",
+            "interval",
+            "examples",
+            "shots",
+            "templates",
+            "level",
+            "category",
+            "benchmark",
+            "group",
+            "baselines",
+        )
     }
     assert made["tasks"]["flan.a"]["baselines"] == {"majority": 1.0, "random": 0.5}
 

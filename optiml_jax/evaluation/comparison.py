@@ -1,0 +1,168 @@
+"""Two evaluations of the same prompts, side by side: is the difference more than luck?
+
+Prompts are paired by their ids. A task whose answers are right or wrong is tested by McNemar's exact test, on the
+prompts that one run has right and the other wrong; any other (ROUGE-L, F1) by the paired bootstrap over its examples.
+Categories and levels are tested by the bootstrap of `intervals.py`, clustered by task, on the difference of the scores
+that the paper's aggregation gives. Of many tests some are small by luck: p-values of tasks, of categories and of levels
+are corrected by Holm's method (1979), each kind for itself.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from optiml_jax.errors import UserError
+from optiml_jax.evaluation.aggregation import aggregate, level_trees, questions, score_trees, weigh
+from optiml_jax.evaluation.intervals import Resampled, Shares, interval, replicates
+from optiml_jax.evaluation.metrics import TOGETHER, Metric
+from optiml_jax.evaluation.samples import scored
+
+REPLICATES = 10_000  # the smallest p-value that a bootstrap can give is 2 over it, and Holm multiplies that
+SAME = ("prompt", "references", "candidates", "metric")  # what two samples of one id must agree on
+
+
+class Paired(NamedTuple):
+    """Samples of two runs that answer the same prompts, in the same order, and why others were left out."""
+
+    first: list[Mapping[str, Any]]
+    second: list[Mapping[str, Any]]
+    left_out: list[str]
+
+
+def pair(first: Iterable[Mapping[str, Any]], second: Iterable[Mapping[str, Any]]) -> Paired:
+    """Pairs scored samples by id.
+
+    Raises:
+      UserError: no prompt is in both.
+    """
+    ours, theirs = ({sample["id"]: sample for sample in scored(samples)} for samples in (first, second))
+    both = [name for name in ours if name in theirs]
+    differ = defaultdict(list)
+    for name in both:
+        for field in SAME:
+            if ours[name][field] != theirs[name][field]:
+                differ[field].append(name)
+                break
+    gone = {name for names in differ.values() for name in names}
+    left_out = [f"{len(names):,} prompts differ in {field}: {', '.join(names[:3])}" for field, names in differ.items()]
+    for which, alone in (("first", len(ours) - len(both)), ("second", len(theirs) - len(both))):
+        left_out += [f"{alone:,} prompts were asked in the {which} run alone"] * bool(alone)
+    kept = [name for name in both if name not in gone]
+    if not kept:
+        raise UserError("the two runs have no prompt in common" + "".join(f"; {text}" for text in left_out))
+    return Paired([ours[name] for name in kept], [theirs[name] for name in kept], left_out)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The exact two-sided p-value of McNemar's test.
+
+    Args:
+      only_first, only_second: prompts that this run alone has right.
+    """
+    discordant = only_first + only_second
+    return float(stats.binomtest(only_second, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def bootstrap_p(differences: np.ndarray) -> float:
+    """Two-sided p-value of "no difference", from replicates of the difference: how far in their tails zero lies."""
+    count = len(differences) + 1
+    tails = (np.sum(differences <= 0) + 1) / count, (np.sum(differences >= 0) + 1) / count
+    return float(min(1.0, 2 * min(tails)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: adjusted p-values, in the order given."""
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
+def compare(paired: Paired) -> dict[str, Any]:
+    """The comparison of paired samples, as the JSON of `tools.compare_runs`.
+
+    Returns:
+      {"tasks", "categories", "levels": {name: {"first", "second", "difference", "interval", "test", "p", "p_holm"}},
+       "prompts", "changed", "left_out"}; the difference is second - first, in fractions, and its interval holds 95%.
+      Tasks also have their metric, how many prompts there are and how many questions one run alone has right
+      ("only_first", "only_second"); categories and levels, how many tasks.
+    """
+    before, after = aggregate(paired.first), aggregate(paired.second)
+    samples: dict[str, tuple[list, list]] = {name: ([], []) for name in before["tasks"]}
+    for side, of_side in enumerate((paired.first, paired.second)):
+        for sample in of_side:
+            samples[sample["task"]][side].append(sample)
+    resampled = {name: _resample(name, *sides) for name, sides in samples.items()}
+    found: dict[str, Any] = {
+        "tasks": {
+            name: _sides(before["tasks"][name], after["tasks"][name]) | _task(resampled[name], *sides)
+            for name, sides in samples.items()
+        }
+    }
+    trees = {"categories": score_trees(before["tasks"], lambda task: task["category"])}
+    trees |= {"levels": level_trees(before["tasks"])}
+    for kind, of_kind in trees.items():
+        found[kind] = {
+            name: _sides(before[kind][name], after[kind][name]) | _together(weigh(tree, resampled))
+            for name, tree in of_kind.items()
+        }
+    for entries in found.values():
+        for entry, p in zip(entries.values(), holm([entry["p"] for entry in entries.values()])):
+            entry["p_holm"] = p
+    changed = sum(one["score"] != other["score"] for one, other in zip(paired.first, paired.second))
+    return found | {"prompts": len(paired.first), "changed": changed, "left_out": paired.left_out}
+
+
+def _sides(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
+    return {"first": before["score"], "second": after["score"], "difference": after["score"] - before["score"]}
+
+
+def _resample(name: str, ones: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> Resampled:
+    """The difference of a task's scores, of many draws of its examples."""
+    before, after = questions(ones), questions(others)
+    differences = {
+        k: {
+            template: {asked: after[k][template][asked] - score for asked, score in of_template.items()}
+            for template, of_template in of_shots.items()
+        }
+        for k, of_shots in before.items()
+    }
+    return Resampled(name, differences, REPLICATES)
+
+
+def _task(
+    resampled: Resampled, ones: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The test of one task."""
+    pairs = list(zip(_scores(ones), _scores(others), strict=True))
+    values = replicates([(resampled, dict.fromkeys(resampled.shots, 1.0))])
+    metric = Metric.parse(ones[0]["metric"])
+    found = {
+        "metric": str(metric),
+        "prompts": len(ones),
+        "only_first": sum(a == 1.0 > b for a, b in pairs),
+        "only_second": sum(b == 1.0 > a for a, b in pairs),
+        "interval": None if metric.name in TOGETHER else interval(values),
+    }
+    if all(score in (0.0, 1.0) for pair in pairs for score in pair):
+        return found | {"test": "mcnemar", "p": mcnemar(found["only_first"], found["only_second"])}
+    return found | {"test": "bootstrap", "p": bootstrap_p(values)}
+
+
+def _scores(samples: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Of each question, in an order that depends on nothing but their names."""
+    return [
+        score
+        for _, of_shots in sorted(questions(samples).items())
+        for _, of_template in sorted(of_shots.items())
+        for _, score in sorted(of_template.items())
+    ]
+
+
+def _together(tasks: Sequence[tuple[Resampled, Shares]]) -> dict[str, Any]:
+    values = replicates(tasks)
+    return {"tasks": len(tasks), "interval": interval(values), "test": "bootstrap", "p": bootstrap_p(values)}
