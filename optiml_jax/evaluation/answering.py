@@ -166,11 +166,12 @@ def _rank(model: Model, prompts: list[Prompt], batch_rows: int, ranked_by: str =
     texts = [[text[count:] for text, count in zip(prompts[i].candidates, _given(prompts[i]))] for i in asked]
     scores = put_right(ranked_by, ranked, texts, alone)
     found = {}
-    for i, of_prompt, (_, _, cut) in zip(asked, scores, ranked):
+    for i, of_prompt, (_, tokens, cut) in zip(asked, scores, ranked):
         best = max(range(len(of_prompt)), key=of_prompt.__getitem__)  # the first of equals
         found[i] = {
             "prediction": prompts[i].candidates[best],
             "scores": of_prompt,
+            "token_scores": [[[piece, round(score, 4)] for piece, score in of_one] for of_one in tokens],
             "prompt_cut": cut,
             "dropped": fitted[i][1],
             "remark": _doubled(prompts[i].candidates),

@@ -14,7 +14,7 @@ from typing import Any
 
 from optiml_jax.evaluation.ledger import Prompt
 
-FORMAT = 1
+FORMAT = 2
 ASKED = ("prompt", "candidates", "separator", "stop", "max_new_tokens", "given", "demonstration_spans")
 
 Answer = dict[str, Any]  # the arguments of `samples.score_sample` after the prompt

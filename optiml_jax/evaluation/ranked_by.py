@@ -26,7 +26,7 @@ def put_right(name: str, ranked: Sequence[Ranked], scored: Sequence[Sequence[str
     if name == "unconditional":
         return [[a - b for a, b in zip(one, other.scores, strict=True)] for one, other in zip(sums, alone, strict=True)]
     if name == "per_token":
-        lengths = [of.tokens for of in ranked]
+        lengths = [list(map(len, of.tokens)) for of in ranked]
     else:
         lengths = [[len(text.encode()) for text in texts] for texts in scored]
     return [[a / n for a, n in zip(one, counts, strict=True)] for one, counts in zip(sums, lengths, strict=True)]

@@ -6,9 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optiml_jax.errors import UserError
+from optiml_jax.errors import DataError, UserError
 from optiml_jax.evaluation.ledger import Prompt
 from optiml_jax.files import write_atomically
+
+# What is read of samples again.
+READ = ("id", "task", "template", "example_id", "shots", "seed", "category", "level", "prompt", "metric", "score")
 
 
 def score_sample(
@@ -16,6 +19,7 @@ def score_sample(
     prediction: str | None,
     *,
     scores: Sequence[float] | None = None,
+    token_scores: Sequence[Sequence[tuple[str, float]]] | None = None,
     truncated: bool = False,
     prompt_cut: bool = False,
     dropped: int = 0,
@@ -27,6 +31,7 @@ def score_sample(
       prediction: the best candidate, or the generated text (without the space that joins it to the prompt); None: it
         cannot be asked, and has no score.
       scores: what the candidates were ranked by, in the order of `prompt.candidates`; None for generation.
+      token_scores: of each candidate, its tokens and the log-probability of each, to four decimals.
       truncated: the generation met the token limit before `</s>`.
       prompt_cut: the prompt was too long and lost its beginning.
       dropped: demonstrations that the prompt lost, being too long.
@@ -59,6 +64,7 @@ def score_sample(
         "references": list(prompt.references),
         "prediction": prediction,
         "scores": None if scores is None else [float(score) for score in scores],
+        "token_scores": token_scores,
         "metric": prompt.metric.to_json(),
         "score": score,
         "correct": score == 1.0,
@@ -71,6 +77,26 @@ def score_sample(
 def scored(samples: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Those that have a score."""
     return [sample for sample in samples if sample["score"] is not None]
+
+
+def read_samples(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a samples.jsonl.
+
+    Raises:
+      DataError: it cannot be read, or a line is no sample (names it).
+    """
+    samples = []
+    try:
+        with Path(path).open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                sample = json.loads(line)
+                if not isinstance(sample, dict) or (missing := [name for name in READ if name not in sample]):
+                    lacks = f"lacks {', '.join(missing)}" if isinstance(sample, dict) else "is no sample"
+                    raise DataError(f"{path}:{number}: {lacks}; evaluate again with this version")
+                samples.append(sample)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    return samples
 
 
 def write_samples(path: str | Path, samples: Iterable[Mapping[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """A loaded OPT: logits, candidate scores, greedy text, export. What notebooks and evaluations use."""
 
+import functools
 import itertools
 import os
 from collections.abc import Sequence
@@ -20,11 +21,11 @@ from optiml_jax.weights.checkpoints import is_run, read_run
 
 
 class Ranked(NamedTuple):
-    """Sums of log-probabilities of a prompt's candidates, of how many tokens each; `prompt_cut`: the prompt lost its
-    start to one of them."""
+    """Sums of log-probabilities of a prompt's candidates; their tokens as texts, with the log-probability of each;
+    `prompt_cut`: the prompt lost its start to one of them."""
 
     scores: list[float]
-    tokens: list[int]
+    tokens: list[list[tuple[str, float]]]
     prompt_cut: bool
 
 
@@ -72,15 +73,18 @@ class Model(Network):
             told = ((text[:count], text[count:]) for text, count in zip(texts, counts, strict=True))
             asked.append([(before + self.tokenizer.encode(first), self.tokenizer.encode(rest)) for first, rest in told])
         of_pairs = [name for name, texts in zip(names, candidates) for _ in texts]
-        scores = iter(ranking.continuation_scores(self, list(itertools.chain(*asked)), batch_rows, of_pairs))
-        return [
-            Ranked(
-                [next(scores) for _ in pairs],
-                [len(answer) for _, answer in pairs],
-                any(self.is_cut(before, len(answer)) for before, answer in pairs),
-            )
-            for pairs in asked
-        ]
+        found = iter(ranking.continuations(self, list(itertools.chain(*asked)), batch_rows, of_pairs))
+        piece = functools.cache(lambda token: self.tokenizer.decode([token]))
+        ranked = []
+        for pairs in asked:
+            of_prompt = [next(found) for _ in pairs]
+            tokens = [
+                list(zip(map(piece, answer), one.tokens.tolist(), strict=True))
+                for (_, answer), one in zip(pairs, of_prompt)
+            ]
+            cut = any(self.is_cut(before, len(answer)) for before, answer in pairs)
+            ranked.append(Ranked([one.score for one in of_prompt], tokens, cut))
+        return ranked
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int = 256) -> list[str]:
         """Greedy continuations, each up to `</s>` or `max_new_tokens`."""

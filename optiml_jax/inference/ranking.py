@@ -6,6 +6,7 @@ changes a score.
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,10 +20,29 @@ Ids = Sequence[int]
 NAN_HINT = "are the weights damaged, or too large for this precision?"
 
 
+class Continuation(NamedTuple):
+    """The log-probability of each token of a continuation, float32, and whether each was the likeliest there."""
+
+    tokens: np.ndarray
+    greedy: bool
+
+    @property
+    def score(self) -> float:
+        """Their sum."""
+        return float(self.tokens.sum(dtype=np.float64))
+
+
 def continuation_scores(
     model: Network, pairs: Sequence[tuple[Ids, Ids]], batch_rows: int = 8, names: Sequence[str] | None = None
 ) -> list[float]:
-    """Sum of the log-probabilities of the tokens of each continuation.
+    """Sum of the log-probabilities of the tokens of each continuation; arguments and errors as `continuations`."""
+    return [found.score for found in continuations(model, pairs, batch_rows, names)]
+
+
+def continuations(
+    model: Network, pairs: Sequence[tuple[Ids, Ids]], batch_rows: int = 8, names: Sequence[str] | None = None
+) -> list[Continuation]:
+    """What the model makes of each continuation.
 
     Args:
       pairs: (ids before, ids of the continuation). What comes before is cut on the left where both are too long, but
@@ -35,19 +55,23 @@ def continuation_scores(
         score that is NaN or infinite, which nothing can be ranked by.
     """
     documents = [_document(model, before, continuation) for before, continuation in pairs]
-    if not documents:
-        return []
-    scores = np.empty(len(documents))
+    found: dict[int, Continuation] = {}
     for batch in lay_out(documents, batch_rows, model.tokenizer.pad_id, model.most_positions):
         with jax.set_mesh(model.mesh):
             placed = map(model.place, batch.arrays)
-            found_BTM = model.fetch(_log_probabilities(model.params, *placed, model.config, model.dtype))
+            on_device = _log_probabilities(model.params, *placed, model.config, model.dtype)
+            found_BTM, best_BT = map(model.fetch, on_device)
         for document, (row, tokens, slots) in batch.places.items():
-            scores[document] = found_BTM[row, tokens[len(tokens) - len(slots) :], slots].sum(dtype=np.float64)
-    for i in np.flatnonzero(~np.isfinite(scores)):
-        name = names[i] if names else f"{i} of {len(pairs)}"
-        raise UserError(f"prompt {name}: a candidate's score is {scores[i]}, not a number to rank by; {NAN_HINT}")
-    return scores.tolist()
+            places = tokens[len(tokens) - len(slots) :]
+            scores = found_BTM[row, places, slots]
+            found[document] = Continuation(scores, bool((scores == best_BT[row, places]).all()))
+    for i in range(len(documents)):
+        if not np.isfinite(found[i].score):
+            name = names[i] if names else f"{i} of {len(pairs)}"
+            raise UserError(
+                f"prompt {name}: a candidate's score is {found[i].score}, not a number to rank by; {NAN_HINT}"
+            )
+    return [found[i] for i in range(len(documents))]
 
 
 def _document(model: Network, before: Ids, continuation: Ids) -> Document:

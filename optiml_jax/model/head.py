@@ -41,7 +41,8 @@ def label_nats(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _label_nats(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk):
-    return -log_probabilities(hidden_BTD, embedding_VD, targets_BT[..., None], label_mask_BT, chunk)[..., 0]
+    found_BTM, _ = log_probabilities(hidden_BTD, embedding_VD, targets_BT[..., None], label_mask_BT, chunk)
+    return -found_BTM[..., 0]
 
 
 def log_probabilities(
@@ -50,33 +51,40 @@ def log_probabilities(
     targets_BTM: jax.Array,
     label_mask_BT: jax.Array,
     chunk: int | None = None,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     """Of several targets a position, from one row of logits: for ranking, not differentiable. Else as `label_nats`.
 
     Args:
       targets_BTM: int32, M tokens of which each may follow.
 
     Returns:
-      Log-probabilities, float32 [B, T, M]; 0 where the mask is False.
+      Log-probabilities, float32 [B, T, M], and those of the likeliest tokens [B, T], equal to the bit where a target is
+      that; 0 where the mask is False.
     """
     chunk = chunk or CHUNK.get(sharding.platform(), 1024)
 
     def body(hidden_BTD, embedding_VD, targets_BTM, label_mask_BT):
         labels = _Labels(hidden_BTD, embedding_VD, targets_BTM, label_mask_BT, chunk)
 
-        def project(i, found_nM):
+        def project(i, found):
+            found_nM, best_n = found
             positions_c, _, place_cM, logits_cV = labels.chunk(i)
             top_c = jax.lax.pmax(logits_cV.max(-1), "tensor")
             scale_c = jax.lax.psum(jnp.exp(logits_cV - top_c[:, None]).sum(-1), "tensor")
             here_cM = (place_cM >= 0) & (place_cM < labels.local_vocab)
             logit_cM = jnp.take_along_axis(logits_cV, jnp.clip(place_cM, 0, labels.local_vocab - 1), 1)
             logit_cM = jax.lax.psum(jnp.where(here_cM, logit_cM, 0.0), "tensor")
-            return found_nM.at[positions_c].set(logit_cM - (top_c + jnp.log(scale_c))[:, None], mode="drop")
+            total_c = top_c + jnp.log(scale_c)
+            found_nM = found_nM.at[positions_c].set(logit_cM - total_c[:, None], mode="drop")
+            return found_nM, best_n.at[positions_c].set(top_c - total_c, mode="drop")
 
-        found_nM = jax.lax.fori_loop(0, labels.chunks, project, jnp.zeros(labels.targets_n.shape, jnp.float32))
-        return found_nM.reshape(targets_BTM.shape)
+        zeros = [jnp.zeros(shape, jnp.float32) for shape in (labels.targets_n.shape, labels.targets_n.shape[:1])]
+        found_nM, best_n = jax.lax.fori_loop(0, labels.chunks, project, tuple(zeros))
+        return found_nM.reshape(targets_BTM.shape), best_n.reshape(label_mask_BT.shape)
 
-    return _on_each_device(body, P(ROWS, None, None))(hidden_BTD, embedding_VD, targets_BTM, label_mask_BT)
+    return _on_each_device(body, (P(ROWS, None, None), P(ROWS, None)))(
+        hidden_BTD, embedding_VD, targets_BTM, label_mask_BT
+    )
 
 
 def _forward(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk):

@@ -159,7 +159,11 @@ def test_bad_prompts_are_named_and_cost_no_other_prompt(model, prompts, tmp_path
     good = {s["id"]: s for s in map(json.loads, read(tmp_path / "good")[1].decode().split("\n")[:-1])}
     for id, sample in good.items():
         np.testing.assert_allclose(samples[id]["scores"] or [], sample["scores"] or [], atol=1e-4)
-        assert samples[id] | {"scores": None} == sample | {"scores": None}
+        numbers = {"scores": None, "token_scores": None}
+        assert samples[id] | numbers == sample | numbers
+        for score, of_tokens in zip(sample["scores"] or [], sample["token_scores"] or [], strict=True):
+            assert sum(of_token for _, of_token in of_tokens) == pytest.approx(score, abs=1e-4 * len(of_tokens))
+            assert "".join(piece for piece, _ in of_tokens) in (" yes", " no", " a third one")
 
 
 @pytest.mark.parametrize("ranked_by", RANKED_BY)

@@ -123,10 +123,14 @@ def test_log_probabilities_of_several_targets_are_the_dense_ones(config, mesh):
     hidden_BTD = rng.normal(size=(4, 24, config.model_dim)).astype(np.float32)
     embedding_VD = np.asarray(decoder.init_params(jax.random.key(0), config)["token_embedding"])
     targets_BTM = rng.integers(0, config.vocab_size, (4, 24, 3)).astype(np.int32)
+    targets_BTM[..., 2] = (hidden_BTD @ embedding_VD.T).argmax(-1)
     mask_BT = rng.random((4, 24)) < 0.4
     with jax.set_mesh(mesh_of(mesh)):
-        have = jax.jit(head.log_probabilities, static_argnums=4)(hidden_BTD, embedding_VD, targets_BTM, mask_BT, 8)
+        have, best_BT = jax.jit(head.log_probabilities, static_argnums=4)(
+            hidden_BTD, embedding_VD, targets_BTM, mask_BT, 8
+        )
     logits = hidden_BTD.astype(np.float64) @ embedding_VD.T.astype(np.float64)
     log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     want = np.where(mask_BT[..., None], np.take_along_axis(log, targets_BTM, 2), 0)
     np.testing.assert_allclose(have, want, atol=2e-5)
+    np.testing.assert_array_equal(have[..., 2], best_BT)  # to the bit: how a greedy continuation is known
