@@ -34,7 +34,10 @@ CONFIGURABLES: dict[str, Callable[..., Any]] = {
     "Mesh": make_mesh,
     "Logging": Logging,
 }
-NOT_BOUND = {"train": ["hooks", "operative_config"], "evaluate": ["check_only"]}  # given by callers, not by files
+NOT_BOUND = {
+    "train": ["hooks", "operative_config"],
+    "evaluate": ["check_only", "operative_config"],
+}  # given by callers, not by files
 
 
 def shipped_gin_files() -> Path:
@@ -61,10 +64,7 @@ def main(name: str) -> None:
     arguments, processes = distributed.find_processes(sys.argv[1:], os.environ)
     bound = parse(arguments, f"optiml_jax.{name}")
     distributed.initialize(processes)
-    if name == "train":
-        bound["train"](operative_config=lambda: gin.operative_config_str(max_line_length=110))
-    else:
-        bound[name]()
+    bound[name](operative_config=lambda: gin.operative_config_str(max_line_length=110))
 
 
 def settings(arguments: Sequence[str], module: str) -> dict[str, Any]:

@@ -72,10 +72,13 @@ def read_metrics(model_dir: str | os.PathLike) -> list[dict[str, Any]]:
     return [json.loads(line) for line in _whole_lines(Path(model_dir) / "metrics.jsonl")]
 
 
-def training_losses(model_dir: str | os.PathLike) -> dict[str, float] | None:
-    """First and last loss of a run, each the mean of up to five logged rows; None where there is no log."""
-    losses = [row["loss"] for row in read_metrics(model_dir)]
+def training_losses(model_dir: str | os.PathLike) -> dict[str, Any] | None:
+    """First and last loss of a run, each the mean of up to five logged rows, and all of them as "curve", [[step, loss],
+    ...]; None where there is no log."""
+    rows = read_metrics(model_dir)
+    losses = [row["loss"] for row in rows]
     if not losses:
         return None
     few = max(1, min(5, len(losses) // 4))
-    return {"first_loss": sum(losses[:few]) / few, "last_loss": sum(losses[-few:]) / few}
+    first, last = sum(losses[:few]) / few, sum(losses[-few:]) / few
+    return {"first_loss": first, "last_loss": last, "curve": [[row["step"], row["loss"]] for row in rows]}

@@ -1,25 +1,5 @@
-"use strict";
-// Everything of the data enters the page as text (textContent), never as markup.
-const data = JSON.parse(document.getElementById("data").textContent);
-const at = (id) => document.getElementById(id);
-const make = (tag, text, kind) => {
-  const node = document.createElement(tag);
-  if (text !== undefined) node.textContent = text;
-  if (kind) node.className = kind;
-  return node;
-};
-const count = (x) => x.toLocaleString("en-US");
-const percent = (x) => (100 * x).toFixed(x < 0.001 && x > 0 ? 3 : 1) + "%";
 const short = (x) => (x < 10 ? x.toFixed(2) : x < 100 ? x.toFixed(1) : count(Math.round(x)));
 const FORMS = [String, String, String, count, count, percent, percent, count, short, short];
-
-document.title = at("title").textContent = data.title;
-at("about").textContent = data.about;
-for (const [name, value] of data.figures) {
-  const box = make("div", name);
-  box.prepend(make("b", value));
-  at("figures").append(box);
-}
 
 // Shares of benchmarks and categories
 for (const kind of ["benchmarks", "categories"]) {
@@ -42,7 +22,7 @@ const bare = (task) => (task[0].startsWith(task[1] + ".") ? task[0].slice(task[1
 // The table of tasks: sorted by a click on a column, filtered by words
 let order = { column: 6, down: true };
 function fillTasks() {
-  const words = at("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const words = wordsOf(at("filter"));
   const rows = data.tasks.map((task, place) => [task, place])
     .filter(([task]) => words.every((word) => task.slice(0, 3).join(" ").toLowerCase().includes(word)));
   const sign = order.down ? -1 : 1;
@@ -77,27 +57,15 @@ function pre(parts) {
   return box;
 }
 const nameOf = (one) => one.name ?? data.tasks[one.task][0];
-function showPrompt(one, line) {
-  for (const other of at("list").children) other.classList.toggle("on", other === line);
-  const facts = make("dl", undefined, "facts");
-  for (const [name, value] of [["task", nameOf(one)], ["example", one.id], ...one.facts]) {
-    facts.append(make("dt", name), make("dd", value));
-  }
-  at("prompt").replaceChildren(facts, pre(one.parts));
-}
 function listPrompts(found) {
-  const lines = found.slice(0, 100).map((one) => {
+  browse(at("list"), at("prompt"), at("matches"), found, (one) => {
     const line = make("li", nameOf(one));
     line.append(make("br"), make("span", one.id, "dim"));
-    line.addEventListener("click", () => showPrompt(one, line));
     return line;
-  });
-  at("list").replaceChildren(...lines);
-  at("matches").textContent = `${count(found.length)} prompts` + (found.length > 100 ? ", the first 100 listed" : "");
-  if (found.length) showPrompt(found[0], lines[0]); else at("prompt").replaceChildren();
+  }, (one) => [facts([["task", nameOf(one)], ["example", one.id], ...one.facts]), pre(one.parts)]);
 }
 at("search").addEventListener("input", () => {
-  const words = at("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const words = wordsOf(at("search"));
   listPrompts(data.prompts.filter((one) => {
     const text = (nameOf(one) + " " + one.id + " " + one.facts.flat().join(" ") + " " + one.parts.map((part) => part[1]).join("")).toLowerCase();
     return words.every((word) => text.includes(word));
@@ -119,11 +87,8 @@ for (const [number, row] of data.rows.entries()) {
     cell.addEventListener("click", () => {
       for (const other of document.querySelectorAll(".cells b.on")) other.classList.remove("on");
       cell.classList.add("on");
-      const facts = make("dl", undefined, "facts");
-      for (const [name, value] of [["task", one.name], ["example", one.id], ["positions", `${count(one.length)}, ${count(one.label)} of them labels`]]) {
-        facts.append(make("dt", name), make("dd", value));
-      }
-      at("document").replaceChildren(facts, pre(one.parts));
+      const labels = `${count(one.length)}, ${count(one.label)} of them labels`;
+      at("document").replaceChildren(facts([["task", one.name], ["example", one.id], ["positions", labels]]), pre(one.parts));
     });
     cells.append(cell);
   }

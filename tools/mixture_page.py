@@ -1,18 +1,13 @@
-"""The page of a mixture: shares, tasks, prompts, packed rows and lengths in one file without outside resources.
+"""The page of a mixture: shares, tasks, prompts, packed rows and lengths in one file without outside resources."""
 
-Data enter the page as JSON and its script puts them there as text; a content security policy admits that one script
-and that one style sheet, by their hashes, and nothing else.
-"""
-
-import base64
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from optiml_jax import pages
 from optiml_jax.data.rows import Document, plan_block
 from optiml_jax.data.sampling import Sampler
 from optiml_jax.data.settings import Data
@@ -20,7 +15,7 @@ from optiml_jax.data.store import TokenStore
 from optiml_jax.evaluation.ledger import Prompt
 from optiml_jax.tokenizer import Tokenizer, join
 
-HERE = Path(__file__).parent
+ASSETS = Path(__file__).with_suffix("")
 COLUMNS = (
     ("task", "its registered name"),
     ("benchmark", "the collection that it comes from"),
@@ -60,10 +55,11 @@ def page(
     """
     tasks = found["tasks"]
     total = sum(task["examples"] for task in tasks)
+    title, about = f"Mixture {data.mixture}", f"expected epochs are those of a run of {train_tokens:,.0f} tokens"
+    header = f'<header><h1>{escape(title)}</h1><p class="dim">{escape(str(store.directory))}; {about}</p>'
+    header += pages.figures(_figures(found, total)) + "</header>\n"
+    body = header + ASSETS.with_suffix(".html").read_text(encoding="utf-8")
     content = {
-        "title": f"Mixture {data.mixture}",
-        "about": f"{store.directory}; expected epochs are those of a run of {train_tokens:,.0f} tokens",
-        "figures": _figures(found, total),
         "columns": COLUMNS,
         "tasks": [_row(task, total) for task in tasks],
         **{plural: _shares(found, plural, key, total) for plural, key in GROUPS.items()},
@@ -74,30 +70,10 @@ def page(
     names, room = [task["name"] for task in tasks], PROMPT_CHARACTERS
     while True:
         prompts = [*_train_prompts(store, tokenizer, names, examples, room), *_asked(ledger, names, room)]
-        text = _html(content | {"prompts": prompts})
+        text = pages.page(title, body, content | {"prompts": prompts}, ASSETS)
         if len(text.encode()) <= MOST_BYTES or room < 2 * len(names):
             return text
         room //= 2
-
-
-def _html(content: Mapping[str, Any]) -> str:
-    """The page, with its script, its styles and their hashes, around the data."""
-    texts = {kind: (HERE / f"mixture_page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")}
-    policy = f"default-src 'none'; style-src {_hash(texts['css'])}; script-src {_hash(texts['js'])}; base-uri 'none'"
-    # "<" would end the script element that holds the data; the two separators are line ends to JavaScript alone
-    encoded = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    for sign in ("<", "\u2028", "\u2029"):
-        encoded = encoded.replace(sign, f"\\u{ord(sign):04x}")
-    parts = {"__POLICY__": policy, "__STYLE__": texts["css"], "__SCRIPT__": texts["js"], "__DATA__": encoded}
-    whole = texts["html"]
-    for place, text in parts.items():  # the data last: nothing in them is taken for a place
-        before, _, after = whole.partition(place)
-        whole = before + text + after
-    return whole
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _figures(found: Mapping[str, Any], total: int) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from optiml_jax.evaluation.aggregation import results, write_results
 from optiml_jax.evaluation.answers import Answer, AnswerStore, key
 from optiml_jax.evaluation.ledger import Prompt
 from optiml_jax.evaluation.ranked_by import put_right
-from optiml_jax.evaluation.report import print_report
+from optiml_jax.evaluation.report import Context, print_report
 from optiml_jax.evaluation.report_files import write_reports
 from optiml_jax.evaluation.samples import score_sample, scored, write_samples
 from optiml_jax.files import exclusive
@@ -36,9 +36,7 @@ def run_evaluation(
     batch_rows: int = 16,
     max_new_tokens: int = 256,
     ranked_by: str = "sum",
-    training: dict[str, float] | None = None,
-    coverage: Mapping[str, Any] | None = None,
-    dropped: Sequence[str] = (),
+    context: Context = Context(),
 ) -> dict[str, Any]:
     """Evaluates and returns `results.json`'s content (on the first process, which has it; else nothing).
 
@@ -47,9 +45,7 @@ def run_evaluation(
     Args:
       batch_rows: rows computed at once; changes no score.
       ranked_by: what candidates are ranked by, a name in `ranked_by.RANKED_BY`.
-      training: first and last loss of the run, for the report.
-      coverage: how much of each benchmark the prompts are from (`ledger.about`), for the report.
-      dropped: tasks that a review took out of them, with the reason, for the report.
+      context: what the report says beside the scores.
 
     Raises:
       UserError: another evaluation writes to `output_dir`, or the model gives NaN (names the prompt).
@@ -91,7 +87,6 @@ def run_evaluation(
                         store.write({keys[prompt.id]: one for prompt, one in zip(group, answers, strict=True)})
                         bar.update(len(group))
         with together():
-            context = {"training": training, "coverage": coverage, "dropped": dropped}
             found = {}
             if first:
                 samples = [score_sample(prompt, **store.answers[keys[prompt.id]]) for prompt in prompts]
@@ -100,14 +95,14 @@ def run_evaluation(
 
 
 def _finish(
-    samples: Sequence[dict[str, Any]], output_dir: Path, settings: Mapping[str, Any], context: Mapping[str, Any]
+    samples: Sequence[dict[str, Any]], output_dir: Path, settings: Mapping[str, Any], context: Context
 ) -> dict[str, Any]:
     """Writes results, reports and samples."""
     about = {name: settings[name] for name in ("weights", "tokenizer", "bos", "ranked_by", "code_version")}
     found = results(scored(samples), **about)
     write_results(output_dir / "results.json", found)
-    write_reports(output_dir, found, samples, **context)
-    print_report(found, samples=samples, **context)
+    write_reports(output_dir, found, samples, context)
+    print_report(found, samples, context)
     write_samples(output_dir / "samples.jsonl", samples)
     return found
 

@@ -4,7 +4,7 @@ import hashlib
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from optiml_jax.data.caches import ledger_path
 from optiml_jax.errors import UserError, check_known
 from optiml_jax.evaluation.answering import run_evaluation
 from optiml_jax.evaluation.ledger import Prompt, about, read_ledgers
+from optiml_jax.evaluation.provenance import provenance
 from optiml_jax.evaluation.ranked_by import RANKED_BY
+from optiml_jax.evaluation.report import Context
 from optiml_jax.inference.model import load_model
 from optiml_jax.metrics_log import training_losses
 from optiml_jax.model.config import PRECISIONS
@@ -39,6 +41,7 @@ def evaluate(
     mesh: Mesh | None = None,
     precision: str = "fp32",
     check_only: bool = False,
+    operative_config: Callable[[], str] = str,
 ) -> dict[str, Any]:
     """Evaluates, prints the report and returns the content of `results.json` (on the first process; else nothing).
 
@@ -50,6 +53,7 @@ def evaluate(
       ranked_by: what candidates are ranked by (`ranked_by.RANKED_BY`).
       shots: only prompts with so many demonstrations; a number or several.
       limit: questions a task at each number of shots, drawn by their names; 0: all.
+      operative_config: gives every value in force as text, for the report.
       check_only: looks at everything but the weights, which need not be there yet, and returns.
 
     Raises:
@@ -87,13 +91,16 @@ def evaluate(
         batch_rows=batch_rows,
         max_new_tokens=min(max_new_tokens, model.config.max_positions // 2),
         ranked_by=ranked_by,
-        training=training_losses(weights),
-        coverage={name: counts for one in said for name, counts in one.get("coverage", {}).items()} or None,
-        dropped=[
-            *(text for one in said for text in one.get("dropped", ())),
-            *([] if shots is None else [f"prompts without {shots} demonstrations (SHOTS)"]),
-            *([f"all but {limit:,} questions a task at each number of shots (LIMIT)"] if limit else []),
-        ],
+        context=Context(
+            training=training_losses(weights),
+            coverage={name: counts for one in said for name, counts in one.get("coverage", {}).items()} or None,
+            dropped=[
+                *(text for one in said for text in one.get("dropped", ())),
+                *([] if shots is None else [f"prompts without {shots} demonstrations (SHOTS)"]),
+                *([f"all but {limit:,} questions a task at each number of shots (LIMIT)"] if limit else []),
+            ],
+            made=provenance(operative_config()),
+        ),
     )
     if jax.process_index() == 0:
         print(f"report    {output_dir}/report.html")

@@ -73,7 +73,8 @@ def train(
       mesh: over all devices; its axes are DATA_AXIS, FSDP_AXIS and TENSOR_AXIS.
       init_weights: what to start from: a Hugging Face directory or hub name, a metaseq checkpoint, a MODEL_DIR of ours;
         None for random weights.
-      evaluate_after: called when the last step is done, and before the first one with `check_only=True`.
+      evaluate_after: called when the last step is done, with `operative_config`, and before the first one with
+        `check_only=True`.
       operative_config: gives the text of `config.gin`, every value in force.
       hooks: (every, function(step, params)), called after so many steps and after the last one, before it is saved.
 
@@ -109,7 +110,7 @@ def train(
         )
         if step_ < optimization.train_steps:
             raise SystemExit(143)
-        evaluation = None if evaluate_after is None else evaluate_after()
+        evaluation = None if evaluate_after is None else evaluate_after(operative_config=operative_config)
         return Record(directory, step_, read_metrics(directory), evaluation)
 
 

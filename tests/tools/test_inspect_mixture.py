@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from tasks.benchmarks.samples import TOKENIZER
 from tasks.pool import examples
 from tasks.store import build
 from tasks.store.element import Job
+from tests.browser import colours, dom
 from tests.tasks.conftest import NAME, write_splits, write_task
 from tools import cache_tasks, inspect_mixture, mixture_page
 
@@ -188,25 +187,14 @@ def test_text_of_the_data_stays_text(page):
 
 
 @pytest.mark.parametrize("size", [(1300, 1600), (420, 1600)])
-def test_the_page_in_a_browser(page, tmp_path, size):
+def test_the_page_in_a_browser(page, size):
     """Its script runs under its own policy and draws everything; what the data holds of scripts does not run."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("needs Chromium")
-    image = pytest.importorskip("PIL.Image")
-    offline = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic")
-    options = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", *offline]
-    options += [f"--window-size={size[0]},{size[1]}", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run([*options, "--dump-dom", page.as_uri()], check=True, capture_output=True, timeout=120)
-    dom = done.stdout.decode()
-    assert f"<title>Mixture {NAME}</title>" in dom and "2 of 2 tasks" in dom and "prompts</span>" in dom
-    assert "&lt;/script&gt;&lt;script&gt;document.title" in dom and "<img" not in dom and "<b>Bold" not in dom
-    shot = tmp_path / "shot.png"
-    subprocess.run([*options, f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True, timeout=120)
-    with image.open(shot) as picture:
-        colours = dict((colour, count) for count, colour in picture.convert("RGB").getcolors(1 << 24))
+    found = dom(page)
+    assert f"<title>Mixture {NAME}</title>" in found and "2 of 2 tasks" in found and "prompts</span>" in found
+    assert "&lt;/script&gt;&lt;script&gt;document.title" in found and "<img" not in found and "<b>Bold" not in found
     drawn = [(0x3B, 0x6F, 0xD4), (0xC3, 0xD3, 0xF1), (0xD3, 0xF0, 0xDF)]  # both kinds of bars, the target of a prompt
-    assert all(colours.get(colour, 0) > 200 for colour in drawn)
+    pixels = colours(page, *size)
+    assert all(pixels.get(colour, 0) > 200 for colour in drawn)
 
 
 def test_a_page_of_2000_tasks_stays_below_5_megabytes(page):

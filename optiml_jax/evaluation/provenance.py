@@ -1,0 +1,55 @@
+"""Where a report comes from: when, by which command, of which state of the code, on what."""
+
+import datetime
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+
+import optiml_jax
+
+
+def provenance(configuration: str = "") -> dict[str, str]:
+    """What a report says of its making, by name.
+
+    The date is that of SOURCE_DATE_EPOCH where it is set (reproducible-builds.org), so that equal evaluations can give
+    equal bytes.
+
+    Args:
+      configuration: every value in force, as text.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    utc = datetime.UTC
+    when = datetime.datetime.fromtimestamp(int(epoch), utc) if epoch.isdecimal() else datetime.datetime.now(utc)
+    devices = jax.devices()
+    made = {
+        "date": when.strftime("%Y-%m-%d %H:%M UTC"),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "commit": commit(),
+        "code": optiml_jax.code_version(),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "versions": f"jax {jax.__version__}, Python {platform.python_version()}",
+        "configuration": configuration,
+    }
+    return {name: text for name, text in made.items() if text}
+
+
+def commit() -> str:
+    """The commit of the checkout that this package runs from, with " and changes" where files differ; else nothing."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=30)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # an installed package, perhaps inside somebody else's checkout
+        return ""
+    try:
+        found = git("rev-parse", "HEAD")
+        return found + " and changes" * bool(found and git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
