@@ -3,8 +3,8 @@
 Prompts are paired by their ids. A task whose answers are right or wrong is tested by McNemar's exact test, on the
 prompts that one run has right and the other wrong; any other (ROUGE-L, F1) by the paired bootstrap over its examples.
 Categories and levels are tested by the bootstrap of `intervals.py`, clustered by task, on the difference of the scores
-that the paper's aggregation gives. Of many tests some are small by luck: p-values of tasks, of categories and of levels
-are corrected by Holm's method (1979), each kind for itself.
+that the paper's aggregation gives; those of one task, as that task. Of many tests some are small by luck: p-values of
+tasks, of categories and of levels are corrected by Holm's method (1979), each kind for itself.
 """
 
 from collections import defaultdict
@@ -107,7 +107,7 @@ def compare(paired: Paired) -> dict[str, Any]:
     trees |= {"levels": level_trees(before["tasks"])}
     for kind, of_kind in trees.items():
         found[kind] = {
-            name: _sides(before[kind][name], after[kind][name]) | _together(weigh(tree, resampled))
+            name: _sides(before[kind][name], after[kind][name]) | _together(weigh(tree, resampled), found["tasks"])
             for name, tree in of_kind.items()
         }
     for entries in found.values():
@@ -163,6 +163,10 @@ def _scores(samples: Sequence[Mapping[str, Any]]) -> list[float]:
     ]
 
 
-def _together(tasks: Sequence[tuple[Resampled, Shares]]) -> dict[str, Any]:
-    values = replicates(tasks)
-    return {"tasks": len(tasks), "interval": interval(values), "test": "bootstrap", "p": bootstrap_p(values)}
+def _together(weighed: Sequence[tuple[Resampled, Shares]], tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The test of several tasks."""
+    if len(weighed) == 1:
+        ((alone, _),) = weighed
+        return {"tasks": 1} | {key: tasks[alone.name][key] for key in ("interval", "test", "p")}
+    values = replicates(weighed)
+    return {"tasks": len(weighed), "interval": interval(values), "test": "bootstrap", "p": bootstrap_p(values)}

@@ -8,14 +8,15 @@ from typing import Any, TextIO
 
 from optiml_jax.data.manifest import coverage_text
 from optiml_jax.evaluation.report_tables import (
-    Table,
     category_table,
     interval_text,
     level_table,
+    markdown_table,
     notes,
     per_cent,
     tables,
     task_table,
+    text_table,
 )
 
 PRINTED_TASKS = 100  # more than a screen or two belongs into the files
@@ -86,16 +87,6 @@ def summary(
     return lines
 
 
-def _text_table(table: Table) -> str:
-    grid = [table.columns, *(row.cells for row in table.rows)]
-    widths = [max(len(cells[i]) for cells in grid) for i in range(len(table.columns))]
-    lines = [
-        "  ".join(c.ljust(w) if i < table.text_columns else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths)))
-        for cells in grid
-    ]
-    return "\n".join([table.title, *(line.rstrip() for line in (lines[0], "-" * len(lines[0]), *lines[1:]))])
-
-
 def print_report(
     results: Mapping[str, Any],
     samples: Iterable[Mapping[str, Any]] = (),
@@ -115,17 +106,7 @@ def print_report(
         tasks = dataclasses.replace(tasks, title=title, rows=tasks.rows[:PRINTED_TASKS])
     printed = [table for table in (level_table(results), category_table(results), tasks) if table.rows]
     about = "\n".join(summary(results, context, samples))
-    print("\n\n".join([about, *map(_text_table, printed), "\n".join(notes(printed))]), file=file or sys.stdout)
-
-
-def _markdown_table(table: Table) -> str:
-    def line(cells):
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-    rule = ["---" if i < table.text_columns else "---:" for i in range(len(table.columns))]
-    return "\n".join(
-        [f"## {table.title}", "", line(table.columns), line(rule), *(line(row.cells) for row in table.rows)]
-    )
+    print("\n\n".join([about, *map(text_table, printed), "\n".join(notes(printed))]), file=file or sys.stdout)
 
 
 def markdown(
@@ -137,7 +118,7 @@ def markdown(
     every = tables(results, samples)
     about = "\n".join(f"- {line}" for line in summary(results, context, samples))
     origin = "\n".join([f"- tokenizer: {results['tokenizer'][:12]}", *(f"- {k}: `{v}`" for k, v in made.items())])
-    parts = ["# Evaluation", about, *map(_markdown_table, every), "\n".join(f"- {note}" for note in notes(every))]
+    parts = ["# Evaluation", about, *map(markdown_table, every), "\n".join(f"- {note}" for note in notes(every))]
     parts += ["## How it was made", origin]
     parts += [f"```\n{configuration.strip()}\n```"] if configuration else []
     return "\n\n".join(parts) + "\n"

@@ -1,7 +1,6 @@
 """report.html: the tables and plots of a report, which need no script, and answers to look through, which do."""
 
 import itertools
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -24,7 +23,6 @@ from optiml_jax.evaluation.report_tables import (
 )
 
 ASSETS = Path(__file__).with_name("report_page")
-SHORT = 20  # characters of a text that is kept on one line
 SAMPLE_BYTES = 3_500_000  # of all answers in a page
 REFERENCES, CANDIDATES = 5, 12  # shown of a prompt
 FLAGS = ("outside", "empty", "cut", "repeated", "prompt cut", "demonstrations left out")
@@ -82,27 +80,8 @@ def _plots(results: Mapping[str, Any], context: report.Context) -> str:
 
 
 def _table(table: Table) -> str:
-    """The table with a bar of the score after the text columns."""
-
-    def cells(tag: str, texts: Sequence[str], bar: str) -> str:
-        made = []
-        for place, text in enumerate(texts):
-            number, short = place >= table.text_columns, len(text) <= SHORT
-            kind = f"n{' loss' if text.startswith('-') else ''}" if number else "short" if short else ""
-            attributes = f' class="{kind}"' if kind else ""
-            if tag == "th" and text in MEANING:
-                attributes += f' title="{escape(MEANING[text])}"'
-            text = escape(text) if short else escape(text).replace("_", "_<wbr>")  # long names may break there
-            made.append(f"<{tag}{attributes}>{text}</{tag}>")
-        made.insert(table.text_columns, f'<{tag} class="barcell">{bar}</{tag}>')
-        return "<tr>" + "".join(made) + "</tr>"
-
-    head = cells("th", table.columns, "0 to 100")
-    body = "\n".join(cells("td", row.cells, plots.bar(row)) for row in table.rows)
-    return (
-        f'<h2>{escape(table.title)}</h2>\n<div class="scroll tall"><table class="sorted">\n<thead>{head}</thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
+    rows, bars = [row.cells for row in table.rows], list(map(plots.bar, table.rows))
+    return pages.table(table.title, table.columns, table.text_columns, rows, bars, "0 to 100", MEANING)
 
 
 def _making(results: Mapping[str, Any], context: report.Context, said: Sequence[str]) -> str:
@@ -117,15 +96,7 @@ def _making(results: Mapping[str, Any], context: report.Context, said: Sequence[
 def _browser(shown: int, every: int) -> str:
     here = "All" if shown == every else f"{shown:,} of"
     note = f"{here} {every:,} answers; samples.jsonl has all of them. Tokens of candidates are underlined by how "
-    note += "unlikely they are; hold the pointer over one to read its log-probability."
-    return (
-        f'<h2>Answers</h2><p class="dim">{note}</p><noscript><p>Shown by a script; samples.jsonl has them too.</p>'
-        '</noscript><p class="pick"><select id="of-task" aria-label="task"></select>'
-        '<select id="outcome" aria-label="outcome"></select>'
-        '<input id="search" type="search" placeholder="Search prompts and answers"> '
-        '<span id="matches" class="dim"></span></p>'
-        '<div class="split"><ol id="list" class="list"></ol><div id="answer"></div></div>'
-    )
+    return pages.browser(note + "unlikely they are; hold the pointer over one to read its log-probability.")
 
 
 def _browsed(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -134,14 +105,7 @@ def _browsed(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -
     for sample in samples:
         by_task[sample["task"]].append(sample)
     names = sorted(by_task)
-    queues = [_told(place, by_task[name]) for place, name in enumerate(names)]
-    chosen, room = [], SAMPLE_BYTES
-    for one in itertools.chain.from_iterable(itertools.zip_longest(*queues)):
-        if one is not None:
-            room -= len(json.dumps(one, ensure_ascii=False))
-            if room < 0:
-                break
-            chosen.append(one)
+    chosen = pages.in_turns((_told(place, by_task[name]) for place, name in enumerate(names)), SAMPLE_BYTES)
     known = {name: task["benchmark"] for name, task in results["tasks"].items()}
     return {"tasks": [short_name(name, known.get(name, "")) for name in names], "samples": chosen}
 

@@ -33,7 +33,7 @@ class Row:
 
     cells: tuple[str, ...]
     score: float
-    floor: float | None
+    floor: float | None = None
     interval: Sequence[float] | None = None
     dots: tuple[float, ...] = ()
 
@@ -232,3 +232,26 @@ def notes(tables: Iterable[Table]) -> list[str]:
     there = {column for table in tables for column in table.columns}
     lines = [f"{name}: {MEANING[name]}." for name in EXPLAINED if name in there]
     return ["Scores are per cent; chain.txt says what each is the mean of.", *lines]
+
+
+def text_table(table: Table) -> str:
+    """Aligned, for the terminal."""
+    grid = [table.columns, *(row.cells for row in table.rows)]
+    widths = [max(len(cells[i]) for cells in grid) for i in range(len(table.columns))]
+    lines = [
+        "  ".join(c.ljust(w) if i < table.text_columns else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths)))
+        for cells in grid
+    ]
+    return "\n".join([table.title, *(line.rstrip() for line in (lines[0], "-" * len(lines[0]), *lines[1:]))])
+
+
+def markdown_table(table: Table) -> str:
+    """With its title as a heading."""
+
+    def line(cells):
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    rule = ["---" if i < table.text_columns else "---:" for i in range(len(table.columns))]
+    return "\n".join(
+        [f"## {table.title}", "", line(table.columns), line(rule), *(line(row.cells) for row in table.rows)]
+    )

@@ -108,8 +108,18 @@ class Model(Network):
         """
         _refuse_text(prompts)
         names = list(map(_name, prompts)) if names is None else names
-        ids = [self.prompt_ids(prompt) for prompt in prompts]
-        stop = [()] * len(prompts) if stop is None else stop
+        return self.go_on(list(map(self.prompt_ids, prompts)), max_new_tokens, stop, batch_rows, names)
+
+    def go_on(
+        self,
+        ids: Sequence[Sequence[int]],
+        max_new_tokens: int | Sequence[int],
+        stop: Sequence[Sequence[str]] | None = None,
+        batch_rows: int = 16,
+        names: Sequence[str] | None = None,
+    ) -> list[Written]:
+        """`generate_prompts` after token ids as they are; no `</s>` is added."""
+        stop = [()] * len(ids) if stop is None else stop
         written = []
         for answer, ends in zip(decoding.greedy(self, ids, max_new_tokens, batch_rows, names, stop), stop):
             text = self.tokenizer.decode(answer.ids)

@@ -6,13 +6,15 @@ one script and that one style sheet, by their hashes, and nothing else.
 
 import base64
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+SHORT = 20  # characters of a cell that is kept on one line
 HEAD, TAIL = 600, 1400  # characters of a long text that are shown: how it opens, and what it ends with
 
 
@@ -56,6 +58,68 @@ def figures(pairs: Sequence[tuple[str, str]]) -> str:
     """Boxes of (name, number), the numbers large."""
     boxes = "".join(f"<div><b>{escape(number)}</b>{escape(name)}</div>" for name, number in pairs)
     return f'<div class="figures">{boxes}</div>'
+
+
+def table(
+    title: str,
+    columns: Sequence[str],
+    text_columns: int,
+    rows: Sequence[Sequence[str]],
+    bars: Sequence[str],
+    bar_title: str,
+    meaning: Mapping[str, str],
+) -> str:
+    """A table that sorts and filters, with a bar in each line after the text columns.
+
+    Args:
+      bars: markup, of each row.
+      meaning: what a column says, for those whose name does not.
+    """
+
+    def cells(tag: str, texts: Sequence[str], bar: str) -> str:
+        made = []
+        for place, text in enumerate(texts):
+            number, short = place >= text_columns, len(text) <= SHORT
+            loss = text.startswith("-") and " " not in text
+            kind = f"n{' loss' if loss else ''}" if number else "short" if short else ""
+            attributes = f' class="{kind}"' if kind else ""
+            if tag == "th" and text in meaning:
+                attributes += f' title="{escape(meaning[text])}"'
+            text = escape(text) if short else escape(text).replace("_", "_<wbr>")  # long names may break there
+            made.append(f"<{tag}{attributes}>{text}</{tag}>")
+        made.insert(text_columns, f'<{tag} class="barcell">{bar}</{tag}>')
+        return "<tr>" + "".join(made) + "</tr>"
+
+    head = cells("th", columns, escape(bar_title))
+    body = "\n".join(cells("td", row, bar) for row, bar in zip(rows, bars, strict=True))
+    return (
+        f'<h2>{escape(title)}</h2>\n<div class="scroll tall"><table class="sorted">\n<thead>{head}</thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def browser(note: str) -> str:
+    """Where `browseAnswers` of the script shows what one looks through."""
+    return (
+        f'<h2>Answers</h2><p class="dim">{escape(note)}</p><noscript><p>They are shown by a script.</p></noscript>'
+        '<p class="pick"><select id="of-task" aria-label="task"></select>'
+        '<select id="outcome" aria-label="outcome"></select>'
+        '<input id="search" type="search" placeholder="Search prompts and answers"> '
+        '<span id="matches" class="dim"></span></p>'
+        '<div class="split"><ol id="list" class="list"></ol><div id="answer"></div></div>'
+    )
+
+
+def in_turns(queues: Iterable[Iterable[Any]], room: int) -> list[Any]:
+    """JSON values of several queues, one of each in turn, as many as take `room` bytes."""
+    chosen = []
+    for one in itertools.chain.from_iterable(itertools.zip_longest(*queues)):
+        if one is not None:
+            room -= len(json.dumps(one, ensure_ascii=False).encode())
+            if room < 0:
+                break
+            chosen.append(one)
+    return chosen
 
 
 def shortened(text: str) -> str:

@@ -1,0 +1,22 @@
+"""lm-evaluation-harness with our models: its own command line, in which --model optiml is known.
+
+python -m optiml_jax.harness --model optiml --model_args pretrained=runs/tiny,batch_rows=16 --tasks arc_easy \
+    --output_path results --log_samples
+"""
+
+from optiml_jax.errors import UserError, exit_on_user_error
+
+
+@exit_on_user_error
+def main() -> None:
+    try:
+        from lm_eval.__main__ import cli_evaluate
+    except ImportError:
+        raise UserError("lm-evaluation-harness is not installed; pip install 'optiml-jax[lm-eval]'") from None
+    from optiml_jax.harness import model  # noqa: F401 - registers "optiml"
+
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()

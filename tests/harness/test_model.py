@@ -1,0 +1,171 @@
+"""Our models in lm-evaluation-harness, beside its Hugging Face backend with the exported weights."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from optiml_jax.errors import UserError
+from optiml_jax.harness.model import OptimlLM
+from optiml_jax.inference.model import Model
+from optiml_jax.model import decoder
+from optiml_jax.model.config import OPTConfig
+from optiml_jax.tokenizer import Tokenizer
+from tests.conftest import ROOT
+from tests.meshes import mesh_of
+
+CONFIG = OPTConfig(vocab_size=1536, layers=2, model_dim=64, heads=8, ffn_dim=128, max_positions=128, init_scale=0.2)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A random model, as transformers loads it."""
+    directory = tmp_path_factory.mktemp("harness") / "weights"
+    tokenizer = Tokenizer.load(ROOT / "tasks" / "samples" / "tokenizer")
+    params = decoder.init_params(jax.random.key(0), CONFIG)
+    Model(CONFIG, params, tokenizer, mesh_of("1x1x1"), source="random").save(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def peer(exported):
+    return HFLM(pretrained=str(exported), dtype="float32", batch_size=4, device="cpu")
+
+
+@pytest.fixture(scope="module", params=["1x1x1", "2x2x2"])
+def ours(request, exported):
+    data, fsdp, tensor = request.param.split("x")
+    return OptimlLM(str(exported), data=data, fsdp=fsdp, tensor=tensor)
+
+
+def instances(kind: str, asked: list[tuple]) -> list[Instance]:
+    return [Instance(kind, {}, arguments, 0) for arguments in asked]
+
+
+LONG = " ".join(f"word {n} of a text" for n in range(60))
+PAIRS = [
+    *[("Is the sky blue? Answer:", word) for word in (" yes", " no", " a third one")],
+    ("", "a text after nothing"),
+    ("it ends in a space ", "and goes on"),
+    (f"{LONG} What is it?", " too long, so that it loses its start"),
+    ("one line\n", "another line"),
+]
+
+
+def test_log_likelihoods_are_those_of_the_hugging_face_backend(ours, peer):
+    asked = instances("loglikelihood", PAIRS)
+    for (have, greedy), (want, is_greedy) in zip(
+        ours.loglikelihood(asked), peer.loglikelihood(asked, disable_tqdm=True), strict=True
+    ):
+        assert have == pytest.approx(want, abs=2e-4) and greedy == is_greedy
+
+
+def test_a_greedy_continuation_is_known(ours, peer):
+    prompts = [f"Say {n}:" for n in range(20)]
+    texts = peer.generate_until(
+        instances("generate_until", [(text, {"max_gen_toks": 1}) for text in prompts]), disable_tqdm=True
+    )
+    asked = instances("loglikelihood", [pair for pair in zip(prompts, texts) if pair[1]])
+    have = [greedy for _, greedy in ours.loglikelihood(asked)]
+    assert have == [greedy for _, greedy in peer.loglikelihood(asked, disable_tqdm=True)] and any(have)
+
+
+def test_rolling_log_likelihoods_are_those_of_the_hugging_face_backend(ours, peer):
+    asked = instances("loglikelihood_rolling", [(LONG,), ("short",), ("",)])
+    want = peer.loglikelihood_rolling(asked, disable_tqdm=True)
+    np.testing.assert_allclose(ours.loglikelihood_rolling(asked), want, atol=2e-3)  # sums of up to 400 tokens
+
+
+def test_texts_are_those_of_the_hugging_face_backend(ours, peer):
+    whole = peer.generate_until(instances("generate_until", [("Go on:", {"max_gen_toks": 20})]), disable_tqdm=True)[0]
+    asked = instances(
+        "generate_until",
+        [
+            ("Go on:", {"max_gen_toks": 20, "do_sample": False, "temperature": 0.0}),
+            ("Go on:", {"max_gen_toks": 20, "until": [whole[8:11], "never said"]}),
+            (LONG, {"max_gen_toks": 8, "until": "\n\n"}),
+            ("What?", {"max_gen_toks": 5}),
+        ],
+    )
+    have = ours.generate_until(asked)
+    assert have == peer.generate_until(asked, disable_tqdm=True) and have[1] == whole.split(whole[8:11])[0]
+
+
+def test_samples_and_beams_are_refused(ours):
+    with pytest.raises(UserError, match=r"temperature=0\.7: this model answers greedily"):
+        ours.generate_until(instances("generate_until", [("x", {"do_sample": True, "temperature": 0.7})]))
+
+
+def _write_tasks(shared, folder):
+    """The harness's own tasks, their data read from local files in the form that the hub has."""
+    data = shared / "data" / "opt_eval"
+
+    def lines(path):
+        return [json.loads(line) for line in (data / path).read_text(encoding="utf-8").splitlines()]
+
+    labels = (data / "piqa" / "valid-labels.lst").read_text().split()
+    arc = [
+        {
+            "id": row["id"],
+            "question": row["question"]["stem"],
+            "choices": {key: [choice[key] for choice in row["question"]["choices"]] for key in ("text", "label")},
+            "answerKey": row["answerKey"],
+        }
+        for row in lines("arc/ARC-Challenge-Test.jsonl")
+    ]
+    gsm8k = (shared / "data" / "reasoning" / "gsm8k" / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = {
+        "arc_challenge": arc,
+        "piqa": [row | {"label": int(label)} for row, label in zip(lines("piqa/valid.jsonl"), labels)],
+        "boolq": [row | {"label": int(row["label"])} for row in lines("superglue/BoolQ/val.jsonl")],
+        "sglue_rte": [row | {"label": int(row["label"] != "entailment")} for row in lines("superglue/RTE/val.jsonl")],
+        "gsm8k": list(map(json.loads, gsm8k)),
+    }
+    files = {"arc_challenge": "arc/arc_challenge", "piqa": "piqa/piqa", "boolq": "super_glue/boolq/default"}
+    files |= {"sglue_rte": "super_glue/rte/default", "gsm8k": "gsm8k/gsm8k"}
+    import lm_eval.tasks
+
+    for task, of_task in rows.items():
+        file = folder / f"{task}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in of_task[:60]))
+        splits = {split: str(file) for split in ("train", "validation", "test")}
+        original = f"{lm_eval.tasks.__path__[0]}/{files[task]}.yaml"
+        (folder / f"{task}.yaml").write_text(
+            f"include: {original}\ntask: local_{task}\ndataset_path: json\ndataset_name: null\n"
+            f"dataset_kwargs:\n  data_files: {json.dumps(splits)}\n"
+        )
+    return [f"local_{task}" for task in rows]
+
+
+@pytest.mark.slow
+def test_the_harnesss_own_tasks_on_real_data_have_the_hugging_face_backends_results(shared, tmp_path, monkeypatch):
+    """ARC, PIQA, BoolQ, RTE and GSM8K as the harness asks them, a model with OPT's vocabulary: every score the same."""
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    config = OPTConfig(layers=2, model_dim=128, heads=4, ffn_dim=256, init_scale=0.2)
+    params = decoder.init_params(jax.random.key(1), config)
+    tokenizer = Tokenizer.load(shared / "tokenizer")
+    Model(config, params, tokenizer, mesh_of("1x1x1"), source="random").save(tmp_path / "weights")
+    tasks = _write_tasks(shared, tmp_path)
+    found = []
+    for model in (
+        OptimlLM(str(tmp_path / "weights"), fsdp=2, tensor=2, data=2),
+        HFLM(pretrained=str(tmp_path / "weights"), dtype="float32", batch_size=8, device="cpu"),
+    ):
+        options = {"num_fewshot": 2, "limit": 25, "bootstrap_iters": 0, "gen_kwargs": "max_gen_toks=12"}
+        manager = TaskManager(include_path=str(tmp_path))
+        found.append(simple_evaluate(model, tasks=tasks, task_manager=manager, log_samples=True, **options))
+    ours, peer = found
+    for task in tasks:
+        metrics = {name: value for name, value in peer["results"][task].items() if name != "alias"}
+        assert {name: ours["results"][task][name] for name in metrics} == metrics
+        for one, other in zip(ours["samples"][task], peer["samples"][task], strict=True):
+            if "acc" in one:
+                for (have, _), (want, _) in zip(one["filtered_resps"], other["filtered_resps"], strict=True):
+                    assert have == pytest.approx(want, abs=1e-2)
+            else:
+                assert one["resps"] == other["resps"]

@@ -1,0 +1,69 @@
+"""Compares two evaluations of the same prompts: paired tests per task, category and level.
+
+python -m tools.compare_runs runs/opt125m runs/opt125m_ni --output=runs/compared
+
+A and B are the OUTPUT_DIR of an evaluation, a MODEL_DIR that holds `evaluation/`, a `samples.jsonl`, or the output
+folder of lm-evaluation-harness with --log_samples. Writes comparison.json, comparison.md and comparison.html, which
+shows the two runs side by side wherever their answers differ.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from optiml_jax.errors import UserError, exit_on_user_error
+from optiml_jax.evaluation import comparison, comparison_report
+from optiml_jax.evaluation.samples import read_samples
+from optiml_jax.files import write_atomically
+from optiml_jax.harness import samples as harness
+from optiml_jax.tables import Parser
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = Parser("tools.compare_runs", __doc__)
+    add = parser.add_argument
+    add("first", metavar="A", help="an evaluation, such as that of a model before tuning")
+    add("second", metavar="B", help="another one of the same prompts; differences are B - A")
+    add("--output", help="folder for comparison.json, .md and .html (none: print alone)")
+    add("--names", help="how the two are called in tables, 'before,after' (their paths)")
+    add("--metric", help="of harness samples, the one to compare, such as acc_norm (the first that is there)")
+    flags = parser.parse_args(arguments)
+    flags.names = flags.names.split(",") if flags.names else [flags.first, flags.second]
+    if len(flags.names) != 2 or not all(flags.names):
+        parser.error("--names must be two names with a comma between them")
+    return flags
+
+
+def read(source: str, metric: str | None) -> list[dict]:
+    """The samples of one side.
+
+    Raises:
+      UserError: nothing there that can be compared.
+    """
+    path = Path(source)
+    if harness.files_of(path):
+        return harness.read(path, metric)
+    for file in (path, path / "samples.jsonl", path / "evaluation" / "samples.jsonl"):
+        if file.is_file():
+            return read_samples(file)
+    raise UserError(f"{source}: no samples.jsonl here; name the OUTPUT_DIR of an evaluation, finished")
+
+
+@exit_on_user_error
+def main(arguments: Sequence[str] | None = None) -> None:
+    flags = parse(arguments)
+    sides = [read(source, flags.metric) for source in (flags.first, flags.second)]
+    paired = comparison.pair(*sides)
+    found = {"names": flags.names} | comparison.compare(paired)
+    print(comparison_report.text(found))
+    if flags.output:
+        folder = Path(flags.output)
+        write_atomically(folder / "comparison.json", json.dumps(found, indent=2, allow_nan=False) + "\n")
+        write_atomically(folder / "comparison.md", comparison_report.markdown(found))
+        write_atomically(folder / "comparison.html", comparison_report.html(found, paired))
+        print(f"\npage: {folder}/comparison.html")
+
+
+if __name__ == "__main__":
+    main()
