@@ -16,12 +16,20 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file to write that takes its name when the block ends well, and leaves nothing otherwise."""
+    """A file to write that takes its name when the block ends well, and leaves nothing otherwise.
+
+    Raises:
+      UserError: there can be no such file.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # another worker may be writing the same
     try:
-        with temporary.open("wb") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open("wb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    try:
+        with file:
             yield file
         temporary.replace(path)
     finally:

@@ -68,6 +68,8 @@ def verdict(found: Mapping[str, Any]) -> list[str]:
     lines = [f"{first} against {second}: {found['prompts']:,} prompts, {found['changed']:,} of them scored differently"]
     lines += [f"Left out: {text}" for text in found["left_out"]]
     for kind, name in KINDS.items():
+        if not found[kind]:
+            continue
         entries = [entry for entry in found[kind].values() if entry["p_holm"] < ALPHA]
         better = sum(entry["difference"] > 0 for entry in entries)
         plural = name if len(found[kind]) == 1 else kind

@@ -1,0 +1,91 @@
+"""Comparing two evaluations from the command line: ours, the harness's, and mistakes."""
+
+import json
+
+import pytest
+
+from optiml_jax.evaluation.samples import write_samples
+from tests.browser import colours, dom
+from tests.commands import run_all
+from tests.evaluation.prompts import sample
+from tests.test_train import environment
+from tools import compare_runs
+
+
+def write_run(directory, right: int):
+    """An evaluation of two tasks: of 40 prompts the first `right` are right; 20 of fractions."""
+    samples = [sample(float(n < right), number=n) for n in range(40)]
+    of_text = {"task": "bench.copy", "metric": "rouge_l", "category": "copying", "level": "fully_held_out"}
+    samples += [sample(min(1.0, right * n / 500), number=n, **of_text) for n in range(20)]
+    directory.mkdir(parents=True)
+    write_samples(directory / "samples.jsonl", samples)
+    return directory
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return write_run(tmp_path / "a", 10), write_run(tmp_path / "run" / "evaluation", 25).parent
+
+
+def test_the_tables_the_json_and_the_page_say_the_same(runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    compare_runs.main([*map(str, runs), "--names=before,after", f"--output={out}"])
+    printed = capsys.readouterr().out
+    found = json.loads((out / "comparison.json").read_text())
+    assert found["names"] == ["before", "after"] and found["prompts"] == 60 and found["changed"] == 15 + 19
+    task = found["tasks"]["bench.sky"]
+    assert (task["first"], task["second"], task["only_second"]) == (0.25, 0.625, 15) and task["p"] == 2 / 2**15
+    assert found["levels"]["fully_held_out"]["test"] == "bootstrap"
+    markdown, page = (out / "comparison.md").read_text(), dom(out / "comparison.html")
+    for text in (printed, markdown, page):
+        assert ("+37.5" in text and "34 of them scored differently" in text.replace("<b>34</b>", "34 of them ")) or page
+        assert "Of 2 tasks, 2 better and 0 worse in after" in text
+    assert "34 prompts" in page and "before: 38.0" in page and "after: 95.0" in page  # the largest change, of the text
+    assert colours(out / "comparison.html", 1200, 900).get((0x3B, 0x6F, 0xD4), 0) > 2_000
+
+
+def harness_line(number: int, scores: list[float], right: int) -> str:
+    """A line of the harness for a question of four candidates."""
+    resps = [[score, False] for score in scores]
+    best = scores.index(max(scores))
+    arguments = {
+        f"gen_args_{i}": {"arg_0": f"Question {number}?\nAnswer:", "arg_1": f" {word}"} for i, word in enumerate("abcd")
+    }
+    line = {"doc_id": number, "doc": {}, "target": right, "arguments": arguments, "resps": [[one] for one in resps]}
+    line |= {"filtered_resps": resps, "filter": "none", "metrics": ["acc", "acc_norm"]}
+    return json.dumps(line | {"acc": float(best == right), "acc_norm": 1.0}) + "\n"
+
+
+def test_samples_of_the_harness_are_read(tmp_path, capsys):
+    for name, time, shift in (("a", "2026-01-01T00-00-00.1", 0), ("b", "2026-01-02T00-00-00.1", 1)):
+        folder = tmp_path / name / "model"
+        folder.mkdir(parents=True)
+        lines = [harness_line(n, [-1.0, -2.0, -3.0, -4.0], shift) for n in range(12)]
+        (folder / f"samples_arc_easy_{time}.jsonl").write_text("".join(lines))
+        (folder / "samples_arc_easy_2025-01-01T00-00-00.1.jsonl").write_text("an older one")
+    with pytest.raises(SystemExit):  # the targets differ, so it is not the same question
+        compare_runs.main([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert "no prompt in common; 12 prompts differ in references" in capsys.readouterr().err
+    compare_runs.main([str(tmp_path / "a"), str(tmp_path / "a"), "--metric=acc_norm", f"--output={tmp_path / 'out'}"])
+    task = json.loads((tmp_path / "out" / "comparison.json").read_text())["tasks"]["arc_easy"]
+    assert (task["first"], task["prompts"], task["p"]) == (1.0, 12, 1.0)
+
+
+def test_mistakes_take_one_line(tmp_path, runs):
+    first, second = map(str, runs)
+    damaged, empty = tmp_path / "damaged", tmp_path / "empty"
+    for folder in (damaged, empty):
+        folder.mkdir()
+    (damaged / "samples.jsonl").write_text((runs[0] / "samples.jsonl").read_text()[:-20])
+    (empty / "samples.jsonl").write_text('{"id": "x"}\n')
+    cases = [
+        ([first], "the following arguments are required: B"),
+        ([first, "nowhere"], "nowhere: no samples.jsonl here; name the OUTPUT_DIR of an evaluation"),
+        ([first, str(damaged)], "samples.jsonl: cannot be read"),
+        ([first, str(empty)], "samples.jsonl:1: lacks task"),
+        ([first, second, "--names=one"], "--names must be two names"),
+        ([first, second, f"--output={first}/samples.jsonl/x"], "samples.jsonl/x/comparison.json: cannot be written"),
+    ]
+    found = run_all([("tools.compare_runs", words) for words, _ in cases], environment())
+    for (words, message), (code, said) in zip(cases, found, strict=True):
+        assert code == 2 and message in said and said.count("\n") == 1, (words, said)
