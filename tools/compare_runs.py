@@ -12,9 +12,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from optiml_jax.errors import UserError, exit_on_user_error
+from optiml_jax.errors import exit_on_user_error
 from optiml_jax.evaluation import comparison, comparison_report
-from optiml_jax.evaluation.samples import read_samples
+from optiml_jax.evaluation.samples import find_samples, read_samples
 from optiml_jax.files import write_atomically
 from optiml_jax.harness import samples as harness
 from optiml_jax.tables import Parser
@@ -44,10 +44,7 @@ def read(source: str, metric: str | None) -> list[dict]:
     path = Path(source)
     if harness.files_of(path):
         return harness.read(path, metric)
-    for file in (path, path / "samples.jsonl", path / "evaluation" / "samples.jsonl"):
-        if file.is_file():
-            return read_samples(file)
-    raise UserError(f"{source}: no samples.jsonl here; name the OUTPUT_DIR of an evaluation, finished")
+    return read_samples(find_samples(source))
 
 
 @exit_on_user_error

@@ -11,7 +11,20 @@ from optiml_jax.evaluation.ledger import Prompt
 from optiml_jax.files import write_atomically
 
 # What is read of samples again.
-READ = ("id", "task", "template", "example_id", "shots", "seed", "category", "level", "prompt", "metric", "score")
+READ = (
+    "id",
+    "benchmark",
+    "task",
+    "template",
+    "example_id",
+    "shots",
+    "seed",
+    "category",
+    "level",
+    "prompt",
+    "metric",
+    "score",
+)
 
 
 def score_sample(
@@ -77,6 +90,19 @@ def score_sample(
 def scored(samples: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Those that have a score."""
     return [sample for sample in samples if sample["score"] is not None]
+
+
+def find_samples(source: str | Path) -> Path:
+    """The samples.jsonl of an OUTPUT_DIR, or of a MODEL_DIR that was evaluated into itself, or `source`.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = Path(source)
+    for file in (path, path / "samples.jsonl", path / "evaluation" / "samples.jsonl"):
+        if file.is_file():
+            return file
+    raise UserError(f"{source}: no samples.jsonl here; name the OUTPUT_DIR of an evaluation, finished")
 
 
 def read_samples(path: str | Path) -> list[dict[str, Any]]:

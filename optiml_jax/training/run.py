@@ -257,6 +257,11 @@ def start_state(
     shardings = step.state_shardings(abstract, optimization, mesh)
     if checkpoints.latest is not None:
         meta = checkpoints.meta(checkpoints.latest)
+        if "optimizer" not in meta:
+            raise UserError(
+                f"{checkpoints.directory} holds weights that were converted, and no training to go on with; give them "
+                "as INIT_WEIGHTS and choose another MODEL_DIR"
+            )
         check_same_run(meta["settings"], settings, checkpoints.directory)
         if meta["step"] > optimization.train_steps:
             raise UserError(

@@ -1,7 +1,7 @@
 """Weights in and out: Hugging Face (safetensors and `.bin`, directories and hub names) and metaseq, on any mesh."""
 
-from optiml_jax.weights.config import check_config, hf_config
-from optiml_jax.weights.load import load, load_hf, read_config
+from optiml_jax.weights.config import check_config, hf_config, was_exported
+from optiml_jax.weights.load import load, load_hf, read_config, stored_dtype
 from optiml_jax.weights.metaseq import is_metaseq, load_metaseq
 from optiml_jax.weights.save import save_hf
 from optiml_jax.weights.source import is_hf, resolve
@@ -17,4 +17,6 @@ __all__ = [
     "read_config",
     "resolve",
     "save_hf",
+    "stored_dtype",
+    "was_exported",
 ]

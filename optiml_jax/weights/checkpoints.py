@@ -63,16 +63,19 @@ class Checkpoints:
 
     def save(self, step: int, state: State, meta: dict[str, Any]) -> None:
         """Starts writing; returns once the values are copied, so the state may be donated afterwards."""
-        meta = meta | {"format": FORMAT, "step": step, "params": fingerprint(state.params)}
-        meta |= {"optimizer": fingerprint((state.optimizer, state.scale))}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                optimizer=ocp.args.StandardSave({"optimizer": state.optimizer, "scale": state.scale}),
-                meta=ocp.args.JsonSave(meta | {"checksum": _checksum(meta)}),
-            ),
-        )
+        optimizer = {"optimizer": state.optimizer, "scale": state.scale}
+        meta = meta | {"optimizer": fingerprint((state.optimizer, state.scale))}
+        self._save(step, state.params, meta, optimizer=ocp.args.StandardSave(optimizer))
+
+    def save_weights(self, params: Any, meta: dict[str, Any]) -> None:
+        """Starts writing parameters alone, as step 0: to load and to start from, not to go on from."""
+        self._save(0, params, meta)
+
+    def _save(self, step: int, params: Any, meta: dict[str, Any], **items: Any) -> None:
+        meta = meta | {"format": FORMAT, "step": step, "params": fingerprint(params)}
+        meta |= {"checksum": _checksum(meta)}
+        saved = {"params": ocp.args.StandardSave(params), **items, "meta": ocp.args.JsonSave(meta)}
+        self._manager.save(step, args=ocp.args.Composite(**saved))
 
     def meta(self, step: int) -> dict[str, Any]:
         """The metadata of a step.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from optiml_jax.errors import UserError
 from optiml_jax.model.config import OPTConfig
+from optiml_jax.weights import metaseq
 from optiml_jax.weights.config import parse_config
 from optiml_jax.weights.directory import read_tensors
 from optiml_jax.weights.metaseq import is_metaseq, load_metaseq, read_metaseq_config
@@ -41,6 +42,13 @@ def load(
     """Parameters from a Hugging Face directory or hub name, or from a metaseq checkpoint; see `load_hf`."""
     path = resolve(source)
     return (load_metaseq if is_metaseq(path) else load_hf)(path, config, shardings, dtype)
+
+
+def stored_dtype(source: str | os.PathLike, config: OPTConfig) -> jnp.dtype:
+    """The widest type that the tensors of a Hugging Face directory or metaseq checkpoint have on disk."""
+    path = resolve(source)
+    tensors = metaseq.read_tensors(path, config) if is_metaseq(path) else read_tensors(path)
+    return max((tensor.dtype for tensor in tensors.values()), key=lambda dtype: dtype.itemsize)
 
 
 def load_hf(

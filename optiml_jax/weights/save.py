@@ -20,11 +20,9 @@ from optiml_jax.errors import UserError
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.decoder import check_params
 from optiml_jax.tokenizer import SPECIAL, Tokenizer
-from optiml_jax.weights import names, safetensors
+from optiml_jax.weights import names, safetensors, target
 from optiml_jax.weights.config import hf_config, was_exported
 from optiml_jax.weights.stored import FLOATS
-
-SMALL_FILES_BYTES = 10_000_000  # room for configuration and tokenizer when the disk is checked
 
 
 def save_hf(
@@ -62,7 +60,7 @@ def save_hf(
     tensors = _gather(params, slots, name, directory)
     total = sum(math.prod(shape) for shape in shapes.values()) * FLOATS[name].itemsize
     with together():
-        partial = _prepare(directory, total) if jax.process_index() == 0 else None
+        partial = target.prepare(directory, total, was_exported) if jax.process_index() == 0 else None
     with together():
         if partial is None:
             collections.deque(tensors, maxlen=0)  # takes part in every gather
@@ -70,7 +68,7 @@ def save_hf(
         try:
             _write_weights(partial, shapes, name, tensors, max_shard_bytes, total)
             _write_rest(partial, config, tokenizer, name)
-            _rename(partial, directory)
+            target.put_in_place(partial, directory)
         except OSError as error:
             raise UserError(f"{directory}: cannot be written ({error.strerror or error})") from error
         finally:
@@ -78,26 +76,6 @@ def save_hf(
             if jax.process_count() > 1:  # the others go on gathering, whatever went wrong here
                 collections.deque(tensors, maxlen=0)
     return directory
-
-
-def _prepare(directory: Path, total: int) -> Path:
-    """Refuses a target in use and a disk too small; an empty `<directory>.partial` otherwise."""
-    if directory.exists() and not (directory.is_dir() and (not any(directory.iterdir()) or was_exported(directory))):
-        raise UserError(f"{directory}: exists and is not an earlier export; choose another name or remove it")
-    partial = directory.with_name(directory.name + ".partial")
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
-        free = shutil.disk_usage(directory.parent).free
-        if free < total + SMALL_FILES_BYTES:
-            raise UserError(
-                f"{directory}: the export needs {total / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; "
-                "make room or choose another disk"
-            )
-        partial.mkdir()
-    except OSError as error:
-        raise UserError(f"{directory}: cannot be written ({error.strerror or error})") from error
-    return partial
 
 
 def _write_weights(
@@ -147,18 +125,6 @@ def _write_rest(directory: Path, config: OPTConfig, tokenizer: Tokenizer | None,
 
 def _write_json(file: Path, content: Any) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _rename(partial: Path, directory: Path) -> None:
-    """Puts the finished export in place; an earlier one steps aside first."""
-    if directory.exists() and any(directory.iterdir()):
-        old = directory.with_name(directory.name + ".replaced")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(directory, old)
-        os.replace(partial, directory)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(partial, directory)
 
 
 def _gather(params: dict, slots: dict[str, names.Slot], dtype: str, origin: Path) -> Iterator[np.ndarray]:
