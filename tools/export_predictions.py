@@ -2,8 +2,8 @@
 
 python -m tools.export_predictions runs/opt125m_ni --output=predictions.jsonl --shots=2
 
-One line an instance, {"id", "prediction"}: what `eval/automatic/evaluation.py` of natural-instructions and its leaderboard
-read. What could not be asked has an empty prediction.
+One line an instance, {"id", "prediction"}: what `eval/automatic/evaluation.py` of natural-instructions and its
+leaderboard read. What could not be asked has an empty prediction.
 """
 
 import argparse

@@ -82,7 +82,7 @@ def test_mistakes_take_one_line(tmp_path, runs):
         ([first], "the following arguments are required: B"),
         ([first, "nowhere"], "nowhere: no samples.jsonl here; name the OUTPUT_DIR of an evaluation"),
         ([first, str(damaged)], "samples.jsonl: cannot be read"),
-        ([first, str(empty)], "samples.jsonl:1: lacks task"),
+        ([first, str(empty)], "samples.jsonl:1: lacks benchmark, task"),
         ([first, second, "--names=one"], "--names must be two names"),
         ([first, second, f"--output={first}/samples.jsonl/x"], "samples.jsonl/x/comparison.json: cannot be written"),
     ]
