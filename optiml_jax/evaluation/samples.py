@@ -11,7 +11,8 @@ from optiml_jax.evaluation.ledger import Prompt
 from optiml_jax.files import write_atomically
 
 # What is read of samples again.
-READ = "id benchmark task template example_id shots seed category level prompt metric score".split()
+READ = ("id", "benchmark", "task", "template", "example_id", "shots", "seed", "category", "level")
+READ += ("prompt", "metric", "score")
 
 
 def score_sample(
