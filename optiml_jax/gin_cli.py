@@ -16,6 +16,7 @@ from optiml_jax import distributed, xla_flags
 from optiml_jax.data.settings import Data
 from optiml_jax.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.evaluation.run import evaluate
+from optiml_jax.evaluation.validation import Validation
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.sharding import make_mesh
 from optiml_jax.training.hooks import Logging
@@ -33,6 +34,7 @@ CONFIGURABLES: dict[str, Callable[..., Any]] = {
     "Data": Data,
     "Mesh": make_mesh,
     "Logging": Logging,
+    "Validation": Validation,
 }
 NOT_BOUND = {
     "train": ["hooks", "operative_config"],

@@ -1,16 +1,18 @@
-"""What a run says of itself: `metrics.jsonl`, TensorBoard events, a progress bar."""
+"""What a run says of itself: `metrics.jsonl`, `validation.jsonl`, TensorBoard events, a progress bar."""
 
 import json
 import math
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from optiml_jax.files import write_atomically
+
+METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
 
 
 class MetricsLog:
@@ -27,10 +29,10 @@ class MetricsLog:
         if not active:
             return
         directory = Path(model_dir)
-        path = directory / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start]
-        write_atomically(path, "".join(kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._file = _go_on(directory / METRICS, start)
+        self._validation = directory / VALIDATION
+        if self._validation.exists():
+            _go_on(self._validation, start).close()
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1 if start else None)
         # Without a terminal a line a second would drown a log file.
         quiet = not sys.stderr.isatty()
@@ -48,6 +50,16 @@ class MetricsLog:
                 self._events.add_scalar(name, value, row["step"])
         self._bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tok/s", refresh=False)
 
+    def validated(self, step: int, scores: dict[str, float], said: str) -> None:
+        """Adds a row of `validation.jsonl`, and a line for people."""
+        if not self._active:
+            return
+        with self._validation.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | scores) + "\n")
+        for name, value in scores.items():
+            self._events.add_scalar(f"validation/{name}", value, step)
+        tqdm.write(said, file=sys.stdout)
+
     def advance(self) -> None:
         """One step is done, logged or not."""
         if self._active:
@@ -60,6 +72,12 @@ class MetricsLog:
             self._file.close()
 
 
+def _go_on(path: Path, start: int) -> TextIO:
+    """A file of rows to add to, without those beyond `start`."""
+    write_atomically(path, "".join(line for line in _whole_lines(path) if json.loads(line)["step"] <= start))
+    return path.open("a", encoding="utf-8")
+
+
 def _whole_lines(path: Path) -> list[str]:
     """Lines that were written to their end."""
     if not path.exists():
@@ -69,16 +87,25 @@ def _whole_lines(path: Path) -> list[str]:
 
 def read_metrics(model_dir: str | os.PathLike) -> list[dict[str, Any]]:
     """The rows of a run's `metrics.jsonl`."""
-    return [json.loads(line) for line in _whole_lines(Path(model_dir) / "metrics.jsonl")]
+    return [json.loads(line) for line in _whole_lines(Path(model_dir) / METRICS)]
+
+
+def read_validation(model_dir: str | os.PathLike) -> list[dict[str, Any]]:
+    """The rows of a run's `validation.jsonl`: "step", "average", "level/..." and "category/...", fractions."""
+    return [json.loads(line) for line in _whole_lines(Path(model_dir) / VALIDATION)]
 
 
 def training_losses(model_dir: str | os.PathLike) -> dict[str, Any] | None:
-    """First and last loss of a run, each the mean of up to five logged rows, and all of them as "curve", [[step, loss],
-    ...]; None where there is no log."""
+    """First and last loss of a run, each the mean of up to five logged rows, all of them as "curve", [[step, loss],
+    ...], and "validation", [[step, average], ...]; None where there is no log."""
     rows = read_metrics(model_dir)
     losses = [row["loss"] for row in rows]
     if not losses:
         return None
     few = max(1, min(5, len(losses) // 4))
-    first, last = sum(losses[:few]) / few, sum(losses[-few:]) / few
-    return {"first_loss": first, "last_loss": last, "curve": [[row["step"], row["loss"]] for row in rows]}
+    return {
+        "first_loss": sum(losses[:few]) / few,
+        "last_loss": sum(losses[-few:]) / few,
+        "curve": [[row["step"], row["loss"]] for row in rows],
+        "validation": [[row["step"], row["average"]] for row in read_validation(model_dir)],
+    }

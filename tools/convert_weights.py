@@ -96,7 +96,7 @@ def write_run(params: dict, source: Source, origin: str, target: Path) -> None:
     partial = targets.prepare(target, sum(x.nbytes for x in jax.tree.leaves(params)))
     try:
         with contextlib.closing(Checkpoints(partial, keep=1)) as checkpoints:
-            checkpoints.save_weights(params, meta)
+            checkpoints.save_weights(0, params, meta)
             checkpoints.wait()
         source.tokenizer.save(partial / "tokenizer")
         targets.put_in_place(partial, target)

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,8 @@ def run_evaluation(
             mininterval=30 if quiet else 0.5,
             disable=not first,
         ) as bar:
-            for group, answer in _groups(list(missing.values()), batch_rows, max_new_tokens, ranked_by):
-                answers = answer(model, group)
+            options = {"batch_rows": batch_rows, "max_new_tokens": max_new_tokens, "ranked_by": ranked_by}
+            for group, answers in answer_all(model, list(missing.values()), **options):
                 with together():
                     if first:
                         store.write({keys[prompt.id]: one for prompt, one in zip(group, answers, strict=True)})
@@ -107,13 +107,10 @@ def _finish(
     return found
 
 
-Answering = Callable[[Model, list[Prompt]], list[Answer]]
-
-
-def _groups(
-    prompts: Sequence[Prompt], batch_rows: int, max_new_tokens: int, ranked_by: str
-) -> Iterator[tuple[list[Prompt], Answering]]:
-    """Prompts that are answered together, and how."""
+def answer_all(
+    model: Model, prompts: Sequence[Prompt], *, batch_rows: int, max_new_tokens: int, ranked_by: str = "sum"
+) -> Iterator[tuple[list[Prompt], list[Answer]]]:
+    """Prompts that are answered together, and their answers; arguments as `run_evaluation`."""
     rank = functools.partial(_rank, batch_rows=batch_rows, ranked_by=ranked_by)
     generate = functools.partial(_generate, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
     for answer, alike in (
@@ -121,7 +118,8 @@ def _groups(
         (generate, [prompt for prompt in prompts if prompt.candidates is None]),
     ):
         for first in range(0, len(alike), GROUP * batch_rows):
-            yield alike[first : first + GROUP * batch_rows], answer
+            group = alike[first : first + GROUP * batch_rows]
+            yield group, answer(model, group)
 
 
 def _fitted(model: Model, prompt: Prompt, answers: Sequence[str], tokens: int = 0) -> tuple[list[tuple[str, str]], int]:

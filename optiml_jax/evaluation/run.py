@@ -1,9 +1,6 @@
 """An evaluation from its settings: which weights, which prompts, where the results go."""
 
-import hashlib
-import heapq
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +8,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from optiml_jax.data.caches import ledger_path
 from optiml_jax.errors import UserError, check_known
 from optiml_jax.evaluation.answering import run_evaluation
-from optiml_jax.evaluation.ledger import Prompt, about, read_ledgers
+from optiml_jax.evaluation.asked import chosen, ledgers
+from optiml_jax.evaluation.ledger import about, read_ledgers
 from optiml_jax.evaluation.provenance import provenance
 from optiml_jax.evaluation.ranked_by import RANKED_BY
 from optiml_jax.evaluation.report import Context
@@ -61,12 +58,7 @@ def evaluate(
     """
     if not weights:
         raise UserError("WEIGHTS is not set; name a model with --gin.WEIGHTS=\"'runs/tiny'\"")
-    if ledger is not None and suite is not None:
-        raise UserError(f"SUITE={suite} and LEDGER={ledger} both say what is asked; give one of them")
-    if ledger is None and suite is None and mixture is None:
-        raise UserError("LEDGER is not set; name one with --gin.LEDGER=\"'cache/ledgers/samples.jsonl'\", or a SUITE")
-    suites = [name.strip() for name in (suite or mixture or "").split(",")]
-    ledgers = [ledger] if ledger is not None else [str(ledger_path(cache_dir, name)) for name in suites]
+    files = ledgers(ledger, suite, mixture, cache_dir)
     batch_rows = check("evaluate.batch_rows", batch_rows, int)
     max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
     limit = check("evaluate.limit", limit, int, (0, math.inf))
@@ -79,10 +71,10 @@ def evaluate(
         if not check_only and not Path(weights).is_dir():
             raise UserError(f"OUTPUT_DIR is not set; {weights} is no directory that results could go into")
         output_dir = str(Path(weights) / "evaluation")
-    prompts = chosen(read_ledgers(ledgers), shots, limit)
+    prompts = chosen(read_ledgers(files), shots, limit)
     if check_only:
         return {}
-    said = [about(path) for path in ledgers]
+    said = [about(path) for path in files]
     model = load_model(weights, mesh=mesh, precision=precision)
     found = run_evaluation(
         model,
@@ -105,31 +97,3 @@ def evaluate(
     if jax.process_index() == 0:
         print(f"report    {output_dir}/report.html")
     return found
-
-
-def chosen(prompts: Sequence[Prompt], shots: int | Sequence[int] | None, limit: int) -> list[Prompt]:
-    """A part of a ledger. A larger `limit` asks what a smaller one asks, and more; all parts of a question, or none.
-
-    Raises:
-      UserError: no prompt has so many demonstrations.
-    """
-    wanted = {shots} if isinstance(shots, int) else shots and set(shots)
-    found = [prompt for prompt in prompts if not wanted or prompt.shots in wanted]
-    if not found:
-        there = ", ".join(map(str, sorted({prompt.shots for prompt in prompts})))
-        raise UserError(f"SHOTS={shots}: the ledger has prompts of {there} demonstrations")
-    if not limit:
-        return found
-    questions: dict[tuple[str, int], set[tuple]] = defaultdict(set)
-    for prompt in found:
-        questions[prompt.task, prompt.shots].add(_question(prompt))
-    drawn = {of: set(heapq.nsmallest(limit, names, key=_draw)) for of, names in questions.items()}
-    return [prompt for prompt in found if _question(prompt) in drawn[prompt.task, prompt.shots]]
-
-
-def _question(prompt: Prompt) -> tuple:
-    return prompt.template, prompt.seed, prompt.part_of or prompt.example_id
-
-
-def _draw(question: tuple) -> bytes:
-    return hashlib.sha256(repr(question).encode()).digest()

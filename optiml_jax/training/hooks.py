@@ -1,15 +1,16 @@
-"""What a run does beside its steps: it logs them and saves them."""
+"""What a run does beside its steps: it logs them, saves them and has them validated."""
 
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from optiml_jax.distributed import together
+from optiml_jax.distributed import from_first, together
 from optiml_jax.errors import UserError
 from optiml_jax.metrics_log import MetricsLog
 from optiml_jax.model import decoder
@@ -87,6 +88,11 @@ class StepLog:
             }
         )
 
+    def validated(self, step: int, scores: dict[str, float], said: str) -> None:
+        """Writes what a validation found. Its time is no step's."""
+        self._log.validated(step, scores, said)
+        self._last = time.perf_counter()
+
     def close(self) -> None:
         self._log.close()
 
@@ -128,3 +134,38 @@ class Saver:
             self._saved = step
         if step == self._run.optimization.train_steps:
             self._checkpoints.wait()
+
+
+class Validator:
+    """The hook that validates: scores go to the log, and the weights with the best average to MODEL_DIR/best.
+
+    Args:
+      score: of parameters, `evaluation.validation.Validation.scorer`'s.
+      best: checkpoints of the best weights.
+      before: the rows of `validation.jsonl` that the run goes on from.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        log: StepLog,
+        score: Callable[[Any], dict[str, float]],
+        best: Checkpoints,
+        meta: Callable[[dict], dict[str, Any]],
+        before: Sequence[dict[str, Any]],
+    ) -> None:
+        self._run, self._log, self._score, self._checkpoints, self._meta = run, log, score, best, meta
+        best.forget_after(run.step)  # of a run that went on past the checkpoint that this one goes on from
+        self._best = max((row["average"] for row in before if row["step"] == best.latest), default=-math.inf)
+
+    def __call__(self, step: int, params: Any) -> None:
+        self._log.flush()
+        start = time.perf_counter()
+        scores = self._score(params)
+        average = float(from_first(np.array(scores["average"])))  # one process decides for all
+        better = average > self._best
+        said = f"validation at step {step}: average {100 * average:.1f}{', the best so far' if better else ''}"
+        self._log.validated(step, scores, f"{said} ({time.perf_counter() - start:.0f} s)")
+        if better:
+            self._best = average
+            self._checkpoints.save_weights(step, params, self._meta(self._run.loader.state))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from jax.sharding import Mesh, NamedSharding
@@ -21,12 +21,12 @@ from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError
 from optiml_jax.files import exclusive
-from optiml_jax.metrics_log import read_metrics
+from optiml_jax.metrics_log import read_metrics, read_validation
 from optiml_jax.model import decoder, sharding
-from optiml_jax.model.config import OPTConfig
+from optiml_jax.model.config import PRECISIONS, OPTConfig
 from optiml_jax.tokenizer import Tokenizer
 from optiml_jax.training import step
-from optiml_jax.training.hooks import Logging, Saver, StepLog
+from optiml_jax.training.hooks import Logging, Saver, StepLog, Validator
 from optiml_jax.training.loop import Hook, Run, run_steps
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation
@@ -35,6 +35,17 @@ from optiml_jax.weights import checkpoints as ckpt
 # settings that may differ when a run goes on: a larger TRAIN_STEPS extends it; mesh, paths and logging are no settings
 MAY_DIFFER = ("Optimization.train_steps",)
 ROOT = Path(__file__).resolve().parents[2]
+
+
+class Validates(Protocol):
+    """`evaluation.validation.Validation`, of which training knows so much."""
+
+    every: int
+
+    def prompts(self) -> Sequence[Any]: ...
+    def scorer(
+        self, config: OPTConfig, tokenizer: Tokenizer, mesh: Mesh, leading_eos: bool, dtype: Any
+    ) -> Callable[[dict], dict[str, float]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +75,7 @@ def train(
     model_dir: str | None = None,
     init_weights: str | None = None,
     evaluate_after: Callable[..., Any] | None = None,
+    validation: Validates | None = None,
     operative_config: Callable[[], str] = str,
     hooks: Sequence[Hook] = (),
 ) -> Record:
@@ -75,6 +87,7 @@ def train(
         None for random weights.
       evaluate_after: called when the last step is done, with `operative_config`, and before the first one with
         `check_only=True`.
+      validation: what is asked every so many steps; the weights with the best average are kept in MODEL_DIR/best.
       operative_config: gives the text of `config.gin`, every value in force.
       hooks: (every, function(step, params)), called after so many steps and after the last one, before it is saved.
 
@@ -95,6 +108,9 @@ def train(
         store = open_store(data)
         if evaluate_after is not None:
             evaluate_after(check_only=True)  # a ledger that is not there is told of now, not after the last step
+        validated = validation is not None and validation.every
+        if validated:
+            validation.prompts()
         step_ = _train(
             model,
             optimization,
@@ -107,6 +123,7 @@ def train(
             init_weights,
             operative_config,
             hooks,
+            validation if validated else None,
         )
         if step_ < optimization.train_steps:
             raise SystemExit(143)
@@ -126,6 +143,7 @@ def _train(
     init_weights: str | None,
     operative_config: Callable[[], str],
     hooks: Sequence[Hook],
+    validation: Validates | None,
 ) -> int:
     """The step that was reached: the last one, or that at which a signal asked to stop. The device is free again."""
     tokenizer = Tokenizer.load(data.tokenizer or store.directory / "tokenizer")
@@ -162,9 +180,19 @@ def _train(
             _announce(model, mesh, store, manifest, data, first, optimization, directory)
         key = jax.random.fold_in(jax.random.key(data.seed), 1)
         run = Run(model, optimization, computation, mesh, state, first, loader, rows, data.batch_rows, key)
-        with contextlib.closing(StepLog(run, directory, logging)) as log:
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(contextlib.closing(StepLog(run, directory, logging)))
             save = Saver(run, checkpoints, log, meta)
-            finished = run_steps(run, [(1, log), *hooks, (logging.checkpoint_every, save)])
+            validators: list[Hook] = []
+            if validation is not None:
+                best = stack.enter_context(contextlib.closing(ckpt.Checkpoints(directory / "best", keep=1)))
+                if jax.process_index() == 0:
+                    tokenizer.save(directory / "best" / "tokenizer")
+                dtype = PRECISIONS[computation.precision]
+                score = validation.scorer(model, tokenizer, mesh, data.leading_eos, dtype)
+                validator = Validator(run, log, score, best, meta, read_validation(directory))
+                validators.append((validation.every, validator))
+            finished = run_steps(run, [(1, log), *hooks, *validators, (logging.checkpoint_every, save)])
             if not finished:
                 save(run.step)
     if not finished and jax.process_index() == 0:

@@ -67,9 +67,15 @@ class Checkpoints:
         meta = meta | {"optimizer": fingerprint((state.optimizer, state.scale))}
         self._save(step, state.params, meta, optimizer=ocp.args.StandardSave(optimizer))
 
-    def save_weights(self, params: Any, meta: dict[str, Any]) -> None:
-        """Starts writing parameters alone, as step 0: to load and to start from, not to go on from."""
-        self._save(0, params, meta)
+    def save_weights(self, step: int, params: Any, meta: dict[str, Any]) -> None:
+        """Starts writing parameters alone: to load and to start from, not to go on from."""
+        self._save(step, params, meta)
+
+    def forget_after(self, step: int) -> None:
+        """Removes checkpoints of later steps."""
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
 
     def _save(self, step: int, params: Any, meta: dict[str, Any], **items: Any) -> None:
         meta = meta | {"format": FORMAT, "step": step, "params": fingerprint(params)}

@@ -1,0 +1,86 @@
+"""Evaluation inside a training run: some prompts every so many steps, scored as the paper chooses its settings by."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from optiml_jax.evaluation.aggregation import aggregate
+from optiml_jax.evaluation.answering import answer_all
+from optiml_jax.evaluation.asked import chosen, ledgers
+from optiml_jax.evaluation.ledger import Prompt, read_ledgers
+from optiml_jax.evaluation.samples import score_sample, scored
+from optiml_jax.inference.model import Model
+from optiml_jax.model.config import OPTConfig
+from optiml_jax.settings import check_fields
+from optiml_jax.tokenizer import Tokenizer
+
+Scores = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """What a training run is validated on, and how often.
+
+    Attributes:
+      every: in steps, and after the last one; 0: never.
+      ledger, suite, mixture, cache_dir, shots, batch_rows, max_new_tokens: as in `evaluation.run.evaluate`.
+      limit: questions a task at each number of shots; 0: all. The paper takes 250 (section 4.1).
+    """
+
+    every: int = 0
+    ledger: str | None = None
+    suite: str | None = None
+    mixture: str | None = None
+    cache_dir: str = "cache"
+    shots: Any = None
+    limit: int = 250
+    batch_rows: int = 16
+    max_new_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        check_fields(self, every=(0, float("inf")), limit=(0, float("inf")))
+
+    def prompts(self) -> list[Prompt]:
+        """What is asked.
+
+        Raises:
+          UserError: there is no such ledger, or no such prompts in it.
+        """
+        files = ledgers(self.ledger, self.suite, self.mixture, self.cache_dir)
+        return chosen(read_ledgers(files), self.shots, self.limit)
+
+    def scorer(
+        self, config: OPTConfig, tokenizer: Tokenizer, mesh: Mesh, leading_eos: bool, dtype: jnp.dtype
+    ) -> Callable[[dict], Scores]:
+        """The function from parameters on `mesh` to their scores; every process of a run calls it."""
+        prompts = self.prompts()
+        new_tokens = min(self.max_new_tokens, config.max_positions // 2)
+
+        def score(params: dict) -> Scores:
+            options = {"source": "training", "leading_eos": leading_eos, "dtype": dtype}
+            model = Model(config, params, tokenizer, mesh, **options)
+            answered = answer_all(model, prompts, batch_rows=self.batch_rows, max_new_tokens=new_tokens)
+            samples = [
+                score_sample(prompt, **answer)
+                for group, answers in answered
+                for prompt, answer in zip(group, answers, strict=True)
+            ]
+            return of_samples(scored(samples))
+
+        return score
+
+
+def of_samples(samples: Iterable[dict[str, Any]]) -> Scores:
+    """ "average", by which checkpoints are compared, and the scores of levels and categories.
+
+    The average is that of the three levels, at all numbers of shots (paper 4.1); where no task has a level, that of
+    the categories.
+    """
+    found = aggregate(samples)
+    categories = {name: entry["score"] for name, entry in found["categories"].items()}
+    average = sum(categories.values()) / len(categories) if found["average"] is None else found["average"]
+    levels = {f"level/{name}": entry["score"] for name, entry in found["levels"].items()}
+    return {"average": average} | levels | {f"category/{name}": score for name, score in categories.items()}

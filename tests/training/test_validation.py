@@ -1,0 +1,104 @@
+"""Validation inside a run: its scores, the best weights, and the curve of a killed run."""
+
+import json
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+import optiml_jax
+from optiml_jax.evaluation.aggregation import aggregate
+from optiml_jax.evaluation.answering import answer_all
+from optiml_jax.evaluation.samples import score_sample
+from optiml_jax.evaluation.validation import Validation
+from optiml_jax.metrics_log import training_losses
+from tests.conftest import ROOT
+from tests.test_train import SMALL, cache, command, environment, run  # noqa: F401 - cache is a fixture
+
+VALIDATED = SMALL | {"VALIDATE_EVERY": 2, "VALIDATION_LIMIT": 3, "MAX_NEW_TOKENS": 2, "CHECKPOINT_EVERY": 3}
+
+
+def settings(cache, directory, **more):  # noqa: F811
+    return VALIDATED | {"CACHE_DIR": cache, "MODEL_DIR": str(directory)} | more
+
+
+@pytest.fixture(scope="module")
+def whole(cache, tmp_path_factory):  # noqa: F811
+    directory = tmp_path_factory.mktemp("validated")
+    done = run("train", settings(cache, directory))
+    return directory, done.stdout
+
+
+def rows(directory):
+    return [json.loads(line) for line in (directory / "validation.jsonl").read_text().splitlines()]
+
+
+def test_scores_are_logged_and_the_best_weights_kept(whole, cache):  # noqa: F811
+    directory, said = whole
+    found = rows(directory)
+    assert [row["step"] for row in found] == [2, 4, 6]
+    levels = ("fully_held_out", "held_out_task", "held_out_instances")
+    for row in found:
+        assert row["average"] == pytest.approx(sum(row[f"level/{level}"] for level in levels) / 3)
+    best = max(found, key=lambda row: row["average"])  # the first of equals
+    assert [path.name for path in (directory / "best" / "checkpoints").iterdir()] == [str(best["step"])]
+    # The kept weights, asked again, have the score that was written.
+    model = optiml_jax.load_model(directory / "best")
+    asked = Validation(mixture="samples", cache_dir=cache, limit=3).prompts()
+    answered = answer_all(model, asked, batch_rows=16, max_new_tokens=2)
+    samples = [score_sample(one, **answer) for group, of in answered for one, answer in zip(group, of, strict=True)]
+    assert aggregate(samples)["average"] == pytest.approx(best["average"], abs=1e-12)
+    assert len(samples) == 15 * 3 and f"validation at step 2: average {100 * found[0]['average']:.1f}, the best" in said
+
+
+def scalars(directory: Path, name: str) -> list[tuple[int, float]]:
+    """(step, value) of a scalar in a folder's event files: records of length, its checksum, content, its checksum."""
+    found = []
+    for file in sorted(directory.glob("events.*")):
+        left = file.read_bytes()
+        while left:
+            (size,) = struct.unpack("<Q", left[:8])
+            event = event_pb2.Event.FromString(left[12 : 12 + size])
+            found += [(event.step, value.simple_value) for value in event.summary.value if value.tag == name]
+            left = left[16 + size :]
+    return found
+
+
+def test_the_curve_is_in_tensorboard_and_in_what_reports_are_given(whole):
+    directory, _ = whole
+    logged = scalars(directory / "tensorboard", "validation/average")
+    assert logged == [(row["step"], pytest.approx(row["average"])) for row in rows(directory)]
+    assert len(scalars(directory / "tensorboard", "validation/level/fully_held_out")) == 3
+    assert training_losses(directory)["validation"] == [[row["step"], row["average"]] for row in rows(directory)]
+    assert len((directory / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("until", [1, 2])
+def test_a_killed_run_goes_on_to_the_same_curve_and_the_same_best(whole, cache, tmp_path, until):  # noqa: F811
+    directory, _ = whole
+    words = command("train", settings(cache, tmp_path))
+    file = tmp_path / "validation.jsonl"
+    with subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and (not file.exists() or file.read_bytes().count(b"\n") < until):
+            time.sleep(0.01)
+        assert process.poll() is None, "it ended before it was killed"
+        process.kill()
+    run("train", settings(cache, tmp_path))
+    assert file.read_bytes() == (directory / "validation.jsonl").read_bytes()
+    kept = [sorted(path.name for path in (one / "best" / "checkpoints").iterdir()) for one in (directory, tmp_path)]
+    assert kept[0] == kept[1]
+
+
+def test_mistakes_are_told_of_before_the_first_step(cache, tmp_path):  # noqa: F811
+    for change, message in (
+        ({"VALIDATION": "mmul"}, "mmul.jsonl: no such ledger"),
+        ({"VALIDATE_EVERY": -1}, "Validation.every is -1; it must be a whole number from 0"),
+    ):
+        done = run("train", settings(cache, tmp_path / "x", **change), code=2)
+        assert (
+            message in done.stderr and done.stderr.count("\n") == 1 and not (tmp_path / "x" / "metrics.jsonl").exists()
+        )
