@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from optiml_jax.files import exclusive
+from optiml_jax.metrics_log import read_validation
 from tests.conftest import ROOT
 from tests.test_train import SMALL, cache, command, environment, losses, rows, run  # noqa: F401  (cache is a fixture)
 
@@ -104,8 +105,10 @@ def test_two_processes_evaluate_to_the_bytes_of_one(one, cache, tmp_path):  # no
     words = command("evaluate", settings | {"OUTPUT_DIR": str(tmp_path / "two")}, gin_file="evaluate.gin")
     for code, said in finish(start_two(words, devices=1)):
         assert code == 0, said[-2000:]
-    for name in ("results.json", "samples.jsonl", "report.md", "report.html"):
+    for name in ("results.json", "samples.jsonl", "chain.txt"):  # reports say by how many devices they were made
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+    reports = [(tmp_path / name / "report.md").read_text().split("## How it was made")[0] for name in ("one", "two")]
+    assert reports[0] == reports[1]
     with exclusive(tmp_path / "two", "wait"):  # what stops the first process stops the other
         ends = finish(start_two(words, devices=1))
     assert [code for code, _ in ends] == [2, 2], ends
@@ -114,12 +117,12 @@ def test_two_processes_evaluate_to_the_bytes_of_one(one, cache, tmp_path):  # no
 
 @pytest.mark.slow
 def test_two_processes_train_and_evaluate_as_one(cache, tmp_path):  # noqa: F811
-    """In one go, two devices each: answers and results of one process with four."""
+    """In one go, two devices each: answers, results and validations of one process with four."""
     lines = Path(cache, "ledgers", "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "ledger.jsonl").write_text("".join(lines[::20]), encoding="utf-8")
     settings = {name: value for name, value in SMALL.items() if name != "train.evaluate_after"}
     settings |= {"DATA_AXIS": 2, "FSDP_AXIS": 2, "CACHE_DIR": cache, "LEDGER": str(tmp_path / "ledger.jsonl")}
-    settings |= {"MAX_NEW_TOKENS": 4, "EVALUATION_ROWS": 4}
+    settings |= {"MAX_NEW_TOKENS": 4, "EVALUATION_ROWS": 4, "VALIDATE_EVERY": 3, "VALIDATION_LIMIT": 3}
     run("train", settings | {"MODEL_DIR": str(tmp_path / "one")}, devices=4)
     words = command("train", settings | {"MODEL_DIR": str(tmp_path / "two")})
     for code, said in finish(start_two(words, devices=2)):
@@ -134,6 +137,10 @@ def test_two_processes_train_and_evaluate_as_one(cache, tmp_path):  # noqa: F811
         np.testing.assert_allclose(ours["scores"] or [0], theirs["scores"] or [0], atol=1e-4)
     one, two = (json.loads((tmp_path / name / "evaluation" / "results.json").read_text()) for name in ("one", "two"))
     assert {**one, "weights": ""} == {**two, "weights": ""}
+    one, two = (read_validation(tmp_path / name) for name in ("one", "two"))
+    assert [row["step"] for row in one] == [3, 6] and one == two
+    kept = [[path.name for path in (tmp_path / name / "best" / "checkpoints").iterdir()] for name in ("one", "two")]
+    assert kept[0] == kept[1]
 
 
 SAVE = """

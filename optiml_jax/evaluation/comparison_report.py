@@ -44,7 +44,7 @@ def _table(found: Mapping[str, Any], kind: str) -> Table:
     first, second = found["names"]
     counts = ("prompts", "only first", "only second") if kind == "tasks" else ("tasks",)
     rows = []
-    for name, entry in found[kind].items():
+    for name, entry in _ordered(found, kind):
         told = [level_name(name) if kind == "levels" else name, per_cent(entry["first"]), per_cent(entry["second"])]
         told += [signed(100 * entry["difference"], "+.1f"), _difference_text(entry["interval"]), entry["test"]]
         told += [_p_text(entry["p"]), _p_text(entry["p_holm"]) + " *" * (entry["p_holm"] < ALPHA)]
@@ -52,6 +52,12 @@ def _table(found: Mapping[str, Any], kind: str) -> Table:
         rows.append(Row(tuple(told), entry["second"]))
     columns = (KINDS[kind], first, second, "difference", "95%", "test", "p", "Holm", *counts)
     return Table(kind.capitalize(), columns, 1, tuple(rows))
+
+
+def _ordered(found: Mapping[str, Any], kind: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Levels as they come, hardest first; the others from the best news to the worst."""
+    entries = list(found[kind].items())
+    return entries if kind == "levels" else sorted(entries, key=lambda item: -item[1]["difference"])
 
 
 def _difference_text(interval: Sequence[float] | None) -> str:
@@ -100,7 +106,7 @@ def html(found: Mapping[str, Any], paired: Paired) -> str:
         (f"{level_name(name)}, points", signed(100 * entry["difference"], "+.1f"))
         for name, entry in found["levels"].items()
     ]
-    sections = [(kind, _markup(table, list(found[kind].values()))) for kind, table in tables(found).items()]
+    sections = [(kind, _markup(table, [e for _, e in _ordered(found, kind)])) for kind, table in tables(found).items()]
     data = _browsed(paired) | {"names": found["names"]}
     note = f"{len(data['pairs']):,} of {found['prompts']:,} prompts, those first whose scores differ most."
     sections.append(("answers", pages.browser(note)))
@@ -134,13 +140,17 @@ def _bar(entry: Mapping[str, Any], widest: float) -> str:
 
 
 def _browsed(paired: Paired) -> dict[str, Any]:
-    """Pairs of answers, those that differ most first, of each task alike, as many as a page may hold."""
-    by_task = defaultdict(list)
-    for one, other in zip(paired.first, paired.second):
-        by_task[one["task"]].append((one, other))
+    """Pairs of answers, of each task alike, as many as a page may hold; first those whose scores differ."""
+    by_task: dict[str, tuple[list, list]] = defaultdict(lambda: ([], []))
+    for pair in zip(paired.first, paired.second):
+        by_task[pair[0]["task"]][pair[0]["score"] == pair[1]["score"]].append(pair)
     names = sorted(by_task)
-    chosen = pages.in_turns((_told(place, by_task[name]) for place, name in enumerate(names)), SAMPLE_BYTES)
-    return {"tasks": [short_name(name, by_task[name][0][0]["benchmark"]) for name in names], "pairs": chosen}
+    queues = [[_told(place, by_task[name][same]) for place, name in enumerate(names)] for same in (False, True)]
+    known = {one["task"]: one["benchmark"] for one in paired.first}
+    return {
+        "tasks": [short_name(name, known[name]) for name in names],
+        "pairs": pages.in_turns(queues, SAMPLE_BYTES),
+    }
 
 
 def _told(place: int, pairs: Sequence[tuple[Mapping, Mapping]]) -> Iterator[dict[str, Any]]:

@@ -9,9 +9,9 @@ from html import escape
 
 from optiml_jax.evaluation.report_tables import Row, interval_text, per_cent
 
-WIDTH, LEFT, RIGHT = 640, 150, 50  # of a plot, of its labels on the left, of the numbers on the right
-LINE = 46  # height of one bar and what is around it
-CURVE_HEIGHT, MARGIN = 220, 46
+WIDTH, LEFT, RIGHT = 460, 132, 46  # of a plot, of its labels on the left, of the numbers on the right
+LINE = 40  # height of one bar and what is around it
+CURVE_HEIGHT, MARGIN = 190, 42
 MOST_POINTS = 400  # of a curve; more are not seen
 
 

@@ -105,7 +105,7 @@ def _browsed(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -
     for sample in samples:
         by_task[sample["task"]].append(sample)
     names = sorted(by_task)
-    chosen = pages.in_turns((_told(place, by_task[name]) for place, name in enumerate(names)), SAMPLE_BYTES)
+    chosen = pages.in_turns([[_told(place, by_task[name]) for place, name in enumerate(names)]], SAMPLE_BYTES)
     known = {name: task["benchmark"] for name, task in results["tasks"].items()}
     return {"tasks": [short_name(name, known.get(name, "")) for name in names], "samples": chosen}
 

@@ -110,10 +110,11 @@ def browser(note: str) -> str:
     )
 
 
-def in_turns(queues: Iterable[Iterable[Any]], room: int) -> list[Any]:
-    """JSON values of several queues, one of each in turn, as many as take `room` bytes."""
+def in_turns(groups: Iterable[Sequence[Iterable[Any]]], room: int) -> list[Any]:
+    """JSON values of several queues, one of each in turn, as many as take `room` bytes; one group after the other."""
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*queues) for queues in groups)
     chosen = []
-    for one in itertools.chain.from_iterable(itertools.zip_longest(*queues)):
+    for one in itertools.chain.from_iterable(turns):
         if one is not None:
             room -= len(json.dumps(one, ensure_ascii=False).encode())
             if room < 0:

@@ -147,7 +147,8 @@ def check(page: str, samples: list[dict]) -> int:
             k = int(column.removesuffix("-shot"))
             categories = {reckoned.tasks[task][0]["category"] for task in tasks}
             at = [reckoned.over(of(level=LEVELS[row["level"]], category=c), reckoned.at_shots) for c in categories]
-            same(row, **{column: shown(mean(x[k] for x in at if k in x))})
+            there = [x[k] for x in at if k in x]
+            same(row, **{column: shown(mean(there) if there else None)})
     for row in parser.found["Categories"]:
         tasks = of(category=row["category"], level=LEVELS.get(row["level"]))
         scored(row, tasks)
