@@ -65,13 +65,12 @@ def continuations(
             places = tokens[len(tokens) - len(slots) :]
             scores = found_BTM[row, places, slots]
             found[document] = Continuation(scores, bool((scores == best_BT[row, places]).all()))
-    for i in range(len(documents)):
-        if not np.isfinite(found[i].score):
+    ordered = [found[i] for i in range(len(documents))]
+    for i, one in enumerate(ordered):
+        if not np.isfinite(one.score):
             name = names[i] if names else f"{i} of {len(pairs)}"
-            raise UserError(
-                f"prompt {name}: a candidate's score is {found[i].score}, not a number to rank by; {NAN_HINT}"
-            )
-    return [found[i] for i in range(len(documents))]
+            raise UserError(f"prompt {name}: a candidate's score is {one.score}, not a number to rank by; {NAN_HINT}")
+    return ordered
 
 
 def _document(model: Network, before: Ids, continuation: Ids) -> Document:

@@ -162,10 +162,12 @@ class Validator:
         self._log.flush()
         start = time.perf_counter()
         scores = self._score(params)
-        average = float(from_first(np.array(scores["average"])))  # one process decides for all
-        better = average > self._best
+        # One process decides for all: each of them takes part in saving.
+        average, better = from_first(np.array([scores["average"], scores["average"] > self._best])).tolist()
         said = f"validation at step {step}: average {100 * average:.1f}{', the best so far' if better else ''}"
         self._log.validated(step, scores, f"{said} ({time.perf_counter() - start:.0f} s)")
         if better:
+            with together():
+                self._run.loader.check()  # no damaged token has touched what is kept
             self._best = average
             self._checkpoints.save_weights(step, params, self._meta(self._run.loader.state))
