@@ -13,7 +13,7 @@ import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from optiml_jax.model.config import OPTConfig
 from optiml_jax.tables import Parser
 from optiml_jax.tokenizer import Tokenizer
 from optiml_jax.weights import target as targets
-from optiml_jax.weights.checkpoints import Checkpoints, is_run, read_run
+from optiml_jax.weights.checkpoints import Checkpoints, is_run, read_run, read_run_config
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -43,7 +43,6 @@ class Source(NamedTuple):
     dtype: jnp.dtype
     tokenizer: Tokenizer | None
     leading_eos: bool = True
-    run: tuple[OPTConfig, dict, dict[str, Any]] | None = None
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -66,15 +65,13 @@ def recognise(source: str, tokenizer: str | None) -> Source:
     Raises:
       UserError: no weights of OPT's architecture there.
     """
-    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     if is_run(source):
-        run = read_run(source, mesh)
-        config, params, meta = run
+        config, meta = read_run_config(source)
         own = Tokenizer.load(tokenizer or Path(source) / "tokenizer")
         if own.fingerprint != meta["settings"]["tokenizer"]:
             raise UserError(f"--tokenizer={tokenizer}: not the one that {source} was trained with")
         kind = f"run of this project, step {meta['step']}"
-        return Source(kind, config, params["token_embedding"].dtype, own, meta["settings"]["Data.leading_eos"], run=run)
+        return Source(kind, config, jnp.float32, own, meta["settings"]["Data.leading_eos"])
     path = weights.resolve(source)
     config, metaseq = weights.read_config(path), weights.is_metaseq(path)
     own = None if metaseq and tokenizer is None else Tokenizer.load(tokenizer or path)
@@ -82,11 +79,11 @@ def recognise(source: str, tokenizer: str | None) -> Source:
     return Source(kind, config, weights.stored_dtype(path, config), own)
 
 
-def read(source: Source, path: str, dtype: str) -> dict:
-    """The parameters, in `dtype`."""
-    if source.run is not None:
-        return source.run[1]
-    return weights.load(path, source.config, dtype=jnp.dtype(dtype))
+def read(path: str, config: OPTConfig, dtype: str) -> dict:
+    """The parameters, in `dtype`; those of a run in float32."""
+    if is_run(path):
+        return read_run(path, sharding.make_mesh(devices=jax.devices()[:1]))[1]
+    return weights.load(path, config, dtype=jnp.dtype(dtype))
 
 
 def write_run(params: dict, source: Source, origin: str, target: Path) -> None:
@@ -122,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     may_go = weights.was_exported if flags.to == "hf" else lambda _: False
     targets.prepare(target, size, may_go).rmdir()
     print("reading ...", flush=True)
-    params = read(source, flags.source, dtype)
+    params = read(flags.source, source.config, dtype)
     decoder.check_params(params, source.config, flags.source)
     print(f"writing {size / 1e9:,.2f} GB to {target} ...", flush=True)
     if flags.to == "hf":

@@ -1,7 +1,6 @@
 """The page of a mixture: shares, tasks, prompts, packed rows and lengths in one file without outside resources."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +55,8 @@ def page(
     tasks = found["tasks"]
     total = sum(task["examples"] for task in tasks)
     title, about = f"Mixture {data.mixture}", f"expected epochs are those of a run of {train_tokens:,.0f} tokens"
-    header = f'<header><h1>{escape(title)}</h1><p class="dim">{escape(str(store.directory))}; {about}</p>'
-    header += pages.figures(_figures(found, total)) + "</header>\n"
-    body = header + ASSETS.with_suffix(".html").read_text(encoding="utf-8")
+    body = pages.header(title, [f"{store.directory}; {about}"], _figures(found, total))
+    body += ASSETS.with_suffix(".html").read_text(encoding="utf-8")
     content = {
         "columns": COLUMNS,
         "tasks": [_row(task, total) for task in tasks],

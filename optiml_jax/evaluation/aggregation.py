@@ -44,18 +44,26 @@ def _of_task(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {field: samples[0][field] for field in OF_A_TASK}
 
 
-def _task_entry(samples: Sequence[Mapping[str, Any]], resampled: Resampled) -> dict[str, Any]:
-    """One task of results.json: over the examples of a template, the templates, the numbers of shots."""
+def _task_scores(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What one task is and its scores: over the examples of a template, the templates, the numbers of shots."""
     known, templates = _of_task(samples), _templates(samples)
     shots = _shots(templates)
-    metric = Metric.parse(known["metric"])
     return {
-        "metric": str(metric),
+        "metric": str(Metric.parse(known["metric"])),
         **{field: known[field] for field in ("level", "category", "benchmark", "group")},
         "score": _mean(shots.values()),
-        "interval": None if metric.name in TOGETHER else interval(replicates([(resampled, dict.fromkeys(shots, 1.0))])),
         "shots": shots,
         "templates": templates,
+    }
+
+
+def _task_entry(samples: Sequence[Mapping[str, Any]], resampled: Resampled) -> dict[str, Any]:
+    """One task of results.json: its scores, and what they are to be compared with."""
+    found = _task_scores(samples)
+    together = Metric.parse(samples[0]["metric"]).name in TOGETHER
+    values = [(resampled, dict.fromkeys(found["shots"], 1.0))]
+    return found | {
+        "interval": None if together else interval(replicates(values)),
         "examples": len(samples),
         "baselines": baselines(samples),
         **_contamination(samples),
@@ -206,8 +214,33 @@ def _level_entry(categories: Mapping[str, dict], values: np.ndarray) -> dict[str
         "score": _mean(entry["score"] for entry in categories.values()),
         "interval": interval(values),
         "shots": {shots: _mean(by_shots[shots]) for shots in sorted(by_shots, key=int)},
-        **{floor: _mean(entry[floor] for entry in categories.values()) for floor in ("majority", "floor")},
+        **{name: _mean(entry[name] for entry in categories.values()) for name in ("majority", "floor")},
         "categories": dict(categories),
+    }
+
+
+def _by_task(samples: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Task -> its samples, by name."""
+    found = defaultdict(list)
+    for sample in samples:
+        found[sample["task"]].append(sample)
+    return dict(sorted(found.items()))
+
+
+def scores(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The scores of `aggregate` alone, without intervals and baselines, which take longer than they do.
+
+    Returns:
+      {"tasks": {name: {"metric", "score", "shots", "templates", "level", "category", "benchmark", "group"}},
+       "categories", "levels": {name: score}, "average": of the levels, None where no task has one}
+    """
+    tasks = {name: _task_scores(of_task) for name, of_task in _by_task(samples).items()}
+    levels = {level: mean(tree) for level, tree in level_trees(tasks).items()}
+    return {
+        "tasks": tasks,
+        "categories": {name: mean(tree) for name, tree in score_trees(tasks, lambda task: task["category"]).items()},
+        "levels": levels,
+        "average": _mean(levels.values()) if levels else None,
     }
 
 
@@ -234,11 +267,9 @@ def aggregate(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     Raises:
       DataError: prompts of one task disagree on its metric, level, category, benchmark or group.
     """
-    by_task = defaultdict(list)
-    for sample in samples:
-        by_task[sample["task"]].append(sample)
+    by_task = _by_task(samples)
     resampled = {name: resample(name, of_task) for name, of_task in by_task.items()}
-    tasks = {name: _task_entry(of_task, resampled[name]) for name, of_task in sorted(by_task.items())}
+    tasks = {name: _task_entry(of_task, resampled[name]) for name, of_task in by_task.items()}
     by_level = _entries(tasks, resampled, lambda task: (task["level"], task["category"]))
     trees = level_trees(tasks)
     values = {level: replicates(weigh(tree, resampled)) for level, tree in trees.items()}

@@ -15,8 +15,8 @@ import numpy as np
 from scipy import stats
 
 from optiml_jax.errors import UserError
-from optiml_jax.evaluation.aggregation import aggregate, level_trees, questions, score_trees, weigh
-from optiml_jax.evaluation.intervals import Resampled, Shares, interval, replicates
+from optiml_jax.evaluation.aggregation import level_trees, questions, score_trees, scores, weigh
+from optiml_jax.evaluation.intervals import Questions, Resampled, Shares, interval, replicates
 from optiml_jax.evaluation.metrics import TOGETHER, Metric
 from optiml_jax.evaluation.samples import scored
 
@@ -91,23 +91,23 @@ def compare(paired: Paired) -> dict[str, Any]:
       Tasks also have their metric, how many prompts there are and how many questions one run alone has right
       ("only_first", "only_second"); categories and levels, how many tasks.
     """
-    before, after = aggregate(paired.first), aggregate(paired.second)
+    before, after = scores(paired.first), scores(paired.second)
     samples: dict[str, tuple[list, list]] = {name: ([], []) for name in before["tasks"]}
     for side, of_side in enumerate((paired.first, paired.second)):
         for sample in of_side:
             samples[sample["task"]][side].append(sample)
-    resampled = {name: _resample(name, *sides) for name, sides in samples.items()}
-    found: dict[str, Any] = {
-        "tasks": {
-            name: _sides(before["tasks"][name], after["tasks"][name]) | _task(resampled[name], *sides)
-            for name, sides in samples.items()
-        }
-    }
+    tasks, resampled = {}, {}
+    for name, (ones, others) in samples.items():
+        ours, theirs = questions(ones), questions(others)
+        resampled[name] = _resample(name, ours, theirs)
+        tasks[name] = _sides(before["tasks"][name]["score"], after["tasks"][name]["score"])
+        tasks[name] |= _task(resampled[name], Metric.parse(ones[0]["metric"]), len(ones), _pairs(ours, theirs))
+    found: dict[str, Any] = {"tasks": tasks}
     trees = {"categories": score_trees(before["tasks"], lambda task: task["category"])}
     trees |= {"levels": level_trees(before["tasks"])}
     for kind, of_kind in trees.items():
         found[kind] = {
-            name: _sides(before[kind][name], after[kind][name]) | _together(weigh(tree, resampled), found["tasks"])
+            name: _sides(before[kind][name], after[kind][name]) | _together(weigh(tree, resampled), tasks)
             for name, tree in of_kind.items()
         }
     for entries in found.values():
@@ -117,33 +117,38 @@ def compare(paired: Paired) -> dict[str, Any]:
     return found | {"prompts": len(paired.first), "changed": changed, "left_out": paired.left_out}
 
 
-def _sides(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
-    return {"first": before["score"], "second": after["score"], "difference": after["score"] - before["score"]}
+def _sides(before: float, after: float) -> dict[str, float]:
+    return {"first": before, "second": after, "difference": after - before}
 
 
-def _resample(name: str, ones: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> Resampled:
+def _resample(name: str, ours: Questions, theirs: Questions) -> Resampled:
     """The difference of a task's scores, of many draws of its examples."""
-    before, after = questions(ones), questions(others)
     differences = {
         k: {
-            template: {asked: after[k][template][asked] - score for asked, score in of_template.items()}
+            template: {asked: theirs[k][template][asked] - score for asked, score in of_template.items()}
             for template, of_template in of_shots.items()
         }
-        for k, of_shots in before.items()
+        for k, of_shots in ours.items()
     }
     return Resampled(name, differences, REPLICATES)
 
 
-def _task(
-    resampled: Resampled, ones: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _pairs(ours: Questions, theirs: Questions) -> list[tuple[float, float]]:
+    """The two scores of each question."""
+    return [
+        (score, theirs[k][template][asked])
+        for k, of_shots in ours.items()
+        for template, of_template in of_shots.items()
+        for asked, score in of_template.items()
+    ]
+
+
+def _task(resampled: Resampled, metric: Metric, prompts: int, pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     """The test of one task."""
-    pairs = list(zip(_scores(ones), _scores(others), strict=True))
     values = replicates([(resampled, dict.fromkeys(resampled.shots, 1.0))])
-    metric = Metric.parse(ones[0]["metric"])
     found = {
         "metric": str(metric),
-        "prompts": len(ones),
+        "prompts": prompts,
         "only_first": sum(a == 1.0 > b for a, b in pairs),
         "only_second": sum(b == 1.0 > a for a, b in pairs),
         "interval": None if metric.name in TOGETHER else interval(values),
@@ -151,16 +156,6 @@ def _task(
     if all(score in (0.0, 1.0) for pair in pairs for score in pair):
         return found | {"test": "mcnemar", "p": mcnemar(found["only_first"], found["only_second"])}
     return found | {"test": "bootstrap", "p": bootstrap_p(values)}
-
-
-def _scores(samples: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Of each question, in an order that depends on nothing but their names."""
-    return [
-        score
-        for _, of_shots in sorted(questions(samples).items())
-        for _, of_template in sorted(of_shots.items())
-        for _, score in sorted(of_template.items())
-    ]
 
 
 def _together(weighed: Sequence[tuple[Resampled, Shares]], tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

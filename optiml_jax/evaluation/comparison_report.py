@@ -21,7 +21,6 @@ from optiml_jax.evaluation.report_tables import (
 
 ASSETS = Path(__file__).with_name("comparison_page")
 ALPHA = 0.05
-SAMPLE_BYTES = 3_500_000  # of all answers in a page
 KINDS = {"levels": "level", "categories": "category", "tasks": "task"}
 MEANING = {
     "difference": "second - first, in points",
@@ -100,22 +99,21 @@ def markdown(found: Mapping[str, Any]) -> str:
 def html(found: Mapping[str, Any], paired: Paired) -> str:
     """The text of comparison.html."""
     title = " against ".join(found["names"])
-    about = "".join(f'<p class="dim">{escape(line)}</p>' for line in verdict(found)[1:])
     figures = [("prompts", f"{found['prompts']:,}"), ("scored differently", f"{found['changed']:,}")]
     figures += [
         (f"{level_name(name)}, points", signed(100 * entry["difference"], "+.1f"))
         for name, entry in found["levels"].items()
     ]
-    sections = [(kind, _markup(table, [e for _, e in _ordered(found, kind)])) for kind, table in tables(found).items()]
+    sections = [
+        (table.title, _markup(table, [e for _, e in _ordered(found, kind)])) for kind, table in tables(found).items()
+    ]
     data = _browsed(paired) | {"names": found["names"]}
     note = f"{len(data['pairs']):,} of {found['prompts']:,} prompts, those first whose scores differ most."
-    sections.append(("answers", pages.browser(note)))
+    sections.append(("Answers", pages.browser(note)))
     notes = "".join(f'<p class="dim">{escape(note)}</p>' for note in NOTES)
-    sections.append(("meaning", f"<h2>What the columns say</h2>{notes}"))
-    links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name, _ in sections)
-    parts = "\n".join(f'<section id="{name}">{markup}</section>' for name, markup in sections)
-    header = f"<header><h1>{escape(title)}</h1>{about}{pages.figures(figures)}</header>"
-    return pages.page(title, f"{header}\n<nav>{links}</nav>\n{parts}", data, ASSETS)
+    sections.append(("Meaning", f"<h2>What the columns say</h2>{notes}"))
+    body = pages.header(title, verdict(found)[1:], figures) + pages.sections(sections)
+    return pages.page(title, body, data, ASSETS)
 
 
 def _markup(table: Table, entries: Sequence[Mapping[str, Any]]) -> str:
@@ -149,7 +147,7 @@ def _browsed(paired: Paired) -> dict[str, Any]:
     known = {one["task"]: one["benchmark"] for one in paired.first}
     return {
         "tasks": [short_name(name, known[name]) for name in names],
-        "pairs": pages.in_turns(queues, SAMPLE_BYTES),
+        "pairs": pages.in_turns(queues),
     }
 
 

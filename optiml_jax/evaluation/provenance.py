@@ -1,16 +1,14 @@
 """Where a report comes from: when, by which command, of which state of the code, on what."""
 
-import datetime
 import os
 import platform
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
-
-import optiml_jax
 
 
 def provenance(configuration: str = "") -> dict[str, str]:
@@ -23,14 +21,12 @@ def provenance(configuration: str = "") -> dict[str, str]:
       configuration: every value in force, as text.
     """
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    utc = datetime.UTC
-    when = datetime.datetime.fromtimestamp(int(epoch), utc) if epoch.isdecimal() else datetime.datetime.now(utc)
+    seconds = int(epoch) if epoch.isdecimal() else time.time()
     devices = jax.devices()
     made = {
-        "date": when.strftime("%Y-%m-%d %H:%M UTC"),
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds)),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "commit": commit(),
-        "code": optiml_jax.code_version(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "versions": f"jax {jax.__version__}, Python {platform.python_version()}",
         "configuration": configuration,

@@ -109,16 +109,21 @@ def print_report(
     print("\n\n".join([about, *map(text_table, printed), "\n".join(notes(printed))]), file=file or sys.stdout)
 
 
+def making(results: Mapping[str, Any], context: Context) -> tuple[dict[str, str], str]:
+    """How a report was made, by name, and under which configuration."""
+    made = {"tokenizer": results["tokenizer"][:12], "code": results["code_version"], **context.made}
+    return made, made.pop("configuration", "").strip()
+
+
 def markdown(
     results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] = (), context: Context = Context()
 ) -> str:
     """The text of report.md."""
-    made = dict(context.made)
-    configuration = made.pop("configuration", "")
+    made, configuration = making(results, context)
     every = tables(results, samples)
     about = "\n".join(f"- {line}" for line in summary(results, context, samples))
-    origin = "\n".join([f"- tokenizer: {results['tokenizer'][:12]}", *(f"- {k}: `{v}`" for k, v in made.items())])
+    origin = "\n".join(f"- {name}: `{text}`" for name, text in made.items())
     parts = ["# Evaluation", about, *map(markdown_table, every), "\n".join(f"- {note}" for note in notes(every))]
     parts += ["## How it was made", origin]
-    parts += [f"```\n{configuration.strip()}\n```"] if configuration else []
+    parts += [f"```\n{configuration}\n```"] if configuration else []
     return "\n\n".join(parts) + "\n"

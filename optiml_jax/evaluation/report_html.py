@@ -23,9 +23,8 @@ from optiml_jax.evaluation.report_tables import (
 )
 
 ASSETS = Path(__file__).with_name("report_page")
-SAMPLE_BYTES = 3_500_000  # of all answers in a page
 REFERENCES, CANDIDATES = 5, 12  # shown of a prompt
-FLAGS = ("outside", "empty", "cut", "repeated", "prompt cut", "demonstrations left out")
+FLAGS = ("outside", "empty", "cut", "repeated", "prompt cut")
 
 
 def html(
@@ -41,10 +40,8 @@ def html(
         data |= _browsed(results, samples)
         sections.append(("Answers", _browser(len(data["samples"]), len(samples))))
     sections.append(("Making", _making(results, context, notes(every))))
-    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name, _ in sections)
-    parts = "\n".join(f'<section id="{name.lower()}">{markup}</section>' for name, markup in sections)
     title = f"Evaluation of {results['weights']}"
-    body = f"{_header(title, results, samples, context)}\n<nav>{links}</nav>\n{_plots(results, context)}\n{parts}"
+    body = _header(title, results, samples, context) + pages.sections(sections, _plots(results, context))
     return pages.page(title, body, data, ASSETS)
 
 
@@ -60,8 +57,7 @@ def _header(
     if context.training:
         loss = f"{context.training['first_loss']:.2f} → {context.training['last_loss']:.2f}"
         figures.append(("Training loss, nats per label token", loss))
-    lines = "".join(f'<p class="dim">{escape(text)}</p>' for text in about)
-    return f"<header><h1>{escape(title)}</h1>{lines}{pages.figures(figures)}</header>"
+    return pages.header(title, about, figures)
 
 
 def _plots(results: Mapping[str, Any], context: report.Context) -> str:
@@ -85,11 +81,10 @@ def _table(table: Table) -> str:
 
 
 def _making(results: Mapping[str, Any], context: report.Context, said: Sequence[str]) -> str:
-    made = {"tokenizer": results["tokenizer"][:12], "code": results["code_version"], **context.made}
-    configuration = made.pop("configuration", "")
+    made, configuration = report.making(results, context)
     pairs = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in made.items())
     meaning = "".join(f'<p class="dim">{escape(note)}</p>' for note in said)
-    shown = f"<h3>Configuration</h3><pre>{escape(configuration.strip())}</pre>" if configuration else ""
+    shown = f"<h3>Configuration</h3><pre>{escape(configuration)}</pre>" if configuration else ""
     return f'<h2>How it was made</h2><dl class="facts">{pairs}</dl>{meaning}{shown}'
 
 
@@ -105,7 +100,7 @@ def _browsed(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -
     for sample in samples:
         by_task[sample["task"]].append(sample)
     names = sorted(by_task)
-    chosen = pages.in_turns([[_told(place, by_task[name]) for place, name in enumerate(names)]], SAMPLE_BYTES)
+    chosen = pages.in_turns([[_told(place, by_task[name]) for place, name in enumerate(names)]])
     known = {name: task["benchmark"] for name, task in results["tasks"].items()}
     return {"tasks": [short_name(name, known.get(name, "")) for name in names], "samples": chosen}
 

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from optiml_jax.evaluation.aggregation import aggregate
+from optiml_jax.evaluation.aggregation import scores
 from optiml_jax.evaluation.answer_checks import CHECKS, answer_checks
 from optiml_jax.evaluation.baselines import floor
 from optiml_jax.evaluation.ledger import LEVELS
@@ -145,28 +145,25 @@ def template_table(results: Mapping[str, Any]) -> Table:
     rows = []
     for name, task in sorted(results["tasks"].items()):
         for shots, templates in sorted(task["templates"].items(), key=lambda item: int(item[0])):
-            scores = tuple(score for score, _ in templates.values())
-            if len(scores) > 1:
-                mean, spread = task["shots"][shots], statistics.stdev(scores)
-                cells = (short_name(name, task["benchmark"]), shots, f"{len(scores):,}", per_cent(mean))
-                cells += (*map(per_cent, (spread, min(scores), max(scores))),)
-                rows.append(Row(cells, mean, None, dots=scores))
+            dots = tuple(score for score, _ in templates.values())
+            if len(dots) > 1:
+                mean, spread = task["shots"][shots], statistics.stdev(dots)
+                cells = (short_name(name, task["benchmark"]), shots, f"{len(dots):,}", per_cent(mean))
+                rows.append(Row((*cells, *map(per_cent, (spread, min(dots), max(dots)))), mean, dots=dots))
     columns = ("task", "shots", "templates", "score", "spread", "worst", "best")
     return Table("Templates", columns, 1, tuple(rows))
 
 
-def overlap_table(results: Mapping[str, Any], samples: Iterable[Mapping[str, Any]]) -> Table:
+def overlap_table(samples: Iterable[Mapping[str, Any]]) -> Table:
     """One row a level: the scores of tasks of which it is known what leaked, with and without the prompts that did."""
     known = [sample for sample in scored(samples) if sample["contaminated"] is not None]
-    parts = [aggregate(part)["levels"] for part in (known, [s for s in known if not s["contaminated"]]) if part]
-    everything, clean = parts if len(parts) == 2 else (parts or [{}]) * 2
+    clean = scores([sample for sample in known if not sample["contaminated"]])["levels"]
     rows = []
-    for level in (level for level in LEVELS if level in everything):
+    for level, score in scores(known)["levels"].items():
         of_level = [sample for sample in known if sample["level"] == level]
         share = sum(sample["contaminated"] for sample in of_level) / len(of_level)
-        score, of_clean = everything[level]["score"], clean.get(level, {}).get("score")
-        cells = (level_name(level), per_cent(score), per_cent(share), per_cent(of_clean), f"{len(of_level):,}")
-        rows.append(Row(cells, score, None, everything[level]["interval"]))
+        cells = (level_name(level), per_cent(score), per_cent(share), per_cent(clean.get(level)), f"{len(of_level):,}")
+        rows.append(Row(cells, score))
     return Table("Overlap with training", ("level", "score", "shared", "clean", "prompts"), 1, tuple(rows))
 
 
@@ -223,7 +220,7 @@ def _gain(score: float, above: float | None) -> str:
 
 def tables(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] = ()) -> list[Table]:
     """Every table of a report that has rows."""
-    found = [level_table(results), category_table(results), benchmark_table(results), overlap_table(results, samples)]
+    found = [level_table(results), category_table(results), benchmark_table(results), overlap_table(samples)]
     return [table for table in (*found, template_table(results), task_table(results, samples)) if table.rows]
 
 

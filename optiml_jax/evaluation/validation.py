@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from optiml_jax.evaluation.aggregation import aggregate
+from optiml_jax.evaluation.aggregation import scores
 from optiml_jax.evaluation.answering import answer_all
 from optiml_jax.evaluation.asked import chosen, ledgers
 from optiml_jax.evaluation.ledger import Prompt, read_ledgers
@@ -79,8 +79,8 @@ def of_samples(samples: Iterable[dict[str, Any]]) -> Scores:
     The average is that of the three levels, at all numbers of shots (paper 4.1); where no task has a level, that of
     the categories.
     """
-    found = aggregate(samples)
-    categories = {name: entry["score"] for name, entry in found["categories"].items()}
+    found = scores(samples)
+    categories = found["categories"]
     average = sum(categories.values()) / len(categories) if found["average"] is None else found["average"]
-    levels = {f"level/{name}": entry["score"] for name, entry in found["levels"].items()}
+    levels = {f"level/{name}": score for name, score in found["levels"].items()}
     return {"average": average} | levels | {f"category/{name}": score for name, score in categories.items()}

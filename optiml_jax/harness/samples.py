@@ -48,12 +48,12 @@ def _sample(task: str, line: Mapping[str, Any], metric: str | None) -> dict[str,
     name = metric if metric is not None else names[0] if names else None
     if name not in names:
         return None
-    score, asked = float(line[name]), [_words(arguments) for arguments in _listed(line["arguments"])]
+    score, asked = float(line[name]), [_listed(arguments) for arguments in _listed(line["arguments"])]
     prompt = str(asked[0][0])
     ranked = len(asked) > 1
     candidates = [str(words[1]) for words in asked] if ranked else None
     answers = [_first(answer) for answer in _listed(line["filtered_resps"])]
-    scores = [float(_first(answer)) for answer in answers] if ranked else None
+    scores = list(map(float, answers)) if ranked else None
     prediction = candidates[scores.index(max(scores))] if ranked else str(answers[0])
     filtered = line.get("filter", "none")
     return {
@@ -83,10 +83,6 @@ def _sample(task: str, line: Mapping[str, Any], metric: str | None) -> dict[str,
 def _listed(value: Any) -> Sequence[Any]:
     """A list, or the values of {"gen_args_0": ..., "gen_args_1": ...}, which the harness writes to files."""
     return list(value.values()) if isinstance(value, Mapping) else value
-
-
-def _words(arguments: Any) -> Sequence[Any]:
-    return _listed(arguments)
 
 
 def _first(answer: Any) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+ANSWER_BYTES = 3_500_000  # of all answers in a page
 SHORT = 20  # characters of a cell that is kept on one line
 HEAD, TAIL = 600, 1400  # characters of a long text that are shown: how it opens, and what it ends with
 
@@ -54,10 +55,18 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def figures(pairs: Sequence[tuple[str, str]]) -> str:
-    """Boxes of (name, number), the numbers large."""
-    boxes = "".join(f"<div><b>{escape(number)}</b>{escape(name)}</div>" for name, number in pairs)
-    return f'<div class="figures">{boxes}</div>'
+def header(title: str, lines: Iterable[str], figures: Iterable[tuple[str, str]]) -> str:
+    """How a page opens: its title, what it is about, and boxes of (name, number), the numbers large."""
+    about = "".join(f'<p class="dim">{escape(line)}</p>' for line in lines)
+    boxes = "".join(f"<div><b>{escape(number)}</b>{escape(name)}</div>" for name, number in figures)
+    return f'<header><h1>{escape(title)}</h1>{about}<div class="figures">{boxes}</div></header>\n'
+
+
+def sections(named: Sequence[tuple[str, str]], before: str = "") -> str:
+    """Sections of (name, markup), after links to them and what stands between."""
+    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name, _ in named)
+    parts = "\n".join(f'<section id="{name.lower()}">{markup}</section>' for name, markup in named)
+    return f"<nav>{links}</nav>\n{before}\n{parts}"
 
 
 def table(
@@ -110,8 +119,9 @@ def browser(note: str) -> str:
     )
 
 
-def in_turns(groups: Iterable[Sequence[Iterable[Any]]], room: int) -> list[Any]:
-    """JSON values of several queues, one of each in turn, as many as take `room` bytes; one group after the other."""
+def in_turns(groups: Iterable[Sequence[Iterable[Any]]]) -> list[Any]:
+    """JSON values of several queues, one of each in turn, as many as a page holds; one group after the other."""
+    room = ANSWER_BYTES
     turns = itertools.chain.from_iterable(itertools.zip_longest(*queues) for queues in groups)
     chosen = []
     for one in itertools.chain.from_iterable(turns):

@@ -96,7 +96,7 @@ function browseAnswers(all, outcomes, textOf, line, show) {
   fill(at("outcome"), outcomes.map(([name]) => name));
   for (const [id, kind] of [["search", "input"], ["of-task", "change"], ["outcome", "change"]]) at(id).addEventListener(kind, list);
   for (const row of document.querySelectorAll("#tasks tbody tr")) {
-    const name = data.tasks.find((task) => row.cells[0].textContent.endsWith(task));
+    const name = data.tasks.find((task) => `.${row.cells[0].textContent}`.endsWith(`.${task}`));
     row.cells[0].addEventListener("click", () => {
       at("of-task").value = data.tasks.indexOf(name) + 1;
       list();

@@ -151,6 +151,16 @@ def is_run(directory: str | os.PathLike) -> bool:
     return (Path(directory) / "checkpoints").is_dir()
 
 
+def read_run_config(directory: str | os.PathLike, step: int | None = None) -> tuple[OPTConfig, dict[str, Any]]:
+    """Configuration and metadata of a run's checkpoint; arguments and errors as in `read_run`."""
+    with contextlib.closing(Checkpoints(directory)) as checkpoints:
+        number = checkpoints.latest if step is None else step
+        if number is None:
+            raise UserError(f"{directory}/checkpoints holds no complete checkpoint; train first")
+        meta = checkpoints.meta(number)
+    return OPTConfig(**meta["model"]), meta
+
+
 def read_run(
     directory: str | os.PathLike, mesh: Mesh, step: int | None = None
 ) -> tuple[OPTConfig, dict, dict[str, Any]]:
@@ -159,16 +169,12 @@ def read_run(
     Raises:
       UserError: there is none of that step, or it is not as it was written.
     """
+    config, meta = read_run_config(directory, step)
     with contextlib.closing(Checkpoints(directory)) as checkpoints:
-        number = checkpoints.latest if step is None else step
-        if number is None:
-            raise UserError(f"{directory}/checkpoints holds no complete checkpoint; train first")
-        meta = checkpoints.meta(number)
-        config = OPTConfig(**meta["model"])
         sharding.check_divides(config, mesh)
         abstract = decoder.abstract_params(config)
         params = checkpoints.restore_params(
-            number, with_shardings(abstract, sharding.parameter_shardings(abstract, mesh))
+            meta["step"], with_shardings(abstract, sharding.parameter_shardings(abstract, mesh))
         )
     return config, params, meta
 

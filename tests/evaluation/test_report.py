@@ -8,7 +8,8 @@ import typing
 
 import pytest
 
-from optiml_jax.evaluation import report_html, report_tables
+from optiml_jax import pages
+from optiml_jax.evaluation import report_tables
 from optiml_jax.evaluation.aggregation import results
 from optiml_jax.evaluation.report import Context, markdown, print_report
 from optiml_jax.evaluation.report_files import write_reports
@@ -129,7 +130,7 @@ def test_wrong_and_right_answers_take_turns_and_a_page_holds_as_many_as_it_may(s
 
     # task by task in turn: of copying 0 (wrong), 1 (right), 0, 2/3; of the sky one wrong, then the right ones
     assert shown()[:4] == [(0, 0.0), (1, 0.0), (0, 1.0), (1, 1.0)] and len(shown()) == 8
-    monkeypatch.setattr(report_html, "SAMPLE_BYTES", 1200)
+    monkeypatch.setattr(pages, "ANSWER_BYTES", 1200)
     assert 1 <= len(shown()) < 8 and f"{len(shown())} of 8 answers" in html_text(scored, samples)
 
 
@@ -146,8 +147,10 @@ def test_overlap_with_training_and_what_a_review_took_out_are_told(samples, tmp_
     write_reports(tmp_path, found, samples, context)
     for text in (printed.getvalue(), *((tmp_path / f"report.{kind}").read_text("utf-8") for kind in ("md", "html"))):
         assert "Left out: bench.sea: copies (bench.a)" in text and report_tables.MEANING["shared"] in text
-    (level,) = report_tables.overlap_table(found, samples).rows
+    (level,) = report_tables.overlap_table(samples).rows
     assert level.cells == ("Held-out instances", "75.0", "75.0", "100.0", "4")
+    leaked = [sample | {"contaminated": True} for sample in samples[:4]]
+    assert report_tables.overlap_table(leaked).rows[0].cells[3] == "–", "there is no clean prompt to score"
 
 
 def test_a_category_at_no_level_has_its_row():

@@ -60,6 +60,7 @@ def test_metaseq_becomes_hugging_face_in_the_type_it_has(layout, tmp_path, capsy
 
 def test_mistakes_take_one_line_and_leave_nothing(model, tmp_path, monkeypatch, capsys):
     model.save(tmp_path / "a")
+    convert(tmp_path / "a", tmp_path / "run", "orbax")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "thesis.tex").write_text("x")
     config = OPTConfig(vocab_size=160, layers=2, model_dim=64, heads=4, ffn_dim=96, max_positions=64)
@@ -82,6 +83,10 @@ def test_mistakes_take_one_line_and_leave_nothing(model, tmp_path, monkeypatch, 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**4))
         patch.setattr(convert_weights, "read", None)  # the disk is looked at before anything is read
+        patch.setattr(convert_weights, "read_run", None)
+        for kind in ("a", "run"):
+            words = f"--source={tmp_path / kind}", target, "--to=hf"
+            refused("b: the export needs 0.00 GB and the disk has 0.00 GB free", *words)
         refused("b: the export needs 0.00 GB and the disk has 0.00 GB free", source, target, "--to=orbax")
 
     def full(*_):
@@ -89,4 +94,4 @@ def test_mistakes_take_one_line_and_leave_nothing(model, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(Tokenizer, "save", full)
     refused("b: cannot be written (No space left on device)", source, target, "--to=orbax")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "metaseq", "used"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "metaseq", "run", "used"]
