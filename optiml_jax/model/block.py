@@ -1,5 +1,6 @@
 """One OPT decoder block (Zhang et al. 2022, section 2; metaseq `transformer_decoder.py`)."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,20 +12,37 @@ from jax.ad_checkpoint import checkpoint_name
 from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
 
-PRODUCTS = ("query", "key", "value", "residual", "activation")  # what a remat policy may keep, by `checkpoint_name`
+# What a remat policy may keep, by `checkpoint_name`: what matrix products made, and two numbers a norm and position.
+PRODUCTS = ("query", "key", "value", "residual", "activation")
+STATISTICS = ("norm_mean", "norm_inverse")
 
 
 class Affine(nnx.Module):
-    """A linear map whose kernel keeps the axes of the sharding table (`DHK`, `HKD`, `DF`, `FD`)."""
+    """A linear map whose kernel keeps the axes of the sharding table (`DHK`, `HKD`, `DF`, `FD`).
+
+    Computed as one matrix times another plus a vector: so cuBLAS adds the bias in its own epilogue, where for `DHK` it
+    would first be written out for every position.
+    """
 
     def __init__(self, shape: tuple[int, ...], out_axes: int, rngs: nnx.Rngs, scale: float, bias: bool) -> None:
         self.kernel = nnx.Param(scale * jax.random.normal(rngs.params(), shape))
         if bias:
             self.bias = nnx.Param(jnp.zeros(shape[-out_axes:]))
+        self._in_axes = len(shape) - out_axes
 
-    def __call__(self, equation: str, x: jax.Array) -> jax.Array:
-        y = jnp.einsum(equation, x, self.kernel[...].astype(x.dtype))
-        return y + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else y
+    def __call__(self, x: jax.Array, scale: float = 1.0) -> jax.Array:
+        """[B, T, *in] -> [B, T, *out], times `scale`, which the parameters take on as they are cast."""
+        kernel = self.kernel[...]
+        shape = kernel.shape[self._in_axes :]
+        kernel = self._cast(kernel, scale, x.dtype).reshape(-1, math.prod(shape))
+        y = x.reshape(*x.shape[:2], -1) @ kernel
+        if hasattr(self, "bias"):
+            y += self._cast(self.bias[...], scale, x.dtype).reshape(-1)
+        return y.reshape(*y.shape[:2], *shape)
+
+    @staticmethod
+    def _cast(parameter: jax.Array, scale: float, dtype: jnp.dtype) -> jax.Array:
+        return (parameter if scale == 1.0 else parameter * scale).astype(dtype)
 
 
 class Norm(nnx.Module):
@@ -37,11 +55,39 @@ class Norm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(width))
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        x32_BTD = x_BTD.astype(jnp.float32)
-        mean_BT1 = x32_BTD.mean(-1, keepdims=True)
-        variance_BT1 = jnp.square(x32_BTD - mean_BT1).mean(-1, keepdims=True)
-        y_BTD = (x32_BTD - mean_BT1) * jax.lax.rsqrt(variance_BT1 + self.EPSILON) * self.scale[...]
-        return (y_BTD + self.bias[...]).astype(x_BTD.dtype)
+        return layer_norm(x_BTD, self.scale[...], self.bias[...])
+
+
+@jax.custom_vjp
+def layer_norm(x_BTD: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
+    """Layer norm over D in float32.
+
+    The backward pass is written out, from the mean and the inverse deviation: XLA's own would write float32 arrays of
+    the whole size for the gradients of scale and bias, and take both statistics once more.
+    """
+    return _norm_forward(x_BTD, scale_D, bias_D)[0]
+
+
+def _norm_forward(x_BTD, scale_D, bias_D):
+    x32_BTD = x_BTD.astype(jnp.float32)
+    mean_BT1 = x32_BTD.mean(-1, keepdims=True)
+    inverse_BT1 = jax.lax.rsqrt(jnp.square(x32_BTD - mean_BT1).mean(-1, keepdims=True) + Norm.EPSILON)
+    mean_BT1, inverse_BT1 = map(checkpoint_name, (mean_BT1, inverse_BT1), STATISTICS)
+    y_BTD = (x32_BTD - mean_BT1) * inverse_BT1 * scale_D + bias_D
+    return y_BTD.astype(x_BTD.dtype), (x_BTD, mean_BT1, inverse_BT1, scale_D)
+
+
+def _norm_backward(kept, d_y_BTD):
+    x_BTD, mean_BT1, inverse_BT1, scale_D = kept
+    d_BTD = d_y_BTD.astype(jnp.float32)
+    z_BTD = (x_BTD.astype(jnp.float32) - mean_BT1) * inverse_BT1
+    d_z_BTD = d_BTD * scale_D
+    centred_BTD = d_z_BTD - d_z_BTD.mean(-1, keepdims=True) - z_BTD * (d_z_BTD * z_BTD).mean(-1, keepdims=True)
+    d_scale_D, d_bias_D = (x.sum((0, 1)).astype(scale_D.dtype) for x in (d_BTD * z_BTD, d_BTD))
+    return (centred_BTD * inverse_BT1).astype(x_BTD.dtype), d_scale_D, d_bias_D
+
+
+layer_norm.defvjp(_norm_forward, _norm_backward)
 
 
 class Block(nnx.Module):
@@ -80,15 +126,13 @@ def block_forward(
     constrain = sharding.constrain
 
     y_BTD = constrain(block.attention_norm(x_BTD) if config.pre_norm else x_BTD, "BTD")
-    q_BTHK, k_BTHK, v_BTHK = (
-        constrain(project("btd,dhk->bthk", y_BTD), "BTHK") for project in (block.query, block.key, block.value)
-    )
     # OPT scales the query, not the scores: the same in exact arithmetic, not in bf16.
-    q_BTHK *= config.head_dim**-0.5
+    scaled = ((block.query, config.head_dim**-0.5), (block.key, 1.0), (block.value, 1.0))
+    q_BTHK, k_BTHK, v_BTHK = (constrain(project(y_BTD, scale), "BTHK") for project, scale in scaled)
     q_BTHK, k_BTHK, v_BTHK = map(checkpoint_name, (q_BTHK, k_BTHK, v_BTHK), PRODUCTS[:3])
     out_BTHK, kept = attend(q_BTHK, k_BTHK, v_BTHK)
     # Without this constraint the backward pass spreads T into the scores: all-to-alls of gigabytes a layer.
-    y_BTD = block.out("bthk,hkd->btd", constrain(out_BTHK, "BTHK"))
+    y_BTD = block.out(constrain(out_BTHK, "BTHK"))
     x_BTD = constrain(x_BTD + dropout(y_BTD, config.dropout, keys[0]), "BTD", sharding.RESIDUAL)
     x_BTD = checkpoint_name(x_BTD, "residual")
     if not config.pre_norm:
@@ -96,8 +140,8 @@ def block_forward(
 
     y_BTD = constrain(block.mlp_norm(x_BTD) if config.pre_norm else x_BTD, "BTD")
     activate = relu if config.activation == "relu" else gelu
-    y_BTF = constrain(activate(block.up("btd,df->btf", y_BTD)), "BTF")
-    y_BTD = block.down("btf,fd->btd", y_BTF)
+    y_BTF = constrain(activate(block.up(y_BTD)), "BTF")
+    y_BTD = block.down(y_BTF)
     x_BTD = constrain(x_BTD + dropout(y_BTD, config.dropout, keys[1]), "BTD", sharding.RESIDUAL)
     if not config.pre_norm:
         x_BTD = block.mlp_norm(x_BTD)
@@ -126,5 +170,25 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     """Zeroes a share `rate` of `x` and scales the rest; the identity without a key."""
     if key is None or rate == 0:
         return x
-    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    kept = random_bits(key, x.shape) >= jnp.uint32(round(rate * 2**32))
     return jnp.where(kept, x / (1 - rate), jnp.zeros((), x.dtype))
+
+
+def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """uint32 of `shape`: hashes of the key and of where each number is. The same on every mesh.
+
+    Lowbias32 (Wellons 2018, "Prospecting for hash functions"): two hashes of a row's number and the key, then two
+    rounds over them and the number of the column. A quarter of the operations of JAX's threefry, and good enough to
+    choose what is dropped. Nothing of the size of `shape` is the same in every layer: XLA would compute that once,
+    before a scan over layers, and read it from memory in each.
+    """
+    *lengths, width = shape
+    row = jnp.arange(math.prod(lengths), dtype=jnp.uint32).reshape(*lengths, 1)
+    first, second = (_lowbias32(row ^ word) for word in jax.random.key_data(key).ravel()[-2:])
+    return _lowbias32(_lowbias32(jnp.arange(width, dtype=jnp.uint32) ^ first) ^ second)
+
+
+def _lowbias32(x):
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    return x ^ (x >> 16)

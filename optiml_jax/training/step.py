@@ -34,12 +34,14 @@ class Computation:
     Attributes:
       precision: "fp32"; "bf16" (compute; parameters and Adam stay float32); "fp16" (with dynamic loss scaling).
       remat: what the backward pass finds stored, a name in `decoder.REMAT`.
+      layers: "scan" over them or "unrolled"; "auto" unrolls on GPUs that hold whole layers (`decoder.LAYERS`).
       accumulation: microbatches a step; the loss is the mean over the labels of all of them.
       attention: implementation passed to `model.attention.attention`.
     """
 
     precision: str = "bf16"
     remat: str = "full"
+    layers: str = "auto"
     accumulation: int = 1
     attention: str = "auto"
 
@@ -48,6 +50,7 @@ class Computation:
         for name, value, known in (
             ("precision", self.precision, PRECISIONS),
             ("remat", self.remat, decoder.REMAT),
+            ("layers", self.layers, decoder.LAYERS),
         ):
             if value not in known:
                 raise UserError(f"Computation.{name}: {value!r} is unknown; use one of {', '.join(known)}")
@@ -123,6 +126,7 @@ def batch_nats(
         dtype=dtype,
         dropout_key=dropout_key,
         remat=computation.remat,
+        layers=computation.layers,
         implementation=computation.attention,
     )
     return head.label_nats(hidden_BTD, embedding_VD, batch["targets_BT"], batch["label_mask_BT"]).sum()
