@@ -35,7 +35,7 @@ SHOWN = (
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     from optiml_jax.model.attention import IMPLEMENTATIONS
-    from optiml_jax.model.decoder import REMAT
+    from optiml_jax.model.decoder import LAYERS, REMAT
     from tools.benchmarks import evaluate, overlap, plane
     from tools.benchmarks.models import MODELS
 
@@ -48,6 +48,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     train.add_argument(
         "--remat", default="none", help=f"what our backward pass finds stored (none): {', '.join(REMAT)}"
     )
+    train.add_argument("--layers", default="auto", choices=LAYERS, help="how our program holds them (auto)")
+    train.add_argument("--profile", action="store_true", help="also say which kernels take our time, on a GPU")
     for command in (train, layer):
         add = command.add_argument
         add("--model", choices=MODELS, default="125m")

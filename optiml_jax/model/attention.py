@@ -52,7 +52,7 @@ def attention(
             raise ValueError(
                 f"attention implementation 'pallas' runs on GPUs; on a {device} use 'blocked' or interpret"
             )
-        compute = functools.partial(compute, interpret=interpret)
+        compute = functools.partial(compute, trees=until_BT is not None, interpret=interpret)
     seen = visible(segment_ids_BT, until_BT)
     if jax.sharding.get_abstract_mesh().empty:
         return compute(q_BTHK, k_BTHK, v_BTHK, *seen)

@@ -1,9 +1,9 @@
 """Attention on GPUs: one Pallas-Triton kernel forward and two backward, which touch no block outside a document.
 
 FlashAttention-2 (Dao 2023), where one integer a key takes the place of a mask (`visibility.py`). A block of queries
-reads the keys from where its first document starts to the diagonal, a block of keys is read by the queries up to its
-last `until`: with OPT-IML's short documents an eighth to a quarter of all pairs. Scores and sums are float32. There is
-no dropout on attention weights, as in OPT-IML's training code.
+reads the keys from where its first document starts to the diagonal, but for branches that have ended; a block of keys
+is read by the queries up to its last `until`: with OPT-IML's short documents an eighth to a quarter of all pairs.
+Scores and sums are float32. There is no dropout on attention weights, as in OPT-IML's training code.
 
 b is a position in a block of queries, c one in a block of keys; inside the kernels K is filled up to a power of two.
 """
@@ -62,6 +62,7 @@ def flash_attention(
     v_BTHK: jax.Array,
     first_BT: jax.Array,
     until_BT: jax.Array,
+    trees: bool = False,
     tiles: Tiles | None = None,
     interpret: bool = False,
 ) -> jax.Array:
@@ -69,6 +70,8 @@ def flash_attention(
 
     Args:
       first_BT, until_BT: of `visibility.visible`.
+      trees: whether documents share their start: then blocks of other branches are looked for and skipped, which
+        would only cost time where each document is by itself.
       tiles: None takes those of the table.
       interpret: runs the kernels as XLA operations, on any device.
 
@@ -86,23 +89,23 @@ def flash_attention(
     more = -T % block
     first_BT, until_BT = visibility.fill(first_BT, until_BT, more)
     q_BTHK, k_BTHK, v_BTHK = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))) for x in (q_BTHK, k_BTHK, v_BTHK))
-    return _attend(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, interpret)[:, :T]
+    return _attend(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, trees, interpret)[:, :T]
 
 
 def _shrink(tile: Tile, longest: int) -> Tile:
     return dataclasses.replace(tile, queries=min(tile.queries, longest), keys=min(tile.keys, longest))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def _attend(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, interpret):
-    return _forward(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, interpret)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
+def _attend(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, trees, interpret):
+    return _forward(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, trees, interpret)[0]
 
 
-def _forward(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, interpret):
+def _forward(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, trees, interpret):
     B, T, H, _ = q_BTHK.shape
     call = _Call(q_BTHK.shape, tiles.forward, interpret)
     out_BTHK, log_sum_BHT = call(
-        _forward_kernel,
+        functools.partial(_forward_kernel, trees=trees),
         "attention_forward",
         tiles.forward.queries,
         inputs=[
@@ -118,18 +121,18 @@ def _forward(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, interpret):
     return out_BTHK, (q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, out_BTHK, log_sum_BHT)
 
 
-def _backward(tiles, interpret, kept, d_out_BTHK):
+def _backward(tiles, trees, interpret, kept, d_out_BTHK):
     q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, out_BTHK, log_sum_BHT = kept
     # sum over keys of weight * d_weight, from the output alone (Dao et al. 2022, section B.2)
     inner_BHT = jnp.einsum("bthk,bthk->bht", d_out_BTHK.astype(jnp.float32), out_BTHK.astype(jnp.float32))
     given = q_BTHK, k_BTHK, v_BTHK, d_out_BTHK, log_sum_BHT, inner_BHT, first_BT, until_BT
-    return _d_query(*given, tiles.d_query, interpret), *_d_key(*given, tiles.d_key, interpret), None, None
+    return _d_query(*given, tiles.d_query, trees, interpret), *_d_key(*given, tiles.d_key, interpret), None, None
 
 
-def _d_query(q_BTHK, k_BTHK, v_BTHK, d_out_BTHK, log_sum_BHT, inner_BHT, first_BT, until_BT, tile, interpret):
+def _d_query(q_BTHK, k_BTHK, v_BTHK, d_out_BTHK, log_sum_BHT, inner_BHT, first_BT, until_BT, tile, trees, interpret):
     call = _Call(q_BTHK.shape, tile, interpret)
     (dq_BTHK,) = call(
-        _d_query_kernel,
+        functools.partial(_d_query_kernel, trees=trees),
         "attention_d_query",
         tile.queries,
         inputs=[
@@ -227,7 +230,19 @@ def _dot(a, b):
     return jax.lax.dot_general(a, b, (((1,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32)
 
 
-def _forward_kernel(q_ref, k_ref, v_ref, first_ref, until_ref, out_ref, log_sum_ref, *, tile, K):
+def _where_seen(add, start, until_ref, tile, trees):
+    """`add`, but for blocks of keys that no query from `start` on sees: those of branches that have ended."""
+    if not trees:
+        return add
+
+    def add_if_seen(j, sums):
+        seen = until_ref[pl.ds(j * tile.keys, tile.keys)].max() > start
+        return jax.lax.cond(seen, add, lambda _, sums: sums, j, sums)
+
+    return add_if_seen
+
+
+def _forward_kernel(q_ref, k_ref, v_ref, first_ref, until_ref, out_ref, log_sum_ref, *, tile, K, trees):
     start = pl.program_id(0) * tile.queries
     t_b = start + jnp.arange(tile.queries)
     q_bk = _reader(q_ref, K)()
@@ -248,12 +263,14 @@ def _forward_kernel(q_ref, k_ref, v_ref, first_ref, until_ref, out_ref, log_sum_
 
     nothing = jnp.full(tile.queries, START), jnp.zeros(tile.queries), jnp.zeros(q_bk.shape, jnp.float32)
     blocks = first_ref[start] // tile.keys, pl.cdiv(start + tile.queries, tile.keys)
-    top_b, scale_b, out_bk = jax.lax.fori_loop(*blocks, add, nothing)
+    top_b, scale_b, out_bk = jax.lax.fori_loop(*blocks, _where_seen(add, start, until_ref, tile, trees), nothing)
     _write(out_ref, out_bk / scale_b[:, None], K)
     log_sum_ref[...] = top_b + jnp.log2(scale_b)
 
 
-def _d_query_kernel(q_ref, k_ref, v_ref, d_out_ref, log_sum_ref, inner_ref, first_ref, until_ref, dq_ref, *, tile, K):
+def _d_query_kernel(
+    q_ref, k_ref, v_ref, d_out_ref, log_sum_ref, inner_ref, first_ref, until_ref, dq_ref, *, tile, K, trees
+):
     start = pl.program_id(0) * tile.queries
     t_b = start + jnp.arange(tile.queries)
     q_bk, d_out_bk = _reader(q_ref, K)(), _reader(d_out_ref, K)()
@@ -272,6 +289,7 @@ def _d_query_kernel(q_ref, k_ref, v_ref, d_out_ref, log_sum_ref, inner_ref, firs
         return dq_bk + _dot(d_scores_bc.astype(k_ck.dtype), k_ck)
 
     blocks = first_ref[start] // tile.keys, pl.cdiv(start + tile.queries, tile.keys)
+    add = _where_seen(add, start, until_ref, tile, trees)
     _write(dq_ref, jax.lax.fori_loop(*blocks, add, jnp.zeros(q_bk.shape, jnp.float32)), K)
 
 

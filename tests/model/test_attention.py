@@ -118,6 +118,20 @@ def test_trees_of_documents_that_share_their_start_equal_float64(implementation)
         np.testing.assert_allclose(have, wanted, atol=3e-6 * max(1.0, np.abs(wanted).max()))
 
 
+def test_the_kernel_never_reads_blocks_of_an_ended_branch():
+    """A root, a branch and a second one: what lies in the middle of the first may be anything."""
+    _, q, k, v, d = inputs(12, 1, 512, 2, 32)
+    until_BT = np.full((1, 512), 512, np.int32)
+    until_BT[:, 64:320] = 320
+    k[:, 128:256] = v[:, 128:256] = np.nan
+    d[:, 64:320] = 0
+    compute = functools.partial(attention, until_BT=jnp.asarray(until_BT), implementation="pallas")
+    out, pull = jax.vjp(lambda q: compute(q, k, v, jnp.ones((1, 512), jnp.int32)), q)
+    (dq,) = pull(d)
+    for have in (out, dq):
+        assert np.isfinite(np.asarray(have)[:, 320:]).all()
+
+
 @pytest.mark.parametrize("implementation", ALL)
 def test_no_document_sees_another(implementation):
     """Every other document changed, each output and gradient of the third stays the same to the bit."""
@@ -185,13 +199,13 @@ def compiled_for(card, function, *shapes):
 def test_the_kernel_fits_the_shared_memory_of(card, head_dim):
     """XLA refuses tiles that do not."""
 
-    def results(q, k, v, segment_ids_BT, d):
-        out, pull = jax.vjp(lambda *qkv: any_attention(*qkv, segment_ids_BT), q, k, v)
+    def results(q, k, v, segment_ids_BT, d, until_BT=None):
+        out, pull = jax.vjp(lambda *qkv: any_attention(*qkv, segment_ids_BT, until_BT=until_BT), q, k, v)
         return out, pull(d)
 
-    for dtype in ("bfloat16", "float16", "float32"):
+    for dtype, trees in (("bfloat16", False), ("bfloat16", True), ("float16", False), ("float32", False)):
         x, ids = jax.ShapeDtypeStruct((2, 512, 4, head_dim), dtype), jax.ShapeDtypeStruct((2, 512), jnp.int32)
-        program = compiled_for(card, results, x, x, x, ids, x)
+        program = compiled_for(card, results, x, x, x, ids, x, *[ids] * trees)
         assert all(name in program for name in ("attention_forward", "attention_d_query", "attention_d_key"))
 
 

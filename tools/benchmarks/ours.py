@@ -25,15 +25,16 @@ class Ours:
         computation: Computation,
         batches: Sequence[Batch],
         seed: int,
-        weights: Path,
+        weights: Path | None,
     ) -> None:
-        """`weights`: the initial ones are written there, for the peer."""
+        """`weights`: where the initial ones are written for the peer; None: there is none."""
         self._mesh = sharding.make_mesh(devices=jax.devices()[:1])
         self._key = jax.random.key(seed)
         self._step = 0
         with jax.set_mesh(self._mesh):
             self._state = step.init_state(self._key, config, optimization, computation, self._mesh)
-            save_hf(self._state.params, config, None, weights)
+            if weights:
+                save_hf(self._state.params, config, None, weights)
             self._advance = step.compiled_step(config, optimization, computation, self._mesh)
             place = NamedSharding(self._mesh, sharding.spec("BT"))
             self._batches = [to_devices(batch.arrays, place, len(batch.rows)) for batch in batches]
@@ -49,3 +50,8 @@ class Ours:
                 losses.append(metrics["loss"])
             jax.block_until_ready(self._state)
         return [float(loss) for loss in losses]
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """The most that arrays and temporaries held on the device; None where it does not count (CPUs)."""
+        return (self._mesh.devices.flat[0].memory_stats() or {}).get("peak_bytes_in_use")

@@ -13,6 +13,7 @@ class Side:
 
     Attributes:
       first: what the first run, the warm-up, returned.
+      first_seconds: of that run.
       seconds: of each measured run.
       beside: of our run just before each measured run of a peer.
     """
@@ -20,6 +21,7 @@ class Side:
     def __init__(self, name: str, run: Callable[[], Any]) -> None:
         self.name, self._run = name, run
         self.first: Any = None
+        self.first_seconds = 0.0
         self.seconds: list[float] = []
         self.beside: list[float] = []
 
@@ -28,7 +30,9 @@ class Side:
         return statistics.median(self.seconds)
 
     def warm_up(self) -> None:
+        start = time.perf_counter()
         self.first = self._run()
+        self.first_seconds = time.perf_counter() - start
 
     def measure(self) -> None:
         start = time.perf_counter()

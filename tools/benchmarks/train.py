@@ -10,7 +10,7 @@ from optiml_jax.model import decoder
 from optiml_jax.training import flops
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation
-from tools.benchmarks import rows
+from tools.benchmarks import profile, rows
 from tools.benchmarks.models import MODELS
 from tools.benchmarks.ours import Ours
 from tools.benchmarks.rounds import Side, interleave, row
@@ -25,14 +25,15 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
         from tools.benchmarks import peer  # needs torch and transformers
 
     optimization = Optimization()
-    computation = Computation(flags.precision, flags.remat, attention=flags.attention)
+    computation = Computation(flags.precision, flags.remat, flags.layers, attention=flags.attention)
     batches = rows.batches(flags, config.vocab_size)
     with tempfile.TemporaryDirectory() as directory:
-        weights = Path(directory) / "initial"
+        weights = None if flags.no_peer else Path(directory) / "initial"
         mine = Ours(config, optimization, computation, batches, flags.seed, weights)
         theirs = [] if flags.no_peer else peer.peers(weights, optimization, flags, [batch.arrays for batch in batches])
     ours, sides = Side("ours", mine.run), [Side(one.layout.name, one.run) for one in theirs]
     interleave(ours, sides, flags.rounds)
+    found_profile = profile.measure(mine.run) if flags.profile else None
 
     real, labels = (sum(getattr(batch, name) for batch in batches) for name in ("real_tokens", "local_label_tokens"))
     parameters, peak = decoder.parameter_count(config), flops.peak_flops()
@@ -40,6 +41,9 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
         "ours_step_seconds": ours.median / flags.steps,
         "ours_mfu": flops.mfu(parameters, real, ours.median, 1, peak),
         "ours_losses": ours.first,
+        "ours_first_seconds": ours.first_seconds,
+        "ours_peak_bytes": mine.peak_bytes,
+        "ours_profile": found_profile,
         "real_tokens": real,
         "label_tokens": labels,
         "positions": flags.steps * flags.rows * flags.row_length,
@@ -57,12 +61,15 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
         | common
         for one, side in zip(theirs, sides)
     ]
+    used = common["ours_mfu"]
     notes = [
         rows.describe(batches, flags),
-        f"{parameters:,} parameters, {flags.precision}, remat {flags.remat}, dropout {flags.dropout}; "
-        f"{flags.steps} steps a round, {flags.rounds} rounds",
-        f"ours: {ours.median / flags.steps:.2f} s a step, {6e-12 * parameters * real / ours.median:.3f} model TFLOP/s "
-        "(6 * parameters * real tokens/s); exact: no document sees another",
+        f"{parameters:,} parameters, {flags.precision}, remat {flags.remat}, layers {flags.layers}, dropout "
+        f"{flags.dropout}; {flags.steps} steps a round, {flags.rounds} rounds",
+        f"ours: {ours.median / flags.steps:.4g} s a step, {6e-12 * parameters * real / ours.median:.3f} model TFLOP/s "
+        "(6 * parameters * real tokens/s)" + (f", MFU {used:.1%}" if used else "") + f"; {ours.first_seconds:.0f} s to "
+        "compile and run the first time; exact: no document sees another",
     ]
+    notes += [] if found_profile is None else profile.lines(found_profile, flags.steps)
     found.sort(key=lambda row: row["ratio"])
     return found or [row(name, "real tokens/s", real, ours, None) | common], notes
