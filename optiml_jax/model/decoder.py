@@ -1,7 +1,7 @@
 """The OPT decoder: parameters as a plain tree with layers stacked on axis 0, forward as one scan over them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -164,12 +164,23 @@ def scan_blocks(
     if not unrolled:
         return jax.lax.scan(body, x_BTD, layers)
     kept = []
-    # Split, not indexed: the gradient of splitting is one concatenation, of indexing a sum of whole stacked arrays.
-    leaves, structure = jax.tree.flatten(layers)
-    for layer in zip(*(jax.lax.split(leaf, [1] * config.layers) for leaf in leaves)):
-        x_BTD, found = body(x_BTD, jax.tree.unflatten(structure, [leaf[0] for leaf in layer]))
+    for index, weights, inputs in _unstack(layers, config.layers):
+        # Cast once, before the block, for both passes: a slice of float32 would be written out first, and cast in each.
+        weights = {name: part | _cast_kernel(part, x_BTD.dtype) for name, part in weights.items()}
+        x_BTD, found = body(x_BTD, (index, weights, inputs))
         kept.append(found)
     return x_BTD, jax.tree.map(lambda *found: jnp.stack(found), *kept)
+
+
+def _unstack(tree: Any, count: int) -> Iterator[Any]:
+    """Split, not indexed: the gradient of splitting is one concatenation, of indexing a sum of whole stacked arrays."""
+    leaves, structure = jax.tree.flatten(tree)
+    for parts in zip(*(jax.lax.split(leaf, [1] * count) for leaf in leaves)):
+        yield jax.tree.unflatten(structure, [part[0] for part in parts])
+
+
+def _cast_kernel(part: dict, dtype: jnp.dtype) -> dict:
+    return {name: leaf.astype(dtype) for name, leaf in part.items() if name == "kernel"}
 
 
 def finish(params: dict, x_BTD: jax.Array, config: OPTConfig) -> jax.Array:

@@ -5,7 +5,9 @@ reads the keys from where its first document starts to the diagonal, but for bra
 is read by the queries up to its last `until`: with OPT-IML's short documents an eighth to a quarter of all pairs.
 Scores and sums are float32. There is no dropout on attention weights, as in OPT-IML's training code.
 
-b is a position in a block of queries, c one in a block of keys; inside the kernels K is filled up to a power of two.
+b is a position in a block of queries, c one in a block of keys. Triton's arrays have powers of two: inside the kernels
+an array of K columns is a tuple of pieces k; heads of 80 have one of 64 and one of 16, where filling up to 128 would
+cost half as much again.
 """
 
 import dataclasses
@@ -177,7 +179,7 @@ class _Call:
 
     def __init__(self, shape, tile, interpret):
         self._B, self._T, self._H, self._K = shape
-        self._width = max(SMALLEST, pl.next_power_of_2(self._K))
+        self._width = sum(_pieces(self._K)[-1])
         self._tile, self._interpret = tile, interpret
 
     def block(self, size):  # of [B, T, H, K]
@@ -209,25 +211,59 @@ class _Call:
         )(*(x for x, _ in inputs))
 
 
+def _pieces(K: int) -> list[tuple[int, int]]:
+    """(start, width) of the powers of two that K columns are, the last filled up to what products need."""
+    found, start = [], 0
+    while start < K:
+        width = max(SMALLEST, 1 << ((K - start).bit_length() - 1))
+        found.append((start, width))
+        start += width
+    return found
+
+
+def _columns(ref, here, start, width, K):
+    """The reference to a piece at positions `here`, and the mask of the columns that are there, None for all."""
+    mask = (start + jnp.arange(width) < K)[None, :] if start + width > K else None
+    return ref.at[here, pl.ds(start, width)], mask
+
+
 def _reader(ref, K):
-    """Loads positions of `ref` [n, width]; columns from K on are not there and read as 0."""
-    width = ref.shape[-1]
-    if width == K:
-        return lambda here=slice(None): ref[here, :]
-    real_1k = (jnp.arange(width) < K)[None, :]
-    return lambda here=slice(None): triton.load(ref.at[here, :], mask=real_1k, other=0)
+    """Loads positions of `ref` [n, K] in pieces; columns that are not there are 0."""
+
+    def read(here=slice(None)):
+        found = []
+        for start, width in _pieces(K):
+            part, mask = _columns(ref, here, start, width, K)
+            found.append(triton.load(part, mask=mask, other=None if mask is None else 0))
+        return tuple(found)
+
+    return read
 
 
-def _write(ref, x, K):
-    width = ref.shape[-1]
-    mask = None if width == K else (jnp.arange(width) < K)[None, :]
-    triton.store(ref, x.astype(ref.dtype), mask=mask)
+def _write(ref, pieces, K):
+    for (start, width), x in zip(_pieces(K), pieces):
+        part, mask = _columns(ref, slice(None), start, width, K)
+        triton.store(part, x.astype(ref.dtype), mask=mask)
 
 
 def _dot(a, b):
     """Float32 sums; products of float32 in full, not in TF32."""
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     return jax.lax.dot_general(a, b, (((1,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32)
+
+
+def _inner(a, b):
+    """Products of rows with rows over all K columns: [b, k] and [c, k] in pieces to [b, c]."""
+    return sum(_dot(x, y.T) for x, y in zip(a, b))
+
+
+def _add_weighted(sums, weights_bc, x):
+    """Pieces `sums` [b, k] plus `weights_bc` times the pieces `x` [c, k]."""
+    return tuple(part + _dot(weights_bc.astype(y.dtype), y) for part, y in zip(sums, x))
+
+
+def _zeros(pieces):
+    return tuple(jnp.zeros(x.shape, jnp.float32) for x in pieces)
 
 
 def _where_seen(add, start, until_ref, tile, trees):
@@ -253,18 +289,17 @@ def _forward_kernel(q_ref, k_ref, v_ref, first_ref, until_ref, out_ref, log_sum_
         here = pl.ds(j * tile.keys, tile.keys)
         s_c = j * tile.keys + jnp.arange(tile.keys)
         sees_bc = visibility.sees(t_b[:, None], s_c[None, :], until_ref[here][None, :])
-        scores_bc = jnp.where(sees_bc, _dot(q_bk, read_k(here).T) * LOG2_E, -jnp.inf)
+        scores_bc = jnp.where(sees_bc, _inner(q_bk, read_k(here)) * LOG2_E, -jnp.inf)
         new_top_b = jnp.maximum(top_b, scores_bc.max(1))
         weights_bc = jnp.exp2(scores_bc - new_top_b[:, None])
         shrink_b = jnp.exp2(top_b - new_top_b)
-        v_ck = read_v(here)
-        out_bk = out_bk * shrink_b[:, None] + _dot(weights_bc.astype(v_ck.dtype), v_ck)
+        out_bk = _add_weighted((x * shrink_b[:, None] for x in out_bk), weights_bc, read_v(here))
         return new_top_b, scale_b * shrink_b + weights_bc.sum(1), out_bk
 
-    nothing = jnp.full(tile.queries, START), jnp.zeros(tile.queries), jnp.zeros(q_bk.shape, jnp.float32)
+    nothing = jnp.full(tile.queries, START), jnp.zeros(tile.queries), _zeros(q_bk)
     blocks = first_ref[start] // tile.keys, pl.cdiv(start + tile.queries, tile.keys)
     top_b, scale_b, out_bk = jax.lax.fori_loop(*blocks, _where_seen(add, start, until_ref, tile, trees), nothing)
-    _write(out_ref, out_bk / scale_b[:, None], K)
+    _write(out_ref, (x / scale_b[:, None] for x in out_bk), K)
     log_sum_ref[...] = top_b + jnp.log2(scale_b)
 
 
@@ -282,15 +317,15 @@ def _d_query_kernel(
         s_c = j * tile.keys + jnp.arange(tile.keys)
         sees_bc = visibility.sees(t_b[:, None], s_c[None, :], until_ref[here][None, :])
         k_ck = read_k(here)
-        scores_bc = _dot(q_bk, k_ck.T) * LOG2_E
+        scores_bc = _inner(q_bk, k_ck) * LOG2_E
         weights_bc = jnp.where(sees_bc, jnp.exp2(scores_bc - log_sum_b[:, None]), 0.0)
-        d_weights_bc = _dot(d_out_bk, read_v(here).T)
+        d_weights_bc = _inner(d_out_bk, read_v(here))
         d_scores_bc = weights_bc * (d_weights_bc - inner_b[:, None])
-        return dq_bk + _dot(d_scores_bc.astype(k_ck.dtype), k_ck)
+        return _add_weighted(dq_bk, d_scores_bc, k_ck)
 
     blocks = first_ref[start] // tile.keys, pl.cdiv(start + tile.queries, tile.keys)
     add = _where_seen(add, start, until_ref, tile, trees)
-    _write(dq_ref, jax.lax.fori_loop(*blocks, add, jnp.zeros(q_bk.shape, jnp.float32)), K)
+    _write(dq_ref, jax.lax.fori_loop(*blocks, add, _zeros(q_bk)), K)
 
 
 def _d_key_kernel(q_ref, k_ref, v_ref, d_out_ref, log_sum_ref, inner_ref, until_ref, dk_ref, dv_ref, *, tile, K):
@@ -306,15 +341,14 @@ def _d_key_kernel(q_ref, k_ref, v_ref, d_out_ref, log_sum_ref, inner_ref, until_
         t_b = i * tile.queries + jnp.arange(tile.queries)
         sees_cb = visibility.sees(t_b[None, :], s_c[:, None], until_c[:, None])
         q_bk, d_out_bk = read_q(here), read_d_out(here)
-        scores_cb = _dot(k_ck, q_bk.T) * LOG2_E
+        scores_cb = _inner(k_ck, q_bk) * LOG2_E
         weights_cb = jnp.where(sees_cb, jnp.exp2(scores_cb - log_sum_ref[here][None, :]), 0.0)
-        dv_ck += _dot(weights_cb.astype(d_out_bk.dtype), d_out_bk)
-        d_weights_cb = _dot(v_ck, d_out_bk.T)
+        dv_ck = _add_weighted(dv_ck, weights_cb, d_out_bk)
+        d_weights_cb = _inner(v_ck, d_out_bk)
         d_scores_cb = weights_cb * (d_weights_cb - inner_ref[here][None, :])
-        return dk_ck + _dot(d_scores_cb.astype(q_bk.dtype), q_bk), dv_ck
+        return _add_weighted(dk_ck, d_scores_cb, q_bk), dv_ck
 
     blocks = start // tile.queries, pl.cdiv(until_c.max(), tile.queries)
-    zeros_ck = jnp.zeros(k_ck.shape, jnp.float32)
-    dk_ck, dv_ck = jax.lax.fori_loop(*blocks, add, (zeros_ck, zeros_ck))
+    dk_ck, dv_ck = jax.lax.fori_loop(*blocks, add, (_zeros(k_ck), _zeros(v_ck)))
     _write(dk_ref, dk_ck, K)
     _write(dv_ref, dv_ck, K)
