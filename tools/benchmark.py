@@ -5,9 +5,11 @@ python -m tools.benchmark attention --model=1.3b --rows=8 --row_length=2048 --pr
 python -m tools.benchmark evaluate --json=evaluate.json
 python -m tools.benchmark data --json=data.json
 python -m tools.benchmark overlap --json=overlap.json
+python -m tools.benchmark all --out=found --minutes=8
 """
 
 import argparse
+import importlib
 import json
 import os
 from collections.abc import Sequence
@@ -36,8 +38,9 @@ SHOWN = (
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     from optiml_jax.model.attention import IMPLEMENTATIONS
     from optiml_jax.model.decoder import LAYERS, REMAT
-    from tools.benchmarks import evaluate, overlap, plane
+    from tools.benchmarks import data, evaluate
     from tools.benchmarks.models import MODELS
+    from tools.benchmarks.rows import TOKENIZER
 
     parser = Parser("tools.benchmark", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -62,21 +65,27 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     evaluate.add_flags(asked)
 
-    data = commands.add_parser("data", description="The data plane beside seqio and torch's DataLoader.")
-    plane.add_flags(data)
-    data.add_argument("--vocab_size", type=int, default=50_272, help="of the random ids")
+    plane = commands.add_parser("data", description="The data plane beside seqio and torch's DataLoader.")
+    data.add_flags(plane)
 
     shared = commands.add_parser("overlap", description="Shared 13-grams beside a Python set and NumPy.")
-    overlap.add_flags(shared)
+    shared.add_argument("--train_tokens", type=float, default=2e6, help="of the training side (2e6)")
+    shared.add_argument("--eval_tokens", type=float, default=4e5, help="of the evaluation side (4e5)")
+    shared.add_argument("--tokenizer", default=str(TOKENIZER), help="whose pieces the ids are (the samples')")
 
-    for command in (train, layer, asked, data, shared):
+    every = commands.add_parser("all", description="All that a machine, with a GPU or without, is asked for.")
+    every.add_argument("--out", required=True, help="folder for a JSON file of each part")
+    every.add_argument("--minutes", type=float, default=8, help="what is not done by then is left out (8)")
+    every.add_argument("--only", default="", help="a part of the names of those wanted (all)")
+
+    for command in (train, layer, asked, plane, shared):
         add = command.add_argument
         add("--seed", type=int, default=0)
         add("--rounds", type=int, default=5, help="each measures every side once; the median counts (5)")
         add("--quick", action="store_true", help="3 rounds")
         add("--no_peer", action="store_true", help="measure ours alone")
         add("--json", help="also write the numbers to this file")
-    for command, steps, rows in ((train, 2, 2), (layer, 10, 2), (data, 100, 16)):
+    for command, steps, rows in ((train, 2, 2), (layer, 10, 2), (plane, 100, 16)):
         add = command.add_argument
         add("--rows", type=int, default=rows, help=f"rows of a batch ({rows})")
         add("--row_length", type=int, default=512, help="tokens of a row (512)")
@@ -85,6 +94,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         add("--mixture", help="of the token store")
         add("--steps", type=int, default=steps, help=f"batches a round, the same for all ({steps})")
     flags = parser.parse_args(arguments)
+    if flags.command == "all":
+        return flags
     if flags.quick:
         flags.rounds = 3
     for name in ("rounds", "rows", "row_length", "steps", "prompts", "batch", "new"):
@@ -97,7 +108,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if (flags.cache_dir is None) != (flags.mixture is None):
         raise UserError("--cache_dir and --mixture go together: a token store, and a mixture in it")
     if flags.command == "data":
-        plane.check(flags)
+        data.check(flags)
     if not 0 < flags.label_share <= 1:
         raise UserError(f"--label_share={flags.label_share} must be above 0 and at most 1")
     return flags
@@ -109,15 +120,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     xla_flags.set_defaults(os.environ)
     flags = parse(arguments)
-    from tools.benchmarks import attention, data, evaluate, machine, overlap, plane, train
+    from tools.benchmarks import everything, machine
 
-    before = machine.load()
+    if flags.command == "all":
+        return everything.run(flags)
+    before, others = machine.load(), machine.Others()
+    names = [flags.command]
     if flags.command == "data":
-        parts = [plane] + [data] * ("batches" in flags.parts.split(","))
-    else:
-        parts = [{"train": train, "attention": attention, "evaluate": evaluate, "overlap": overlap}[flags.command]]
+        wanted = set(flags.parts.split(","))
+        names = ["plane"] * bool(wanted - {"batches"}) + ["data"] * ("batches" in wanted)
+    parts = [importlib.import_module(f"tools.benchmarks.{name}") for name in names]
     rows, notes = ([item for part in kind for item in part] for kind in zip(*(part.compare(flags) for part in parts)))
+    used = others.cores()
+    quiet = used < machine.QUIET * machine.cores()
+    if not quiet:
+        notes.append(
+            f"NOT QUIET: others used {used:.2f} of {machine.cores()} cores meanwhile, from which peers suffer more "
+            "than we do: measure again before you publish a ratio"
+        )
     found = {
+        "quiet": quiet,
+        "others_cores": used,
         "machine": machine.machine() | {"load_before": before, "load_after": machine.load()},
         "versions": machine.versions(),
         "settings": vars(flags),

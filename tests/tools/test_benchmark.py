@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import json
+import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from optiml_jax import xla_flags
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation
 from tools import benchmark
-from tools.benchmarks import evaluate, peer, rows
+from tools.benchmarks import evaluate, everything, machine, peer, profile, rows
 from tools.benchmarks.models import MODELS
 from tools.benchmarks.ours import Ours
+from tools.benchmarks.rows import ROOT
 
 TINY = ["train", "--model=tiny", "--rows=2", "--row_length=96", "--rounds=1", "--steps=1", "--dropout=0"]
 
@@ -191,3 +194,56 @@ def test_the_overlap_of_all_sides_is_the_same(tmp_path):
     assert [row["exact"] for row in found] == [True, True] and all(row["ratio"] > 0 for row in found)
     with pytest.raises(SystemExit):
         benchmark.main(["overlap", "--train_tokens=10"])
+
+
+def test_a_machine_for_training_needs_no_packages_of_the_benchmarks():
+    """As on a GPU node: jax, flax, optax, orbax, tokenizers, and no reader or measure of texts, and no peer."""
+    absent = "rapidfuzz gin tensorboardX seqio tensorflow torch transformers lm_eval jinja2"
+    code = (
+        f"import sys; sys.modules |= dict.fromkeys({absent.split()!r}); from tools.benchmark import main; "
+        "rows = ['--rows=2', '--row_length=64', '--no_peer', '--rounds=1', '--steps=1']; "
+        "[main([part, *rows, *more]) for part, more in (('train', ['--model=tiny', '--profile']), "
+        "('attention', ['--model=tiny']), ('data', ['--parts=batches']))]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("real tokens/s") >= 3
+
+
+def test_all_runs_part_after_part_and_says_what_was_left_out_and_why(tmp_path, capsys, monkeypatch):
+    tiny = "--model=tiny --rows=2 --row_length=64 --rounds=1 --steps=1 --no_peer"
+    parts = (("one", f"train {tiny}"), ("two", f"train {tiny} --precision=bf15"), ("three", f"attention {tiny}"))
+    monkeypatch.setattr(everything, "CPU", parts)
+    benchmark.main(["all", f"--out={tmp_path}", "--minutes=5"])
+    *_, first, second, third = capsys.readouterr().out.rstrip().splitlines()
+    assert first.startswith("train tiny fp32") and third.startswith("attention tiny fp32")
+    assert "bf15" in second and "error" in second
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.json", "three.json"]
+
+    benchmark.main(["all", f"--out={tmp_path}", "--minutes=0.1", "--only=one"])
+    assert "left out: the time was up" in capsys.readouterr().out
+
+
+def test_what_others_use_is_told_from_what_this_process_uses():
+    others = machine.Others()
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        pass
+    own = others.cores()
+    others = machine.Others()
+    burn = "import time; end = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
+    process = subprocess.Popen([sys.executable, "-c", burn])
+    time.sleep(1.2)  # not waited for: not yet counted as this process's child
+    assert others.cores() > own + 0.3
+    process.wait()
+
+
+def test_kernels_are_told_apart_by_their_names():
+    kinds = {
+        "nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NTN": "matrix products",
+        "attention_d_key": "attention",
+        "MemcpyD2D": "copies",
+        "input_reduce_fusion_12": "reductions",
+        "loop_add_fusion": "other element-wise",
+    }
+    assert {name: profile.kind(name) for name in kinds} == kinds

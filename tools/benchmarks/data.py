@@ -5,8 +5,30 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from optiml_jax.data.rows import Store
+from optiml_jax.errors import UserError
 from tools.benchmarks import rows
 from tools.benchmarks.rounds import Side, interleave, row
+
+PARTS = ("start", "pack", "cache", "render", "batches")  # all but the last in `plane.py`
+SYNTHETIC_TASKS = 1_545
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--parts", default=",".join(PARTS), help=f"what to measure (all): {','.join(PARTS)}")
+    add("--peer_tasks", type=int, default=40, help="tasks that seqio starts with, to be extrapolated linearly (40)")
+    add("--full_peer", action="store_true", help="start seqio with all tasks: minutes and gigabytes")
+    add("--scratch", help="folder for 3 GB of synthetic tokens (a temporary one)")
+    add("--vocab_size", type=int, default=50_272, help="of the random ids")
+
+
+def check(flags: argparse.Namespace) -> None:
+    """Raises a `UserError` for a part that there is not."""
+    for part in flags.parts.split(","):
+        if part not in PARTS:
+            raise UserError(f"--parts={flags.parts}: there is no {part}; choose of {', '.join(PARTS)}")
+    if not 4 <= flags.peer_tasks <= SYNTHETIC_TASKS:
+        raise UserError(f"--peer_tasks={flags.peer_tasks} must be from 4 to {SYNTHETIC_TASKS}")
 
 
 def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:

@@ -17,16 +17,14 @@ import jax
 import numpy as np
 
 from optiml_jax.errors import UserError
-from optiml_jax.evaluation.ledger import read_ledger
 from optiml_jax.inference import decoding, ranking
 from optiml_jax.inference.model import Model
 from optiml_jax.model import decoder, sharding
 from optiml_jax.tokenizer import Tokenizer, join
 from tools.benchmarks.models import MODELS
 from tools.benchmarks.rounds import Side, interleave, row
-from tools.benchmarks.rows import EOS, FIRST_WORD
+from tools.benchmarks.rows import EOS, FIRST_WORD, TOKENIZER
 
-TOKENIZER = Path(__file__).parents[2] / "tasks" / "samples" / "tokenizer"
 STRETCHES = 8  # of neighbours in a ledger, which share what they share there
 Pairs = list[tuple[list[int], list[int]]]
 
@@ -99,6 +97,8 @@ def _of_ledgers(
     paths: list[str], flags: argparse.Namespace, vocabulary: Tokenizer, positions: int
 ) -> tuple[dict[str, Pairs], dict[str, "Written"]]:
     """As many prompts of each ledger, in stretches from all over it; what is too long for the model is left out."""
+    from optiml_jax.evaluation.ledger import read_ledger  # needs what measures texts; the rest of this file does not
+
     kinds, written = {}, {}
     for path in paths:
         name, prompts = Path(path).stem, read_ledger(path)

@@ -3,12 +3,39 @@
 import importlib.metadata
 import os
 import platform
+import time
 from pathlib import Path
 
 import jax
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tokenizers", "torch", "transformers")
 PACKAGES += ("seqio", "tensorflow", "apache-beam")
+
+QUIET = 0.1  # of the cores: what others may use where a ratio is to be published
+
+
+class Others:
+    """What all processes but this one and its children use of the machine, from now on."""
+
+    def __init__(self) -> None:
+        self._start, self._before = time.monotonic(), self._seconds()
+
+    def cores(self) -> float:
+        """Cores they used on average since the start; what a host took from a virtual machine counts too."""
+        return round(max(0.0, (self._seconds() - self._before) / (time.monotonic() - self._start)), 3)
+
+    @staticmethod
+    def _seconds() -> float:
+        first = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0]
+        user, nice, system, _, _, interrupts, soft, steal = map(int, first.split()[1:9])
+        own = os.times()
+        everyone = (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
+        return everyone - (own.user + own.system + own.children_user + own.children_system)
+
+
+def cores() -> int:
+    """Those this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def load() -> float:
@@ -21,7 +48,7 @@ def machine() -> dict:
     device = jax.devices()[0]
     return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "accelerator": None if device.platform == "cpu" else device.device_kind,
     }

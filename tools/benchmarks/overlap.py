@@ -16,16 +16,8 @@ from tasks import overlap
 from tasks.overlap import Example, Index, N, Pieces
 from tools.benchmarks.rounds import Side, interleave, row
 from tools.benchmarks.rows import FIRST_WORD, MEAN
-from tools.benchmarks.synthetic import TOKENIZER
 
 PLANTED = 100  # one in so many train sequences is an evaluation example
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--train_tokens", type=float, default=2e6, help="of the training side (2e6)")
-    add("--eval_tokens", type=float, default=4e5, help="of the evaluation side (4e5)")
-    add("--tokenizer", default=str(TOKENIZER), help="whose pieces the ids are (the samples')")
 
 
 def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:

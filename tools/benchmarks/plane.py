@@ -22,7 +22,6 @@ from optiml_jax.errors import UserError
 from tools.benchmarks import synthetic
 from tools.benchmarks.figures import BATCH_ROWS, ROW_LENGTH
 
-PARTS = ("start", "pack", "cache", "render")
 STEP = 1_000_000
 NI = "super_natural_instructions"
 SHARED = synthetic.ROOT.parent / "shared"
@@ -32,14 +31,6 @@ CACHED_TIMES = 8  # each instance of the sample: 100 a task are few, and startin
 RENDERED = 6_000  # rows of each template file, its sample over and over
 PEER_RENDERED = 2_000  # rows that are rendered in its own way
 PEER_TASKS = 24  # tokenised through tf.data
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--parts", default=",".join((*PARTS, "batches")), help="what to measure (all): start,pack,cache,render,batches")
-    add("--peer_tasks", type=int, default=40, help="tasks that seqio starts with, to be extrapolated linearly (40)")
-    add("--full_peer", action="store_true", help="start seqio with all tasks: minutes and gigabytes")
-    add("--scratch", help="folder for 3 GB of synthetic tokens (a temporary one)")
 
 
 def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
@@ -56,15 +47,6 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
                 rows += found
                 notes += said
     return rows, notes
-
-
-def check(flags: argparse.Namespace) -> None:
-    """Raises a `UserError` for a part that there is not."""
-    for part in flags.parts.split(","):
-        if part not in (*PARTS, "batches"):
-            raise UserError(f"--parts={flags.parts}: there is no {part}; choose of {', '.join((*PARTS, 'batches'))}")
-    if not 4 <= flags.peer_tasks <= synthetic.TASKS:
-        raise UserError(f"--peer_tasks={flags.peer_tasks} must be from 4 to {synthetic.TASKS}")
 
 
 def child(what: str, *arguments: object) -> dict:

@@ -14,6 +14,8 @@ from optiml_jax.data.store import TokenStore
 from optiml_jax.errors import UserError
 from optiml_jax.tokenizer import Tokenizer
 
+ROOT = Path(__file__).parents[2]
+TOKENIZER = ROOT / "tasks" / "samples" / "tokenizer"
 PAD, EOS, FIRST_WORD = 1, 2, 4  # OPT's ids; the four lowest are special
 EXAMPLES = 16_384
 # Instruction data is short with a long tail (OPT-IML's corpora: about 261 tokens an example on average, with outputs

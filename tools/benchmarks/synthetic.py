@@ -19,15 +19,13 @@ from tasks import mixtures
 from tasks.registry import catalog
 from tasks.task import MAX_EXAMPLES
 from tools.benchmark_stats import TABLE_1
-from tools.benchmarks.rows import FIRST_WORD, MEAN, MEDIAN
+from tools.benchmarks.data import SYNTHETIC_TASKS as TASKS
+from tools.benchmarks.rows import FIRST_WORD, MEAN, MEDIAN, ROOT, TOKENIZER
 
-TASKS = 1545
 NAME = "synthetic"
 WHOLE = "opt_iml_max"
 LONGEST = 4096  # two rows of 2,048
-ROOT = Path(__file__).parents[2]
 SIZES = ROOT.parent / "shared" / "data" / "super_natural_instructions" / "task_sizes.tsv"
-TOKENIZER = ROOT / "tasks" / "samples" / "tokenizer"
 
 
 def upstream() -> dict[str, int]:
