@@ -50,7 +50,7 @@ class Tiles:
 # rows on an H200; all fit A100, RTX 4090 and H200.
 TILES = {
     (64, 2): Tiles(Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 3)),
-    (80, 2): Tiles(Tile(64, 32, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2)),
+    (80, 2): Tiles(Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 3)),
     (128, 2): Tiles(Tile(64, 64, 4, 3), Tile(64, 64, 4, 2), Tile(64, 64, 4, 2)),
     (64, 4): Tiles(Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2)),
     (128, 4): Tiles(Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2)),
