@@ -18,7 +18,8 @@ GPU_ROWS = "--row_length=2048 --precision=bf16 --quick"
 GPU = (
     ("train_1.3b", f"train --model=1.3b --rows=8 {GPU_ROWS} --remat=dots --steps=4 --profile --no_torch_compile"),
     ("train_125m", f"train --model=125m --rows=16 {GPU_ROWS} --remat=dots --steps=4 --profile"),
-    ("train_2.7b", f"train --model=2.7b --rows=8 {GPU_ROWS} --remat=dots --steps=4 --profile --no_peer"),
+    ("train_1.3b_32_rows", f"train --model=1.3b --rows=32 {GPU_ROWS} --remat=dots --steps=2 --profile --no_peer"),
+    ("train_2.7b", f"train --model=2.7b --rows=16 {GPU_ROWS} --remat=dots --steps=2 --profile --no_peer"),
     ("train_6.7b", f"train --model=6.7b --rows=8 {GPU_ROWS} --remat=full --steps=2 --profile --no_peer"),
     ("attention_1.3b", f"attention --model=1.3b --rows=8 {GPU_ROWS}"),
     ("attention_2.7b", f"attention --model=2.7b --rows=8 {GPU_ROWS}"),

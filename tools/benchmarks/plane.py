@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -27,7 +28,7 @@ NI = "super_natural_instructions"
 SHARED = synthetic.ROOT.parent / "shared"
 QUICK_EXAMPLES = 300  # a task
 PEER_EXAMPLES = 16_384
-CACHED_TIMES = 8  # each instance of the sample: 100 a task are few, and starting up would weigh more than in real jobs
+CACHED_TIMES = 8  # each instance of the sample and variants: 100 a task are few, starting up would weigh too much
 RENDERED = 6_000  # rows of each template file, its sample over and over
 PEER_RENDERED = 2_000  # rows that are rendered in its own way
 PEER_TASKS = 24  # tokenised through tf.data
@@ -160,7 +161,7 @@ def _cache(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[di
     if not raw.is_dir() or importlib.util.find_spec("apache_beam") is None:
         return [], [f"caching is not measured: needs apache_beam and the sample of {NI} in {raw}"]
     tokenizer = SHARED / "tokenizer"
-    files = _repeated(raw, folder / "raw" / NI, times)
+    files = _varied(raw, folder / "raw" / NI, times)
     few = folder / "few" / NI / "tasks"
     few.mkdir(parents=True)
     shutil.copytree(raw / "splits", few.parent / "splits")
@@ -174,7 +175,10 @@ def _cache(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[di
         sides["seqio through tf.data"] = lambda: child("seqio_tokenise", few.parents[1], tokenizer, NI)
     found = interleaved(flags.rounds, sides)
     ours, theirs = found["ours"], found.get("seqio through tf.data", {})
-    notes = [f"caching: {files} files of {NI}, each instance {times} times, {ours['tokens']:,.0f} tokens"]
+    notes = [
+        f"caching: {files} files of {NI}, each instance and {times - 1} variants with its input's words in another "
+        f"order, {ours['tokens']:,.0f} tokens"
+    ]
     if theirs:
         notes[0] += f"; seqio: {PEER_TASKS} of its tasks at most, {theirs['tokens']:,.0f} tokens, without its start"
     cores = f"tokens/s, {len(os.sched_getaffinity(0))} cores"
@@ -235,15 +239,21 @@ def _all_to_train_on(source: Path, target: Path, rows: int) -> int:
     return count
 
 
-def _repeated(source: Path, target: Path, times: int) -> int:
-    """Copies a sample folder with each instance so many times, under other ids; how many files."""
+def _varied(source: Path, target: Path, times: int) -> int:
+    """Copies a sample folder with so many variants of each instance, each its own text and id; how many files."""
+    rng = random.Random(0)
+
+    def variant(instance: dict, copy: int) -> dict:
+        words = instance["input"].split(" ")
+        if copy:
+            rng.shuffle(words)
+        return instance | {"id": f"{instance.get('id')}-{copy}", "input": " ".join(words)}
+
     (target / "tasks").mkdir(parents=True)
     shutil.copytree(source / "splits", target / "splits")
     paths = sorted((source / "tasks").glob("*.json"))
     for path in paths:
         task = json.loads(path.read_text(encoding="utf-8"))
-        task["Instances"] = [
-            instance | {"id": f"{instance.get('id')}-{copy}"} for copy in range(times) for instance in task["Instances"]
-        ]
+        task["Instances"] = [variant(instance, copy) for copy in range(times) for instance in task["Instances"]]
         (target / "tasks" / path.name).write_text(json.dumps(task), encoding="utf-8")
     return len(paths)
