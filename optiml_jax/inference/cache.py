@@ -72,7 +72,7 @@ def read(
 
     embedding_VD = decoder.gathered_embedding(params, dtype)
     x_BTD = decoder.embed(params, tokens_BT, positions_BT, embedding_VD, config)
-    x_BTD, kept = decoder.scan_blocks(params, x_BTD, None, attend_row, config)
+    x_BTD, kept = decoder.run_blocks(params, x_BTD, None, attend_row, config)
     return decoder.finish(params, x_BTD, config), jax.tree.map(lambda x: sharding.constrain(x, "NBTHK"), kept)
 
 
@@ -155,7 +155,7 @@ def decode(
 
         x_B1D = decoder.embed(params, token_B[:, None], (cache.next_B + step)[:, None], embedding_VD, config)
         layers = cache.layers_NBHCK, fresh_NBHGK
-        x_B1D, fresh_NBHGK = decoder.scan_blocks(params, x_B1D, layers, attend_cache, config)
+        x_B1D, fresh_NBHGK = decoder.run_blocks(params, x_B1D, layers, attend_cache, config)
         best_B = _best(decoder.finish(params, x_B1D, config)[:, 0], embedding_VD)
         return step + 1, best_B, over_B | over(step, token_B), made_BG.at[:, step].set(token_B), fresh_NBHGK
 

@@ -1,4 +1,4 @@
-"""The OPT decoder: parameters as a plain tree with layers stacked on axis 0, forward as one scan over them."""
+"""The OPT decoder: parameters as a plain tree with layers stacked on axis 0; forward is a scan over them, or unrolled."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -129,7 +129,7 @@ def embed(
     return sharding.constrain(x_BTD + position_PD[positions_BT + POSITION_OFFSET], "BTD", sharding.RESIDUAL)
 
 
-def scan_blocks(
+def run_blocks(
     params: dict,
     x_BTD: jax.Array,
     layer_inputs: Any,
@@ -158,7 +158,7 @@ def scan_blocks(
         return block_forward(block, x_BTD, layer_attend(inputs), config, key)
 
     if REMAT[remat] is not None:
-        # It guards against what cannot happen inside a scan, and costs speed there.
+        # prevent_cse guards against what cannot happen inside a scan, and costs speed there.
         body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=unrolled)
     layers = (jnp.arange(config.layers), params["blocks"], layer_inputs)
     if not unrolled:
@@ -239,7 +239,7 @@ def forward(
 
         return attend
 
-    x_BTD, _ = scan_blocks(params, x_BTD, None, attend_for, config, dropout_key, remat, LAYERS[layers]())
+    x_BTD, _ = run_blocks(params, x_BTD, None, attend_for, config, dropout_key, remat, LAYERS[layers]())
     return finish(params, x_BTD, config)
 
 

@@ -93,7 +93,7 @@ def test_what_attention_keeps_is_stacked_the_same_whether_layers_are_scanned_or_
         return lambda q, k, v: (v * number, {"keys": k, "number": number})
 
     scanned, unrolled = (
-        decoder.scan_blocks(params, x_BTD, given_N, attend_for, config, unrolled=unrolled) for unrolled in (False, True)
+        decoder.run_blocks(params, x_BTD, given_N, attend_for, config, unrolled=unrolled) for unrolled in (False, True)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), scanned, unrolled)
     np.testing.assert_array_equal(scanned[1]["number"], given_N)
