@@ -1,4 +1,4 @@
-"""The OPT decoder: parameters as a plain tree with layers stacked on axis 0; forward is a scan over them, or unrolled."""
+"""The OPT decoder: parameters as a plain tree, layers stacked on axis 0; forward scans over them, or is unrolled."""
 
 import functools
 from collections.abc import Callable, Iterator

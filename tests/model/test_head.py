@@ -54,3 +54,18 @@ def test_each_label_has_its_own_nats_and_the_others_have_none():
     with jax.set_mesh(mesh_of("2x2x2")):
         have_BT = jax.jit(lambda *a: label_nats(*a, chunk=16))(*arguments)
     np.testing.assert_allclose(have_BT, want_BT, atol=1e-5)
+
+
+@pytest.mark.parametrize("mesh", EVERY_MESH)
+def test_its_memory_is_a_fraction_of_that_of_the_dense_loss_on_every_mesh(mesh):
+    """Of the compiled loss and gradients: the dense one holds float32 logits of all positions, twice."""
+    shapes = ((32, 128, 32), jnp.float32), ((4096, 32), jnp.float32), ((32, 128), jnp.int32), ((32, 128), jnp.bool_)
+    arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+
+    def temporaries(loss):
+        compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).trace(*arguments).lower().compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    with jax.set_mesh(mesh_of(mesh)):
+        dense, ours = temporaries(dense_nats), temporaries(lambda *a: label_nats(*a, chunk=16).sum())
+    assert ours < dense / 4, (ours, dense)
