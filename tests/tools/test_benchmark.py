@@ -217,7 +217,7 @@ def test_all_runs_part_after_part_and_says_what_was_left_out_and_why(tmp_path, c
     benchmark.main(["all", f"--out={tmp_path}", "--minutes=5"])
     *_, first, second, third = capsys.readouterr().out.rstrip().splitlines()
     assert first.startswith("train tiny fp32") and third.startswith("attention tiny fp32")
-    assert "bf15" in second and "error" in second
+    assert second.split("  ")[0] == "two" and "failed with exit code 2" in second
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.json", "three.json"]
 
     benchmark.main(["all", f"--out={tmp_path}", "--minutes=0.1", "--only=one"])
@@ -225,17 +225,19 @@ def test_all_runs_part_after_part_and_says_what_was_left_out_and_why(tmp_path, c
 
 
 def test_what_others_use_is_told_from_what_this_process_uses():
-    others = machine.Others()
-    end = time.monotonic() + 1.5
-    while time.monotonic() < end:
-        pass
-    own = others.cores()
-    others = machine.Others()
+    """Another test may start or end meanwhile: one of three tries must show it."""
     burn = "import time; end = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
-    process = subprocess.Popen([sys.executable, "-c", burn])
-    time.sleep(1.2)  # not waited for: not yet counted as this process's child
-    assert others.cores() > own + 0.3
-    process.wait()
+
+    def told_apart() -> bool:
+        others, end = machine.Others(), time.monotonic() + 1.5
+        while time.monotonic() < end:
+            pass
+        while_we_worked, others = others.cores(), machine.Others()
+        with subprocess.Popen([sys.executable, "-c", burn]):
+            time.sleep(1.2)
+            return others.cores() > while_we_worked + 0.3  # not waited for, it is no child of ours yet
+
+    assert any(told_apart() for _ in range(3))
 
 
 def test_kernels_are_told_apart_by_their_names():

@@ -56,10 +56,11 @@ def run(flags: argparse.Namespace) -> None:
         found = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
         for row in found["rows"]:
             mfu, ratio = row.get("ours_mfu"), row["ratio"]
-            shown = f"{mfu:.1%}" if mfu else "", f"{ratio:.2f}" if ratio else "", "" if found["quiet"] else "no"
-            lines.append([row["name"], f"{row['ours']:,.5g} {row['unit']}", *shown, row.get("exact", ""), seconds])
+            shown = f"{mfu:.1%}" if mfu else "", f"{ratio:.2f}" if ratio else ""
+            words = ({True: "yes", False: "no"}.get(said, "") for said in (found["quiet"], row.get("exact")))
+            lines.append([row["name"], f"{row['ours']:,.1f} {row['unit']}", *shown, *words, seconds])
             seconds = ""
-    print(table(["part", "ours", "MFU", "ratio", "quiet", "exact", "seconds"], lines))
+    print("\n" + table(["part", "ours", "MFU", "ratio", "quiet", "exact", "seconds"], lines))
 
 
 def _run_one(arguments: list[str], path: Path, seconds: float) -> str | None:
@@ -69,11 +70,7 @@ def _run_one(arguments: list[str], path: Path, seconds: float) -> str | None:
     command = [sys.executable, "-m", "tools.benchmark", *arguments, f"--json={path}"]
     print(f"\n=== {path.stem}: python -m tools.benchmark {' '.join(arguments)}", flush=True)
     try:
-        done = subprocess.run(command, cwd=ROOT, timeout=seconds, capture_output=True, text=True)
+        code = subprocess.run(command, cwd=ROOT, timeout=seconds).returncode
     except subprocess.TimeoutExpired:
         return "stopped: the time was up"
-    print(done.stdout, flush=True)
-    if done.returncode == 0:
-        return None
-    said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    return next((line for line in reversed(said) if "Error" in line or "error" in line), said[-1])[:160]
+    return f"failed with exit code {code}: its message is above" if code else None
