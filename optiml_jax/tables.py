@@ -19,15 +19,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def cell(value: object) -> str:
-    """Numbers as people read them: 12,345 and 0.0123."""
+    """Values as people read them: 12,345 and 0.0123, yes and no, - for None."""
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
     if isinstance(value, float):
         return f"{value:.4f}" if value < 10 else f"{value:,.1f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns as wide as their widest cell; numbers to the right, everything else to the left."""
-    right = [any(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
+    right = [any(_is_number(row[i]) for row in rows) for i in range(len(header))]
     texts = [list(header), *([cell(value) for value in row] for row in rows)]
     widths = [max(len(row[i]) for row in texts) for i in range(len(header))]
     aligned = (

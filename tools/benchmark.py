@@ -155,14 +155,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for note in notes:
         print(note)
     columns = [name for name in SHOWN if any(name in row for row in rows)]
-    cells = [[_cell(row.get(name)) for name in columns] for row in rows]
+    cells = [[row.get(name) for name in columns] for row in rows]
     print("\n" + table([name.replace("_", " ") for name in columns], cells))
     if flags.rounds < 3:
         print(f"{flags.rounds} rounds are too few for a result: medians are of at least 3")
-
-
-def _cell(value: object) -> object:
-    return "-" if value is None else ("no", "yes")[value] if isinstance(value, bool) else value
 
 
 if __name__ == "__main__":

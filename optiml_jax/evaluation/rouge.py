@@ -9,6 +9,8 @@ import functools
 import re
 from collections.abc import Callable, Sequence
 
+from rapidfuzz.distance import LCSseq
+
 from optiml_jax.evaluation import porter
 
 _WORD = re.compile(r"[a-z0-9]+")
@@ -40,14 +42,6 @@ def tokenizer(stem: bool) -> Tokenize:
     return _cached_stemmed_words if stem else _cached_plain_words
 
 
-@functools.cache
-def _common_subsequence() -> Callable[[Sequence[str], Sequence[str]], int]:
-    """rapidfuzz, loaded with the first text: machines that only train need not have it."""
-    from rapidfuzz.distance import LCSseq
-
-    return LCSseq.similarity
-
-
 def lcs_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
     """F1 of the longest common subsequence of two token sequences, in [0, 1]; 0 if either is empty.
 
@@ -55,7 +49,7 @@ def lcs_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
     """
     if not prediction or not reference:
         return 0.0
-    length = _common_subsequence()(reference, prediction)
+    length = LCSseq.similarity(reference, prediction)
     if not length:
         return 0.0
     precision, recall = length / len(prediction), length / len(reference)

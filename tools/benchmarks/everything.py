@@ -51,14 +51,13 @@ def run(flags: argparse.Namespace) -> None:
         problem = _run_one(arguments.split(), out / f"{name}.json", end - started)
         seconds = f"{time.monotonic() - started:.0f}"
         if problem:
-            lines.append([name, problem, *[""] * 4, seconds])
+            lines.append([name, problem, *[None] * 4, seconds])
             continue
         found = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
         for row in found["rows"]:
-            mfu, ratio = row.get("ours_mfu"), row["ratio"]
-            shown = f"{mfu:.1%}" if mfu else "", f"{ratio:.2f}" if ratio else ""
-            words = ({True: "yes", False: "no"}.get(said, "") for said in (found["quiet"], row.get("exact")))
-            lines.append([row["name"], f"{row['ours']:,.1f} {row['unit']}", *shown, *words, seconds])
+            mfu = row.get("ours_mfu")
+            shown = [f"{row['ours']:,.1f} {row['unit']}", mfu and f"{mfu:.1%}", row["ratio"], found["quiet"]]
+            lines.append([row["name"], *shown, row.get("exact"), seconds])
             seconds = ""
     print("\n" + table(["part", "ours", "MFU", "ratio", "quiet", "exact", "seconds"], lines))
 

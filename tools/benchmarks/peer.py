@@ -5,7 +5,6 @@ Adam, schedule, clipping and dropout are ours, but for the dropout on the embedd
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from optiml_jax.errors import UserError
 from optiml_jax.training.optimizer import Optimization, learning_rate
+from tools.benchmarks import machine
 from tools.benchmarks.rows import PAD
 
 try:
@@ -98,7 +98,7 @@ class Trainer:
     def __init__(self, weights: Path, optimization: Optimization, bf16: bool, compiled: bool) -> None:
         """`compiled`: with torch.compile, where there is a GPU."""
         transformers.utils.logging.disable_progress_bar()
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(machine.cores())
         torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as XLA does by default
         cuda = torch.cuda.is_available()
         self.device = torch.device("cuda" if cuda else "cpu")

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.errors import UserError
-from tools.benchmarks import synthetic
+from tools.benchmarks import machine, synthetic
 from tools.benchmarks.figures import BATCH_ROWS, ROW_LENGTH
 
 STEP = 1_000_000
@@ -181,7 +181,7 @@ def _cache(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[di
     ]
     if theirs:
         notes[0] += f"; seqio: {PEER_TASKS} of its tasks at most, {theirs['tokens']:,.0f} tokens, without its start"
-    cores = f"tokens/s, {len(os.sched_getaffinity(0))} cores"
+    cores = f"tokens/s, {machine.cores()} cores"
     rate = theirs.get("tokens_per_second")
     return [
         row("caching real text, end to end", cores, ours["tokens_per_second"], rate, ">= 1.0 M", False),
@@ -220,7 +220,7 @@ def _render(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[d
     note = f"rendering: {rows:,} rows of 13 template files, one prompt a row, {ours['tokens']:,.0f} tokens"
     if theirs:
         note += f"; promptsource's way: {PEER_RENDERED:,} of them, {theirs['tokens']:,.0f} tokens, without its start"
-    cores, rate = f"tokens/s, {len(os.sched_getaffinity(0))} cores", theirs.get("tokens_per_second")
+    cores, rate = f"tokens/s, {machine.cores()} cores", theirs.get("tokens_per_second")
     return [row("templates to tokens, end to end", cores, ours["tokens_per_second"], rate, ">= 0.3 M", False)], [note]
 
 

@@ -1,13 +1,14 @@
 """The peer of `attention`: torch, in the ways that its users have for packed rows."""
 
 import argparse
-import os
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch.nn.attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
+
+from tools.benchmarks import machine
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -19,7 +20,7 @@ def ways(
 
     flex_attention, with its block mask of documents, needs a GPU and torch.compile.
     """
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(machine.cores())
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
     q, k, v, d_out = (
