@@ -32,17 +32,14 @@ class Affine(nnx.Module):
 
     def __call__(self, x: jax.Array, scale: float = 1.0) -> jax.Array:
         """[B, T, *in] -> [B, T, *out], times `scale`, which the parameters take on as they are cast."""
-        kernel = self.kernel[...]
-        shape = kernel.shape[self._in_axes :]
-        kernel = self._cast(kernel, scale, x.dtype).reshape(-1, math.prod(shape))
-        y = x.reshape(*x.shape[:2], -1) @ kernel
+        rows_BTI = x.reshape(*x.shape[:2], -1)
+        if math.prod(x.shape[:2]) < rows_BTI.shape[2] and scale != 1.0:
+            return self(x) * scale  # few positions, as in decoding: the result is smaller than the parameters
+        shape = self.kernel[...].shape[self._in_axes :]
+        y = rows_BTI @ (self.kernel[...] * scale).astype(x.dtype).reshape(-1, math.prod(shape))
         if hasattr(self, "bias"):
-            y += self._cast(self.bias[...], scale, x.dtype).reshape(-1)
+            y += (self.bias[...] * scale).astype(x.dtype).reshape(-1)
         return y.reshape(*y.shape[:2], *shape)
-
-    @staticmethod
-    def _cast(parameter: jax.Array, scale: float, dtype: jnp.dtype) -> jax.Array:
-        return (parameter if scale == 1.0 else parameter * scale).astype(dtype)
 
 
 class Norm(nnx.Module):

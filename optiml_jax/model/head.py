@@ -37,8 +37,11 @@ def label_nats(
     Returns:
       Nats, float32 [B, T]; 0 where there is no label.
     """
-    chunk = chunk or CHUNK.get(sharding.platform(), CHUNK["gpu"])
-    return _label_nats(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, chunk)
+    return _label_nats(hidden_BTD, embedding_VD, targets_BT, label_mask_BT, _positions(chunk))
+
+
+def _positions(chunk: int | None) -> int:
+    return chunk or CHUNK.get(sharding.platform(), CHUNK["gpu"])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -63,7 +66,7 @@ def log_probabilities(
       Log-probabilities, float32 [B, T, M], and those of the likeliest tokens [B, T], equal to the bit where a target is
       that; 0 where the mask is False.
     """
-    chunk = chunk or CHUNK.get(sharding.platform(), CHUNK["gpu"])
+    chunk = _positions(chunk)
 
     def body(hidden_BTD, embedding_VD, targets_BTM, label_mask_BT):
         labels = _Labels(hidden_BTD, embedding_VD, targets_BTM, label_mask_BT, chunk)
