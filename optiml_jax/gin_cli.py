@@ -12,9 +12,9 @@ from typing import Any
 
 import gin
 
-from optiml_jax import distributed, xla_flags
+from optiml_jax.common import distributed, xla_flags
+from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.data.settings import Data
-from optiml_jax.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.evaluation.run import evaluate
 from optiml_jax.evaluation.validation import Validation
 from optiml_jax.model.config import OPTConfig

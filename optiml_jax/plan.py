@@ -12,13 +12,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optiml_jax import xla_flags
-from optiml_jax.errors import UserError, exit_on_user_error, nearest
-from optiml_jax.files import write_atomically
-from optiml_jax.tables import Parser, table
+from optiml_jax.common import xla_flags
+from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
+from optiml_jax.common.files import write_atomically
+from optiml_jax.common.tables import Parser, table
 
 if TYPE_CHECKING:  # jax reads its environment when it is imported, and main sets that first
-    from optiml_jax.cards import Card
+    from optiml_jax.common.cards import Card
     from optiml_jax.planning.compiled import Plan, Setup
 
 GIB = 2**30
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {forced}".strip()
     xla_flags.set_defaults(os.environ)
 
-    from optiml_jax.cards import CARDS
+    from optiml_jax.common.cards import CARDS
     from optiml_jax.planning import compiled as planning
 
     if flags.device not in CARDS:

@@ -14,7 +14,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 
 MAX_ID = 65_535  # token stores hold uint16
 SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}

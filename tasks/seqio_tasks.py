@@ -19,19 +19,19 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from optiml_jax.common.errors import UserError
 from optiml_jax.data.settings import REFUSE
-from optiml_jax.errors import UserError
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.tokenizer import join
-from tasks import mixtures, registry
 from tasks.benchmarks import samples
+from tasks.catalog import mixtures, registry
+from tasks.catalog.mixtures import Mixture
+from tasks.catalog.registry import Benchmark, MissingError
 from tasks.example import Example
-from tasks.mixtures import Mixture
-from tasks.pool import Pool, examples
-from tasks.registry import Benchmark, MissingError
-from tasks.seqio_store import to_seqio as to_seqio
+from tasks.prompting.subsampling import Pool, examples
+from tasks.seqio.store import to_seqio as to_seqio
+from tasks.seqio.vocabulary import OptVocabulary
 from tasks.task import Options, Task
-from tasks.vocabulary import OptVocabulary
 
 SIGNATURE = {
     "inputs": tf.TensorSpec((), tf.string),

@@ -19,7 +19,7 @@ class Options:
       held_out_instances: of each task; None: the benchmark's default.
       all_templates: those too that alter the original task (PromptSource, FLAN).
       t0_truncation: fields of PromptSource's rows are cut to 2,048 characters, as T0 was trained.
-      review: a file of decisions on pairs of tasks (`tasks/review.py`), beside the project's own.
+      review: a file of decisions on pairs of tasks (`tasks/catalog/review.py`), beside the project's own.
       missing_benchmarks: of several, those whose data are not there: "refuse", or "leave_out" and share what they had.
     """
 
@@ -46,7 +46,7 @@ class Task:
       render: a record, a template and the id whose draws choose the wording (None: the record's own) -> an example, or
         why the template does not fit the record.
       demonstrations: the split, of those above or one more, whose records are shown, solved, before others
-        (`tasks/demonstrations.py`).
+        (`tasks/prompting/demonstrations.py`).
       demonstrations_drawn: whether each example is shown others, at random; else all are shown the first ones, as the
         task's authors chose them.
       max_examples: to train on; of more, so many are chosen at random. A benchmark with a cap of its own sets it.

@@ -7,15 +7,15 @@ import time
 import numpy as np
 import pytest
 
-from optiml_jax.data.caches import ledger_path
-from optiml_jax.errors import UserError, exit_on_user_error
+from optiml_jax.common.errors import UserError, exit_on_user_error
+from optiml_jax.data.cache_paths import ledger_path
 from optiml_jax.evaluation import run as run_module
-from optiml_jax.evaluation.ledger import read_ledger, write_ledger
 from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.prompts.ledger import read_ledger, write_ledger
 from optiml_jax.inference.model import Model
 from tests.commands import run_all
 from tests.conftest import ROOT
-from tests.evaluation.small import prompt, read, small_model
+from tests.evaluation.small_model import prompt, read, small_model
 from tests.test_train import SMALL, command, environment, run
 
 

@@ -6,7 +6,7 @@ import json
 import jax
 
 from optiml_jax.data.settings import Data
-from optiml_jax.evaluation.ledger import read_ledger
+from optiml_jax.evaluation.prompts.ledger import read_ledger
 from optiml_jax.evaluation.run import evaluate
 from optiml_jax.model import sharding
 from optiml_jax.training.hooks import Logging

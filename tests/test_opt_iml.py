@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from optiml_jax.data.caches import manifest_path
+from optiml_jax.data.cache_paths import manifest_path
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.sampling import probabilities, shares
 from tasks.benchmarks.samples import TOKENIZER
-from tasks.mixtures import PROPORTIONS
-from tests.tasks.worded import write
+from tasks.catalog.mixtures import PROPORTIONS
+from tests.tasks.prompting.wordings import write
 from tests.test_train import losses, rows, run
 from tools import cache_tasks
 

@@ -18,8 +18,8 @@ from optiml_jax.model import decoder, head
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.tokenizer import Tokenizer
 from tasks.benchmarks.samples import TOKENIZER
-from tasks.store import build
-from tasks.store.element import Job
+from tasks.caching import build
+from tasks.caching.work_item import Job
 from tests.conftest import ROOT
 from tests.meshes import mesh_of
 from tests.test_train import run

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from optiml_jax.tokenizer import Tokenizer, join
 from tests.conftest import ROOT
 

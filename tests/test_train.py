@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from optiml_jax import weights
+from optiml_jax.common.errors import UserError
+from optiml_jax.common.files import exclusive
 from optiml_jax.data.settings import Data
-from optiml_jax.errors import UserError
-from optiml_jax.files import exclusive
 from optiml_jax.model import decoder
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.training import run as training_run

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from optiml_jax.files import exclusive
-from optiml_jax.metrics_log import read_validation
+from optiml_jax.common.files import exclusive
+from optiml_jax.common.metrics_log import read_validation
 from tests.conftest import ROOT
 from tests.test_train import SMALL, cache, command, environment, losses, rows, run  # noqa: F401  (cache is a fixture)
 

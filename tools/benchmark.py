@@ -15,9 +15,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from optiml_jax import xla_flags
-from optiml_jax.errors import UserError, exit_on_user_error
-from optiml_jax.tables import Parser, table
+from optiml_jax.common import xla_flags
+from optiml_jax.common.errors import UserError, exit_on_user_error
+from optiml_jax.common.tables import Parser, table
 
 # columns of the printed table; the file holds more
 SHOWN = (
@@ -38,9 +38,9 @@ SHOWN = (
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     from optiml_jax.model.attention import IMPLEMENTATIONS
     from optiml_jax.model.decoder import LAYERS, REMAT
-    from tools.benchmarks import data, evaluate
-    from tools.benchmarks.models import MODELS
-    from tools.benchmarks.rows import TOKENIZER
+    from tools.speed import data, evaluate
+    from tools.speed.models import MODELS
+    from tools.speed.rows import TOKENIZER
 
     parser = Parser("tools.benchmark", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     xla_flags.set_defaults(os.environ)
     flags = parse(arguments)
-    from tools.benchmarks import everything, machine
+    from tools.speed import everything, machine
 
     if flags.command == "all":
         return everything.run(flags)
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if flags.command == "data":
         wanted = set(flags.parts.split(","))
         names = ["plane"] * bool(wanted - {"batches"}) + ["data"] * ("batches" in wanted)
-    parts = [importlib.import_module(f"tools.benchmarks.{name}") for name in names]
+    parts = [importlib.import_module(f"tools.speed.{name}") for name in names]
     rows, notes = ([item for part in kind for item in part] for kind in zip(*(part.compare(flags) for part in parts)))
     used = others.cores()
     quiet = used < machine.QUIET * machine.cores()

@@ -19,23 +19,25 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from optiml_jax.data import caches
+from optiml_jax.common.errors import DataError, UserError, exit_on_user_error
+from optiml_jax.common.tables import Parser, table
+from optiml_jax.data import cache_paths
 from optiml_jax.data.manifest import coverage_text
 from optiml_jax.data.sampling import shares_text
 from optiml_jax.data.settings import LEAVE_OUT, REFUSE
 from optiml_jax.data.verify import splits
-from optiml_jax.errors import DataError, UserError, exit_on_user_error
-from optiml_jax.tables import Parser, table
 from optiml_jax.tokenizer import Tokenizer
-from tasks import mixtures, overlap, suites
+from tasks import suites
 from tasks.benchmarks import samples
-from tasks.demonstrations import SEPARATOR
+from tasks.caching import build, pipeline
+from tasks.caching.shard import Limits
+from tasks.caching.work_item import Job
+from tasks.catalog import mixtures
+from tasks.catalog.registry import MissingError
+from tasks.decontamination import overlap
 from tasks.example import Skipped
-from tasks.registry import MissingError
-from tasks.store import build, pipeline
-from tasks.store.element import Job
-from tasks.store.shard import Limits
-from tasks.suites import writing
+from tasks.prompting.demonstrations import SEPARATOR
+from tasks.suites import ledger_job
 from tasks.task import Options
 
 FEW_TASKS = 40  # up to here the whole table is printed
@@ -120,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for suite in asked:
         start = time.perf_counter()
         try:
-            found = writing.run(
+            found = ledger_job.run(
                 suite,
                 flags.data_dir,
                 flags.cache_dir,
@@ -141,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def cache_mixture(flags: argparse.Namespace, options: Options, beam_flags: Sequence[str]) -> None:
     mixtures.mixture(flags.mixture)  # a misspelt mixture before a missing tokenizer
     tokenizer = tokenizer_of(flags)
-    store = str(caches.store_for(flags.cache_dir, tokenizer.fingerprint))
+    store = str(cache_paths.store_for(flags.cache_dir, tokenizer.fingerprint))
     limits = Limits(flags.max_label_tokens, flags.row_length)
     job = Job(flags.mixture, flags.data_dir, store, options, limits)
     start = time.perf_counter()
@@ -156,7 +158,7 @@ def verify(cache_dir: str) -> None:
       DataError: the first fault; the others are printed before.
     """
     start = time.perf_counter()
-    stores = caches.stores(cache_dir) or [Path(cache_dir)]
+    stores = cache_paths.stores(cache_dir) or [Path(cache_dir)]
     faults = [fault for store in stores for fault in build.verify(store)]
     for fault in faults[1:]:
         print(fault)
@@ -174,7 +176,7 @@ def report(job: Job, result: build.Result, seconds: float) -> str:
         return f"mixture {job.mixture}: no task to train on is there; {coverage_text(result.manifest.coverage)}"
     rows = [_row(s, s["task"]) for s in stats]
     totals = [_sum(stats, name) for name in sorted({s["benchmark"] for s in stats})]
-    beside = caches.manifest_path(job.cache_dir, job.mixture)
+    beside = cache_paths.manifest_path(job.cache_dir, job.mixture)
     skipped = [Skipped(**item) for s in stats for item in s["skipped"]]
     lines = [
         *_folded(HEADER, rows, totals, 2, beside.with_suffix(".txt")),
@@ -199,7 +201,7 @@ def report(job: Job, result: build.Result, seconds: float) -> str:
     return "\n".join(lines)
 
 
-def ledger_report(suite: str, found: writing.Result, seconds: float, alone: bool) -> str:
+def ledger_report(suite: str, found: ledger_job.Result, seconds: float, alone: bool) -> str:
     """What a suite asks: one line after a mixture, the whole table by itself."""
     rows = [(*where, count) for where, count in found.prompts.items()]
     beside = found.path.with_suffix(".txt")

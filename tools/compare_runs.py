@@ -12,12 +12,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from optiml_jax.errors import exit_on_user_error
-from optiml_jax.evaluation import comparison, comparison_report
-from optiml_jax.evaluation.samples import find_samples, read_samples
-from optiml_jax.files import write_atomically
+from optiml_jax.common.errors import exit_on_user_error
+from optiml_jax.common.files import write_atomically
+from optiml_jax.common.tables import Parser
+from optiml_jax.evaluation.reports import comparison_page
+from optiml_jax.evaluation.scores import comparison
+from optiml_jax.evaluation.scores.samples import find_samples, read_samples
 from optiml_jax.harness import samples as harness
-from optiml_jax.tables import Parser
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -53,12 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sides = [read(source, flags.metric) for source in (flags.first, flags.second)]
     paired = comparison.pair(*sides)
     found = {"names": flags.names} | comparison.compare(paired)
-    print(comparison_report.text(found))
+    print(comparison_page.text(found))
     if flags.output:
         folder = Path(flags.output)
         write_atomically(folder / "comparison.json", json.dumps(found, indent=2, allow_nan=False) + "\n")
-        write_atomically(folder / "comparison.md", comparison_report.markdown(found))
-        write_atomically(folder / "comparison.html", comparison_report.html(found, paired))
+        write_atomically(folder / "comparison.md", comparison_page.markdown(found))
+        write_atomically(folder / "comparison.html", comparison_page.html(found, paired))
         print(f"\npage: {folder}/comparison.html")
 
 

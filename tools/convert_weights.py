@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 
 from optiml_jax import weights
-from optiml_jax.errors import UserError, exit_on_user_error
+from optiml_jax.checkpoints.checkpoints import Checkpoints, is_run, read_run, read_run_config
+from optiml_jax.common.errors import UserError, exit_on_user_error
+from optiml_jax.common.tables import Parser
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import OPTConfig
-from optiml_jax.tables import Parser
 from optiml_jax.tokenizer import Tokenizer
-from optiml_jax.weights import target as targets
-from optiml_jax.weights.checkpoints import Checkpoints, is_run, read_run, read_run_config
+from optiml_jax.weights import output_folder as targets
 
 DTYPES = ("float32", "float16", "bfloat16")
 

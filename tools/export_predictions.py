@@ -11,10 +11,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from optiml_jax.errors import UserError, exit_on_user_error
-from optiml_jax.evaluation.samples import find_samples, read_samples
-from optiml_jax.files import write_atomically
-from optiml_jax.tables import Parser
+from optiml_jax.common.errors import UserError, exit_on_user_error
+from optiml_jax.common.files import write_atomically
+from optiml_jax.common.tables import Parser
+from optiml_jax.evaluation.scores.samples import find_samples, read_samples
 
 BENCHMARK = "super_natural_instructions"
 

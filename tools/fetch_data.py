@@ -27,10 +27,10 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from optiml_jax.errors import DataError, UserError, check_known, exit_on_user_error
-from optiml_jax.files import exclusive
-from optiml_jax.tables import Parser, table
-from tasks.registry import CATALOG, catalog, listed
+from optiml_jax.common.errors import DataError, UserError, check_known, exit_on_user_error
+from optiml_jax.common.files import exclusive
+from optiml_jax.common.tables import Parser, table
+from tasks.catalog.registry import CATALOG, catalog, listed
 
 SOURCES = CATALOG.with_name("sources.tsv")
 GITHUB = "https://codeload.github.com"

@@ -27,19 +27,20 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from optiml_jax.data import caches
+from optiml_jax.common.errors import UserError, exit_on_user_error
+from optiml_jax.common.files import write_atomically
+from optiml_jax.common.tables import Parser, table
+from optiml_jax.data import cache_paths
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.store import TokenStore
-from optiml_jax.errors import UserError, exit_on_user_error
-from optiml_jax.evaluation.ledger import read_ledger
-from optiml_jax.files import write_atomically
-from optiml_jax.tables import Parser, table
+from optiml_jax.evaluation.prompts.ledger import read_ledger
 from optiml_jax.tokenizer import Tokenizer
-from tasks import overlap, review
-from tasks.overlap import Index, N, Pieces
-from tasks.review import Pair
-from tasks.store import pipeline
-from tasks.store.shard import SPLIT
+from tasks.caching import pipeline
+from tasks.caching.shard import SPLIT
+from tasks.catalog import review
+from tasks.catalog.review import Pair
+from tasks.decontamination import overlap
+from tasks.decontamination.overlap import Index, N, Pieces
 
 SHOWN = 20  # pairs printed
 DEFINITION = (
@@ -76,11 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags, beam_flags = parse(arguments)
     start = time.perf_counter()
     fingerprint = Tokenizer.load(flags.tokenizer).fingerprint if flags.tokenizer else None
-    directory = caches.store_with(flags.cache_dir, flags.train, fingerprint)
+    directory = cache_paths.store_with(flags.cache_dir, flags.train, fingerprint)
     if directory is None:
         raise UserError(f"{flags.cache_dir}: holds no mixture {flags.train}; write it with python -m tools.cache_tasks")
-    manifest = Manifest.read(caches.manifest_path(directory, flags.train))
-    ledgers = [caches.ledger_path(flags.cache_dir, name.strip()) for name in flags.eval.split(",")]
+    manifest = Manifest.read(cache_paths.manifest_path(directory, flags.train))
+    ledgers = [cache_paths.ledger_path(flags.cache_dir, name.strip()) for name in flags.eval.split(",")]
     decided = review.read(flags.review) if flags.review and Path(flags.review).exists() else ()
     tasks, found = overlap.examples(prompt for path in ledgers for prompt in read_ledger(path))
     index = Index.build(found)

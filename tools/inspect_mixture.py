@@ -14,16 +14,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from optiml_jax.data import caches
+from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
+from optiml_jax.common.files import write_atomically
+from optiml_jax.common.tables import Parser, table
+from optiml_jax.data import cache_paths
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.packing import pack
 from optiml_jax.data.sampling import probabilities, shares
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
-from optiml_jax.errors import UserError, exit_on_user_error, nearest
-from optiml_jax.evaluation.ledger import read_ledger
-from optiml_jax.files import write_atomically
-from optiml_jax.tables import Parser, table
+from optiml_jax.evaluation.prompts.ledger import read_ledger
 from optiml_jax.tokenizer import Tokenizer
 from tools import mixture_page
 
@@ -149,7 +149,7 @@ def show(store: TokenStore, tokenizer: Tokenizer, task: str, count: int, row_len
 def write_page(flags: argparse.Namespace, found: Mapping, store: TokenStore) -> str:
     """Writes `--html` and says what it wrote. Prompts of evaluations are those of ledgers in the same cache."""
     data = Data(flags.mixture, flags.cache_dir, row_length=flags.row_length, seed=flags.seed)
-    ledgers = [caches.ledger_path(flags.cache_dir, name) for name in flags.mixture.split("+")]
+    ledgers = [cache_paths.ledger_path(flags.cache_dir, name) for name in flags.mixture.split("+")]
     asked = [prompt for path in ledgers if path.exists() for prompt in read_ledger(path)]
     tokenizer = Tokenizer.load(store.directory / "tokenizer")
     text = mixture_page.page(found, store, tokenizer, data, flags.train_tokens, flags.examples, asked)
@@ -173,8 +173,8 @@ def _task(name: str, known: Sequence[str], cache_dir: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
     fingerprint = Tokenizer.load(flags.tokenizer).fingerprint if flags.tokenizer else None
-    store = TokenStore(caches.store_with(flags.cache_dir, flags.mixture, fingerprint) or flags.cache_dir)
-    manifest = Manifest.read(caches.manifest_path(store.directory, flags.mixture))
+    store = TokenStore(cache_paths.store_with(flags.cache_dir, flags.mixture, fingerprint) or flags.cache_dir)
+    manifest = Manifest.read(cache_paths.manifest_path(store.directory, flags.mixture))
     manifest = manifest.only(flags.tasks, flags.categories)
     found = inspect(store, manifest, flags.train_tokens, flags.eps, flags.proportions)
     if flags.json:

@@ -12,9 +12,10 @@ import importlib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from optiml_jax.errors import UserError, exit_on_user_error, nearest
-from optiml_jax.tables import Parser, table
-from tasks import mixtures, registry, suites
+from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
+from optiml_jax.common.tables import Parser, table
+from tasks import suites
+from tasks.catalog import mixtures, registry
 from tasks.task import Options
 
 

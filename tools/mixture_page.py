@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from optiml_jax import pages
+from optiml_jax.common import pages
 from optiml_jax.data.rows import Document, plan_block
 from optiml_jax.data.sampling import Sampler
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
-from optiml_jax.evaluation.ledger import Prompt
+from optiml_jax.evaluation.prompts.ledger import Prompt
 from optiml_jax.tokenizer import Tokenizer, join
 
 ASSETS = Path(__file__).with_suffix("")

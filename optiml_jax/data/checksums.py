@@ -5,7 +5,7 @@ import threading
 import zlib
 from pathlib import Path
 
-from optiml_jax.errors import DataError
+from optiml_jax.common.errors import DataError
 
 CHUNK = 16 << 20
 CACHE_AGAIN = "remove the task's folder and cache it again"

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from optiml_jax.common.errors import UserError
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.prefetch import Prefetcher
 from optiml_jax.data.rows import SPLIT, Block, Store, emit, plan_block
 from optiml_jax.data.sampling import Sampler, probabilities
 from optiml_jax.data.settings import Data
-from optiml_jax.errors import UserError
 
 if TYPE_CHECKING:
     import jax

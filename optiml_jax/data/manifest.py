@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optiml_jax.errors import DataError, UserError, nearest
-from optiml_jax.files import write_atomically
+from optiml_jax.common.errors import DataError, UserError, nearest
+from optiml_jax.common.files import write_atomically
 
 FORMAT = 1
 EPS = 4_096  # the paper's cap on the examples of a task (4.2)

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from optiml_jax.common.errors import UserError, nearest
 from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.permutation import hashed, key, permuted
-from optiml_jax.errors import UserError, nearest
 
 _BITS = 96  # fixed point: p exact above 2**-43, and no rounding however large k
 

@@ -4,8 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
-from optiml_jax.errors import UserError
-from optiml_jax.settings import check_fields
+from optiml_jax.common.errors import UserError
+from optiml_jax.common.settings import check_fields
 
 REFUSE, LEAVE_OUT = "refuse", "leave_out"  # what becomes of benchmarks whose data are not there
 # fields that change no token of any step: where things lie, how far ahead they are read, how a store is written (which

@@ -1,4 +1,4 @@
-"""The token store, format 1: tokenised examples on disk. Written once by `tasks/store/`, read here by position.
+"""The token store, format 1: tokenised examples on disk. Written once by `tasks/caching/`, read here by position.
 
     store.json                                   format, tokenizer fingerprint     tokenizer/   what made the ids
     mixtures/<mixture>.json                      the mixture's tasks and their sizes
@@ -26,8 +26,8 @@ from pathlib import Path
 
 import numpy as np
 
+from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.data.checksums import CACHE_AGAIN, Checker
-from optiml_jax.errors import DataError, UserError
 
 FORMAT = 1
 TOKEN_DTYPE = np.dtype("<u2")

@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.data.checksums import CACHE_AGAIN, crc32
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.store import INDEX_DTYPE, TokenStore
-from optiml_jax.errors import DataError, UserError
 
 PART = re.compile(r".*-\d{5}-of-\d{5}")  # counts of one shard, left beside those of the split
 

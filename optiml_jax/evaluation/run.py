@@ -8,19 +8,19 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from optiml_jax.errors import UserError, check_known
-from optiml_jax.evaluation.answering import run_evaluation
-from optiml_jax.evaluation.asked import chosen, ledgers
-from optiml_jax.evaluation.ledger import about, read_ledgers
-from optiml_jax.evaluation.provenance import provenance
-from optiml_jax.evaluation.ranked_by import RANKED_BY
-from optiml_jax.evaluation.report import Context
+from optiml_jax.checkpoints.checkpoints import is_run
+from optiml_jax.common.errors import UserError, check_known
+from optiml_jax.common.metrics_log import training_losses
+from optiml_jax.common.settings import check
+from optiml_jax.evaluation.answers.answering import run_evaluation
+from optiml_jax.evaluation.answers.normalization import RANKED_BY
+from optiml_jax.evaluation.prompts.ledger import about, read_ledgers
+from optiml_jax.evaluation.prompts.selection import chosen, ledgers
+from optiml_jax.evaluation.reports.plain_text import Context
+from optiml_jax.evaluation.reports.provenance import provenance
 from optiml_jax.inference.model import load_model
-from optiml_jax.metrics_log import training_losses
 from optiml_jax.model.config import PRECISIONS
-from optiml_jax.settings import check
 from optiml_jax.weights import resolve
-from optiml_jax.weights.checkpoints import is_run
 
 
 def evaluate(
@@ -47,7 +47,7 @@ def evaluate(
       ledger: file, or a directory that holds one; None: those of `suite`, else of `mixture`, in `cache_dir`.
       suite: a suite, or several with commas between them, which make one report.
       output_dir: None: `weights`/evaluation.
-      ranked_by: what candidates are ranked by (`ranked_by.RANKED_BY`).
+      ranked_by: what candidates are ranked by (`normalization.RANKED_BY`).
       shots: only prompts with so many demonstrations; a number or several.
       limit: questions a task at each number of shots, drawn by their names; 0: all.
       operative_config: gives every value in force as text, for the report.

@@ -7,14 +7,14 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from optiml_jax.evaluation.aggregation import scores
-from optiml_jax.evaluation.answering import answer_all
-from optiml_jax.evaluation.asked import chosen, ledgers
-from optiml_jax.evaluation.ledger import Prompt, read_ledgers
-from optiml_jax.evaluation.samples import score_sample, scored
+from optiml_jax.common.settings import check_fields
+from optiml_jax.evaluation.answers.answering import answer_all
+from optiml_jax.evaluation.prompts.ledger import Prompt, read_ledgers
+from optiml_jax.evaluation.prompts.selection import chosen, ledgers
+from optiml_jax.evaluation.scores.aggregation import scores
+from optiml_jax.evaluation.scores.samples import score_sample, scored
 from optiml_jax.inference.model import Model
 from optiml_jax.model.config import OPTConfig
-from optiml_jax.settings import check_fields
 from optiml_jax.tokenizer import Tokenizer
 
 Scores = dict[str, float]

@@ -4,7 +4,7 @@ python -m optiml_jax.harness --model optiml --model_args pretrained=runs/tiny,ba
     --output_path results --log_samples
 """
 
-from optiml_jax.errors import UserError, exit_on_user_error
+from optiml_jax.common.errors import UserError, exit_on_user_error
 
 
 @exit_on_user_error

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optiml_jax.errors import DataError, UserError
+from optiml_jax.common.errors import DataError, UserError
 
 BINARY = ("acc", "acc_norm", "exact_match")  # metrics whose mean is an accuracy
 

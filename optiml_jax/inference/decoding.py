@@ -13,11 +13,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from optiml_jax.errors import UserError
-from optiml_jax.inference import cache
+from optiml_jax.common.errors import UserError
+from optiml_jax.inference import kv_cache
 from optiml_jax.inference.network import Network
+from optiml_jax.inference.prefix_sharing import Document, lay_out, shared_start
 from optiml_jax.inference.ranking import NAN_HINT
-from optiml_jax.inference.trees import Document, lay_out, shared_start
 from optiml_jax.model import sharding
 
 READ = 8_192  # positions of prompts read together, at most (a single row may be longer)
@@ -28,7 +28,7 @@ LEAST = 32  # lengths of the cache are rounded up: few programs to compile
 class Answer(NamedTuple):
     """Generated ids without `</s>`; `truncated` by the token limit; `prompt_cut`: the prompt lost its start.
 
-    Ids may go on behind a stop text, by less than `cache.STEPS`.
+    Ids may go on behind a stop text, by less than `kv_cache.STEPS`.
     """
 
     ids: list[int]
@@ -93,7 +93,7 @@ class _Asked:
     @property
     def places(self) -> int:
         """In the cache: the last token is not read, and `decode` writes `STEPS` at once."""
-        return len(self.ids) + self.limit - 1 + cache.STEPS
+        return len(self.ids) + self.limit - 1 + kv_cache.STEPS
 
     def add(self, tokens: Sequence[int], model: Network) -> bool:
         """Takes what was made; whether the answer is over."""
@@ -125,7 +125,7 @@ class _Batch:
         self._queue = collections.deque(asked)
         self._waiting: collections.deque[_Waiting] = collections.deque()
         self._rows_of: dict[_Asked, int] = {}
-        self._cache: cache.Cache | None = None
+        self._cache: kv_cache.Cache | None = None
         self._shape = 0, 0
 
     def fill(self) -> bool:
@@ -159,7 +159,7 @@ class _Batch:
         documents = [Document(one.ids, []) for one in taken]
         for batch in lay_out(documents, len(documents), model.tokenizer.pad_id, min(READ, model.most_positions)):
             with jax.set_mesh(model.mesh):
-                read = cache.read(model.params, *map(model.place, batch.arrays[:4]), model.config, model.dtype)
+                read = kv_cache.read(model.params, *map(model.place, batch.arrays[:4]), model.config, model.dtype)
             length = batch.arrays[0].shape[1]
             for i, (row, places, _) in batch.places.items():
                 found[i] = _Waiting(taken[i], read, row * length + places)
@@ -181,9 +181,9 @@ class _Batch:
         with jax.set_mesh(model.mesh):
             if order:
                 taken = np.array(order + [0] * (rows - len(order)), np.int32)
-                self._cache = cache.arrange(self._cache, taken, length)
+                self._cache = kv_cache.arrange(self._cache, taken, length)
             else:
-                self._cache = cache.empty(rows, length, model.config, model.dtype)
+                self._cache = kv_cache.empty(rows, length, model.config, model.dtype)
         self._rows_of = {one: row for row, one in enumerate(self._rows_of)}
         self._shape = rows, length
 
@@ -200,7 +200,7 @@ class _Batch:
                 lengths_A[a] = len(places)
                 places_AC[a, : len(places)] = places
             with jax.set_mesh(model.mesh):
-                self._cache = cache.admit(
+                self._cache = kv_cache.admit(
                     model.params, self._cache, *prompts[0].read, rows_A, places_AC, lengths_A, model.dtype
                 )
 
@@ -215,7 +215,7 @@ class _Batch:
         rest = count - max(1, count // 4) if self._waiting or self._queue else rows // 4
         enough = np.int32(rows - rest if rest < count else rows)
         with jax.set_mesh(model.mesh):
-            made_BG, steps, self._cache = cache.decode(
+            made_BG, steps, self._cache = kv_cache.decode(
                 model.params, self._cache, left_B, enough, model.config, model.dtype, model.tokenizer.eos_id
             )
         tokens, steps = model.fetch(made_BG).tolist(), int(model.fetch(steps))

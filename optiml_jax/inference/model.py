@@ -11,13 +11,13 @@ import jax
 from jax.sharding import Mesh
 
 from optiml_jax import weights
-from optiml_jax.errors import UserError
+from optiml_jax.checkpoints.checkpoints import is_run, read_run
+from optiml_jax.common.errors import UserError
 from optiml_jax.inference import decoding, ranking
 from optiml_jax.inference.network import Network
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import PRECISIONS
 from optiml_jax.tokenizer import Tokenizer
-from optiml_jax.weights.checkpoints import is_run, read_run
 
 
 class Ranked(NamedTuple):

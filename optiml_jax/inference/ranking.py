@@ -1,7 +1,7 @@
 """Rank classification (paper 4.1): the log-probability of each candidate after its prompt.
 
-Prompt and candidate together are one document. Documents share rows, and what they start with (`trees.py`); neither
-changes a score.
+A prompt and one candidate form one document. Documents are packed into rows and share common prefixes
+(`prefix_sharing.py`); neither changes a score.
 """
 
 import functools
@@ -11,9 +11,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from optiml_jax.inference.network import Network
-from optiml_jax.inference.trees import Document, lay_out
+from optiml_jax.inference.prefix_sharing import Document, lay_out
 from optiml_jax.model import decoder, head
 
 Ids = Sequence[int]

@@ -4,8 +4,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from optiml_jax.errors import UserError
-from optiml_jax.settings import check_fields
+from optiml_jax.common.errors import UserError
+from optiml_jax.common.settings import check_fields
 
 PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}  # of the computation
 POSITION_OFFSET = 2  # metaseq starts learned positions at padding_idx + 1; the table's first two rows are unused

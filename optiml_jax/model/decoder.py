@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from optiml_jax.errors import UserError, nearest
+from optiml_jax.common.errors import UserError, nearest
 from optiml_jax.model import flash_attention, sharding
 from optiml_jax.model.attention import attention
 from optiml_jax.model.block import PRODUCTS, STATISTICS, Block, Norm, block_forward, dropout

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
+from optiml_jax.common.settings import check
 from optiml_jax.model.config import OPTConfig
-from optiml_jax.settings import check
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # what the rows of a batch are split over

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import jax
 from jax.experimental import topologies
 
-from optiml_jax.cards import DEVICES_PER_NODE, Card
-from optiml_jax.errors import UserError
+from optiml_jax.common.cards import DEVICES_PER_NODE, Card
+from optiml_jax.common.errors import UserError
 from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.planning.collectives import Collective, collectives

@@ -2,7 +2,7 @@
 
 import jax
 
-from optiml_jax.cards import card_of
+from optiml_jax.common.cards import card_of
 
 FORMULA = "6 * parameters * real_tokens / (step_seconds * devices * peak FLOP/s)"
 

@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from optiml_jax.distributed import from_first, together
-from optiml_jax.errors import UserError
-from optiml_jax.metrics_log import MetricsLog
+from optiml_jax.checkpoints.checkpoints import Checkpoints
+from optiml_jax.common.distributed import from_first, together
+from optiml_jax.common.errors import UserError
+from optiml_jax.common.metrics_log import MetricsLog
+from optiml_jax.common.settings import check_fields
 from optiml_jax.model import decoder
-from optiml_jax.settings import check_fields
 from optiml_jax.training import flops, loss_scale
 from optiml_jax.training.loop import Run
-from optiml_jax.weights.checkpoints import Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Logging:
     Attributes:
       log_every, checkpoint_every: in steps; the last step is always saved.
       keep_checkpoints: newest ones kept.
-      peak_flops: of one device, where `optiml_jax.cards` does not know it.
+      peak_flops: of one device, where `optiml_jax.common.cards` does not know it.
     """
 
     log_every: int = 10

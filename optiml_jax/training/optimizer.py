@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optiml_jax.settings import check_fields
+from optiml_jax.common.settings import check_fields
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,16 +12,18 @@ from typing import Any, Protocol
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from optiml_jax import distributed, weights
-from optiml_jax.data import caches
+from optiml_jax import weights
+from optiml_jax.checkpoints import checkpoints as ckpt
+from optiml_jax.common import distributed
+from optiml_jax.common.errors import UserError
+from optiml_jax.common.files import exclusive
+from optiml_jax.common.metrics_log import read_metrics, read_validation
+from optiml_jax.data import cache_paths
 from optiml_jax.data.loader import Loader, local_rows
 from optiml_jax.data.manifest import Manifest, coverage_text
 from optiml_jax.data.sampling import shares_text
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
-from optiml_jax.errors import UserError
-from optiml_jax.files import exclusive
-from optiml_jax.metrics_log import read_metrics, read_validation
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import PRECISIONS, OPTConfig
 from optiml_jax.tokenizer import Tokenizer
@@ -30,7 +32,6 @@ from optiml_jax.training.hooks import Logging, Saver, StepLog, Validator
 from optiml_jax.training.loop import Hook, Run, run_steps
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation
-from optiml_jax.weights import checkpoints as ckpt
 
 # settings that may differ when a run goes on: a larger TRAIN_STEPS extends it; mesh, paths and logging are no settings
 MAY_DIFFER = ("Optimization.train_steps",)
@@ -151,7 +152,7 @@ def _train(
         raise UserError(
             f"the tokenizer has {tokenizer.vocab_size} ids, OPTConfig.vocab_size is {model.vocab_size}; raise it"
         )
-    manifest = Manifest.read(caches.manifest_path(store.directory, data.mixture)).only(data.tasks, data.categories)
+    manifest = Manifest.read(cache_paths.manifest_path(store.directory, data.mixture)).only(data.tasks, data.categories)
     settings = {"train.init_weights": init_weights} | run_settings(
         model, optimization, computation, data, tokenizer, store, manifest
     )
@@ -206,7 +207,7 @@ def open_store(data: Data) -> TokenStore:
     `tools.cache_tasks` writes it in a process of its own, so that this one never loads seqio, TensorFlow or Beam.
     """
     fingerprint = Tokenizer.load(data.tokenizer).fingerprint if data.tokenizer else None
-    found = caches.store_with(data.cache_dir, data.mixture, fingerprint)
+    found = cache_paths.store_with(data.cache_dir, data.mixture, fingerprint)
     if found is None:
         command = ["-m", "tools.cache_tasks", f"--mixture={data.mixture}", f"--cache_dir={data.cache_dir}"]
         command += [f"--data_dir={data.data_dir}"] if data.data_dir else []
@@ -223,7 +224,7 @@ def open_store(data: Data) -> TokenStore:
         done = subprocess.run([sys.executable, *command], env=os.environ | {"PYTHONPATH": path})
         if done.returncode:
             raise SystemExit(done.returncode)  # the cause is already on stderr
-        found = caches.store_with(data.cache_dir, data.mixture, fingerprint)
+        found = cache_paths.store_with(data.cache_dir, data.mixture, fingerprint)
     return TokenStore(found)
 
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
+from optiml_jax.common.settings import check_fields
 from optiml_jax.model import decoder, head, sharding
 from optiml_jax.model.config import PRECISIONS, OPTConfig
-from optiml_jax.settings import check_fields
 from optiml_jax.training import loss_scale
 from optiml_jax.training.loss_scale import LossScale
 from optiml_jax.training.optimizer import Optimization, learning_rate, make_optimizer, update_count

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import OPTConfig
 
 MARKER = "optiml_jax_version"  # in config.json: a directory that an export wrote, and may replace

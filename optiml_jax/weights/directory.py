@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from optiml_jax.weights import safetensors, torch_file
 from optiml_jax.weights.stored import Stored
 

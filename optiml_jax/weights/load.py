@@ -5,7 +5,7 @@ import os
 
 import jax.numpy as jnp
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.weights import metaseq
 from optiml_jax.weights.config import parse_config

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.weights import metaseq_names, torch_file
 from optiml_jax.weights.directory import FORMS

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import POSITION_OFFSET, OPTConfig
 from optiml_jax.weights.config import parse_config
 

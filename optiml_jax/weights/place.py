@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-from optiml_jax.errors import UserError, nearest
+from optiml_jax.common.errors import UserError, nearest
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.decoder import abstract_params
 from optiml_jax.weights import names

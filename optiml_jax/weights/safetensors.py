@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from optiml_jax.weights.stored import FLOATS, Stored
 
 NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}

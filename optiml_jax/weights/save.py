@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from optiml_jax.distributed import together
-from optiml_jax.errors import UserError
+from optiml_jax.common.distributed import together
+from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.decoder import check_params
 from optiml_jax.tokenizer import SPECIAL, Tokenizer
-from optiml_jax.weights import names, safetensors, target
+from optiml_jax.weights import names, output_folder, safetensors
 from optiml_jax.weights.config import hf_config, was_exported
 from optiml_jax.weights.stored import FLOATS
 
@@ -60,7 +60,7 @@ def save_hf(
     tensors = _gather(params, slots, name, directory)
     total = sum(math.prod(shape) for shape in shapes.values()) * FLOATS[name].itemsize
     with together():
-        partial = target.prepare(directory, total, was_exported) if jax.process_index() == 0 else None
+        partial = output_folder.prepare(directory, total, was_exported) if jax.process_index() == 0 else None
     with together():
         if partial is None:
             collections.deque(tensors, maxlen=0)  # takes part in every gather
@@ -68,7 +68,7 @@ def save_hf(
         try:
             _write_weights(partial, shapes, name, tensors, max_shard_bytes, total)
             _write_rest(partial, config, tokenizer, name)
-            target.put_in_place(partial, directory)
+            output_folder.put_in_place(partial, directory)
         except OSError as error:
             raise UserError(f"{directory}: cannot be written ({error.strerror or error})") from error
         finally:

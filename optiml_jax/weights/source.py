@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from optiml_jax.weights import directory
 from optiml_jax.weights.metaseq import is_metaseq
 

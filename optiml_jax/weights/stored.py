@@ -7,7 +7,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 
 FLOATS = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
 ALIGNMENT = 64  # jax takes a host buffer without a copy only at this alignment; numpy gives 16

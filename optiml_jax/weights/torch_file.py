@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from optiml_jax.weights.stored import FLOATS, Stored
 
 STORAGES = {"FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16"}

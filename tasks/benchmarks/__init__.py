@@ -1,4 +1,4 @@
-"""One module a benchmark, each with `discover(directory, options) -> tasks.registry.Benchmark`.
+"""One module a benchmark, each with `discover(directory, options) -> tasks.catalog.registry.Benchmark`.
 
 One that needs no data directory says `BUILT_IN = True`.
 """

@@ -11,15 +11,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from optiml_jax.errors import DataError
+from optiml_jax.common.errors import DataError
 from optiml_jax.evaluation.metrics import Metric
-from tasks import rows, worded
+from tasks.catalog.registry import Benchmark, stems
 from tasks.example import Skipped
-from tasks.fields import text
-from tasks.registry import Benchmark, stems
-from tasks.rows import Row
+from tasks.prompting import wordings
+from tasks.prompting.wordings import Fields, Source, Wording, answers
+from tasks.reading import records
+from tasks.reading.fields import text
+from tasks.reading.records import Row
 from tasks.task import SHOWN_SPLIT, Options
-from tasks.worded import Fields, Source, Wording, answers
 
 NAME = "bbh"
 COT = "_cot"
@@ -41,7 +42,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
         file = name.removesuffix(COT)
         if any((directory / pattern).is_file() for pattern in _patterns(file)):
             found[name] = _source(file, name.endswith(COT), directory / "cot-prompts" / f"{file}.txt")
-    return worded.discover(NAME, directory, options, found, UNREAD)
+    return wordings.discover(NAME, directory, options, found, UNREAD)
 
 
 def _patterns(file: str) -> tuple[str, ...]:
@@ -69,7 +70,7 @@ def read_prompt(path: Path) -> tuple[str, list[tuple[str, str]], str]:
     Raises:
       DataError: it is not there, or holds no solved question.
     """
-    description, *questions = rows.content(path).partition("-----\n")[2].strip().split("\n\nQ: ")
+    description, *questions = records.content(path).partition("-----\n")[2].strip().split("\n\nQ: ")
     solved = [question.partition(f"\nA:{THINK}") for question in questions]
     if not solved or not all(reasons.strip() for _, _, reasons in solved):
         raise DataError(f"{path}: no solved questions (Q: ... A:{THINK} ...) after -----; fetch it again")
@@ -81,7 +82,7 @@ def _read(solved: list[tuple[str, str]], prompt: Path, path: Path, split: str) -
         for number, (asked, reasons) in enumerate(solved, start=1):
             yield Row(number, f"{prompt}#{number}", {"input": asked, "reasons": reasons})
         return
-    found = rows.document(path)
+    found = records.document(path)
     if not isinstance(found, dict) or not isinstance(found.get("examples"), list):
         raise DataError(f'{path}: not an object with "examples", as BIG-Bench Hard writes it')
     for number, example in enumerate(found["examples"], start=1):

@@ -12,13 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks import rows, worded
+from tasks.catalog.registry import Benchmark
 from tasks.example import Skipped
-from tasks.fields import UnusableError, choice, text
-from tasks.registry import Benchmark
-from tasks.rows import Row
+from tasks.prompting import wordings
+from tasks.prompting.wordings import Fields, Source, Wording, answers
+from tasks.reading import records
+from tasks.reading.fields import UnusableError, choice, text
+from tasks.reading.records import Row
 from tasks.task import Options
-from tasks.worded import Fields, Source, Wording, answers
 
 NAME = "bias"
 CROWS_PAIRS = "crows_pairs/crows_pairs_anonymized.csv"
@@ -36,7 +37,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     Raises:
       MissingError: there is none.
     """
-    return worded.discover(NAME, directory, options, SOURCES, UNREAD)
+    return wordings.discover(NAME, directory, options, SOURCES, UNREAD)
 
 
 def _winogender(row: Mapping[str, Any]) -> Iterator[Fields]:
@@ -60,7 +61,7 @@ def _crows_pairs_likelihood(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _read_winobias(path: Path, split: str) -> Iterator[Row | Skipped]:
-    for number, line in rows.lines(path):
+    for number, line in records.lines(path):
         yield line if isinstance(line, Skipped) else Row(number, f"{path}:{number}", {"sentence": line})
 
 
@@ -99,7 +100,7 @@ SOURCES = {
     "crows_pairs": Source(
         (),
         _crows_pairs,
-        rows.table,
+        records.table,
         named={"test": (CROWS_PAIRS,)},
         wording=Wording(
             "You are presented with two very similar sentences:\nA: {sent_more}\nB: {sent_less}\nSentence A is "
@@ -110,7 +111,7 @@ SOURCES = {
     "crows_pairs_likelihood": Source(
         (),
         _crows_pairs_likelihood,
-        rows.table,
+        records.table,
         named={"test": (CROWS_PAIRS,)},
         wording=Wording("", exact=True),
     ),

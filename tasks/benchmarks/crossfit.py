@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks import rows, worded
-from tasks.registry import Benchmark, task_name
+from tasks.catalog.registry import Benchmark, task_name
+from tasks.prompting import wordings
+from tasks.prompting.wordings import Source, answers
+from tasks.reading import records
 from tasks.task import Options
-from tasks.worded import Source, answers
 
 NAME = "crossfit"
 FILE = re.compile(r"(?P<task>.+?)(?P<shots>_\d+_\d+)?_(train|dev|test)\.tsv")
@@ -36,14 +37,14 @@ def discover(directory: Path, options: Options) -> Benchmark:
             some = f"{found['task']}{'_*' if found['shots'] else ''}_{{split}}.tsv"
             place = path.relative_to(directory).with_name(some)
             patterns.setdefault(name, set()).add((found["shots"] is not None, str(place)))
-    read = rows.tabs("input", "output", rest=True)
+    read = records.tabs("input", "output", rest=True)
     sources = {
         name: Source(tuple(pattern for _, pattern in sorted(found)), _record, read, once=True)
         for name, found in patterns.items()
     }
-    return worded.discover(NAME, directory, options, sources)
+    return wordings.discover(NAME, directory, options, sources)
 
 
-def _record(row: Mapping[str, Any]) -> Iterator[worded.Fields]:
+def _record(row: Mapping[str, Any]) -> Iterator[wordings.Fields]:
     text = row["input"].replace(" [SEP]", "").removeprefix("summarize: ")
     yield {"input": text} | answers(row["output"], *row["rest"])

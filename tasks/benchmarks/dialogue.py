@@ -19,14 +19,15 @@ from typing import Any
 
 import yaml
 
-from optiml_jax.errors import DataError
-from tasks import rows, worded
+from optiml_jax.common.errors import DataError
+from tasks.catalog.registry import Benchmark
 from tasks.example import Skipped
-from tasks.fields import UnusableError, value
-from tasks.registry import Benchmark
-from tasks.rows import Row
+from tasks.prompting import wordings
+from tasks.prompting.wordings import Fields, Source, answers
+from tasks.reading import records
+from tasks.reading.fields import UnusableError, value
+from tasks.reading.records import Row
 from tasks.task import Options
-from tasks.worded import Fields, Source, answers
 
 NAME = "dialogue"
 # task -> the folders, and of ParlAI's snapshots the one that has both speakers' turns
@@ -56,7 +57,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
         names = (f"{snapshot}_{{split}}.yml", "**/*{split}*.txt", "**/*{split}*.json", "**/*{split}*.jsonl")
         patterns = tuple(f"{place}{folder}/{name}" for place in ("", "parlai/") for name in names)
         sources[task] = Source(patterns, _dialogue, _read, once=True)
-    return worded.discover(NAME, directory, options, sources, UNREAD, longer="chunk")
+    return wordings.discover(NAME, directory, options, sources, UNREAD, longer="chunk")
 
 
 def _dialogue(row: Mapping[str, Any]) -> Iterator[Fields]:
@@ -126,9 +127,9 @@ def _acts(path: Path) -> Iterator[Row | Skipped]:
             yield Row(number, where, act) if isinstance(act, dict) else Skipped(where, "not an act")
         return
     if path.suffix != ".txt":
-        yield from rows.read([path])
+        yield from records.read([path])
         return
-    for number, line in rows.lines(path):
+    for number, line in records.lines(path):
         where = f"{path}:{number}"
         if isinstance(line, Skipped):
             yield line

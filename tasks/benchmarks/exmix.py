@@ -20,14 +20,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from optiml_jax.errors import DataError
-from tasks import rows, worded
+from optiml_jax.common.errors import DataError
+from tasks.catalog.registry import Benchmark
 from tasks.example import Skipped
-from tasks.fields import UnusableError, text, value
-from tasks.registry import Benchmark
-from tasks.rows import Row
+from tasks.prompting import wordings
+from tasks.prompting.wordings import Fields, Source, answers
+from tasks.reading import records
+from tasks.reading.fields import UnusableError, text, value
+from tasks.reading.records import Row
 from tasks.task import Options
-from tasks.worded import Fields, Source, answers
 
 NAME = "exmix"
 # StylePTB's codes (its README) as instructions; that of VSR is the paper's Figure 52.
@@ -79,7 +80,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     Raises:
       MissingError: there is none.
     """
-    return worded.discover(NAME, directory, options, SOURCES)
+    return wordings.discover(NAME, directory, options, SOURCES)
 
 
 def _pair(row: Mapping[str, Any]) -> Iterator[Fields]:
@@ -91,7 +92,9 @@ def _aligned(path: Path, split: str) -> Iterator[Row | Skipped]:
     other = path.with_name(path.name.replace(".modern.", ".original."))
     if not other.is_file():
         raise DataError(f"{other}: is not there; its lines are the answers to those of {path.name}")
-    for (number, one), (_, two) in itertools.zip_longest(rows.lines(path), rows.lines(other), fillvalue=(0, None)):
+    for (number, one), (_, two) in itertools.zip_longest(
+        records.lines(path), records.lines(other), fillvalue=(0, None)
+    ):
         if one is None or two is None:
             short = path if one is None else other
             raise DataError(f"{short}: fewer lines than the file beside it, whose lines belong to its own; fetch both")
@@ -106,7 +109,7 @@ def _styles(path: Path, split: str) -> Iterator[Row | Skipped]:
     changes = COMPOSED.get(name := path.parent.name, ())
     if not changes and name not in STYLES:
         raise DataError(f"{path}: {name} is none of StylePTB's sets: {', '.join((*STYLES, *COMPOSED))}")
-    for row in rows.tabs("input", "output")(path, split):
+    for row in records.tabs("input", "output")(path, split):
         if isinstance(row, Row):
             *numbers, sentence = row.values["input"].split(" ", len(changes))
             codes = [known[number] for known, number in zip(changes, numbers) if number in known]
@@ -122,14 +125,14 @@ def _style(row: Mapping[str, Any]) -> Iterator[Fields]:
 def _machine_written(path: Path, split: str) -> Iterator[Row | Skipped]:
     """Texts of the web and of GPT-2, by the name of the file."""
     answer = "No" if path.name.startswith("webtext") else "Yes"
-    for row in rows.read([path]):
+    for row in records.read([path]):
         yield row._replace(values={"input": row.values.get("text"), "output": answer}) if isinstance(row, Row) else row
 
 
 def _arguments(path: Path, split: str) -> Iterator[Row | Skipped]:
     """UKP's sentences of one split, which is a column. What cannot be used is counted with "train"."""
-    for row in rows.table(path, delimiter="\t"):
-        own = split == "train" if isinstance(row, Skipped) else row.values.get("set") in worded.NAMES[split]
+    for row in records.table(path, delimiter="\t"):
+        own = split == "train" if isinstance(row, Skipped) else row.values.get("set") in wordings.NAMES[split]
         if own:
             yield row
 
@@ -179,22 +182,22 @@ def _prepared(name: str) -> tuple[str, ...]:
 
 
 SOURCES = {
-    "cogs": Source(("cogs/{split}.tsv",), _pair, rows.tabs("input", "output", "distribution")),
+    "cogs": Source(("cogs/{split}.tsv",), _pair, records.tabs("input", "output", "distribution")),
     "shakespearizingmodernenglish": Source(
         ("shakespearizing/{split}.modern.nltktok",), _pair, _aligned, ("shakespearizing/*.original.nltktok",)
     ),
     "styleptb": Source(("styleptb/**/{split}.tsv",), _style, _styles),
     "gpt2_output_dataset": Source(("gpt2_output_dataset/*.{split}.jsonl",), _pair, _machine_written),
-    "unimer": Source(("unimer_funql/*/*_funql_{split}.tsv",), _pair, rows.tabs("input", "output")),
+    "unimer": Source(("unimer_funql/*/*_funql_{split}.tsv",), _pair, records.tabs("input", "output")),
     "ukp": Source(("ukp/*.tsv",), _argument, _arguments),
-    "newsquizqa": Source(("news_quiz_qa/*{split}.csv",), _news, rows.table),
+    "newsquizqa": Source(("news_quiz_qa/*{split}.csv",), _news, records.table),
     "wned": Source(_prepared("wned"), _entity),
     "aidayago2": Source(_prepared("aidayago2"), _entity),
     "wikipedia_toxicity_subtypes": Source(_prepared("wikipedia_toxicity_subtypes"), _toxic),
-    "dialoglue_top": Source(("dialoglue/top/{split}.tsv",), _tree, rows.tabs("utterance", "tokens", "tree")),
+    "dialoglue_top": Source(("dialoglue/top/{split}.tsv",), _tree, records.tabs("utterance", "tokens", "tree")),
 }
 SOURCES |= {
-    f"dialoglue_{task}": Source((f"dialoglue/{folder}/{{split}}.csv",), _intent, rows.table)
+    f"dialoglue_{task}": Source((f"dialoglue/{folder}/{{split}}.csv",), _intent, records.table)
     for task, folder in (("banking77", "banking"), ("clinc150", "clinc"), ("hwu64", "hwu"))
 }
 SOURCES |= {

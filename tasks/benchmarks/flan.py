@@ -2,8 +2,9 @@
 
 The patterns are read from a user's checkout of github.com/google-research/flan (`flan/templates.py`, whose dictionary
 PATTERNS is parsed, never run). The rows lie in `rows/<data set>/[<config>/]<split>.jsonl` or any other file of
-`tasks/rows.py`, under the names of TensorFlow Datasets or of `datasets`; where they are not here, PromptSource's folder
-beside this one is looked into. What a template calls a field is in `tasks/flan_fields.py`.
+`tasks/reading/records.py`, under the names of TensorFlow Datasets or of `datasets`; where they are not here,
+PromptSource's folder beside this one is searched. `tasks/reading/flan_fields.py` maps the fields of a row to
+those of a template.
 
 Pairs whose target is not that of their task are left out (paper 2.4) unless `catalog/templates.tsv` keeps them; it says
 of each why. Train splits are the first 30,000 rows, as FLAN took them.
@@ -18,13 +19,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from optiml_jax.errors import DataError
+from optiml_jax.common.errors import DataError
 from optiml_jax.evaluation.metrics import Metric
-from tasks import prompts, rows
+from tasks.catalog.registry import Benchmark, CatalogRow, MissingError, catalog, reviewed_templates
 from tasks.example import Example, Record, Skipped, Template
-from tasks.fields import UnusableError
-from tasks.flan_fields import fields_of
-from tasks.registry import Benchmark, CatalogRow, MissingError, catalog, reviewed_templates
+from tasks.prompting import prompts
+from tasks.reading import records
+from tasks.reading.fields import UnusableError
+from tasks.reading.flan_fields import fields_of
 from tasks.task import Options, Task
 
 NAME = "flan"
@@ -101,7 +103,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     for row in known.values():
         stem = row.name.removeprefix(f"{NAME}.")
         folders = [base / place for base in _bases(directory) for place in (row.source, ALSO.get(row.source)) if place]
-        there = next((rows.splits(folder) for folder in folders if folder.is_dir() and rows.splits(folder)), None)
+        there = next((records.splits(folder) for folder in folders if folder.is_dir() and records.splits(folder)), None)
         if there is None:
             continue
         key = KEYS.get(stem, stem)
@@ -234,7 +236,7 @@ def _task(
 def _read(splits: Mapping[str, Stretch], split: str) -> Iterator[Record | Skipped]:
     """The rows of a split; a record's fields are `where` and `row`."""
     stretch = splits.get(split, Stretch(()))
-    found = rows.read(stretch.files)
+    found = records.read(stretch.files)
     if end := stretch.last or stretch.without:
         head = list(itertools.islice(found, 2 * end + 1))
         end = end if len(head) > 2 * end else len(head) // FEW

@@ -1,4 +1,4 @@
-"""A user's own data: files of rows (`tasks/rows.py`), in the forms that people have.
+"""A user's own data: files of rows (`tasks/reading/records.py`), in the forms that people have.
 
 - instruction: `{"instruction", "input", "output"}` (Alpaca) or `{"instruction", "context", "response"}` (Dolly);
 - prompt: `{"prompt", "completion"}`, taken as they are;
@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from optiml_jax.errors import DataError, UserError
+from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.evaluation.metrics import Metric
-from tasks import prompts, rows
+from tasks.catalog.registry import Benchmark, CatalogRow, slug, task_name
 from tasks.example import Example, Record, Skipped, Template
-from tasks.fields import UnusableError
-from tasks.registry import Benchmark, CatalogRow, slug, task_name
+from tasks.prompting import prompts
+from tasks.reading import records
+from tasks.reading.fields import UnusableError
 from tasks.task import Options, Task
 
 NAME = "jsonl"
@@ -69,18 +70,18 @@ def discover(directory: Path, options: Options) -> Benchmark:
 def _sources(directory: Path) -> Iterator[tuple[str, dict[str, tuple[Path, ...]]]]:
     """Names and splits of the data sets in a folder; a file is one."""
     if directory.is_file():
-        if (name := rows.stem(directory)) is None:
-            raise DataError(f"{directory}: not one of {', '.join(rows.SUFFIXES)}")
+        if (name := records.stem(directory)) is None:
+            raise DataError(f"{directory}: not one of {', '.join(records.SUFFIXES)}")
         yield name, {"train": (directory,)}
         return
-    found = rows.splits(directory)
+    found = records.splits(directory)
     if set(found) & set(SPLITS):  # the folder is one data set
         yield directory.name, found
         return
     for name, files in found.items():
         yield name, {"train": files}
     for folder in sorted(path for path in directory.iterdir() if path.is_dir() and path.name not in found):
-        if set(own := rows.splits(folder)) & set(SPLITS):
+        if set(own := records.splits(folder)) & set(SPLITS):
             yield folder.name, own
 
 
@@ -178,7 +179,7 @@ def _records(files: Sequence[Path]) -> Iterator[Record | Skipped]:
     A record's fields: `where`, `form`, `question` (what no other split may ask), `references`, `candidates`, `metric`,
     `category` if it has one; `instruction` and `input`, `prompt`, or `turns` before the answer.
     """
-    for row in rows.read(files):
+    for row in records.read(files):
         if isinstance(row, Skipped):
             yield row
             continue

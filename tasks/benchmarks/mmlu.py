@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks import rows, worded
-from tasks.fields import UnusableError, text
-from tasks.registry import Benchmark, stems
+from tasks.catalog.registry import Benchmark, stems
+from tasks.prompting import wordings
+from tasks.prompting.wordings import Fields, Source, Wording, answers
+from tasks.reading import records
+from tasks.reading.fields import UnusableError, text
 from tasks.task import SHOWN_SPLIT, Options
-from tasks.worded import Fields, Source, Wording, answers
 
 NAME = "mmlu"
 LETTERS = ("A", "B", "C", "D")
@@ -31,7 +32,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     Raises:
       MissingError: there is none.
     """
-    return worded.discover(NAME, directory, options, {subject: _source(subject) for subject in stems(NAME)}, UNREAD)
+    return wordings.discover(NAME, directory, options, {subject: _source(subject) for subject in stems(NAME)}, UNREAD)
 
 
 def _source(subject: str) -> Source:
@@ -39,7 +40,7 @@ def _source(subject: str) -> Source:
     return Source(
         (),
         _recipe,
-        functools.partial(rows.table, columns=("question", *LETTERS, "answer")),
+        functools.partial(records.table, columns=("question", *LETTERS, "answer")),
         named={
             SHOWN_SPLIT: (f"dev/{subject}_dev.csv",),
             "validation": (f"val/{subject}_val.csv",),

@@ -12,14 +12,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from optiml_jax.errors import DataError
-from tasks import rows, worded
+from optiml_jax.common.errors import DataError
+from tasks.catalog.registry import Benchmark
 from tasks.example import Skipped
-from tasks.fields import UnusableError, choice, text, value
-from tasks.registry import Benchmark
-from tasks.rows import Row
+from tasks.prompting import wordings
+from tasks.prompting.wordings import Fields, Source, UnfitError, Wording, answers
+from tasks.reading import records
+from tasks.reading.fields import UnusableError, choice, text, value
+from tasks.reading.records import Row
 from tasks.task import SHOWN_SPLIT, Options
-from tasks.worded import Fields, Source, UnfitError, Wording, answers
 
 NAME = "opt_eval"
 LABEL = {True: 0, False: 1, "true": 0, "false": 1, "True": 0, "False": 1}
@@ -44,7 +45,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     Raises:
       MissingError: there is none.
     """
-    return worded.discover(NAME, directory, options, SOURCES, UNREAD)
+    return wordings.discover(NAME, directory, options, SOURCES, UNREAD)
 
 
 def ranked(candidates: list[str], right: int, **fields: Any) -> Fields:
@@ -82,8 +83,8 @@ def _read_piqa(path: Path, split: str) -> Iterator[Row | Skipped]:
     beside = path.with_name(f"{path.stem}-labels.lst")
     if not beside.is_file():
         raise DataError(f"{path}: its labels, {beside.name}, are not beside it")
-    labels = [line for _, line in rows.lines(beside)]
-    found = list(rows.read([path]))
+    labels = [line for _, line in records.lines(beside)]
+    found = list(records.read([path]))
     if len(found) != len(labels):
         raise DataError(f"{beside}: {len(labels)} labels for the {len(found)} records of {path.name}; fetch both again")
     for row, label in zip(found, labels):
@@ -106,7 +107,7 @@ def _arc(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 def _read_openbookqa(path: Path, split: str) -> Iterator[Row | Skipped]:
     """OpenBookQA has been released as JSON lines and as a table."""
-    return rows.table(path, delimiter="\t", quotes=False) if path.suffix == ".tsv" else rows.read([path])
+    return records.table(path, delimiter="\t", quotes=False) if path.suffix == ".tsv" else records.read([path])
 
 
 def _openbookqa(row: Mapping[str, Any]) -> Iterator[Fields]:
@@ -170,7 +171,7 @@ def _wic(row: Mapping[str, Any]) -> Iterator[Fields]:
 def _read_wsc(path: Path, split: str) -> Iterator[Row | Skipped]:
     """SuperGLUE's WSC, one row a passage and pronoun: its nouns, those that the pronoun does not refer to as well."""
     found: dict[tuple, Row] = {}
-    for row in rows.read([path]):
+    for row in records.read([path]):
         if isinstance(row, Skipped):
             yield row
             continue
@@ -205,7 +206,7 @@ def _wsc(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 def _read_multirc(path: Path, split: str) -> Iterator[Row | Skipped]:
     """MultiRC's questions; to be shown, with all their answers."""
-    for row in rows.read([path]):
+    for row in records.read([path]):
         if isinstance(row, Skipped):
             yield row
         else:
@@ -254,7 +255,7 @@ SOURCES = {
     "storycloze": Source(
         ("storycloze/{split}.csv",),
         _storycloze,
-        rows.table,
+        records.table,
         named={
             "validation": ("storycloze/cloze_test_val__*.csv",),  # 2016 and 2018, as it is sent on request
             "test": ("storycloze/cloze_test_test__*.csv",),

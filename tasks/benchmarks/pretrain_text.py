@@ -1,21 +1,22 @@
 """Text to go on pre-training with (paper 4.5): the paper took the last shard of OPT's own corpus, which is not public.
 
-Files of rows with a field `text` (JSON lines, Parquet, ...: `tasks/rows.py`), where a row is a document, and `.txt`
-files, each of which is one. The source is empty, all of the document is predicted; one that is longer than a row comes
-in pieces that fill rows.
+Reads files of rows with a field `text` (JSON lines, Parquet, ...: `tasks/reading/records.py`), one document per row,
+and `.txt` files, one document per file. The source is empty: the whole document is predicted. A document longer than
+a training row is cut into chunks that fill rows.
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks import rows, worded
+from tasks.catalog.registry import Benchmark
 from tasks.example import Skipped
-from tasks.fields import text
-from tasks.registry import Benchmark
-from tasks.rows import Row
+from tasks.prompting import wordings
+from tasks.prompting.wordings import Source, answers
+from tasks.reading import records
+from tasks.reading.fields import text
+from tasks.reading.records import Row
 from tasks.task import Options
-from tasks.worded import Source, answers
 
 NAME = "pretrain_text"
 STRETCH = 4 << 20  # characters of a .txt file that are one document; what follows is the next one
@@ -28,19 +29,19 @@ def discover(directory: Path, options: Options) -> Benchmark:
       MissingError: there is no file.
     """
     source = Source((), _document, _read, named={"train": ("**/*.*",)})
-    return worded.discover(NAME, directory, options, {"documents": source}, longer="chunk")
+    return wordings.discover(NAME, directory, options, {"documents": source}, longer="chunk")
 
 
 def _read(path: Path, split: str) -> Iterator[Row | Skipped]:
     """The documents of a file."""
-    if rows.stem(path) is not None:
-        yield from rows.read([path])
+    if records.stem(path) is not None:
+        yield from records.read([path])
         return
     if path.suffix != ".txt":
-        yield Skipped(str(path), f"not one of .txt, {', '.join(rows.SUFFIXES)}; take it away")
+        yield Skipped(str(path), f"not one of .txt, {', '.join(records.SUFFIXES)}; take it away")
         return
     number, kept, size = 1, [], 0
-    for line, content in rows.lines(path):
+    for line, content in records.lines(path):
         if isinstance(content, Skipped):
             yield content
             continue
@@ -53,5 +54,5 @@ def _read(path: Path, split: str) -> Iterator[Row | Skipped]:
         yield Row(number, f"{path}:{number}", {"text": "\n".join(kept)})
 
 
-def _document(row: Mapping[str, Any]) -> Iterator[worded.Fields]:
+def _document(row: Mapping[str, Any]) -> Iterator[wordings.Fields]:
     yield answers(text(row, "text"))

@@ -1,11 +1,11 @@
 """PromptSource (Bach et al. 2022): Jinja templates over the rows of data sets; a task is a template file.
 
 `templates/<data set>/[<subset>/]templates.yaml` as in the official repository (the paper pins 0cc4b0c), and beside it
-the rows, `rows/<data set>/[<subset>/]<split>.jsonl` or any other file of `tasks/rows.py`, with the field names and
-integer labels that `datasets` gives. What is left of the triple bar is the source, what is right of it the target;
-`answer_choices` is a template too. Templates that alter the original task are left out (paper 2.4), as they say of
-themselves unless `catalog/templates.tsv` says otherwise, and so are examples with an empty target: the template does
-not apply, or the label is hidden.
+the rows, `rows/<data set>/[<subset>/]<split>.jsonl` or any other file of `tasks/reading/records.py`, with the field
+names and integer labels that `datasets` gives. A template's text before the triple bar is the source, after it the
+target; `answer_choices` is a template too. Templates whose metadata say that they alter the original task are left out
+(paper 2.4) unless `catalog/templates.tsv` keeps them, and so are examples with an empty target: the template does not
+apply, or the label is hidden.
 """
 
 import functools
@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from optiml_jax.errors import DataError
+from optiml_jax.common.errors import DataError
 from optiml_jax.evaluation.metrics import Metric
-from tasks import jinja, prompts, rows
+from tasks.catalog.registry import Benchmark, CatalogRow, MissingError, catalog, reviewed_templates, task_name
 from tasks.example import Example, Record, Skipped, Template
-from tasks.registry import Benchmark, CatalogRow, MissingError, catalog, reviewed_templates, task_name
+from tasks.prompting import jinja_sandbox, prompts
+from tasks.reading import records
 from tasks.task import Options, Task
 
 NAME = "promptsource"
@@ -64,7 +65,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     for path in sorted(root.rglob(FILE)):
         place = path.parent.relative_to(root)
         folder = directory / "rows" / place
-        if not folder.is_dir() or not (there := rows.splits(folder)):
+        if not folder.is_dir() or not (there := records.splits(folder)):
             continue
         try:
             templates = load(path)
@@ -190,7 +191,7 @@ def _usable(
                 for row in first:
                     _check_that_it_ends(one, options.t0_truncation, row)
                 kept.append(one)
-            except jinja.TemplateError as error:
+            except jinja_sandbox.TemplateError as error:
                 dropped.append(Skipped(f"{path}#{one.id}", f"template left out: {error}"))
     return kept, dropped
 
@@ -198,22 +199,24 @@ def _usable(
 def _check_that_it_ends(template: PromptTemplate, truncate: bool, row: Mapping[str, Any]) -> None:
     try:
         _rendered(template, truncate, row, 0)
-    except jinja.EndlessError:
+    except jinja_sandbox.EndlessError:
         raise
-    except jinja.TemplateError:
+    except jinja_sandbox.TemplateError:
         pass  # of this row alone, which will be named when it is rendered
 
 
 @functools.cache
-def _compiled(template: PromptTemplate, truncate: bool) -> tuple[jinja.Template, jinja.Template | None, list | None]:
+def _compiled(
+    template: PromptTemplate, truncate: bool
+) -> tuple[jinja_sandbox.Template, jinja_sandbox.Template | None, list | None]:
     """Template and answers, compiled; the answers themselves where they are the same for every row."""
     text = template.jinja
     if truncate:  # as upstream's `apply`, by substitution in the template's text
         text = text.replace("}}", f" | string | truncate({TRUNCATED}) }}}}")
     if template.choices is None:
-        return jinja.Template(text), None, None
-    choices = jinja.Template(template.choices)
-    return jinja.Template(text), choices, _parts(choices.render({})) if choices.constant else None
+        return jinja_sandbox.Template(text), None, None
+    choices = jinja_sandbox.Template(template.choices)
+    return jinja_sandbox.Template(text), choices, _parts(choices.render({})) if choices.constant else None
 
 
 def _task(
@@ -242,7 +245,7 @@ def _task(
 
 def _read(splits: Mapping[str, tuple[Path, ...]], split: str) -> Iterator[Record | Skipped]:
     """The rows of a split; a record's fields are `where` and `row`."""
-    for row in rows.read(splits.get(split, ())):
+    for row in records.read(splits.get(split, ())):
         if isinstance(row, Skipped):
             yield row
         elif "answer_choices" in row.values:
@@ -269,7 +272,7 @@ def render(
         return Skipped(where, f"the row has no field {min(missing)}")
     try:
         parts, answers = _rendered(own, truncate, row, prompts.draw("choice", task, f"{record.id}/{own.id}"))
-    except jinja.TemplateError as error:
+    except jinja_sandbox.TemplateError as error:
         return Skipped(where, str(error))
     if len(parts) != 2 or not all(parts):
         return Skipped(where, "no source" if len(parts) == 2 and parts[1] else "no target")

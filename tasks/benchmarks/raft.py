@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from optiml_jax.errors import DataError
-from tasks import rows, worded
+from optiml_jax.common.errors import DataError
+from tasks.catalog.registry import Benchmark, stems
 from tasks.example import Skipped
-from tasks.fields import UnusableError, text
-from tasks.registry import Benchmark, stems
-from tasks.rows import Row
+from tasks.prompting import wordings
+from tasks.prompting.wordings import Fields, Source, Wording, answers
+from tasks.reading import records
+from tasks.reading.fields import UnusableError, text
+from tasks.reading.records import Row
 from tasks.task import SHOWN_SPLIT, Options
-from tasks.worded import Fields, Source, Wording, answers
 
 NAME = "raft"
 LABELS = "Possible labels:\n"
@@ -46,7 +47,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
         patterns = (f"data/{task}/train.csv", f"{task}/train.csv")
         there = any((directory / pattern).is_file() for pattern in patterns)
         found[task] = _source(task, patterns, directory) if there else Source(patterns, _recipe)
-    return worded.discover(NAME, directory, options, found, UNREAD)
+    return wordings.discover(NAME, directory, options, found, UNREAD)
 
 
 def _source(task: str, patterns: tuple[str, ...], directory: Path) -> Source:
@@ -68,7 +69,7 @@ def read_prompt(path: Path) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     Raises:
       DataError: it is not there, or not as raft-baselines writes it.
     """
-    instruction, _, examples = rows.content(path).partition("\n\n")
+    instruction, _, examples = records.content(path).partition("\n\n")
     labels = tuple(re.findall(r"^\d+\. (.+?)\s*$", instruction.partition(LABELS)[2], re.MULTILINE))
     first = examples.partition("\nLabel:")[0]
     shown = tuple(re.findall(r"^([A-Z][\w ]*): ", first, re.MULTILINE))
@@ -79,7 +80,7 @@ def read_prompt(path: Path) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
 
 def _read(path: Path, split: str) -> Iterator[Row | Skipped]:
     """HELM's split."""
-    found = list(rows.table(path))
+    found = list(records.table(path))
     order = np.random.default_rng(SEED).permutation(len(found))
     asked = -(-len(found) * 8 // 10)
     for place in order[asked:] if split == SHOWN_SPLIT else order[:asked]:

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optiml_jax.errors import DataError
-from tasks import prompts, rows, worded
+from optiml_jax.common.errors import DataError
+from tasks.catalog.registry import Benchmark
 from tasks.example import Skipped
-from tasks.fields import UnusableError, text, texts, value
-from tasks.registry import Benchmark
-from tasks.rows import Row
+from tasks.prompting import prompts, wordings
+from tasks.prompting.wordings import Fields, Source, UnfitError, answers
+from tasks.reading import records
+from tasks.reading.fields import UnusableError, text, texts, value
+from tasks.reading.records import Row
 from tasks.task import Options
-from tasks.worded import Fields, Source, UnfitError, answers
 
 NAME = "reasoning"
 FLAN = tuple(
@@ -45,7 +46,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     Raises:
       MissingError: there is none.
     """
-    return worded.discover(NAME, directory, options, SOURCES, UNREAD)
+    return wordings.discover(NAME, directory, options, SOURCES, UNREAD)
 
 
 def reasoned(question: str, rationale: str, answer: str) -> Fields:
@@ -88,7 +89,7 @@ def _coqa(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _read_coqa(path: Path, split: str) -> Iterator[Row | Skipped]:
-    stories = rows.document(path)
+    stories = records.document(path)
     if not isinstance(stories, dict) or not isinstance(stories.get("data"), list):
         raise DataError(f"{path}: no list data; it is CoQA's own JSON")
     return (Row(number, f"{path}#{number}", story) for number, story in enumerate(stories["data"], start=1))
@@ -105,8 +106,8 @@ def _joined(questions: str) -> Callable[[Path, str], Iterator[Row | Skipped]]:
         file = path.parent / questions.replace("{split}", "train" if split == "train" else "dev")
         if not file.is_file():
             raise DataError(f"{file}: is not there; it has the questions of {path.name}")
-        known = {row.values.get("id"): row.values for row in rows.read([file]) if isinstance(row, Row)}
-        for row in rows.read([path]):
+        known = {row.values.get("id"): row.values for row in records.read([file]) if isinstance(row, Row)}
+        for row in records.read([path]):
             if isinstance(row, Row):
                 found = known.get(row.values.get("id"))
                 row = row._replace(values=row.values | {"asked": found, "questions": file.name})
@@ -136,7 +137,7 @@ def _creak(row: Mapping[str, Any]) -> Iterator[Fields]:
 def _read_esnli(path: Path, split: str) -> Iterator[Row | Skipped]:
     """Files whose lines belong together, or the CSV files of the release."""
     if path.suffix == ".csv":
-        for row in rows.table(path):
+        for row in records.table(path):
             if isinstance(row, Row):
                 found = row.values
                 names = {"s1": "Sentence1", "s2": "Sentence2", "label": "gold_label"}
@@ -149,7 +150,7 @@ def _read_esnli(path: Path, split: str) -> Iterator[Row | Skipped]:
     files = [path.with_name(f"{name}{end}") for name in names]
     if missing := [file for file in files[:4] if not file.is_file()]:
         raise DataError(f"{missing[0]}: is not there; its lines belong to those of {path.name}")
-    columns = [rows.lines(file) for file in files if file.is_file()]
+    columns = [records.lines(file) for file in files if file.is_file()]
     for found in itertools.zip_longest(*columns, fillvalue=(0, None)):
         lines = [line for _, line in found]
         where = f"{path}:{found[0][0]}"
@@ -170,10 +171,10 @@ def _esnli(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 def _read_math(path: Path, split: str) -> Iterator[Row | Skipped]:
     """A file a problem, as released, or rows of them."""
-    if rows.stem(path) and path.suffix != ".json":
-        yield from rows.read([path])
+    if records.stem(path) and path.suffix != ".json":
+        yield from records.read([path])
     else:
-        found = rows.document(path)
+        found = records.document(path)
         yield Row(1, str(path), found) if isinstance(found, dict) else Skipped(str(path), "not one problem")
 
 
@@ -230,7 +231,7 @@ def _qed(row: Mapping[str, Any]) -> Iterator[Fields]:
 def _read_sensemaking(path: Path, split: str) -> Iterator[Row | Skipped]:
     """Pairs of sentences with the reasons against one of them: the official files, or the table that joins them."""
     if path.name != "subtaskA_data_all.csv":
-        for number, row in enumerate(rows.table(path), start=1):
+        for number, row in enumerate(records.table(path), start=1):
             if isinstance(row, Row):
                 found = row.values
                 right, wrong = found.get("Correct Statement"), found.get("Incorrect Statement")
@@ -242,9 +243,9 @@ def _read_sensemaking(path: Path, split: str) -> Iterator[Row | Skipped]:
     others = [path.with_name(f"subtask{name}_answers_all.csv") for name in "AC"]
     if missing := [file for file in others if not file.is_file()]:
         raise DataError(f"{missing[0]}: is not there; it has the answers to {path.name}")
-    labels = _by_id(rows.table(others[0], columns=("id", "answer")))
-    reasons = _by_id(rows.table(others[1], columns=("id", "one", "answer", "three")))
-    for row in rows.table(path):
+    labels = _by_id(records.table(others[0], columns=("id", "answer")))
+    reasons = _by_id(records.table(others[1], columns=("id", "one", "answer", "three")))
+    for row in records.table(path):
         if isinstance(row, Row):
             name, pair = row.values.get("id"), (row.values.get("sent0"), row.values.get("sent1"))
             if name in labels and name in reasons:
@@ -283,7 +284,7 @@ def _source(task: str, *patterns: str, recipe: Callable, **more: Any) -> Source:
 
     def read(path: Path, split: str) -> Iterator[Row | Skipped]:
         flan = path.name == f"{task}_train.tsv"
-        return (rows.tabs("question", "answer", "rationale") if flan else released)(path, split)
+        return (records.tabs("question", "answer", "rationale") if flan else released)(path, split)
 
     released = more.pop("read", Source((), recipe).read)
     named = {**more.pop("named", {})}

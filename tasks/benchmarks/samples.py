@@ -7,8 +7,8 @@ from pathlib import Path
 
 from optiml_jax.evaluation.metrics import Metric
 from tasks.benchmarks import super_natural_instructions
+from tasks.catalog.registry import Benchmark
 from tasks.example import Record
-from tasks.registry import Benchmark
 from tasks.task import Options, Task
 
 NAME = "samples"

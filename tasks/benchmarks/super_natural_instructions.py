@@ -20,12 +20,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from optiml_jax.errors import DataError
+from optiml_jax.common.errors import DataError
 from optiml_jax.evaluation.metrics import Metric
-from tasks import prompts
+from tasks.catalog.registry import Benchmark, CatalogRow, MissingError, catalog, slug, task_name
 from tasks.example import Example, Record, Skipped, Template
-from tasks.pool import WAY_OUT
-from tasks.registry import Benchmark, CatalogRow, MissingError, catalog, slug, task_name
+from tasks.prompting import prompts
+from tasks.prompting.subsampling import WAY_OUT
 from tasks.task import SHOWN_SPLIT, Options, Task
 
 NAME = "super_natural_instructions"

@@ -1,7 +1,7 @@
 """T5 (Raffel et al. 2020): the seven of its tasks that the paper kept (Appendix A.1), with T5's own prefixes.
 
-Rows lie in `rows/<data set>/[<config>/]<split>.jsonl` or any other file of `tasks/rows.py`, under the names of
-TensorFlow Datasets or of `datasets`; those that FLAN's or PromptSource's folder beside this one has are found there.
+Rows lie in `rows/<data set>/[<config>/]<split>.jsonl` or any other file of `tasks/reading/records.py`, under the names
+of TensorFlow Datasets or of `datasets`; those that FLAN's or PromptSource's folder beside this one has are found there.
 """
 
 import functools
@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks import worded
-from tasks.fields import text
-from tasks.registry import Benchmark
+from tasks.catalog.registry import Benchmark
+from tasks.prompting import wordings
+from tasks.prompting.wordings import Source, answers
+from tasks.reading.fields import text
 from tasks.task import Options
-from tasks.worded import Source, answers
 
 NAME = "t5"
 PLACES = ("rows", "../flan/rows", "../promptsource/rows")
@@ -47,13 +47,13 @@ def discover(directory: Path, options: Options) -> Benchmark:
     for task, names in DATA_SETS.items():
         recipe = functools.partial(_translation, LANGUAGES[task]) if task in LANGUAGES else _summary
         sources[task] = Source(tuple(f"{place}/{name}/" for place in PLACES for name in names), recipe)
-    return worded.discover(NAME, directory, options, sources)
+    return wordings.discover(NAME, directory, options, sources)
 
 
-def _translation(language: str, row: Mapping[str, Any]) -> Iterator[worded.Fields]:
+def _translation(language: str, row: Mapping[str, Any]) -> Iterator[wordings.Fields]:
     english, other = (text(row, f"{code}|translation.{code}") for code in ("en", language))
     yield {"input": english} | answers(other)
 
 
-def _summary(row: Mapping[str, Any]) -> Iterator[worded.Fields]:
+def _summary(row: Mapping[str, Any]) -> Iterator[wordings.Fields]:
     yield {"input": text(row, "article")} | answers(text(row, "highlights"))

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks import rows, worded
+from tasks.catalog.registry import Benchmark, stems
 from tasks.example import Skipped
-from tasks.fields import UnusableError, text, value
-from tasks.registry import Benchmark, stems
-from tasks.rows import Row
+from tasks.prompting import wordings
+from tasks.prompting.wordings import Fields, Source, answers
+from tasks.reading import records
+from tasks.reading.fields import UnusableError, text, value
+from tasks.reading.records import Row
 from tasks.task import Options
-from tasks.worded import Fields, Source, answers
 
 NAME = "unifiedskg"
 MAX_TABLE = 4_096  # characters of a table, about the 1,024 tokens of UnifiedSKG
@@ -44,7 +45,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     Raises:
       MissingError: there is none.
     """
-    return worded.discover(NAME, directory, options, {task: _source(task) for task in stems(NAME)}, UNREAD)
+    return wordings.discover(NAME, directory, options, {task: _source(task) for task in stems(NAME)}, UNREAD)
 
 
 def _source(task: str) -> Source:
@@ -103,7 +104,7 @@ def _fetaqa(row: Mapping[str, Any]) -> Iterator[Fields]:
 def _read_wikitq(path: Path, split: str) -> Iterator[Row | Skipped]:
     """WikiTableQuestions: a table of questions, each with the name of a table file, `csv/<folder>/<number>.csv`."""
     root = path.parent.parent
-    for row in rows.tabs("id", "utterance", "context", "targetValue")(path, split):
+    for row in records.tabs("id", "utterance", "context", "targetValue")(path, split):
         if isinstance(row, Skipped):
             yield row
         elif row.values["id"] != "id":
@@ -122,7 +123,9 @@ def _wikitq(row: Mapping[str, Any]) -> Iterator[Fields]:
 def _tsv_table(path: Path) -> list[list[str]]:
     if not path.is_file():
         raise UnusableError(f"its table {path} is not there")
-    found = [[_unescaped(cell) for cell in line.split("\t")] for _, line in rows.lines(path) if isinstance(line, str)]
+    found = [
+        [_unescaped(cell) for cell in line.split("\t")] for _, line in records.lines(path) if isinstance(line, str)
+    ]
     if len(found) < 2:
         raise UnusableError(f"its table {path} has no rows")
     return found
@@ -136,7 +139,7 @@ def _unescaped(cell: str) -> str:
 def _read_tab_fact(path: Path, split: str) -> Iterator[Row | Skipped]:
     """TabFact: statements by table; the tables are `#`-separated files."""
     root = next((place for place in path.parents[:2] if (place / "data").is_dir()), path.parent)
-    for number, (name, content) in enumerate(rows.document(path).items(), start=1):
+    for number, (name, content) in enumerate(records.document(path).items(), start=1):
         table = root / "data" / "all_csv" / name
         yield Row(number, f"{path}#{name}", {"table": table, "statements": content})
 
@@ -157,15 +160,15 @@ def _tab_fact(row: Mapping[str, Any]) -> Iterator[Fields]:
 def _hash_table(path: Path) -> list[list[str]]:
     if not path.is_file():
         raise UnusableError(f"its table {path} is not there")
-    return [line.split("#") for _, line in rows.lines(path) if isinstance(line, str)]
+    return [line.split("#") for _, line in records.lines(path) if isinstance(line, str)]
 
 
 def _read_wikisql(path: Path, split: str) -> Iterator[Row | Skipped]:
     """WikiSQL: questions, with their tables in `<split>.tables.jsonl` beside."""
     file = path.with_name(path.name.replace(".jsonl", ".tables.jsonl"))
-    found = rows.read([file]) if file.is_file() else ()
+    found = records.read([file]) if file.is_file() else ()
     tables = {row.values.get("id"): row.values for row in found if isinstance(row, Row)}
-    for row in rows.read([path]):
+    for row in records.read([path]):
         if isinstance(row, Row):
             table = tables.get(row.values.get("table_id"))
             row = row._replace(values=row.values | {"table": table, "tables": file})
@@ -214,7 +217,7 @@ def _number(cell: Any) -> float | None:
 
 def _read_dart(path: Path, split: str) -> Iterator[Row | Skipped]:
     """In train every text is an example; elsewhere the texts of a set of triples are its references."""
-    for row in rows.read([path]):
+    for row in records.read([path]):
         yield row._replace(values=row.values | {"apart": split == "train"}) if isinstance(row, Row) else row
 
 
@@ -249,8 +252,8 @@ def _read_database(path: Path, split: str) -> Iterator[Row | Skipped]:
     schemas: dict[str, Any] = {}
     for place in places:
         if place.is_file():
-            schemas = {one["db_id"]: one for one in rows.document(place)} | schemas
-    for row in rows.read([path]):
+            schemas = {one["db_id"]: one for one in records.document(place)} | schemas
+    for row in records.read([path]):
         if isinstance(row, Row):
             name = row.values.get("db_id") or row.values.get("database_id")
             row = row._replace(values=row.values | {"name": name, "schema": schemas.get(name), "tables": places[0]})
@@ -290,8 +293,8 @@ def _latest_first(said: Sequence[str]) -> str:
 def _read_dialogues(path: Path, split: str) -> Iterator[Row | Skipped]:
     """MultiWOZ 2.2: dialogues, with `schema.json` beside the folders of the splits."""
     places = (path.with_name("schema.json"), path.parents[1] / "schema.json")
-    schema = next((rows.document(place) for place in places if place.is_file()), None)
-    for row in rows.read([path]):
+    schema = next((records.document(place) for place in places if place.is_file()), None)
+    for row in records.read([path]):
         yield row._replace(values=row.values | {"schema": schema}) if isinstance(row, Row) else row
 
 

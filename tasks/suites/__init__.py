@@ -1,7 +1,7 @@
-"""What a model is evaluated on: which tasks, in which words, with how many examples shown, and what that counts for.
+"""Evaluation suites: which tasks, prompted how, with how many demonstrations, and at which level of generalization.
 
-Every suite is a module of this package with a `SUITE`; `writing.py` is the job that makes its prompt ledger: texts, no
-tokens, so one ledger serves every model.
+Every suite is a module of this package that defines `SUITE`; `ledger_job.py` writes its prompt ledger, which holds texts
+and no tokens, so that one ledger serves every model.
 """
 
 import dataclasses
@@ -12,11 +12,11 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from optiml_jax.errors import DataError, check_known
+from optiml_jax.common.errors import DataError, check_known
 from optiml_jax.evaluation.metrics import Metric
-from tasks import review
-from tasks.mixtures import discover_all
-from tasks.registry import Benchmark
+from tasks.catalog import review
+from tasks.catalog.mixtures import discover_all
+from tasks.catalog.registry import Benchmark
 from tasks.task import Options, Task
 
 
@@ -33,7 +33,7 @@ class Part:
       shots: numbers of demonstrations, each a prompt of its own.
       seeds: of the demonstrations; 0-shot prompts come once.
       separator: after each demonstration; None: as the job is asked.
-      group: what it is a part of, as MMLU's subjects are (`optiml_jax.evaluation.ledger.Prompt`).
+      group: what it is a part of, as MMLU's subjects are (`optiml_jax.evaluation.prompts.ledger.Prompt`).
       most: prompts at each number of shots and seed; 0: all; None: as many as the job is asked for.
     """
 

@@ -7,7 +7,7 @@ external one.
 from collections.abc import Iterator
 
 from tasks.benchmarks.bbh import NAME
-from tasks.registry import Benchmark
+from tasks.catalog.registry import Benchmark
 from tasks.suites import Part, Suite
 
 SHOTS = 3

@@ -6,7 +6,7 @@ None has a train split, so nothing can be shown: Table 10 has the same figures f
 from collections.abc import Iterator
 
 from tasks.benchmarks.bias import NAME
-from tasks.registry import Benchmark
+from tasks.catalog.registry import Benchmark
 from tasks.suites import Part, Suite, stated
 
 

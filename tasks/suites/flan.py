@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tasks.benchmarks.flan import NAME
-from tasks.registry import Benchmark
+from tasks.catalog.registry import Benchmark
 from tasks.suites import Part, Suite, named, stated
 
 TABLE_11 = ("anli_r1", "anli_r2", "anli_r3", "cb", "mnli_matched", "mnli_mismatched", "rte", "snli", "wnli")

@@ -6,7 +6,7 @@ Each is asked on the split that GPT-3 reports: the test set where its labels are
 from collections.abc import Iterator
 
 from tasks.benchmarks.opt_eval import NAME
-from tasks.registry import Benchmark
+from tasks.catalog.registry import Benchmark
 from tasks.suites import Part, Suite, stated
 
 ON_TEST = {"storycloze", "arc_easy", "arc_challenge", "openbookqa", "winograd"}

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from tasks.benchmarks.promptsource import NAME, applicable
-from tasks.registry import Benchmark
+from tasks.catalog.registry import Benchmark
 from tasks.suites import Part, Suite, named, stated
 
 TABLE_10 = ("super_glue__cb", "super_glue__rte", "story_cloze__2016", "super_glue__wsc.fixed", "super_glue__wic")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tasks.benchmarks.raft import NAME
-from tasks.registry import Benchmark
+from tasks.catalog.registry import Benchmark
 from tasks.suites import Part, Suite
 
 

@@ -5,7 +5,7 @@ Beside them the held-out instances of train tasks, if any, without examples.
 
 from collections.abc import Iterator
 
-from tasks.registry import Benchmark
+from tasks.catalog.registry import Benchmark
 from tasks.suites import Part, Suite, by_official_lists
 
 

@@ -7,7 +7,7 @@ Coreference Resolution, is a validation task of Stereotype Detection there (Tabl
 from collections.abc import Iterator
 
 from tasks.benchmarks.super_natural_instructions import NAME
-from tasks.registry import Benchmark, CatalogRow
+from tasks.catalog.registry import Benchmark, CatalogRow
 from tasks.suites import Part, Suite, stated
 
 CATEGORIES = ("textual_entailment", "coreference_resolution", "dialogue_act_recognition")

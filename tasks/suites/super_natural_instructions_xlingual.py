@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tasks.registry import Benchmark
+from tasks.catalog.registry import Benchmark
 from tasks.suites import Part, Suite, level_of
 
 

@@ -9,11 +9,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from optiml_jax.evaluation.ledger import LEVELS
 from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.prompts.ledger import LEVELS
 from tasks.benchmarks import flan, promptsource, reasoning
 from tasks.benchmarks import super_natural_instructions as super_ni
-from tasks.registry import Benchmark
+from tasks.catalog.registry import Benchmark
 from tasks.suites import Part, Suite, mmlu, named
 
 MOST = 250

@@ -8,11 +8,11 @@ import threading
 import numpy as np
 import pytest
 
+from optiml_jax.common.errors import UserError
 from optiml_jax.data.loader import Loader
 from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import FORMAT, INDEX_DTYPE, TokenStore, shard_path
-from optiml_jax.errors import UserError
 
 PAD, EOS = 1, 2
 FINGERPRINT = "f" * 64

@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 
+from optiml_jax.common.errors import UserError
 from optiml_jax.data.loader import Loader
 from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
 from optiml_jax.data.verify import check_store
-from optiml_jax.errors import UserError
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.tokenizer import Tokenizer
 from tasks.benchmarks.samples import TOKENIZER
+from tasks.caching import build, shard
+from tasks.caching.shard import Limits, Row, pieces
 from tasks.example import Example, Record, Template
-from tasks.store import build, shard
-from tasks.store.shard import Limits, Row, pieces
 from tasks.task import Task
 
 EOS, ROW = 2, 32

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.permutation import hashed, key, permuted, shuffled
 from optiml_jax.data.sampling import Sampler, probabilities
-from optiml_jax.errors import DataError, UserError
 
 
 def manifest(sizes, benchmarks=None):

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.data import store as store_module
 from optiml_jax.data.store import FORMAT, INDEX_DTYPE, TokenStore, shard_path
 from optiml_jax.data.verify import check_store
-from optiml_jax.errors import DataError, UserError
 
 SHARDS = [
     [([5, 6, 7, 65_535], 2, "first"), ([8], 0, "sécond")],

@@ -2,9 +2,9 @@
 
 import json
 
-from optiml_jax.evaluation.ledger import Prompt
 from optiml_jax.evaluation.metrics import Metric
-from optiml_jax.evaluation.samples import score_sample
+from optiml_jax.evaluation.prompts.ledger import Prompt
+from optiml_jax.evaluation.scores.samples import score_sample
 
 
 def prompt(number: int = 0, **changes) -> Prompt:

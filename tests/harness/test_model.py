@@ -10,7 +10,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from optiml_jax.harness.model import OptimlLM
 from optiml_jax.inference.model import Model
 from optiml_jax.model import decoder

@@ -6,8 +6,8 @@ import torch
 import transformers
 
 import optiml_jax
-from optiml_jax.errors import UserError
-from optiml_jax.inference import cache, decoding, ranking
+from optiml_jax.common.errors import UserError
+from optiml_jax.inference import decoding, kv_cache, ranking
 from optiml_jax.inference.network import restarting_positions
 from optiml_jax.model.fingerprint import fingerprint
 from tests.inference.conftest import make
@@ -132,13 +132,13 @@ def test_greedy_text_does_not_depend_on_batch_order_memory_or_mesh(
 @pytest.fixture
 def caches(monkeypatch):
     """[rows, places] of the cache at every call of `decode`, and the rows that were still at work."""
-    shapes, decode = [], cache.decode
+    shapes, decode = [], kv_cache.decode
 
     def spy(params, kept, left_B, *rest):
         shapes.append((*kept.layers_NBHCK[0].shape[1:4:2], int((left_B > 0).sum())))
         return decode(params, kept, left_B, *rest)
 
-    monkeypatch.setattr(cache, "decode", spy)
+    monkeypatch.setattr(kv_cache, "decode", spy)
     return shapes
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from optiml_jax.cards import CARDS
+from optiml_jax.common.cards import CARDS
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.attention import IMPLEMENTATIONS
 from optiml_jax.model.attention import attention as any_attention

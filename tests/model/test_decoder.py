@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import OPTConfig
 from tests.hf import VARIANTS, our_logits, params_of, torch_model

@@ -13,8 +13,8 @@ import time
 import jax
 import pytest
 
-from optiml_jax.cards import CARDS
-from optiml_jax.errors import UserError
+from optiml_jax.common.cards import CARDS
+from optiml_jax.common.errors import UserError
 from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.plan import read_setup

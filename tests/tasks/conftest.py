@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tasks import suites
-from tasks.store.element import Job
-from tasks.suites import writing
+from tasks.caching.work_item import Job
+from tasks.suites import ledger_job
 
 NAME = "super_natural_instructions"
 
@@ -40,9 +40,9 @@ def write_splits(directory: Path, **names: list[str]) -> None:
         (folder / f"{role}_tasks.txt").write_text("".join(f"{name}\n" for name in names.get(role, [])))
 
 
-def ask(job: Job, max_prompts: int = 0) -> writing.Result:
+def ask(job: Job, max_prompts: int = 0) -> ledger_job.Result:
     """The ledger of the suite of a mixture's name, beside its store."""
-    return writing.run(suites.suite(job.mixture), job.data_dir, job.cache_dir, job.options, max_prompts)
+    return ledger_job.run(suites.suite(job.mixture), job.data_dir, job.cache_dir, job.options, max_prompts)
 
 
 @pytest.fixture

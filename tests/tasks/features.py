@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import nodes
 
-from tasks import jinja
+from tasks.prompting import jinja_sandbox
 
 LISTS = {
     "join",
@@ -60,7 +60,7 @@ def rows(texts: list[str], count: int) -> Iterator[dict[str, Any]]:
     root = Field()
     root.kind = "dict"
     for text in texts:
-        _visit(jinja._ENVIRONMENT.parse(text), root, {"loop": Field(), "answer_choices": Field()})
+        _visit(jinja_sandbox._ENVIRONMENT.parse(text), root, {"loop": Field(), "answer_choices": Field()})
     return (root.value(number) for number in itertools.islice(itertools.count(), count))
 
 
@@ -133,7 +133,7 @@ def _compare(node: nodes.Compare, root: Field, known: dict[str, Field]) -> None:
 def _field(node: nodes.Node, root: Field, known: dict[str, Field]) -> Field | None:
     """The field that an expression reads; None where it is no field."""
     if isinstance(node, nodes.Name):
-        free = node.name not in known and node.name not in jinja._ENVIRONMENT.globals
+        free = node.name not in known and node.name not in jinja_sandbox._ENVIRONMENT.globals
         return root.key(node.name) if free else known.get(node.name)
     if isinstance(node, nodes.Filter) and node.name in ("counted", "paid") and node.node is not None:
         return _field(node.node, root, known)
@@ -144,7 +144,7 @@ def _field(node: nodes.Node, root: Field, known: dict[str, Field]) -> Field | No
         return None
     if isinstance(node, nodes.Getattr):
         owner = _field(node.node, root, known)
-        methods = set().union(*jinja.METHODS.values()) - {"items", "values", "index", "title", "count"}
+        methods = set().union(*jinja_sandbox.METHODS.values()) - {"items", "values", "index", "title", "count"}
         return owner.key(node.attr) if owner is not None and node.attr not in methods else None
     if isinstance(node, nodes.Getitem):
         owner = _field(node.node, root, known)

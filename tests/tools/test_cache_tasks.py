@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from tasks.benchmarks.samples import TOKENIZER
 from tests.tasks.conftest import NAME, data_dir, write_splits, write_task  # noqa: F401 (a fixture)
 from tools import cache_tasks

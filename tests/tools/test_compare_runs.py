@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from optiml_jax.evaluation.samples import write_samples
+from optiml_jax.evaluation.scores.samples import write_samples
 from tests.browser import colours, dom
 from tests.commands import run_all
-from tests.evaluation.prompts import sample
+from tests.evaluation.example_prompts import sample
 from tests.test_train import environment
 from tools import compare_runs
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from optiml_jax.evaluation.samples import score_sample, write_samples
-from tests.evaluation.prompts import prompt
+from optiml_jax.evaluation.scores.samples import score_sample, write_samples
+from tests.evaluation.example_prompts import prompt
 from tools import export_predictions
 
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import pytest
 
-from tasks.registry import benchmark_names, catalog
+from tasks.catalog.registry import benchmark_names, catalog
 from tools import fetch_data
 from tools.fetch_data import Source
 

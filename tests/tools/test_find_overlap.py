@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from optiml_jax.data.caches import ledger_path
-from optiml_jax.evaluation.ledger import write_ledger
+from optiml_jax.data.cache_paths import ledger_path
+from optiml_jax.evaluation.prompts.ledger import write_ledger
 from tests.commands import run_all
-from tests.evaluation.prompts import prompt
-from tests.tasks.worded import write
+from tests.evaluation.example_prompts import prompt
+from tests.tasks.prompting.wordings import write
 from tests.test_train import environment
 
 FIND, CACHE = "tools.find_overlap", "tools.cache_tasks"

@@ -8,11 +8,11 @@ import pytest
 
 from optiml_jax.data.settings import Data
 from optiml_jax.tokenizer import Tokenizer, join
-from tasks import registry
 from tasks.benchmarks.samples import TOKENIZER
-from tasks.pool import examples
-from tasks.store import build
-from tasks.store.element import Job
+from tasks.caching import build
+from tasks.caching.work_item import Job
+from tasks.catalog import registry
+from tasks.prompting.subsampling import examples
 from tests.browser import colours, dom
 from tests.tasks.conftest import NAME, write_splits, write_task
 from tools import cache_tasks, inspect_mixture, mixture_page

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from tasks import mixtures, suites
+from tasks import suites
+from tasks.catalog import mixtures
 from tools import list_tasks
 
 

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from optiml_jax import cards
+from optiml_jax.common import cards
 from optiml_jax.training import flops
 
 

@@ -4,10 +4,10 @@ import jax
 import numpy as np
 import pytest
 
+from optiml_jax.common.errors import UserError
+from optiml_jax.common.metrics_log import read_metrics
 from optiml_jax.data.settings import Data
-from optiml_jax.errors import UserError
 from optiml_jax.inference.model import load_model
-from optiml_jax.metrics_log import read_metrics
 from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.tokenizer import Tokenizer
@@ -16,8 +16,8 @@ from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.run import train
 from optiml_jax.training.step import Computation
 from tasks.benchmarks.samples import TOKENIZER
-from tasks.store import build
-from tasks.store.element import Job
+from tasks.caching import build
+from tasks.caching.work_item import Job
 
 MODEL = OPTConfig(vocab_size=1536, layers=1, model_dim=32, heads=2, ffn_dim=64, max_positions=128)
 

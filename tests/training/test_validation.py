@@ -10,11 +10,11 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 import optiml_jax
-from optiml_jax.evaluation.aggregation import aggregate
-from optiml_jax.evaluation.answering import answer_all
-from optiml_jax.evaluation.samples import score_sample
+from optiml_jax.common.metrics_log import training_losses
+from optiml_jax.evaluation.answers.answering import answer_all
+from optiml_jax.evaluation.scores.aggregation import aggregate
+from optiml_jax.evaluation.scores.samples import score_sample
 from optiml_jax.evaluation.validation import Validation
-from optiml_jax.metrics_log import training_losses
 from tests.conftest import ROOT
 from tests.test_train import SMALL, cache, command, environment, run  # noqa: F401 - cache is a fixture
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from optiml_jax import weights
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from tests.hf import VARIANTS, write
 
 

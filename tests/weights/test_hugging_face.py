@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file
 
 from optiml_jax import weights
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.decoder import abstract_params, init_params

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from optiml_jax import weights
-from optiml_jax.errors import UserError
+from optiml_jax.common.errors import UserError
 from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.decoder import abstract_params

@@ -1,0 +1,76 @@
+"""Files that are whole or not there, and folders that one process writes at a time. No jax, no benchmark."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from optiml_jax.common.errors import UserError
+
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write that takes its name when the block ends well, and leaves nothing otherwise.
+
+    Raises:
+      UserError: there can be no such file.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # another worker may be writing the same
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open("wb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    try:
+        with file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | os.PathLike, text: str) -> None:
+    """Writes UTF-8 text so that no reader ever sees half of it."""
+    with atomic(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def exclusive(directory: str | os.PathLike, way_out: str) -> Iterator[None]:
+    """Holds `directory` for this process until the block ends, or the process does, however that ends.
+
+    Args:
+      way_out: what a second process is told to do, such as "wait for it or choose another MODEL_DIR".
+
+    Raises:
+      UserError: another process holds it (names that), or it cannot be written.
+    """
+    path = Path(directory) / LOCK
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be written ({error.strerror})") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(f"{directory}: is being written by {holder}; {way_out}") from None
+        except OSError:  # a network file system without locks
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)

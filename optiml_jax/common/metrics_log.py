@@ -1,0 +1,111 @@
+"""What a run says of itself: `metrics.jsonl`, `validation.jsonl`, TensorBoard events, a progress bar."""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from optiml_jax.common.files import write_atomically
+
+METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
+
+
+class MetricsLog:
+    """Writes one row a logged step. Rows beyond `start`, left by a run that went on past its checkpoint, are cut.
+
+    Args:
+      start: the step the run goes on from, 0 for a new one.
+      total: the last step.
+      active: whether this process writes (one of them does).
+    """
+
+    def __init__(self, model_dir: str | os.PathLike, start: int, total: int, active: bool = True) -> None:
+        self._active = active
+        if not active:
+            return
+        directory = Path(model_dir)
+        self._file = _go_on(directory / METRICS, start)
+        self._validation = directory / VALIDATION
+        if self._validation.exists():
+            _go_on(self._validation, start).close()
+        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1 if start else None)
+        # Without a terminal a line a second would drown a log file.
+        quiet = not sys.stderr.isatty()
+        self._bar = tqdm(initial=start, total=total, unit="step", desc="train", mininterval=30 if quiet else 0.5)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Adds a row; "step" is required, None stands for unknown."""
+        if not self._active:
+            return
+        row = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in row.items()}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float):
+                self._events.add_scalar(name, value, row["step"])
+        self._bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tok/s", refresh=False)
+
+    def validated(self, step: int, scores: dict[str, float], said: str) -> None:
+        """Adds a row of `validation.jsonl`, and a line for people."""
+        if not self._active:
+            return
+        with self._validation.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step} | scores) + "\n")
+        for name, value in scores.items():
+            self._events.add_scalar(f"validation/{name}", value, step)
+        tqdm.write(said, file=sys.stdout)
+
+    def advance(self) -> None:
+        """One step is done, logged or not."""
+        if self._active:
+            self._bar.update()
+
+    def close(self) -> None:
+        if self._active:
+            self._bar.close()
+            self._events.close()
+            self._file.close()
+
+
+def _go_on(path: Path, start: int) -> TextIO:
+    """A file of rows to add to, without those beyond `start`."""
+    write_atomically(path, "".join(line for line in _whole_lines(path) if json.loads(line)["step"] <= start))
+    return path.open("a", encoding="utf-8")
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Lines that were written to their end."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def read_metrics(model_dir: str | os.PathLike) -> list[dict[str, Any]]:
+    """The rows of a run's `metrics.jsonl`."""
+    return [json.loads(line) for line in _whole_lines(Path(model_dir) / METRICS)]
+
+
+def read_validation(model_dir: str | os.PathLike) -> list[dict[str, Any]]:
+    """The rows of a run's `validation.jsonl`: "step", "average", "level/..." and "category/...", fractions."""
+    return [json.loads(line) for line in _whole_lines(Path(model_dir) / VALIDATION)]
+
+
+def training_losses(model_dir: str | os.PathLike) -> dict[str, Any] | None:
+    """First and last loss of a run, each the mean of up to five logged rows, all of them as "curve", [[step, loss],
+    ...], and "validation", [[step, average], ...]; None where there is no log."""
+    rows = read_metrics(model_dir)
+    losses = [row["loss"] for row in rows]
+    if not losses:
+        return None
+    few = max(1, min(5, len(losses) // 4))
+    return {
+        "first_loss": sum(losses[:few]) / few,
+        "last_loss": sum(losses[-few:]) / few,
+        "curve": [[row["step"], row["loss"]] for row in rows],
+        "validation": [[row["step"], row["average"]] for row in read_validation(model_dir)],
+    }

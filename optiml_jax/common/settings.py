@@ -1,0 +1,56 @@
+"""Settings that a user may mistype: kinds and ranges, checked where they are bound, before anything runs."""
+
+import dataclasses
+import math
+import numbers
+import types
+import typing
+from typing import Any
+
+from optiml_jax.common.errors import UserError
+
+Range = tuple[float, float]
+WHOLE: Range = (1, math.inf)  # of numbers nothing else is said about
+RATE: Range = (0, math.inf)
+
+
+def check_fields(settings: Any, **ranges: Range) -> None:
+    """Checks every text, number and yes-or-no of a frozen dataclass against its annotation; 1e3 becomes 1000.
+
+    Args:
+      ranges: of fields whose numbers are not from 1 (whole ones) or above 0 (others) on; both ends belong to it.
+
+    Raises:
+      UserError: names the field, its value and what it must be.
+    """
+    owner = type(settings).__name__
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        checked = check(f"{owner}.{field.name}", value, field.type, ranges.get(field.name))
+        if checked is not value:
+            object.__setattr__(settings, field.name, checked)
+
+
+def check(name: str, value: Any, kind: Any, limits: Range | None = None) -> Any:
+    """The value of one setting, as its kind; `name` is for messages. See `check_fields`."""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and types.NoneType in kinds:
+        return None
+    if bool in kinds or str in kinds:
+        wanted, word = (bool, "True or False") if bool in kinds else (str, "a text in quotes")
+        if not isinstance(value, wanted):
+            raise UserError(f"{name} is {value!r}; it must be {word}")
+        return value
+    if int not in kinds and float not in kinds:
+        return value
+    whole = int in kinds
+    low, high = limits or (WHOLE if whole else RATE)
+    sound = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if sound and whole:
+        sound = value == int(value)
+    open_end = not whole and limits is None and value == 0
+    if not sound or not low <= value <= high or open_end:
+        least = "above 0" if not whole and limits is None else f"from {low:g}"
+        most = "" if high == math.inf else f" to {high:g}"
+        raise UserError(f"{name} is {value!r}; it must be a {'whole ' if whole else ''}number {least}{most}")
+    return int(value) if whole else value

@@ -1,0 +1,14 @@
+"""Scores of predictions against references: accuracy, exact match, ROUGE-L, F1."""
+
+from optiml_jax.evaluation.metrics.definitions import (
+    METRICS,
+    TOGETHER,
+    Metric,
+    accuracy,
+    exact_match,
+    macro_f1,
+    rouge_l,
+    token_f1,
+)
+
+__all__ = ["METRICS", "TOGETHER", "Metric", "accuracy", "exact_match", "macro_f1", "rouge_l", "token_f1"]

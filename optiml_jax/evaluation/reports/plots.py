@@ -1,0 +1,114 @@
+"""The pictures of a report, as SVG: scores with their intervals, and curves over the steps of a training.
+
+Colours are classes of the page's style sheet, so that they follow its light and dark themes.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from optiml_jax.evaluation.reports.tables import Row, interval_text, per_cent
+
+WIDTH, LEFT, RIGHT = 460, 132, 46  # of a plot, of its labels on the left, of the numbers on the right
+LINE = 40  # height of one bar and what is around it
+CURVE_HEIGHT, MARGIN = 190, 42
+MOST_POINTS = 400  # of a curve; more are not seen
+
+
+def bar(row: Row) -> str:
+    """A bar for a cell of a table: the score, its interval, the floor, and the scores that it is the mean of."""
+    said = f"score {per_cent(row.score)}, 95% {interval_text(row.interval)}, floor {per_cent(row.floor)}"
+    said = f"scores {', '.join(map(per_cent, sorted(row.dots)))}" if row.dots else said
+    parts = [_box("track", 0, 100, 1.5, 7)]
+    parts += [_box("dot", 100 * score - 0.4, 0.8, 0, 10) for score in row.dots]
+    if not row.dots:
+        parts.append(_box("full", 0, 100 * row.score, 1.5, 7))
+    if row.interval:
+        low, high = (100 * end for end in row.interval)
+        parts.append(_box("between", low, high - low, 4.2, 1.6))
+    if row.floor is not None:
+        parts.append(_box("floor", 100 * row.floor - 0.4, 0.8, 0, 10))
+    return _svg("bar", 100, 10, parts, said, stretched=True)
+
+
+def levels(rows: Sequence[tuple[str, Row]]) -> str:
+    """A large bar for each of a few named scores, on one scale."""
+    width = WIDTH - LEFT - RIGHT
+    height = LINE * len(rows) + 24
+    parts = []
+    for mark in range(0, 101, 20):
+        x = LEFT + width * mark / 100
+        parts += [_line("grid", x, 4, x, height - 22), _text("tick", x, height - 6, str(mark), "middle")]
+    for place, (name, row) in enumerate(rows):
+        middle = LINE * place + 4 + LINE / 2
+        parts.append(_text("name", LEFT - 10, middle + 4, name, "end"))
+        parts.append(_box("full", LEFT, width * row.score, middle - 10, 20))
+        if row.interval:
+            low, high = (LEFT + width * end for end in row.interval)
+            parts.append(_line("whisker", low, middle, high, middle))
+            parts += [_line("whisker", x, middle - 5, x, middle + 5) for x in (low, high)]
+        if row.floor is not None:
+            x = LEFT + width * row.floor
+            parts.append(_line("floor-line", x, middle - 16, x, middle + 16))
+        parts.append(_text("number", WIDTH - RIGHT + 8, middle + 4, per_cent(row.score), "start"))
+    return _svg("plot", WIDTH, height, parts, "; ".join(f"{name} {per_cent(row.score)}" for name, row in rows))
+
+
+def curve(points: Sequence[Sequence[float]], label: str, scale: float = 1.0) -> str:
+    """A line through (step, value) of a training run.
+
+    Args:
+      label: what the values are.
+      scale: what they are multiplied by, such as 100 for per cent.
+    """
+    stride = max(1, math.ceil(len(points) / MOST_POINTS))
+    kept = [*points[::stride], *points[-1:]] if (len(points) - 1) % stride else list(points[::stride])
+    xs, ys = [step for step, _ in kept], [scale * value for _, value in kept]
+    x_marks, y_marks = list(_marks(min(0, *xs), max(xs))), list(_marks(min(ys), max(ys)))
+    x_span, y_span = (x_marks[0], max(x_marks[-1], *xs)), (min(y_marks[0], *ys), max(y_marks[-1], *ys))
+    width, height = WIDTH - MARGIN - 16, CURVE_HEIGHT - MARGIN - 20
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        right = (x - x_span[0]) / ((x_span[1] - x_span[0]) or 1)
+        up = (y - y_span[0]) / ((y_span[1] - y_span[0]) or 1)
+        return MARGIN + width * right, 20 + height * (1 - up)
+
+    parts = [_text("name", 4, 12, label, "start")]
+    for mark in y_marks:
+        _, y = at(x_span[0], mark)
+        parts += [_line("grid", MARGIN, y, MARGIN + width, y), _text("tick", MARGIN - 6, y + 4, f"{mark:,g}", "end")]
+    for mark in x_marks:
+        parts.append(_text("tick", at(mark, y_span[0])[0], CURVE_HEIGHT - 8, f"{mark:,g}", "middle"))
+    where = [at(x, y) for x, y in zip(xs, ys)]
+    parts.append(f'<polyline class="curve" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in where)}"/>')
+    if len(where) <= 30:
+        parts += [f'<circle class="full" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in where]
+    said = f"{label} from {ys[0]:.3f} at step {xs[0]:,} to {ys[-1]:.3f} at step {xs[-1]:,}"
+    return _svg("plot", WIDTH, CURVE_HEIGHT, parts, said)
+
+
+def _marks(low: float, high: float) -> Iterator[float]:
+    """Three to eight round numbers that span an interval."""
+    span = (high - low) or abs(high) or 1.0
+    step = 10.0 ** math.floor(math.log10(span / 4))
+    step = next(step * factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 6)
+    for i in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1):
+        yield round(i * step, 12)
+
+
+def _svg(kind: str, width: float, height: float, parts: Sequence[str], said: str, stretched: bool = False) -> str:
+    fit = ' preserveAspectRatio="none"' if stretched else ""
+    head = f'<svg class="{kind}" viewBox="0 0 {width:g} {height:g}"{fit} role="img">'
+    return f"{head}<title>{escape(said)}</title>{''.join(parts)}</svg>"
+
+
+def _box(kind: str, x: float, width: float, y: float, height: float) -> str:
+    return f'<rect class="{kind}" x="{x:.2f}" y="{y:g}" width="{max(width, 0):.2f}" height="{height:g}"/>'
+
+
+def _line(kind: str, x: float, y: float, to_x: float, to_y: float) -> str:
+    return f'<line class="{kind}" x1="{x:.1f}" y1="{y:.1f}" x2="{to_x:.1f}" y2="{to_y:.1f}"/>'
+
+
+def _text(kind: str, x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'

@@ -1,0 +1,53 @@
+"""chain.txt: how every score of a report comes from those below it, down to the questions of a template."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from optiml_jax.evaluation.prompts.ledger import LEVELS
+from optiml_jax.evaluation.scores.aggregation import Tree, grow, mean
+
+# What the branches are, from a level down (paper 4.1, read upwards).
+STEPS = ("categories", "numbers of shots", "tasks", "benchmarks", "sub-tasks", "templates")
+NO_LEVEL = "at no level"
+
+
+def chain(results: Mapping[str, Any]) -> str:
+    """One line a number, in per cent: the mean of the numbers one step further in. Steps of one branch have no line.
+
+    Args:
+      results: of `aggregation.results`.
+    """
+    trees = grow(results["tasks"], lambda task: (task["level"], task["category"]), _templates)
+    levels: dict[str, dict[str, Tree]] = {}
+    for level in (*LEVELS, None):
+        within = {
+            category: {f"{shots}-shot": tree[shots] for shots in sorted(tree, key=int)}
+            for (of, category), tree in sorted(trees.items(), key=str)
+            if of == level
+        }
+        if within:
+            levels[level or NO_LEVEL] = within
+    lines = []
+    if results["average"] is not None:
+        counted = {level: tree for level, tree in levels.items() if level != NO_LEVEL}
+        lines.append(f"{100 * mean(counted):6.2f}  average, of {len(counted)} levels")
+    for level, tree in levels.items():
+        lines += _lines(level, tree, 1, STEPS)
+    return "\n".join(lines) + "\n"
+
+
+def _templates(task: Mapping[str, Any], shots: str) -> Tree:
+    return {f"{name}, {count:,} questions": score for name, (score, count) in task["templates"][shots].items()}
+
+
+def _lines(name: str, tree: Tree, depth: int, steps: tuple[str, ...]) -> Iterator[str]:
+    path = [name]
+    while isinstance(tree, dict) and len(tree) == 1 and depth > 1:
+        ((below, tree),) = tree.items()
+        path += [below] * (below not in path)
+        steps = steps[1:]
+    of = f", of {len(tree)} {steps[0]}" if isinstance(tree, dict) else ""
+    yield f"{'  ' * depth}{100 * mean(tree):6.2f}  {' / '.join(path)}{of}"
+    if isinstance(tree, dict):
+        for below, branch in tree.items():
+            yield from _lines(below, branch, depth + 1, steps[1:])

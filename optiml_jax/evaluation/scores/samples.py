@@ -1,0 +1,118 @@
+"""Scored samples: what was asked, what was answered and how much it is worth; a line of samples.jsonl each."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optiml_jax.common.errors import DataError, UserError
+from optiml_jax.common.files import write_atomically
+from optiml_jax.evaluation.prompts.ledger import Prompt
+
+# What is read of samples again.
+READ = ("id", "benchmark", "task", "template", "example_id", "shots", "seed", "category", "level")
+READ += ("prompt", "metric", "score")
+
+
+def score_sample(
+    prompt: Prompt,
+    prediction: str | None,
+    *,
+    scores: Sequence[float] | None = None,
+    token_scores: Sequence[Sequence[tuple[str, float]]] | None = None,
+    truncated: bool = False,
+    prompt_cut: bool = False,
+    dropped: int = 0,
+    remark: str | None = None,
+) -> dict[str, Any]:
+    """One line of samples.jsonl.
+
+    Args:
+      prediction: the best candidate, or the generated text (without the space that joins it to the prompt); None: it
+        cannot be asked, and has no score.
+      scores: what the candidates were ranked by, in the order of `prompt.candidates`; None for generation.
+      token_scores: of each candidate, its tokens and the log-probability of each, to four decimals.
+      truncated: the generation met the token limit before `</s>`.
+      prompt_cut: the prompt was too long and lost its beginning.
+      dropped: demonstrations that the prompt lost, being too long.
+      remark: what is wrong with the prompt.
+
+    Raises:
+      UserError: a score is NaN or infinite. NaN is neither better nor worse than anything: it cannot be ranked.
+    """
+    if scores is not None and not all(map(math.isfinite, scores)):
+        raise UserError(
+            f"prompt {prompt.id}: candidate scores {list(map(float, scores))} cannot be ranked; NaN in the weights?"
+        )
+    score = None if prediction is None else prompt.metric(prediction, prompt.references)
+    return {
+        "id": prompt.id,
+        "benchmark": prompt.benchmark,
+        "task": prompt.task,
+        "template": prompt.template,
+        "example_id": prompt.example_id,
+        "shots": prompt.shots,
+        "demonstrations": len(prompt.demonstration_ids) - dropped,
+        "seed": prompt.seed,
+        "category": prompt.category,
+        "level": prompt.level,
+        "group": prompt.group,
+        "part_of": prompt.part_of,
+        "contaminated": prompt.contaminated,
+        "prompt": prompt.without(dropped),
+        "candidates": None if prompt.candidates is None else list(prompt.candidates),
+        "references": list(prompt.references),
+        "prediction": prediction,
+        "scores": None if scores is None else [float(score) for score in scores],
+        "token_scores": token_scores,
+        "metric": prompt.metric.to_json(),
+        "score": score,
+        "correct": score == 1.0,
+        "truncated": truncated,
+        "prompt_cut": prompt_cut,
+        "remark": remark,
+    }
+
+
+def scored(samples: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that have a score."""
+    return [sample for sample in samples if sample["score"] is not None]
+
+
+def find_samples(source: str | Path) -> Path:
+    """The samples.jsonl of an OUTPUT_DIR, or of a MODEL_DIR that was evaluated into itself, or `source`.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = Path(source)
+    for file in (path, path / "samples.jsonl", path / "evaluation" / "samples.jsonl"):
+        if file.is_file():
+            return file
+    raise UserError(f"{source}: no samples.jsonl here; name the OUTPUT_DIR of an evaluation, finished")
+
+
+def read_samples(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a samples.jsonl.
+
+    Raises:
+      DataError: it cannot be read, or a line is no sample (names it).
+    """
+    samples = []
+    try:
+        with Path(path).open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                sample = json.loads(line)
+                if not isinstance(sample, dict) or (missing := [name for name in READ if name not in sample]):
+                    lacks = f"lacks {', '.join(missing)}" if isinstance(sample, dict) else "is no sample"
+                    raise DataError(f"{path}:{number}: {lacks}; evaluate again with this version")
+                samples.append(sample)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    return samples
+
+
+def write_samples(path: str | Path, samples: Iterable[Mapping[str, Any]]) -> None:
+    """Writes samples.jsonl, atomically."""
+    write_atomically(path, "".join(json.dumps(sample) + "\n" for sample in samples))

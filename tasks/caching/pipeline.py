@@ -1,0 +1,150 @@
+"""The caching pipeline on Apache Beam: in this process, on a process a core, or on a cluster that shares the files."""
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TextIO
+
+from tqdm import tqdm
+
+from optiml_jax.common.errors import DataError, UserError, nearest
+from tasks.caching.shard import SPLIT
+from tasks.caching.work_item import FAILED, Job, elements, worker, write_element
+from tasks.task import Task
+
+IN_MEMORY_BYTES = 24 << 20  # raw bytes up to which starting worker processes costs more than they save
+
+
+def write(job: Job, pending: Sequence[Task], beam_flags: Sequence[str]) -> float:
+    """Runs the pipeline over `pending` with a progress bar of finished tasks; seconds it took.
+
+    Raises:
+      DataError: the first fault that a worker met; the other tasks are written.
+    """
+    beam, pipeline_options = import_beam()  # two seconds: not when there is nothing to do
+    flags = list(beam_flags)
+    if not any(flag.startswith("--runner") for flag in flags):
+        # Beam's default would first try to download the Prism runner
+        flags.append("--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner")
+        if not any(flag.startswith("--direct_running_mode") for flag in flags):
+            large = sum(file.stat().st_size for task in pending for file in task.files) > IN_MEMORY_BYTES
+            flags.append(f"--direct_running_mode={'multi_processing' if large else 'in_memory'}")
+        if "--direct_running_mode=multi_processing" in flags:
+            flags.append(f"--direct_num_workers={os.cpu_count()}")
+
+    start = time.perf_counter()
+    paths = [Path(job.cache_dir) / "tasks" / task.name / f"{SPLIT}.json" for task in pending]
+    failed = [path.with_suffix(FAILED) for path in paths]
+    worker.cache_clear()
+    processes = "--direct_running_mode=multi_processing" in flags
+    with one_thread_a_worker(processes), quiet_workers(job, processes) as terminal, Progress(paths + failed, terminal):
+        pipeline = beam.Pipeline(options=pipeline_options(flags))
+        names = pipeline | beam.Create([task.name for task in pending]) | "deal out" >> beam.Reshuffle()
+        shards = names | beam.FlatMap(elements, job) | "deal out shards" >> beam.Reshuffle()
+        _ = shards | beam.Map(write_element, job)
+        pipeline.run().wait_until_finish()
+    messages = [path.read_text(encoding="utf-8") for path in failed if path.exists()]
+    if messages:
+        more = f" (and {len(messages) - 1} more tasks with errors)" if len(messages) > 1 else ""
+        raise DataError(messages[0] + more)
+    return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def one_thread_a_worker(processes: bool) -> Iterator[None]:
+    """Keeps the tokenizer of a worker process from starting a thread a core beside a process a core."""
+    name, before = "RAYON_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS")
+    if processes:
+        os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        os.environ.update({name: before} if before is not None else {})
+
+
+@contextlib.contextmanager
+def quiet_workers(job: Job, processes: bool) -> Iterator[TextIO]:
+    """Where to draw the progress bar. Beam's worker processes log twenty lines each to stderr: a file takes them."""
+    if not processes:
+        yield sys.stderr
+        return
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with Path(job.cache_dir, "workers.log").open("wb") as log, os.fdopen(os.dup(terminal), "w") as stream:
+            os.dup2(log.fileno(), 2)
+            yield stream
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+def import_beam() -> tuple[ModuleType, type]:
+    """Beam without the warnings about clouds that its import logs."""
+    logging.disable(logging.WARNING)
+    try:
+        import apache_beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    finally:
+        logging.disable(logging.NOTSET)
+    return apache_beam, PipelineOptions
+
+
+def beam_flags() -> set[str]:
+    """Every flag that Beam and its runners know."""
+    parser = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
+    for options in import_beam()[1].__subclasses__():
+        options._add_argparse_args(parser)
+    return set(parser._option_string_actions)
+
+
+def check_flags(given: Sequence[str], own: Sequence[str]) -> None:
+    """Beam ignores flags it does not know; a misspelt one of a tool must not be.
+
+    Args:
+      own: the tool's flags, of which a near one is suggested.
+
+    Raises:
+      UserError: a flag that neither knows.
+    """
+    known = beam_flags()
+    for flag in given:
+        name = flag.split("=")[0]
+        if flag.startswith("-") and name not in known:
+            raise UserError(f"{name}: neither a flag of this tool nor of Beam{nearest(name, own) or '; see --help'}")
+
+
+class Progress:
+    """A bar over files as they appear, drawn by a thread: the pipeline's workers may be anywhere."""
+
+    def __init__(self, paths: Sequence[Path], stream: TextIO) -> None:
+        self.waiting, self.total = list(paths), len(paths) // 2  # each task ends in one of two files
+        self.stream, self.done = stream, threading.Event()
+
+    def __enter__(self) -> None:
+        self.bar = tqdm(total=self.total, desc="caching", unit="task", mininterval=0.5, file=self.stream)
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+        self.thread.start()
+
+    def watch(self) -> None:
+        while not self.done.wait(0.2):
+            self.look()
+
+    def look(self) -> None:
+        still = [path for path in self.waiting if not path.exists()]
+        self.bar.update(len(self.waiting) - len(still))
+        self.waiting = still
+
+    def __exit__(self, *exception: object) -> None:
+        self.done.set()
+        self.thread.join()
+        self.look()
+        self.bar.close()

@@ -1,0 +1,294 @@
+"""Rows of local files: JSON, tables, Parquet, and what `datasets` and TensorFlow Datasets keep on disk.
+
+What benchmarks of tables read their records through. Nothing is fetched, nothing is executed; a line that cannot be
+used is named with its file and number, and the next one is read.
+"""
+
+import csv
+import gzip
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from optiml_jax.common.errors import DataError, UserError
+from tasks.example import Skipped
+
+MAX_LINE = 16 << 20  # bytes; a longer line is passed over, never held in memory
+MAX_LIST = 1 << 30  # bytes of a JSON list, which is read whole
+LINES = (".jsonl", ".json", ".jsonl.gz")
+SUFFIXES = (*LINES, ".parquet", ".arrow")
+PREPARED = re.compile(r"-(?P<split>\w+)\.tfrecord-\d{5}-of-\d{5}$")  # by TensorFlow Datasets, with features.json
+_PART = re.compile(r"-\d{5}-of-\d{5}$")  # data sets in several files: train-00000-of-00003.parquet
+
+
+class Row(NamedTuple):
+    """One row. `number`: from 1 in its split, over all its files; `where`: "file:line", as an editor takes it."""
+
+    number: int
+    where: str
+    values: dict[str, Any]
+
+
+def stem(path: Path) -> str | None:
+    """What a file of rows is called without its ending and its part number; None where it is none."""
+    suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+    return _PART.sub("", path.name.removesuffix(suffix)) if suffix and not path.name.startswith(".") else None
+
+
+def splits(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """The splits of a data set in a folder: `<split>.<suffix>`, its parts, what `datasets` saves to disk, or what
+    TensorFlow Datasets prepared (there, or in the last of its folders of versions).
+
+    Raises:
+      DataError: a `state.json` of `datasets` cannot be read.
+    """
+    if (folder / "state.json").is_file():
+        return {"train": _saved(folder)}
+    found: dict[str, list[Path]] = {}
+    versions = sorted(path.parent for path in folder.glob("*/features.json"))
+    for path in sorted([*folder.iterdir(), *(versions[-1].iterdir() if versions else ())]):
+        if (prepared := PREPARED.search(path.name)) and (path.parent / "features.json").is_file():
+            found.setdefault(prepared["split"], []).append(path)
+            continue
+        if path.is_dir() and (path / "state.json").is_file():
+            found.setdefault(path.name, []).extend(_saved(path))
+        elif path.is_file() and not path.name.endswith((".arrow", "dataset_dict.json")) and (name := stem(path)):
+            found.setdefault(name, []).append(path)
+    return {split: tuple(paths) for split, paths in found.items()}
+
+
+def _saved(folder: Path) -> tuple[Path, ...]:
+    """The Arrow files of one saved split, in order."""
+    path = folder / "state.json"
+    try:
+        files = [entry["filename"] for entry in json.loads(path.read_text(encoding="utf-8"))["_data_files"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: not what datasets' save_to_disk writes ({error!r})") from None
+    return tuple(folder / Path(name).name for name in files)
+
+
+def read(files: Sequence[Path]) -> Iterator[Row | Skipped]:
+    """The rows of the files, one after the other, and what is none.
+
+    Raises:
+      DataError: a file is damaged as a whole. UserError: it needs a package that is not there.
+    """
+    numbers = itertools.count(1)
+    for path in files:
+        rows = _kind(path)(path)
+        for line, values in rows:
+            number = next(numbers)
+            yield (
+                Row(number, f"{path}:{line}", values) if isinstance(values, dict) else Skipped(f"{path}:{line}", values)
+            )
+
+
+def content(path: Path) -> str:
+    """A text file as a whole.
+
+    Raises:
+      DataError: it is not there, or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); fetch the file again") from None
+
+
+def lines(path: Path) -> Iterator[tuple[int, str | Skipped]]:
+    """The lines of a text file by number, without their ends.
+
+    Raises:
+      DataError: the file cannot be read.
+    """
+    for number, raw in _raw_lines(path):
+        if raw is None:
+            yield number, Skipped(f"{path}:{number}", f"a line of more than {MAX_LINE >> 20} MB")
+            continue
+        try:
+            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            yield number, Skipped(f"{path}:{number}", f"not UTF-8 at byte {error.start:,} of the line")
+
+
+def tabs(*columns: str, rest: bool = False) -> Callable[[Path, str], Iterator[Row | Skipped]]:
+    """A reader of files of tabs without a header and without quotes; empty lines are no rows.
+
+    Args:
+      columns: their names. With `rest` there may be more cells, which are the list `rest`.
+    """
+    wanted = f"{len(columns)}{' or more' if rest else ''}"
+
+    def read(path: Path, split: str) -> Iterator[Row | Skipped]:
+        for number, line in lines(path):
+            if isinstance(line, Skipped):
+                yield line
+            elif line.strip():
+                cells = line.split("\t")
+                if len(cells) < len(columns) or (len(cells) > len(columns) and not rest):
+                    yield Skipped(f"{path}:{number}", f"{len(cells)} columns, not {wanted}")
+                else:
+                    values: dict[str, Any] = dict(zip(columns, cells))
+                    yield Row(number, f"{path}:{number}", values | ({"rest": cells[len(columns) :]} if rest else {}))
+
+    return read
+
+
+def table(
+    path: Path, split: str = "", *, delimiter: str = ",", columns: Sequence[str] = (), quotes: bool = True
+) -> Iterator[Row | Skipped]:
+    """The rows of a CSV file, quotes and all (or none); `columns` where it has no header.
+
+    Raises:
+      DataError: the file cannot be read, or a quote never ends.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+            reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+            header = list(columns) or next(reader, [])
+            start = reader.line_num + 1
+            for cells in reader:
+                where, start = f"{path}:{start}", reader.line_num + 1
+                if len(cells) != len(header):
+                    yield Skipped(where, f"{len(cells)} columns, not {len(header)}")
+                else:
+                    yield Row(reader.line_num, where, dict(zip(header, cells)))
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 at byte {error.start:,} of what was read last; fetch the file again"
+        ) from None
+    except csv.Error as error:
+        raise DataError(f"{path}:{start}: not a table ({error}); fetch the file again") from None
+
+
+def _kind(path: Path) -> Callable[[Path], Iterator[tuple[int, dict[str, Any] | str]]]:
+    if PREPARED.search(path.name):
+        return _prepared
+    return _columnar if path.suffix in (".parquet", ".arrow") else _json
+
+
+def _json(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Line numbers with objects, or with what is wrong. A file that starts with "[" is one list."""
+    first = True
+    for line, raw in _raw_lines(path):
+        if raw is None:
+            yield line, f"a line of more than {MAX_LINE >> 20} MB"
+        elif raw.strip():
+            if first and raw.lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
+                yield from _list(path)
+                return
+            first = False
+            yield line, _object(raw)
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def _raw_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
+    """The lines of a file by number; None for one that is too long to be held in memory."""
+    try:
+        with _open(path) as file:
+            line = 0
+            while raw := file.readline(MAX_LINE + 1):
+                line += 1
+                if len(raw) <= MAX_LINE:
+                    yield line, raw
+                    continue
+                while raw and not raw.endswith(b"\n"):
+                    raw = file.readline(MAX_LINE)
+                yield line, None
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error}); fetch the file again") from None
+
+
+def _object(raw: bytes) -> dict[str, Any] | str:
+    try:
+        values = json.loads(raw.decode("utf-8-sig"))
+        if b"\\u" in raw:
+            json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 at byte {error.start:,} of the line"
+    except UnicodeEncodeError:
+        return "text with half a surrogate pair"
+    except RecursionError:
+        return "nested too deep"
+    except ValueError as error:  # and numbers of too many digits
+        return f"not JSON ({str(error).splitlines()[0]})"
+    return values if isinstance(values, dict) else f"{type(values).__name__}, not an object"
+
+
+def document(path: Path) -> Any:
+    """A file that is one JSON value.
+
+    Raises:
+      DataError: it is none, or too large to be read whole.
+    """
+    try:
+        with _open(path) as file:
+            raw = file.read(MAX_LIST + 1)
+        if len(raw) > MAX_LIST:
+            raise DataError(f"{path}: a JSON value of more than {MAX_LIST >> 30} GB; make JSON lines of it")
+        return json.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start:,}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
+    except (EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error}); fetch the file again") from None
+
+
+def _list(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """A file that is one JSON list, its elements by number."""
+    for number, value in enumerate(document(path), start=1):
+        yield number, value if isinstance(value, dict) else f"{type(value).__name__}, not an object"
+
+
+def _columnar(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UserError(f"{path}: reading it needs pyarrow; pip install 'optiml-jax[hub]'") from None
+    numbers = itertools.count(1)
+    try:
+        if path.suffix == ".parquet":
+            batches = parquet.ParquetFile(path).iter_batches(batch_size=1024)
+        else:
+            batches = arrow.ipc.open_stream(arrow.memory_map(str(path)))
+        for batch in batches:
+            for values in batch.to_pylist():
+                yield next(numbers), values
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}); fetch the file again") from None
+
+
+def _prepared(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """A file that TensorFlow Datasets wrote: its features say what is in it."""
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise UserError(f"{path}: reading it needs tensorflow_datasets, which comes with seqio") from None
+    try:
+        features = tfds.features.FeatureConnector.from_config(str(path.parent))
+        for number, record in enumerate(tf.data.TFRecordDataset(str(path)).as_numpy_iterator(), start=1):
+            yield number, _plain(tfds.as_numpy(features.deserialize_example(record)))
+    except (tf.errors.OpError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}); prepare it again") from None
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's values as JSON would have them."""
+    if isinstance(value, dict):
+        return {name: _plain(own) for name, own in value.items()}
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return [_plain(own) for own in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,203 @@
+"""Every number of a report's tables, reckoned anew from samples.jsonl by plain means of means.
+
+Shares no code with `scores/aggregation.py` and `reports/tables.py`, which it checks. `python -m
+tests.evaluation.scores.trace DIR` reads an evaluation's report.html and samples.jsonl and says how many numbers match.
+"""
+
+import html.parser
+import json
+import statistics
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from optiml_jax.evaluation.metrics import Metric
+
+LEVELS = {
+    "Fully held-out": "fully_held_out",
+    "Held-out tasks": "held_out_task",
+    "Held-out instances": "held_out_instances",
+}
+
+
+class Tables(html.parser.HTMLParser):
+    """{title: [row, ...]} of a page, a row as {column: text}; bars are left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self._title, self._rows, self._cell, self._bar = {}, "", [], None, False
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "h2":
+            self._cell = ""
+        elif tag == "table":
+            self._rows = []
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("td", "th"):
+            self._cell, self._bar = "", ("class", "barcell") in attrs
+
+    def handle_data(self, data):
+        if self._cell is not None:
+            self._cell += data
+
+    def handle_endtag(self, tag):
+        if tag == "h2":
+            self._title, self._cell = self._cell, None
+        elif tag in ("td", "th"):
+            if not self._bar:
+                self._rows[-1].append(self._cell)
+            self._cell = None
+        elif tag == "table" and self._rows:
+            head, *lines = self._rows
+            self.found[self._title] = [dict(zip(head, line, strict=True)) for line in lines]
+
+
+def mean(values):
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def shown(fraction):
+    return "–" if fraction is None else f"{100 * fraction:.1f}"
+
+
+class Reckoned:
+    """Scores from samples, by the words of paper section 4.1."""
+
+    def __init__(self, samples):
+        self.tasks = defaultdict(list)
+        for sample in samples:
+            if sample["score"] is not None:
+                self.tasks[sample["task"]].append(sample)
+
+    def template_scores(self, task):
+        """shots -> template -> mean over questions."""
+        found = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+        for s in self.tasks[task]:
+            found[s["shots"]][s["template"]][s["seed"], s["part_of"] or s["example_id"]].append(s["score"])
+        return {
+            k: {t: mean(min(scores) for scores in asked.values()) for t, asked in templates.items()}
+            for k, templates in found.items()
+        }
+
+    def at_shots(self, task):
+        return {k: mean(templates.values()) for k, templates in self.template_scores(task).items()}
+
+    def over(self, tasks, value):
+        """Of some tasks of one category, at each number of shots: groups, their benchmarks, their tasks; then shots."""
+        by_shots = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+        for task in tasks:
+            first = self.tasks[task][0]
+            for k, score in value(task).items():
+                by_shots[k][first["group"] or task][first["benchmark"]].append(score)
+        return {k: mean(mean(map(mean, of.values())) for of in groups.values()) for k, groups in by_shots.items()}
+
+    def floors(self, task):
+        """(majority, random) of the references and candidates of a task."""
+        samples = self.tasks[task]
+        metric = Metric.parse(samples[0]["metric"])
+        answers = Counter(text for s in samples for text in dict.fromkeys(s["references"])).most_common(20)
+        majority = max(mean(metric(answer, s["references"]) for s in samples) for answer, _ in answers)
+        if any(s["candidates"] is None for s in samples):
+            return majority, None
+        return majority, mean(mean(metric(c, s["references"]) for c in s["candidates"]) for s in samples)
+
+    def floor(self, task):
+        return dict.fromkeys(self.at_shots(task), max(x for x in self.floors(task) if x is not None))
+
+
+def check(page: str, samples: list[dict]) -> int:
+    """Compares every number but intervals; returns how many. Raises AssertionError naming the first that is wrong."""
+    parser = Tables()
+    parser.feed(page)
+    reckoned, count = Reckoned(samples), 0
+    names = {task: task.removeprefix(f"{of[0]['benchmark']}.") for task, of in reckoned.tasks.items()}
+
+    def same(row, **wanted):
+        nonlocal count
+        for column, text in wanted.items():
+            assert row[column] == text, (row, column, text)
+            count += 1
+
+    def scored(row, tasks, level_of=None):
+        """The columns score, floor and gain of a mean over tasks, or over the categories of a level."""
+        parts = defaultdict(list)
+        for task in tasks:
+            parts[reckoned.tasks[task][0]["category"] if level_of else ""].append(task)
+        score = mean(mean(reckoned.over(of, reckoned.at_shots).values()) for of in parts.values())
+        floor = mean(mean(reckoned.over(of, reckoned.floor).values()) for of in parts.values())
+        enough = sum(len(reckoned.tasks[task]) for task in tasks) >= 10
+        gain = "–" if not enough else f"{100 * (score - floor):+.1f}".replace("-0.0", "+0.0")
+        same(row, score=shown(score), floor=shown(floor if enough else None), gain=gain)
+        low, high = (float(end) for end in row["95%"].split("–"))
+        assert low <= 100 * score + 0.05 and 100 * score - 0.05 <= high, row
+
+    def of(**fields):
+        return [t for t, s in reckoned.tasks.items() if all(s[0][name] == value for name, value in fields.items())]
+
+    def prompts(tasks):
+        return f"{sum(len(reckoned.tasks[task]) for task in tasks):,}"
+
+    for row in parser.found.get("Levels of generalization", ()):
+        tasks = of(level=LEVELS[row["level"]])
+        scored(row, tasks, level_of=True)
+        same(row, tasks=f"{len(tasks):,}", prompts=prompts(tasks))
+        for column in (name for name in row if name.endswith("-shot")):
+            k = int(column.removesuffix("-shot"))
+            categories = {reckoned.tasks[task][0]["category"] for task in tasks}
+            at = [reckoned.over(of(level=LEVELS[row["level"]], category=c), reckoned.at_shots) for c in categories]
+            there = [x[k] for x in at if k in x]
+            same(row, **{column: shown(mean(there) if there else None)})
+    for row in parser.found["Categories"]:
+        tasks = of(category=row["category"], level=LEVELS.get(row["level"]))
+        scored(row, tasks)
+        same(row, tasks=f"{len(tasks):,}")
+    for row in parser.found["Benchmarks"]:
+        tasks = of(benchmark=row["benchmark"])
+        scored(row, tasks)
+        same(row, tasks=f"{len(tasks):,}", prompts=prompts(tasks))
+    by_name = {name: task for task, name in names.items()}
+    for row in parser.found.get("Templates", ()):
+        scores = list(reckoned.template_scores(by_name[row["task"]])[int(row["shots"])].values())
+        same(row, templates=str(len(scores)), score=shown(mean(scores)), spread=shown(statistics.stdev(scores)))
+        same(row, worst=shown(min(scores)), best=shown(max(scores)))
+    for row in parser.found["Tasks"]:
+        task = by_name[row["task"]]
+        own, score, (majority, random) = (
+            reckoned.tasks[task],
+            mean(reckoned.at_shots(task).values()),
+            reckoned.floors(task),
+        )
+        same(
+            row,
+            score=shown(score),
+            random=shown(random),
+            prompts=f"{len(own):,}",
+            metric=str(Metric.parse(own[0]["metric"])),
+        )
+        if len(own) >= 10:
+            gain = 100 * (score - max(majority, random or 0.0))
+            same(row, majority=shown(majority), gain=f"{gain:+.1f}".replace("-0.0", "+0.0"))
+        if "empty" in row and own[0]["candidates"] is None:
+            texts = [s["prediction"].strip() for s in own]
+            same(row, empty=shown(mean(not text for text in texts)), cut=shown(mean(bool(s["truncated"]) for s in own)))
+            same(row, same=shown(Counter(texts).most_common(1)[0][1] / len(own)))
+        if row.get("shared", "–") != "–":
+            same(row, shared=shown(mean(bool(s["contaminated"]) for s in own)))
+    for row in parser.found.get("Overlap with training", ()):
+        known = [s for s in samples if s["level"] == LEVELS[row["level"]] and s["contaminated"] is not None]
+        known = [s for s in known if s["score"] is not None]
+        same(row, shared=shown(mean(s["contaminated"] for s in known)), prompts=f"{len(known):,}")
+        for column, part in (("score", known), ("clean", [s for s in known if not s["contaminated"]])):
+            parts, anew = defaultdict(list), Reckoned(part)
+            for task, own in anew.tasks.items():
+                parts[own[0]["category"]].append(task)
+            same(row, **{column: shown(mean(mean(anew.over(x, anew.at_shots).values()) for x in parts.values()))})
+    return count
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    print(f"{check((folder / 'report.html').read_text(encoding='utf-8'), lines):,} numbers are as samples.jsonl says")

@@ -1,0 +1,251 @@
+"""The benchmark compares like with like: the same rows, weights, losses and updates on both sides."""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from optiml_jax.common import xla_flags
+from optiml_jax.training.optimizer import Optimization
+from optiml_jax.training.step import Computation
+from tools import benchmark
+from tools.speed import evaluate, everything, machine, peer, profile, rows
+from tools.speed.models import MODELS
+from tools.speed.ours import Ours
+from tools.speed.rows import ROOT
+
+TINY = ["train", "--model=tiny", "--rows=2", "--row_length=96", "--rounds=1", "--steps=1", "--dropout=0"]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    path = tmp_path_factory.mktemp("benchmark") / "new" / "train.json"
+    benchmark.main([*TINY, f"--json={path}"])
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def batches():
+    flags = argparse.Namespace(rows=2, row_length=96, label_share=0.15, cache_dir=None, mixture=None, seed=3, steps=4)
+    return rows.batches(flags, MODELS["tiny"].vocab_size)
+
+
+def test_the_json_holds_the_contract(report):
+    assert {"machine", "versions", "rows"} <= report.keys()
+    assert {"cpu", "cores", "memory_gib", "accelerator"} <= report["machine"].keys()
+    assert report["versions"]["torch"].startswith("2.13.0") and report["versions"]["jax"]
+    assert len(report["rows"]) == len(peer.LAYOUTS)
+    for row in report["rows"]:
+        assert {"name", "ours", "peer", "ratio", "unit"} <= row.keys()
+        assert row["ours"] > 0 and row["ratio"] == pytest.approx(row["ours"] / row["peer"])
+        assert row["ours"] == pytest.approx(row["real_tokens"] / np.median(row["ours_seconds"]))
+    ratios = [row["ratio"] for row in report["rows"]]
+    assert ratios == sorted(ratios), "the fastest peer comes first"
+
+
+def test_both_sides_see_the_same_tokens_and_labels(report):
+    for row in report["rows"]:
+        assert row["peer_real_tokens"] == row["real_tokens"] < row["positions"]  # some padding
+        assert row["peer_label_tokens"] == row["label_tokens"] > 0.1 * row["real_tokens"]
+        assert row["peer_positions"] > row["real_tokens"] > 0.5 * row["positions"]
+
+
+def test_first_losses_are_equal_where_the_peer_is_exact_and_differ_where_documents_leak(report):
+    for row in report["rows"]:
+        difference = np.abs(np.subtract(row["peer_losses"], row["ours_losses"])).max()
+        assert (difference < 1e-4) == row["exact"], (row["name"], row["peer_losses"], row["ours_losses"])
+    assert [row["exact"] for row in report["rows"]].count(True) == 2
+
+
+def test_attention_is_compared_with_exact_and_with_leaking_ways(tmp_path):
+    path = tmp_path / "attention.json"
+    flags = ["--model=tiny", "--rows=2", "--row_length=96", "--rounds=1", "--steps=2", f"--json={path}"]
+    benchmark.main(["attention", *flags])
+    found = {row["name"].partition(": ")[2]: row for row in json.loads(path.read_text())["rows"]}
+    assert {name: row["exact"] for name, row in found.items()} == {
+        "torch SDPA, 4-D mask": True,
+        "torch SDPA, causal only": False,
+    }
+    assert found["torch SDPA, 4-D mask"]["difference"] < 1e-5
+    assert all(row["ratio"] == pytest.approx(row["ours"] / row["peer"]) for row in found.values())
+
+
+def test_evaluation_is_measured_by_kind_of_prompt(tmp_path):
+    path = tmp_path / "evaluate.json"
+    flags = ["--model=tiny", "--no_peer", "--prompts=3", "--rounds=1", "--new=2", f"--json={path}"]
+    benchmark.main(["evaluate", *flags])
+    found = {row["name"].partition(": ")[2]: row for row in json.loads(path.read_text())["rows"]}
+    assert list(found) == [*evaluate.KINDS, *evaluate.WRITTEN] and all(
+        row["ours"] > 0 and row["peer"] is None for row in found.values()
+    )
+
+
+def test_xla_flags_are_defaults():
+    for given, want in (
+        ({}, "--xla_gpu_enable_triton_gemm=false"),
+        ({"XLA_FLAGS": "--xla_gpu_enable_triton_gemm=true --a"}, "--xla_gpu_enable_triton_gemm=true --a"),
+    ):
+        xla_flags.set_defaults(given)
+        assert given["XLA_FLAGS"] == want
+
+
+def test_both_sides_make_the_same_updates(batches, tmp_path):
+    """Adam, clipping and schedule, at a rate that moves the loss by far more than the tolerance."""
+    optimization = Optimization(learning_rate=1e-3, train_steps=8, warmup_steps=2)
+    config = dataclasses.replace(MODELS["tiny"], dropout=0.0)
+    ours = Ours(config, optimization, Computation("fp32", "none"), batches, 0, tmp_path / "weights")
+    flags = argparse.Namespace(precision="fp32", no_torch_compile=True)
+    theirs = peer.peers(tmp_path / "weights", optimization, flags, [batch.arrays for batch in batches])
+    want = np.array([ours.run(), ours.run()])
+    assert np.abs(want[1] - want[0]).min() > 0.01
+    for one in theirs:
+        have = np.array([one.run(), one.run()])
+        if one.layout.exact:
+            np.testing.assert_allclose(have, want, atol=1e-4, err_msg=one.layout.name)
+
+
+def test_padded_documents_are_those_of_the_packed_rows(batches):
+    arrays = batches[0].arrays
+    parts = list(peer.padded(arrays))
+    limit = arrays["tokens_BT"].size
+    assert all(part["input_ids"].numel() <= limit for part in parts)
+    have = [
+        document[mask.bool()].tolist()
+        for part in parts
+        for document, mask in zip(part["input_ids"], part["attention_mask"])
+    ]
+    want = [
+        tokens[segments == segment].tolist()
+        for tokens, segments in zip(arrays["tokens_BT"], arrays["segment_ids_BT"])
+        for segment in range(1, segments.max() + 1)
+    ]
+    assert have == want and len(have) == len(batches[0].examples[0]) + len(batches[0].examples[1])
+
+
+def test_random_examples_have_the_lengths_and_labels_they_are_said_to_have():
+    store = rows.RandomStore(50_272, 512, 0.15, 0)
+    tokens = store.lengths("random", "train") + 1.0
+    assert tokens.max() <= 512 and tokens.mean() == pytest.approx(198, abs=3)
+    labels = [len(ids) - start + 1 for ids, start in (store.read("random", "train", i) for i in range(2000))]
+    assert sum(labels) / tokens[:2000].sum() == pytest.approx(0.15, abs=0.005)
+
+
+def test_the_loader_and_its_peer_deliver_the_same_tokens(tmp_path, capsys):
+    path = tmp_path / "data.json"
+    benchmark.main(
+        ["data", "--parts=batches", "--rows=4", "--row_length=128", "--steps=6", "--rounds=3", f"--json={path}"]
+    )
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["real_tokens"] == row["peer_real_tokens"] > 0.9 * 4 * 128 * 6
+    assert row["ratio"] == pytest.approx(row["ours"] / row["peer"])
+    assert "real tokens/s" in capsys.readouterr().out
+
+
+def test_ours_can_be_measured_alone(tmp_path):
+    path = tmp_path / "alone.json"
+    benchmark.main([*TINY, "--no_peer", f"--json={path}"])
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["ours"] > 0 and row["peer"] is None and row["ratio"] is None
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["train", "--model=125M"], "invalid choice: '125M'"),
+        (["train", "--rounds=0"], "--rounds=0 must be at least 1"),
+        (["train", "--cache_dir=x"], "--cache_dir and --mixture go together"),
+        (["train", "--model=tiny", "--cache_dir=/nowhere", "--mixture=m"], "/nowhere/store.json: no token store here"),
+        (["train", "--model=tiny", "--row_length=4096"], "--row_length=4096 is more than the model's 2048 positions"),
+        (["train", "--model=tiny", "--attention=flash"], "--attention=flash is unknown; use one of auto, dense"),
+        (["train", "--model=tiny", "--remat=half"], "'half' is unknown; use one of none, dots, attention-saved, full"),
+        (["data", "--label_share=0"], "--label_share=0.0 must be above 0"),
+        (["data", "--parts=start,pick"], "there is no pick; choose of start, pack, cache, render, batches"),
+        (["data", "--peer_tasks=2000"], "--peer_tasks=2000 must be from 4 to 1545"),
+        (["tain"], "invalid choice: 'tain'"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_exit_code_2(capsys, flags, message):
+    with pytest.raises(SystemExit) as error:
+        benchmark.main(flags)
+    captured = capsys.readouterr().err
+    assert error.value.code == 2 and captured.count("\n") == 1 and message in captured, captured
+
+
+def test_without_torch_the_way_out_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "tools.speed.peer")
+    monkeypatch.delattr("tools.speed.peer")
+    with pytest.raises(SystemExit) as error:
+        benchmark.main(TINY)
+    captured = capsys.readouterr().err
+    assert error.value.code == 2 and "pip install '.[test]'" in captured and "--no_peer" in captured, captured
+
+
+def test_the_overlap_of_all_sides_is_the_same(tmp_path):
+    """Planted copies are found by a set of tuples of words, by `np.isin` and by ours, equally often."""
+    path = tmp_path / "overlap.json"
+    benchmark.main(["overlap", "--rounds=1", "--train_tokens=6e4", "--eval_tokens=3e4", f"--json={path}"])
+    found = json.loads(path.read_text())["rows"]
+    assert [row["exact"] for row in found] == [True, True] and all(row["ratio"] > 0 for row in found)
+    with pytest.raises(SystemExit):
+        benchmark.main(["overlap", "--train_tokens=10"])
+
+
+def test_a_machine_for_training_needs_no_packages_of_the_benchmarks():
+    """As on a GPU node: jax, flax, optax, orbax, tokenizers, and no reader or measure of texts, and no peer."""
+    absent = "rapidfuzz gin tensorboardX seqio tensorflow torch transformers lm_eval jinja2"
+    code = (
+        f"import sys; sys.modules |= dict.fromkeys({absent.split()!r}); from tools.benchmark import main; "
+        "rows = ['--rows=2', '--row_length=64', '--no_peer', '--rounds=1', '--steps=1']; "
+        "[main([part, *rows, *more]) for part, more in (('train', ['--model=tiny', '--profile']), "
+        "('attention', ['--model=tiny']), ('data', ['--parts=batches']))]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("real tokens/s") >= 3
+
+
+def test_all_runs_part_after_part_and_says_what_was_left_out_and_why(tmp_path, capsys, monkeypatch):
+    tiny = "--model=tiny --rows=2 --row_length=64 --rounds=1 --steps=1 --no_peer"
+    parts = (("one", f"train {tiny}"), ("two", f"train {tiny} --precision=bf15"), ("three", f"attention {tiny}"))
+    monkeypatch.setattr(everything, "CPU", parts)
+    benchmark.main(["all", f"--out={tmp_path}", "--minutes=5"])
+    *_, first, second, third = capsys.readouterr().out.rstrip().splitlines()
+    assert first.startswith("train tiny fp32") and third.startswith("attention tiny fp32")
+    assert second.split("  ")[0] == "two" and "failed with exit code 2" in second
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.json", "three.json"]
+
+    benchmark.main(["all", f"--out={tmp_path}", "--minutes=0.1", "--only=one"])
+    assert "left out: the time was up" in capsys.readouterr().out
+
+
+def test_what_others_use_is_told_from_what_this_process_uses():
+    """Another test may start or end meanwhile: one of three tries must show it."""
+    burn = "import time; end = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
+
+    def told_apart() -> bool:
+        others, end = machine.Others(), time.monotonic() + 1.5
+        while time.monotonic() < end:
+            pass
+        while_we_worked, others = others.cores(), machine.Others()
+        with subprocess.Popen([sys.executable, "-c", burn]):
+            time.sleep(1.2)
+            return others.cores() > while_we_worked + 0.3  # not waited for, it is no child of ours yet
+
+    assert any(told_apart() for _ in range(3))
+
+
+def test_kernels_are_told_apart_by_their_names():
+    kinds = {
+        "nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_NTN": "matrix products",
+        "attention_d_key": "attention",
+        "MemcpyD2D": "copies",
+        "input_reduce_fusion_12": "reductions",
+        "loop_add_fusion": "other element-wise",
+    }
+    assert {name: profile.kind(name) for name in kinds} == kinds

@@ -1,0 +1,139 @@
+"""Token stores of real sizes and random ids: 1,545 tasks with 5 million examples (3 GB), and all tasks of the paper."""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import shutil
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from optiml_jax.data.manifest import Manifest, TaskSize, present
+from optiml_jax.data.store import FORMAT, INDEX_DTYPE, TOKEN_DTYPE, shard_path
+from optiml_jax.tokenizer import Tokenizer
+from tasks.catalog import mixtures
+from tasks.catalog.registry import catalog
+from tasks.task import MAX_EXAMPLES
+from tools.dataset_statistics import TABLE_1
+from tools.speed.data import SYNTHETIC_TASKS as TASKS
+from tools.speed.rows import FIRST_WORD, MEAN, MEDIAN, ROOT, TOKENIZER
+
+NAME = "synthetic"
+WHOLE = "opt_iml_max"
+LONGEST = 4096  # two rows of 2,048
+SIZES = ROOT.parent / "shared" / "data" / "super_natural_instructions" / "task_sizes.tsv"
+
+
+def upstream() -> dict[str, int]:
+    """Instances of each task of Super-NaturalInstructions as released, where its list of sizes is at hand."""
+    if not SIZES.exists():
+        return {}
+    with SIZES.open(encoding="utf-8", newline="") as file:
+        return {row["task"]: int(row["number_of_instances_upstream"]) for row in csv.DictReader(file, delimiter="\t")}
+
+
+def task_sizes() -> tuple[list[TaskSize], str]:
+    """`TASKS` tasks of one benchmark, and where their sizes are from."""
+    if found := list(upstream().values())[:TASKS]:
+        return named(found), f"the first {TASKS} of {SIZES.name}"
+    # the mean and spread of Super-NaturalInstructions, whose tasks have at most 6,500
+    drawn = np.random.default_rng(0).lognormal(math.log(1800), 1.2, TASKS)
+    return named(np.clip(drawn, 26, 6500).astype(int).tolist()), "lognormal (there is no task_sizes.tsv)"
+
+
+def named(sizes: Sequence[int]) -> list[TaskSize]:
+    """Tasks of one benchmark, of these sizes."""
+    return [TaskSize(f"{NAME}.task{number:04d}", NAME, "random", size) for number, size in enumerate(sizes)]
+
+
+def opt_iml_max() -> tuple[list[TaskSize], str]:
+    """All tasks of the catalog that `opt_iml_max` trains on. A task has the mean size of its benchmark's in the paper's
+    Table 1, capped as there; one of Super-NaturalInstructions its own, where that is known."""
+    mixture, known = mixtures.MIXTURES[WHOLE], upstream()
+    listed = [row for benchmark in mixture.benchmarks for row in catalog(benchmark).values()]
+    tasks = []
+    for row in listed:
+        paper = TABLE_1.get(row.benchmark)
+        mean = int(paper.examples / paper.tasks) if paper else MAX_EXAMPLES
+        size = known.get(row.name.partition(".")[2], min(mean, MAX_EXAMPLES))
+        if row.split in mixture.splits:
+            tasks.append(TaskSize(row.name, row.benchmark, row.category, size))
+    return tasks, f"means of the paper's Table 1{f' and {SIZES.name}' if known else ''}"
+
+
+def write_store(
+    directory: Path, described: tuple[list[TaskSize], str], most: int | None = None, linked: bool = False
+) -> tuple[Path, str]:
+    """Writes a store of tasks and the mixture of them all.
+
+    Args:
+      described: the tasks, and where their sizes are from.
+      most: examples a task.
+      linked: tasks of one size share one file, which for a start is as good.
+
+    Returns:
+      The mixture's manifest, and a line that says what was written.
+    """
+    tasks, origin = described
+    if most:
+        tasks = [dataclasses.replace(task, examples=min(task.examples, most)) for task in tasks]
+    rng = np.random.default_rng(0)
+    pool = rng.integers(FIRST_WORD, 50_272, 1 << 21, TOKEN_DTYPE)
+    shutil.copytree(TOKENIZER, directory / "tokenizer")
+    ids = {"fingerprint": Tokenizer.load(TOKENIZER).fingerprint, "vocab_size": 50_272}
+    (directory / "store.json").write_text(json.dumps({"format": FORMAT, "tokenizer": ids}))
+    examples = tokens = 0
+    written: dict[int, tuple[dict, dict[str, Path]]] = {}
+    for number, task in enumerate(tasks):
+        paths = {kind: shard_path(directory, task.name, "train", 0, 1, kind) for kind in ("index", "tokens")}
+        paths["index"].parent.mkdir(parents=True)
+        if linked and task.examples in written:
+            stats, others = written[task.examples]
+            for kind, path in paths.items():
+                os.link(others[kind], path)
+        else:
+            stats, content = _random(rng, np.roll(pool, -number), task.examples)
+            for kind, path in paths.items():
+                path.write_bytes(content[kind])
+            written[task.examples] = stats, paths
+        (paths["index"].parent / "train.json").write_text(json.dumps(stats | {"task": task.name}))
+        examples, tokens = examples + task.examples, tokens + stats["tokens"]
+    few = f", at most {most} a task" if most else ""
+    return _mixture(directory, tasks), (
+        f"{len(tasks):,} tasks, {examples:,} examples, {tokens:,} tokens ({tokens / examples:.0f} an example); "
+        f"sizes: {origin}{few}"
+    )
+
+
+def _random(rng: np.random.Generator, pool: np.ndarray, size: int) -> tuple[dict, dict[str, bytes]]:
+    """Stats and files of a task of so many examples."""
+    lengths = rng.lognormal(math.log(MEDIAN), math.sqrt(2 * math.log(MEAN / MEDIAN)), size)
+    lengths = np.clip(lengths, 2, LONGEST).astype(np.uint32)
+    index = np.zeros(size, INDEX_DTYPE)
+    index["length"], index["label_start"] = lengths, lengths - np.clip(lengths * 15 // 100, 1, 512)
+    index["offset"] = np.cumsum(lengths, dtype=np.uint64) - lengths
+    count = int(lengths.sum())
+    content = {"index": index.tobytes(), "tokens": np.resize(pool, count).tobytes()}
+    longest = int((index["length"] - index["label_start"]).max())
+    stats = {"format": FORMAT, "split": "train", "shards": 1, "examples": size, "tokens": count}
+    stats |= {"longest_label": longest, "longest_label_example": "?"}
+    stats["checksums"] = {
+        shard_path(Path(), "", "train", 0, 1, kind).name: f"{zlib.crc32(data):08x}" for kind, data in content.items()
+    }
+    return stats, content
+
+
+def some_tasks(whole: Path, count: int) -> Path:
+    """The manifest of `count` of the tasks of another, evenly spaced."""
+    tasks = Manifest.read(whole).tasks
+    return _mixture(whole.parents[1], [tasks[i * len(tasks) // count] for i in range(count)])
+
+
+def _mixture(directory: Path, tasks: Sequence[TaskSize]) -> Path:
+    path = directory / "mixtures" / f"{NAME}{len(tasks)}.json"
+    Manifest(path.stem, tuple(tasks), benchmarks=present(mixtures.PROPORTIONS, tasks) or None).write(path)
+    return path

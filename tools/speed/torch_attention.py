@@ -1,0 +1,70 @@
+"""The peer of `attention`: torch, in the ways that its users have for packed rows."""
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.nn.attention import flex_attention
+from torch.nn.functional import scaled_dot_product_attention
+
+from tools.speed import machine
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def ways(
+    arrays: tuple[np.ndarray, ...], segment_ids_BT: np.ndarray, flags: argparse.Namespace
+) -> dict[str, Callable[[], torch.Tensor]]:
+    """Functions that run forward and backward `flags.steps` times and return the output [B, T, H, K], by name.
+
+    flex_attention, with its block mask of documents, needs a GPU and torch.compile.
+    """
+    torch.set_num_threads(machine.cores())
+    cuda = torch.cuda.is_available()
+    device = "cuda" if cuda else "cpu"
+    q, k, v, d_out = (
+        torch.from_numpy(x).to(device, DTYPES[flags.precision]).transpose(1, 2).contiguous() for x in arrays
+    )  # [B, H, T, K], torch's own order
+    ids = torch.from_numpy(segment_ids_BT).to(device)
+    mask = (ids[:, None, :, None] == ids[:, None, None, :]).tril()
+
+    def repeat(attend: Callable) -> Callable[[], torch.Tensor]:
+        inputs = [x.detach().clone().requires_grad_() for x in (q, k, v)]
+
+        def run() -> torch.Tensor:
+            for _ in range(flags.steps):
+                for x in inputs:
+                    x.grad = None
+                out = attend(*inputs)
+                out.backward(d_out)
+            if cuda:
+                torch.cuda.synchronize()
+            return out.transpose(1, 2)
+
+        return run
+
+    found = {
+        "torch SDPA, 4-D mask": repeat(
+            lambda q, k, v: scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+        ),
+        "torch SDPA, causal only": repeat(
+            lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
+        ),
+    }
+    if cuda and not flags.no_torch_compile:
+        length = ids.shape[1]
+
+        def visible(b, h, t, s):
+            return (t >= s) & (ids[b, t] == ids[b, s])
+
+        blocks = flex_attention.create_block_mask(visible, len(ids), None, length, length, device=device)
+        compiled = torch.compile(flex_attention.flex_attention)
+        found["torch flex_attention, documents"] = repeat(
+            lambda q, k, v: compiled(q, k, v, block_mask=blocks, scale=1.0)
+        )
+    return found
+
+
+def numpy(x: torch.Tensor) -> np.ndarray:
+    return x.detach().float().cpu().numpy()
