@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 @functools.cache
 def code_version() -> str:
-    """The version and a 128-bit hash of every source file of this package: what a result was computed by."""
+    """Returns the version and a 128-bit hash of every source file of this package, which results record."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
@@ -19,7 +19,7 @@ def code_version() -> str:
 
 
 def __getattr__(name: str) -> Any:
-    """`load_model`, a model with `logits`, `rank`, `generate` and `save`; importing it imports jax."""
+    """Loads `load_model` on first use, so that `import optiml_jax` does not import jax."""
     if name == "load_model":
         from optiml_jax.inference.model import load_model
 

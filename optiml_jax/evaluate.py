@@ -1,7 +1,7 @@
 """Evaluates a model: python -m optiml_jax.evaluate --gin_file=evaluate.gin --gin.WEIGHTS="'runs/tiny'" ...
 
-Writes `results.json`, `samples.jsonl`, `report.md`, `report.html` and `chain.txt` to OUTPUT_DIR; run again, it goes on
-where it stopped. See `evaluation/run.py`.
+Writes `results.json`, `samples.jsonl`, `report.md`, `report.html` and `chain.txt` to OUTPUT_DIR; run again, it resumes.
+See `evaluation/run.py`.
 """
 
 from optiml_jax import gin_cli

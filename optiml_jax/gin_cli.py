@@ -1,4 +1,5 @@
-"""t5x-style flags: --gin_file=F (repeatable), --gin.NAME=VALUE, --gin_search_paths=A,B. Gin is bound here alone."""
+"""t5x-style flags: --gin_file=F (repeatable), --gin.NAME=VALUE, --gin_search_paths=A,B. The only place that binds
+gin."""
 
 import ast
 import logging
@@ -24,7 +25,7 @@ from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.run import train
 from optiml_jax.training.step import Computation
 
-# What gin files may bind, by the name they use.
+# Names that gin files may bind.
 CONFIGURABLES: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
@@ -39,13 +40,13 @@ CONFIGURABLES: dict[str, Callable[..., Any]] = {
 NOT_BOUND = {
     "train": ["hooks", "operative_config"],
     "evaluate": ["check_only", "operative_config"],
-}  # given by callers, not by files
+}  # passed by callers, not by gin files
 
 
 def shipped_gin_files() -> Path:
-    """The folder of the shipped gin files: that of the checkout, or what a wheel packs beside this file.
+    """The folder of the shipped gin files: the checkout's `gin`, or the copy inside an installed wheel.
 
-    Where this package is installed, a folder `gin` beside it is the library.
+    In an installed environment a sibling folder called `gin` is the gin library.
     """
     checkout = Path(__file__).resolve().parents[1] / "gin"
     return checkout if (checkout / "train.gin").is_file() else Path(__file__).parent / "gin_files"
@@ -55,8 +56,8 @@ SEARCH_PATH = shipped_gin_files()
 USAGE = """usage: python -m {module} --gin_file=FILE [...] [--gin.NAME=VALUE ...] [--gin_search_paths=A,B]
        [--coordinator=HOST:PORT --processes=N --process_id=I]   (not needed under Slurm and Open MPI)
 
-FILE is looked up here, in gin/ and in the search paths. NAME is a macro (MODEL_DIR) or a parameter (Data.eps); VALUE is
-Python. Where a text is expected, a bare word or path is taken as one: --gin.MODEL_DIR=runs/tiny."""
+FILE is searched for here, in gin/ and in the search paths. NAME is a macro (MODEL_DIR) or a parameter (Data.eps); VALUE
+is a Python literal. Where a string is expected, a bare word or path is accepted: --gin.MODEL_DIR=runs/tiny."""
 
 
 @exit_on_user_error
@@ -69,10 +70,10 @@ def main(name: str) -> None:
     bound[name](operative_config=lambda: gin.operative_config_str(max_line_length=110))
 
 
-def settings(arguments: Sequence[str], module: str) -> dict[str, Any]:
-    """What the gin files of a training run say, by the parameters of `train`; nothing runs and no device is touched.
+def read_settings(arguments: Sequence[str], module: str) -> dict[str, Any]:
+    """Returns the arguments of `train` that the gin files bind, without running anything or touching a device.
 
-    Its mesh is the three axes (data, fsdp, tensor). Raises as `parse`.
+    The mesh is returned as its three axes (data, fsdp, tensor). Raises as `parse`.
     """
     gin.clear_config()
     return parse(arguments, module, CONFIGURABLES | {"train": _arguments, "Mesh": _axes})["train"]()
@@ -94,7 +95,7 @@ def parse(
     Args:
       arguments: without the program's name.
       module: for the usage text.
-      configurables: what may be bound, by name.
+      configurables: functions and classes that may be bound, by name.
 
     Returns:
       The configurables with their parameters bound, by name.
@@ -116,8 +117,8 @@ def parse(
         elif flag.startswith("--gin.") and value:
             bindings[flag.removeprefix("--gin.")] = value
         else:
-            known = ("--gin_file=FILE", "--gin.NAME=VALUE", "--gin_search_paths=A,B")
-            raise UserError(f"{argument}: unknown flag or no value; use {', '.join(known)}")
+            usage = ("--gin_file=FILE", "--gin.NAME=VALUE", "--gin_search_paths=A,B")
+            raise UserError(f"{argument}: unknown flag or no value; use {', '.join(usage)}")
     if not files:
         shipped = ", ".join(sorted(path.name for path in SEARCH_PATH.glob("*.gin")))
         raise UserError(f"--gin_file is missing; for example --gin_file=tiny.gin (there are {shipped})")
@@ -138,14 +139,14 @@ def parse(
         gin.finalize()
     except UserError:
         raise
-    except Exception as error:  # gin raises ValueError, OSError, SyntaxError and its own, with the reason first
+    except Exception as error:  # gin raises ValueError, OSError, SyntaxError and its own classes, the reason first
         raise UserError(_one_line(error)) from error
     _refuse_unused_macros(bindings)
     return bound
 
 
 def _no_search_noise(record: logging.LogRecord) -> bool:
-    """Gin logs an error for every directory of its search path that lacks a file it then finds in the next."""
+    """Drops gin's log of each search path that lacks a file which it then finds in the next."""
     return not record.getMessage().startswith("Path not found:")
 
 
@@ -153,7 +154,7 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     missing = re.match(r"No configurable matching '([\w.]+)'", text)
     if missing:
-        return f"gin: nothing is called {missing[1]!r}{nearest(missing[1], CONFIGURABLES)}"
+        return f"gin: no configurable {missing[1]!r}{nearest(missing[1], CONFIGURABLES)}"
     parameter = re.search(r"Configurable '?([\w.]+)'? doesn't have a parameter named '(\w+)'", text)
     if parameter:
         owner = CONFIGURABLES.get(parameter[1].split(".")[-1])
@@ -163,10 +164,10 @@ def _one_line(error: Exception) -> str:
 
 
 def _quoted(name: str, value: str) -> str:
-    """A value of the command line as gin reads it: a bare word or path becomes a text where one is expected.
+    """Returns a command-line value as a gin literal; a bare word or path is quoted where a string is expected.
 
     Raises:
-      UserError: it is no Python value, and no text is expected (or quotes are half there).
+      UserError: the value is not a Python literal and no string is expected, or its quotes do not match.
     """
     if value[0] in "@%[({":  # gin's references, and collections that may hold some
         return value
@@ -181,7 +182,7 @@ def _quoted(name: str, value: str) -> str:
 
 
 def _uses(name: str) -> Iterator[tuple[str, str]]:
-    """The parameters (owner, parameter) that a macro or parameter of this name sets, macros of macros followed."""
+    """The (owner, parameter) pairs that a macro or parameter sets, following macros that refer to macros."""
     if "." in name:
         yield tuple(name.split("/")[-1].rsplit(".", 1))
         return
@@ -196,7 +197,7 @@ def _is_text(owner: str, parameter: str) -> bool:
 
 
 def _refuse_unused_macros(bindings: Iterable[str]) -> None:
-    """A macro on the command line that no file refers to is a typing error: gin would take it without a word."""
+    """Refuses a macro on the command line that no file refers to, which gin would silently accept."""
     config = gin.config_str(max_line_length=10_000)
     used = set(re.findall(r"%([A-Z_][A-Z0-9_]*)", config))
     for name in bindings:

@@ -1,9 +1,9 @@
-"""Does a run fit, what does it send, how long is a step? Compiles the real training step for GPUs that are not there.
+"""Plans a run: compiles the real training step for GPUs that are not there, and reports memory, traffic and time.
 
 python -m tools.plan --gin_file=opt30b_iml.gin --devices=64 --device=a100-40gb      (installed: optiml-plan)
 
-Settings of the gin file may be changed as in training: --gin.NAME=VALUE. With the extra [plan] (XLA's CUDA compiler,
-no GPU needed) the program is the GPU's own; without it the CPU's stands in, which overstates temporaries.
+Settings of the gin file can be overridden as in training: --gin.NAME=VALUE. With the extra [plan] (XLA's CUDA compiler,
+no GPU needed) the program is compiled for the GPU itself; without it for the CPU, which overstates temporaries.
 """
 
 import json
@@ -17,14 +17,14 @@ from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.common.files import write_atomically
 from optiml_jax.common.tables import Parser, table
 
-if TYPE_CHECKING:  # jax reads its environment when it is imported, and main sets that first
+if TYPE_CHECKING:  # jax reads its environment on import, and main sets that first
     from optiml_jax.common.cards import Card
     from optiml_jax.planning.compiled import Plan, Setup
 
 GIB = 2**30
 CPU_NOTE = (
-    "compiled for CPU devices, the CUDA plugin is not installed: temporaries are overstated, often twofold, and sums "
-    "are not scattered; for the GPU's own program install the extra [plan]"
+    "compiled for CPU devices because the CUDA plugin is not installed: temporaries are overstated, often twofold, and "
+    "reduce-scatters appear as all-reduces; install the extra [plan] to compile for the GPU"
 )
 
 
@@ -32,9 +32,9 @@ CPU_NOTE = (
 def main(arguments: Sequence[str] | None = None) -> None:
     flags, gin_flags = parse(arguments)
     if flags.devices < 1:
-        raise UserError(f"--devices={flags.devices}: give a number from 1 on")
+        raise UserError(f"--devices={flags.devices}: must be at least 1")
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA tells how near the limit it is; the report does too
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides XLA's memory warnings, which the report repeats
     forced = f"--xla_force_host_platform_device_count={flags.devices}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {forced}".strip()
     xla_flags.set_defaults(os.environ)
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[Any, list[str]]:
-    """Our flags, and those of `gin_cli`."""
+    """Parses the planner's flags; returns them and the flags of `gin_cli`."""
     parser = Parser("tools.plan", __doc__)
     parser.add_argument("--devices", type=int, required=True, help="GPUs of the run")
     parser.add_argument("--device", default="a100-40gb", help="which GPU (a100-40gb)")
@@ -70,19 +70,19 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Any, list[str]]:
 
 
 def read_setup(gin_flags: Sequence[str], devices: int) -> "tuple[Setup, list[str]]":
-    """What the gin file says of the step, on a mesh of `devices`.
+    """Reads the training step from the gin files, on a mesh of `devices`.
 
     Returns:
-      The setup, and notes on what was chosen where the file leaves it open: a file for one device (all axes 1) is
-      planned with its parameters spread over all of them.
+      The setup, and notes on choices that the files leave open: a file for one device (all axes 1) is planned with
+      its parameters sharded over all devices.
 
     Raises:
-      UserError: the axes do not multiply to `devices`.
+      UserError: the product of the axes is not `devices`.
     """
     from optiml_jax import gin_cli
     from optiml_jax.planning.compiled import Setup
 
-    settings = gin_cli.settings(gin_flags, "tools.plan")
+    settings = gin_cli.read_settings(gin_flags, "tools.plan")
     model, computation, data = settings["model"], settings["computation"], settings["data"]
     axes, rows, notes = settings["mesh"], data.batch_rows, []
     if axes == (1, 1, 1) and devices > 1:
@@ -90,9 +90,9 @@ def read_setup(gin_flags: Sequence[str], devices: int) -> "tuple[Setup, list[str
         axes = (devices // fsdp, fsdp, 1)
         each = devices * computation.accumulation
         rows = -(-rows // each) * each
-        notes.append(f"the gin file has a mesh of one device: spread over DATA_AXIS {axes[0]} and FSDP_AXIS {fsdp}")
+        notes.append(f"the gin file's mesh has one device: planned with DATA_AXIS {axes[0]} and FSDP_AXIS {fsdp}")
         if rows != data.batch_rows:
-            notes.append(f"BATCH_ROWS {data.batch_rows} raised to {rows}, a row a device and microbatch")
+            notes.append(f"BATCH_ROWS {data.batch_rows} raised to {rows}, one row per device and microbatch")
     if math.prod(axes) != devices:
         raise UserError(
             f"DATA_AXIS * FSDP_AXIS * TENSOR_AXIS = {' * '.join(map(str, axes))} = {math.prod(axes)}, but "
@@ -102,7 +102,7 @@ def read_setup(gin_flags: Sequence[str], devices: int) -> "tuple[Setup, list[str
 
 
 def summary(setup: "Setup", plan: "Plan", device: str, card: "Card") -> dict[str, Any]:
-    """The contract of --json; bytes are those of one device, collectives those it sends in a step."""
+    """The contract of --json; bytes are per device, collectives per device and step."""
     from optiml_jax.model.sharding import AXES
     from optiml_jax.planning.collectives import totals
 
@@ -128,8 +128,8 @@ def report(setup: "Setup", plan: "Plan", result: Mapping[str, Any], card: "Card"
     micro = setup.computation.accumulation
     lines = [
         f"{parameter_count(setup.model) / 1e6:,.1f} M parameters on {result['devices']} x {result['device']}: {axes}",
-        f"{setup.batch_rows} rows of {setup.row_length:,} a step in {micro} microbatch{'es' if micro > 1 else ''}, "
-        f"{setup.local_rows} rows a device at once; precision {setup.computation.precision}, "
+        f"{setup.batch_rows} rows of {setup.row_length:,} per step in {micro} microbatch{'es' if micro > 1 else ''}, "
+        f"{setup.local_rows} rows per device at once; precision {setup.computation.precision}, "
         f"remat {setup.computation.remat}, attention {setup.computation.attention}",
         "",
     ]
@@ -144,33 +144,32 @@ def report(setup: "Setup", plan: "Plan", result: Mapping[str, Any], card: "Card"
         ("peak", plan.peak_bytes),
         (f"limit ({card.description} less 10%)", card.limit_bytes),
     ]
-    lines.append(table(("memory of a device", "GiB", "bytes"), [(name, size / GIB, size) for name, size in memory]))
+    lines.append(table(("memory per device", "GiB", "bytes"), [(name, size / GIB, size) for name, size in memory]))
     kinds = [(kind, n["count"], n["bytes"] / GIB) for kind, n in result["collectives"].items()]
     if kinds:
-        lines += ["", table(("collectives", "a step", "GiB sent a device"), kinds)]
-        if any(one.in_open_loop for one in plan.collectives):
-            lines.append("loops as long as there are labels (the head's) are counted once")
+        lines += ["", table(("collectives", "per step", "GiB sent per device"), kinds)]
+        if any(collective.in_open_loop for collective in plan.collectives):
+            lines.append("collectives in the head's loop over label chunks are counted once")
     seconds = [*plan.seconds.items(), ("step", result["step_seconds_estimate"])]
-    lines += ["", table(("time, estimated", "seconds"), seconds)]
+    lines += ["", table(("estimated time", "seconds"), seconds)]
     margin = card.limit_bytes - plan.peak_bytes
     verdict = f"fits, {margin / GIB:.1f} GiB to spare" if margin >= 0 else f"does NOT fit, {-margin / GIB:.1f} GiB over"
     return "\n".join([*lines, "", verdict])
 
 
 def advice(setup: "Setup", plan: "Plan", card: "Card") -> str:
-    """The nearest change that fits, compiled to be sure."""
+    """The smallest change of settings that fits, verified by compiling it."""
     from optiml_jax.planning.compiled import nearest_fit
 
-    found = nearest_fit(setup, plan, card)
-    if found:
-        words, other = found
+    alternative = nearest_fit(setup, plan, card)
+    if alternative:
+        words, other = alternative
         return f"fits with {words}: peak {other.peak_bytes / GIB:.1f} GiB"
     state = (plan.argument_bytes + plan.parameter_bytes) * math.prod(setup.axes) / setup.axes[0]
-    worth = math.ceil(state / card.limit_bytes)
+    devices_needed = math.ceil(state / card.limit_bytes)
     return (
-        f"no change of accumulation, remat or axes on {math.prod(setup.axes)} devices was found to fit; parameters, "
-        f"optimizer and gradients alone are {state / GIB:,.0f} GiB, {worth} devices' worth; "
-        "use more devices or larger ones"
+        f"no change of accumulation, remat or axes on {math.prod(setup.axes)} devices fits; parameters, optimizer and "
+        f"gradients alone take {state / GIB:,.0f} GiB, {devices_needed} devices' worth; use more or larger devices"
     )
 
 

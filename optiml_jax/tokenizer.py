@@ -1,7 +1,7 @@
 """OPT's byte-level BPE (Zhang et al. 2022; metaseq `projects/OPT/assets`) over Hugging Face `tokenizers`.
 
-Texts are never parsed for special tokens and none are added: the `</s>` that starts and ends an example is placed by
-whoever lays out the example, so that a literal "</s>" in a text stays text.
+Special tokens are neither parsed nor added: the caller that lays out an example places the `</s>` at its start and end,
+so that a literal "</s>" in a text stays text.
 """
 
 import functools
@@ -18,16 +18,17 @@ from optiml_jax.common.errors import UserError
 
 MAX_ID = 65_535  # token stores hold uint16
 SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
+OPT_PAD_ID, OPT_EOS_ID = 1, 2  # in OPT's vocabulary
 FILES = ("vocab.json", "merges.txt")
 
 
 def join(source: str, target: str, separator: str = " ") -> tuple[str, str]:
-    """Source and target as they meet in an example: exactly one space between them, or the source's own line break.
+    """Returns source and target as they meet in an example: joined by one space, or by the source's own line break.
 
-    With another `separator` the source stays as it is, and that stands before the target.
+    With another `separator` the source is unchanged and the separator stands before the target.
 
-    The two are then encoded apart, which is what inference does with a prompt and its continuation (metaseq encodes
-    them together and finds the seam again by length, `streaming_finetune_language_modeling.py`).
+    The two are then encoded separately, as inference encodes a prompt and its continuation (metaseq encodes them
+    together and recovers the boundary by length, `streaming_finetune_language_modeling.py`).
     """
     if separator != " ":
         return source, separator + target
@@ -36,12 +37,12 @@ def join(source: str, target: str, separator: str = " ") -> tuple[str, str]:
 
 
 class Tokenizer:
-    """Texts to ids and back.
+    """Converts texts to ids and back.
 
     Attributes:
       vocab_size: largest id + 1 (50,265 for OPT, whose embedding is padded to 50,272).
       bos_id, pad_id, eos_id, unk_id: 0, 1, 2, 3 for OPT. `</s>` both starts and ends a text.
-      fingerprint: sha256 over vocabulary and merges; equal for every file form of the same tokenizer.
+      fingerprint: sha256 of vocabulary and merges; equal for every file format of the same tokenizer.
     """
 
     def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]], origin: str = "tokenizer") -> None:
@@ -61,10 +62,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, source: str | os.PathLike) -> "Tokenizer":
-        """From a directory (`vocab.json` + `merges.txt`, or `tokenizer.json`) or a name on the Hugging Face hub.
+        """Loads a directory (`vocab.json` + `merges.txt`, or `tokenizer.json`) or a name on the Hugging Face hub.
 
         Raises:
-          UserError: neither is there, or the files are not a byte-level BPE.
+          UserError: neither exists, or the files are not a byte-level BPE.
         """
         directory = Path(source)
         if not directory.is_dir():
@@ -80,7 +81,7 @@ class Tokenizer:
                 merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
             else:
                 raise UserError(
-                    f"{directory}: no vocab.json + merges.txt and no tokenizer.json; is this the tokenizer?"
+                    f"{directory}: no vocab.json + merges.txt and no tokenizer.json; is this the tokenizer's folder?"
                 )
             return cls(vocab, merges, str(directory))
         except UserError:
@@ -98,25 +99,25 @@ class Tokenizer:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Many texts at once, on all cores: the path for whole data sets."""
+        """Encodes many texts on all cores: the path for whole data sets."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Text of `ids`; ids that no piece has (OPT's embedding is padded) are dropped."""
+        """Decodes `ids`; ids without a token (OPT's embedding is padded) are dropped."""
         special = {self.bos_id, self.pad_id, self.eos_id, self.unk_id} if skip_special else set()
         return self._tokenizer.decode([int(i) for i in ids if int(i) not in special], skip_special_tokens=False)
 
-    def pieces(self) -> list[bytes]:
-        """The bytes of each id's piece; of a special token, or an id without a piece, none."""
-        # GPT-2 writes a byte as its own character where that is printable, as one from 256 on where it is not.
-        own = [*range(33, 127), *range(161, 173), *range(174, 256)]
-        others = (byte for byte in range(256) if byte not in own)
-        bytes_of = {chr(byte): byte for byte in own} | {chr(256 + n): byte for n, byte in enumerate(others)}
-        found = [b""] * self.vocab_size
-        for piece, number in self._vocab.items():
-            if piece not in SPECIAL.values() and all(character in bytes_of for character in piece):
-                found[number] = bytes(bytes_of[character] for character in piece)
-        return found
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of each id's token; empty for special tokens and ids without a token."""
+        # GPT-2 writes a printable byte as itself, any other as a character from 256 on.
+        printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        others = (byte for byte in range(256) if byte not in printable)
+        byte_of = {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+        bytes_by_id = [b""] * self.vocab_size
+        for token, number in self._vocab.items():
+            if token not in SPECIAL.values() and all(character in byte_of for character in token):
+                bytes_by_id[number] = bytes(byte_of[character] for character in token)
+        return bytes_by_id
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes `vocab.json` and `merges.txt`."""
@@ -128,7 +129,7 @@ class Tokenizer:
 
 
 def _download(name: str) -> Path:
-    """The hub's files for `name`, from the local cache when they are there."""
+    """Downloads the tokenizer files of a hub name, or finds them in the local cache."""
     if name.startswith((".", "/")) or name.count("/") != 1:
         raise UserError(f"TOKENIZER: {name} is neither a directory nor a hub name such as facebook/opt-125m")
     try:
@@ -138,4 +139,4 @@ def _download(name: str) -> Path:
         return paths[0].parent
     except Exception as error:  # network, authentication and missing files come in many classes
         reason = str(error).splitlines()[0]
-        raise UserError(f"TOKENIZER: {name} is no directory and the hub did not give it ({reason})") from error
+        raise UserError(f"TOKENIZER: {name} is not a directory and could not be downloaded ({reason})") from error

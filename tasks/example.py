@@ -1,4 +1,4 @@
-"""What passes between a benchmark's reader, its renderer and whoever writes or registers the result."""
+"""The types passed between a benchmark's reader, its renderer, and the jobs that write or register the result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from optiml_jax.evaluation.metrics import Metric
 
 @dataclass(frozen=True)
 class Record:
-    """One raw record, as read. `id` is unique in its task and holds no line break; `fields` depend on the benchmark."""
+    """A raw record. `id` is unique in its task and contains no line break; `fields` depend on the benchmark."""
 
     id: str
     fields: Mapping[str, Any]
@@ -17,12 +17,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Template:
-    """One way to put the records of a task into words.
+    """A way to phrase the records of a task as prompts.
 
     Attributes:
       id: unique in its task; no "/" and no line break.
-      metric: what answers to it are scored by.
-      text: what the benchmark's renderer makes a prompt of; empty where the records bring their instructions.
+      metric: how answers are scored.
+      text: source of the prompt for the benchmark's renderer; empty where records contain their instructions.
     """
 
     id: str
@@ -32,22 +32,24 @@ class Template:
 
 @dataclass(frozen=True)
 class Example:
-    """One rendered example, bare text: how source and target meet is `optiml_jax.tokenizer.join`'s business.
+    """A rendered example, as plain texts; `optiml_jax.tokenizer.join` joins source and target.
 
     Attributes:
-      id: the record's.
+      id: id of the record.
       source: instructions and input, ending with the delimiter that asks for the output (paper 2.4).
-      target: what is trained on; one of `references`, chosen by the example's id.
-      references: every accepted output, without repetitions.
+      target: the training target, one of `references`, chosen by the example's id.
+      references: every accepted output, without duplicates.
       candidates: the outputs to rank (rank classification), or None: the output is generated.
-      separator: between source and target; one space, unless the source ends in white space itself.
-      stop: texts that end a generated answer, for models that were not taught to end by themselves.
-      max_new_tokens: of a generated answer; None: as many as the evaluation allows.
-      given: of each candidate, how many characters at its start are told and not scored; empty: all is scored.
-      part_of: where several examples answer one question, its id: it is right when they all are (MultiRC).
-      own: where in the source the example's own part begins. What stands before are instructions of the whole task,
-        which demonstrations come after; 0 where each example brings its instructions (paper 2.4).
-      shown: spans of the source, from the left, that are demonstrations: what a prompt that is too long loses first.
+      separator: text between source and target; one space, unless the source ends in white space.
+      stop: texts that end a generated answer, for models that were not trained to end it themselves.
+      max_new_tokens: maximum length of a generated answer; None: the limit of the evaluation.
+      given: length in characters of each candidate's given prefix, which is not scored; empty: candidates are scored
+        whole.
+      part_of: id of a question that several examples ask together; it is correct if all of them are (MultiRC).
+      input_start: offset in the source at which the instructions of the task end. Demonstrations are inserted there; 0
+        if each example has its own instructions (paper 2.4).
+      demonstration_spans: character ranges of the demonstrations in the source, from the left; a prompt that is too
+        long loses them first.
     """
 
     id: str
@@ -60,13 +62,13 @@ class Example:
     max_new_tokens: int | None = None
     given: tuple[int, ...] = ()
     part_of: str | None = None
-    own: int = 0
-    shown: tuple[tuple[int, int], ...] = ()
+    input_start: int = 0
+    demonstration_spans: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A record (or a task) left out: `where` is "file#record" or a file, `reason` fits in a line."""
+    """A record (or a task) that was left out: `where` is "file#record" or a file, `reason` is one line."""
 
     where: str
     reason: str

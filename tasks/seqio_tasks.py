@@ -1,11 +1,12 @@
-"""The tasks and mixtures in seqio's registries: same texts, tokens and rates as in the token store.
+"""Registers the tasks and mixtures in seqio: same texts, tokens and rates as in the token store.
 
-`import tasks.seqio_tasks` registers them all, which is what t5x's MIXTURE_OR_TASK_MODULE asks for. Where the data are
-is read from `OPTIML_DATA_DIR` (one folder a benchmark), the tokenizer from `OPTIML_TOKENIZER`, or both are given by
-`use_data_dir(folder, tokenizer=...)`; the samples need neither. What is cached becomes a seqio mixture by `to_seqio`.
+`import tasks.seqio_tasks` registers all of them, as t5x's MIXTURE_OR_TASK_MODULE requires. `OPTIML_DATA_DIR` is the
+folder with one folder per benchmark, `OPTIML_TOKENIZER` the tokenizer; or call `use_data_dir(folder, tokenizer=...)`.
+The samples need neither. `to_seqio` makes a seqio mixture from a cached one.
 
-seqio is the language that users know: `get_dataset`, mixtures, metric functions, its Evaluator. Training does not read
-through it: its online path tokenises example by example in TensorFlow, and its packer takes id 0 for padding.
+seqio is the interface that users know: `get_dataset`, mixtures, metric functions, its Evaluator. Training does not read
+through it, because its online path tokenizes each example separately in TensorFlow, and its packer treats id 0 as
+padding.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ SIGNATURE = {
     "references": tf.TensorSpec((None,), tf.string),
     "candidates": tf.TensorSpec((None,), tf.string),  # empty where the answer is generated
 }
-_registered: tuple[list[str], list[str]] = ([], [])  # our tasks and mixtures
+_registered: tuple[list[str], list[str]] = ([], [])  # names of registered tasks and mixtures
 
 
 def use_data_dir(
@@ -48,42 +49,44 @@ def use_data_dir(
     tokenizer: str | os.PathLike | None = None,
     options: Options = Options(),
 ) -> None:
-    """Registers every task and mixture anew; benchmarks that are not in `data_dir` by the catalog, to raise when read.
+    """Registers every task and mixture again. Tasks of benchmarks missing from `data_dir` come from the catalog, and
+    raise an error when they are read.
 
     Args:
-      data_dir: one folder a benchmark.
-      tokenizer: of all benchmarks but the samples, which have their own: a directory or a hub name.
-      options: with `missing_benchmarks="leave_out"` mixtures go without the benchmarks that are not there.
+      data_dir: one folder per benchmark.
+      tokenizer: of all benchmarks except the samples, which have their own: a directory or a hub name.
+      options: with `missing_benchmarks="leave_out"`, mixtures leave out missing benchmarks.
 
     Raises:
       UserError: `data_dir` is given and is not a folder.
     """
     if data_dir is not None and not Path(data_dir).is_dir():
-        raise UserError(f"DATA_DIR: {data_dir} is not a folder; it must hold one folder a benchmark")
+        raise UserError(f"DATA_DIR: {data_dir} is not a folder; it must contain one folder per benchmark")
     vocabularies = {samples.NAME: OptVocabulary(samples.TOKENIZER)}
     shared = OptVocabulary(tokenizer)
-    there: dict[str, Benchmark] = {}
+    available: dict[str, Benchmark] = {}
     for benchmark in registry.benchmark_names():
         if registry.built_in(benchmark) or (data_dir is not None and (Path(data_dir) / benchmark).is_dir()):
             with contextlib.suppress(MissingError):
-                there[benchmark] = registry.discover(benchmark, data_dir, options)
+                available[benchmark] = registry.discover(benchmark, data_dir, options)
     benchmarks = {
-        name: there[name] if name in there else registry.without_data(name) for name in registry.benchmark_names()
+        name: available[name] if name in available else registry.without_data(name)
+        for name in registry.benchmark_names()
     }
 
     for added, registered in zip(_registered, (seqio.TaskRegistry, seqio.MixtureRegistry)):
         while added:
             registered.remove(added.pop())
-    for found in benchmarks.values():
-        for task in found.tasks.values():
+    for benchmark_ in benchmarks.values():
+        for task in benchmark_.tasks.values():
             add_task(task, vocabularies.get(task.benchmark, shared))
-    mixed = benchmarks if options.missing_benchmarks == REFUSE else there
+    mixed = benchmarks if options.missing_benchmarks == REFUSE else available
     for mixture in map(mixtures.mixture, mixtures.names()):
         add_mixture(mixture, mixed)
 
 
 def add_task(task: Task, vocabulary: OptVocabulary) -> seqio.Task:
-    """Registers one task; targets end in `</s>`, inputs carry no special token."""
+    """Registers one task. Targets end in `</s>`; inputs have no special tokens."""
     _registered[0].append(task.name)
     return seqio.TaskRegistry.add(
         task.name,
@@ -94,12 +97,12 @@ def add_task(task: Task, vocabulary: OptVocabulary) -> seqio.Task:
             "targets": seqio.Feature(vocabulary, add_eos=True),
         },
         postprocess_fn=postprocess,
-        metric_fns=[metric_fn(metric) for metric in dict.fromkeys(one.metric for one in task.templates)],
+        metric_fns=[metric_fn(metric) for metric in dict.fromkeys(template.metric for template in task.templates)],
     )
 
 
 def add_mixture(mixture: Mixture, benchmarks: Mapping[str, Benchmark]) -> None:
-    """Registers a mixture: capped rates within a benchmark, its proportions over parts named MIXTURE:BENCHMARK."""
+    """Registers a mixture: capped rates within a benchmark, and its proportions over parts named MIXTURE:BENCHMARK."""
     rate = functools.partial(seqio.mixing_rate_num_examples, maximum=mixture.eps)
     parts = {
         name: [(task.name, rate) for task in mixture.tasks(benchmarks[name])]
@@ -107,21 +110,23 @@ def add_mixture(mixture: Mixture, benchmarks: Mapping[str, Benchmark]) -> None:
         if name in benchmarks
     }
     if mixture.proportions is None:
-        _add(mixture.name, [part for own in parts.values() for part in own])
+        _add(mixture.name, [part for pairs in parts.values() for part in pairs])
         return
-    for name, own in parts.items():
-        _add(f"{mixture.name}:{name}", own)
-    _add(mixture.name, [(f"{mixture.name}:{name}", mixture.proportions[name]) for name, own in parts.items() if own])
+    for name, pairs in parts.items():
+        _add(f"{mixture.name}:{name}", pairs)
+    _add(
+        mixture.name, [(f"{mixture.name}:{name}", mixture.proportions[name]) for name, pairs in parts.items() if pairs]
+    )
 
 
 def _add(name: str, parts: list[tuple[str, Any]]) -> None:
-    if parts:  # seqio admits no empty mixture: a folder may hold test tasks alone
+    if parts:  # seqio refuses an empty mixture, such as that of a folder with only test tasks
         _registered[1].append(name)
         seqio.MixtureRegistry.add(name, parts)
 
 
 class TaskSource(seqio.FunctionDataSource):
-    """A task's examples as a data set. Examples are counted when a rate asks for them, once."""
+    """A task's examples as a data source. Examples are counted once, when a rate needs their number."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -137,8 +142,8 @@ def _count(task: Task, split: str) -> int:
 
 
 def _dataset(task: Task, split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
-    """Source and target as they meet in a row, with what an evaluation needs."""
-    next(examples(task, split), None)  # what is missing or unreadable is raised here, not from inside TensorFlow
+    """Source and target as they meet in a row, with the fields that an evaluation needs."""
+    next(examples(task, split), None)  # raises errors about missing or unreadable files here, not inside TensorFlow
 
     def rows() -> Iterator[dict[str, Any]]:
         for example in examples(task, split):
@@ -151,7 +156,7 @@ def _dataset(task: Task, split: str, shuffle_files: bool, seed: int | None = Non
 
 
 def postprocess(output: str, *, example: Mapping[str, Any] | None = None, is_target: bool = False) -> Any:
-    """A prediction as bare text; for the target every reference."""
+    """Returns a prediction as bare text; for the target, the list of references."""
     if is_target:
         return [reference.decode() for reference in np.asarray(example["references"])]
     return output.strip()
@@ -159,7 +164,7 @@ def postprocess(output: str, *, example: Mapping[str, Any] | None = None, is_tar
 
 @functools.cache
 def metric_fn(metric: Metric) -> Callable[[Sequence[Sequence[str]], Sequence[str]], dict[str, float]]:
-    """seqio's form of one of our metrics: the mean over examples, in [0, 1]."""
+    """A metric in seqio's form: the mean over examples, in [0, 1]."""
 
     def mean(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
         scores = [metric(prediction, references) for references, prediction in zip(targets, predictions)]

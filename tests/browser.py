@@ -46,6 +46,6 @@ def picture(page: Path, width: int, height: int) -> Iterator[Any]:
 
 
 def colours(page: Path, width: int, height: int) -> dict[tuple[int, int, int], int]:
-    """How many pixels of each colour the page has."""
+    """Counts the pixels of each colour of the page."""
     with picture(page, width, height) as drawn:
         return {colour: count for count, colour in drawn.convert("RGB").getcolors(1 << 24)}

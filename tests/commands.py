@@ -29,9 +29,9 @@ def _run(module: str, words: list[str]) -> tuple[int, str]:
 
     gin.clear_config()
     sys.argv = [module, *words]
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    saved_stderr = os.dup(2)
+    with tempfile.TemporaryFile() as output:
+        os.dup2(output.fileno(), 2)
         try:
             importlib.import_module(module).main()
             code = 0
@@ -39,10 +39,10 @@ def _run(module: str, words: list[str]) -> tuple[int, str]:
             code = end.code
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-        said.seek(0)
-        return code, said.read().decode()
+            os.dup2(saved_stderr, 2)
+            os.close(saved_stderr)
+        output.seek(0)
+        return code, output.read().decode()
 
 
 if __name__ == "__main__":

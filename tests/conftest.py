@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_unconfigure() -> None:
-    if (own := Path(os.environ["JAX_COMPILATION_CACHE_DIR"])).name == f"compiled-{os.getpid()}":  # no worker's
-        shutil.rmtree(own, ignore_errors=True)
+    if (cache_dir := Path(os.environ["JAX_COMPILATION_CACHE_DIR"])).name == f"compiled-{os.getpid()}":  # no worker's
+        shutil.rmtree(cache_dir, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +47,8 @@ def other_tokenizer(tmp_path_factory) -> Path:
     merges = (source / "merges.txt").read_text(encoding="utf-8").splitlines()
     vocabulary = json.loads((source / "vocab.json").read_text(encoding="utf-8"))
     (target / "merges.txt").write_text("\n".join(merges[:-100]) + "\n", encoding="utf-8")
-    kept = {piece: index for piece, index in vocabulary.items() if index < len(vocabulary) - 100}
-    (target / "vocab.json").write_text(json.dumps(kept), encoding="utf-8")
+    smaller = {piece: index for piece, index in vocabulary.items() if index < len(vocabulary) - 100}
+    (target / "vocab.json").write_text(json.dumps(smaller), encoding="utf-8")
     return target
 
 

@@ -96,7 +96,7 @@ TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.b
 
 
 def write(directory: Path, config: OPTConfig, dtype="float32", form="safetensors", sharded=False) -> dict:
-    """What transformers (or, for `.bin`, the torch that wrote the released files) saves; returns the state."""
+    """Saves as transformers does (or, for `.bin`, as the torch that wrote the released files); returns the state."""
     model = torch_model(config).to(TORCH[dtype])
     limit = 60_000 if sharded else 10**9
     model.save_pretrained(directory, max_shard_size=limit)

@@ -18,17 +18,20 @@ def recipes(path: Path) -> None:
     foods = ["flour", "sugar", "butter", "milk", "salt", "rice", "beans", "cheese"]
     records = []
     for i in range(50):
-        one, other = foods[i % 8], foods[(3 * i + 1) % 8]
-        said = [{"role": "user", "content": f"I have {i} {one}."}, {"role": "assistant", "content": f"Cook the {one}."}]
+        single, other = foods[i % 8], foods[(3 * i + 1) % 8]
+        output = [
+            {"role": "user", "content": f"I have {i} {single}."},
+            {"role": "assistant", "content": f"Cook the {single}."},
+        ]
         records += [
-            {"instruction": "Name the first one.", "input": f"{i} {one} and {other}", "output": one},
+            {"instruction": "Name the first one.", "input": f"{i} {single} and {other}", "output": single},
             {
                 "instruction": "Is it sweet?",
-                "context": f"{i} spoons of {one}",
+                "context": f"{i} spoons of {single}",
                 "response": "yes" if i % 8 == 1 else "no",
             },
-            {"prompt": f"How many are {i} {one} and one more?\nA:", "completion": f" {i + 1}"},
-            {"messages": said},
+            {"prompt": f"How many are {i} {single} and one more?\nA:", "completion": f" {i + 1}"},
+            {"messages": output},
         ]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
@@ -58,10 +61,10 @@ def test_a_benchmark_is_added_in_less_than_60_lines(tmp_path):
     for command in (catalog, wordings, *commands.splitlines()):
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "runs/riddles/evaluation/results.json").read_text())
-    asked = {name: task["examples"] for name, task in found["tasks"].items()}
-    assert asked == {"riddles.animals": 20, "riddles.things": 20}
-    assert found["levels"].keys() == {"held_out_task", "held_out_instances"}
+    report = json.loads((tmp_path / "runs/riddles/evaluation/results.json").read_text())
+    requests = {name: task["examples"] for name, task in report["tasks"].items()}
+    assert requests == {"riddles.animals": 20, "riddles.things": 20}
+    assert report["levels"].keys() == {"held_out_task", "held_out_instances"}
     assert (tmp_path / "runs/riddles/evaluation/report.html").stat().st_size > 1000
 
 
@@ -80,6 +83,6 @@ def test_your_own_data_goes_from_file_to_report(tmp_path):
     steps = [json.loads(line)["step"] for line in (tmp_path / "runs/recipes/metrics.jsonl").read_text().splitlines()]
     assert steps[-1] == 20 and "<title>" in (tmp_path / "recipes.html").read_text(encoding="utf-8")
     for folder in ("evaluation", "again"):
-        found = json.loads((tmp_path / "runs/recipes" / folder / "results.json").read_text())
-        assert found["tasks"]["jsonl.recipes"]["examples"] == 20
+        report = json.loads((tmp_path / "runs/recipes" / folder / "results.json").read_text())
+        assert report["tasks"]["jsonl.recipes"]["examples"] == 20
         assert (tmp_path / "runs/recipes" / folder / "report.html").stat().st_size > 1000

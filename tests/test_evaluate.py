@@ -30,20 +30,20 @@ def test_several_suites_make_one_report_and_no_task_is_in_two(model, tmp_path, m
     model.save(str(weights))
     levels = {"one": "fully_held_out", "two": "held_out_task", "three": "held_out_instances"}
     for number, (suite, level) in enumerate(levels.items()):
-        own = prompt(number, suite=suite, task=f"bench.{suite}", level=level)
-        write_ledger(ledger_path(cache, suite), [own], {"coverage": {suite: {"test": [1, 2]}}})
-    found = run_module.evaluate(
+        suite_prompt = prompt(number, suite=suite, task=f"bench.{suite}", level=level)
+        write_ledger(ledger_path(cache, suite), [suite_prompt], {"coverage": {suite: {"test": [1, 2]}}})
+    result = run_module.evaluate(
         str(weights), output_dir=str(tmp_path / "out"), suite="one, two,three", cache_dir=str(cache)
     )
-    assert set(found["levels"]) == set(levels.values()) and set(found["tasks"]) == {
+    assert set(result["levels"]) == set(levels.values()) and set(result["tasks"]) == {
         f"bench.{suite}" for suite in levels
     }
     assert "one: 1 of 2 test tasks have files; two: 1 of 2" in capsys.readouterr().out
     write_ledger(ledger_path(cache, "again"), [prompt(9, suite="again", task="bench.two")], {})
     for suite, ledger, message in (
-        ("two,again", None, "again.jsonl: task bench.two stands in .*two.jsonl too; evaluate the two apart"),
+        ("two,again", None, "again.jsonl: task bench.two .*two.jsonl"),
         ("two,none", None, "none.jsonl: no such ledger"),
-        ("two", "x.jsonl", "SUITE=two and LEDGER=x.jsonl both say what is asked"),
+        ("two", "x.jsonl", "SUITE=two and LEDGER=x.jsonl both"),
     ):
         with pytest.raises(UserError, match=message):
             run_module.evaluate(str(weights), ledger, str(tmp_path / "out"), suite=suite, cache_dir=str(cache))
@@ -53,8 +53,8 @@ def test_several_suites_make_one_report_and_no_task_is_in_two(model, tmp_path, m
 def test_killed_at_ten_moments_it_ends_in_the_same_bytes(model, tmp_path, monkeypatch):
     """SIGKILL at a random moment after a random number of groups, ten times; about 1,000 prompts in groups of 16."""
     generated = {"candidates": None, "metric": Metric("rouge_l"), "references": ("one two",), "task": "written"}
-    asked = [prompt(n) for n in range(800)] + [prompt(n, **generated) for n in range(800, 1000)]
-    write_ledger(tmp_path / "ledger.jsonl", asked, {})
+    prompts = [prompt(n) for n in range(800)] + [prompt(n, **generated) for n in range(800, 1000)]
+    write_ledger(tmp_path / "ledger.jsonl", prompts, {})
     model.save(str(tmp_path / "weights"))
     settings = {"WEIGHTS": str(tmp_path / "weights"), "LEDGER": str(tmp_path / "ledger.jsonl")}
     settings |= {"EVALUATION_ROWS": 1, "MAX_NEW_TOKENS": 6}
@@ -90,13 +90,13 @@ def test_a_part_of_a_ledger_is_chosen_by_shots_and_number_of_questions():
         for shots in (0, 5)
         for n in range(40)
     ]
-    assert run_module.chosen(ledger, None, 0) == ledger
-    assert {one.shots for one in run_module.chosen(ledger, 5, 0)} == {5}
-    assert run_module.chosen(ledger, [0, 5], 0) == ledger
-    few, more = run_module.chosen(ledger, None, 3), run_module.chosen(ledger, None, 6)
+    assert run_module.select(ledger, None, 0) == ledger
+    assert {item.shots for item in run_module.select(ledger, 5, 0)} == {5}
+    assert run_module.select(ledger, [0, 5], 0) == ledger
+    few, more = run_module.select(ledger, None, 3), run_module.select(ledger, None, 6)
     assert len(few) == 2 * (3 + 3 * 2) and set(few) < set(more), "questions of two parts are asked whole"
-    with pytest.raises(UserError, match="SHOTS=3: the ledger has prompts of 0, 5 demonstrations"):
-        run_module.chosen(ledger, 3, 0)
+    with pytest.raises(UserError, match=r"SHOTS=3: .* 0, 5 demonstrations"):
+        run_module.select(ledger, 3, 0)
 
 
 def test_the_command_trains_evaluates_and_reports(tmp_path):
@@ -128,7 +128,7 @@ def test_an_interrupted_command_ends_without_a_traceback(capsys):
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 130
-    assert capsys.readouterr().err == "interrupted; run the same command again to go on\n"
+    assert capsys.readouterr().err.startswith("interrupted; ")
 
 
 BAD = {

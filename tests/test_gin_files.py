@@ -4,6 +4,8 @@ After a change on purpose: python -m tests.test_gin_files
 """
 
 import dataclasses
+import inspect
+import re
 from pathlib import Path
 
 import gin
@@ -12,6 +14,7 @@ import torch
 import transformers
 
 from optiml_jax import gin_cli
+from optiml_jax.evaluation.run import evaluate
 from optiml_jax.model import decoder
 from tasks import suites
 
@@ -35,7 +38,7 @@ PUBLISHED = {
 
 def settings_text(file: str) -> str:
     """Every setting in force, a line each."""
-    settings = gin_cli.settings([f"--gin_file={file}"], "tests")
+    settings = gin_cli.read_settings([f"--gin_file={file}"], "tests")
     values = {f"{part}.{name}": value for part in PARTS for name, value in dataclasses.asdict(settings[part]).items()}
     values |= {name: settings[name] for name in ("mesh", "model_dir", "init_weights")}
     values["evaluates"] = "evaluate_after" in settings
@@ -51,18 +54,41 @@ def test_a_shipped_run_has_the_settings_written_down_for_it(file):
 
 def test_every_suite_of_the_paper_has_a_gin_file():
     """Its name is that of the suite; `test.gin` asks all but the validation suite, and no task twice."""
-    of = {}
+    suites_by_file = {}
     for path in GIN.glob("suites/*.gin"):
-        gin_cli.settings([f"--gin_file=suites/{path.name}"], "tests")
-        of[path.stem] = gin.query_parameter("SUITE/macro.value")
-    every = of.pop("test").split(",")
-    assert all(name == suite for name, suite in of.items()) and set(of) == {*every, "validation"}
-    own = {"samples", "jsonl", "super_natural_instructions", "super_natural_instructions_xlingual"}
-    assert set(of) == set(suites.names()) - own
+        gin_cli.read_settings([f"--gin_file=suites/{path.name}"], "tests")
+        suites_by_file[path.stem] = gin.query_parameter("SUITE/macro.value")
+    every = suites_by_file.pop("test").split(",")
+    assert all(name == suite for name, suite in suites_by_file.items()) and set(suites_by_file) == {
+        *every,
+        "validation",
+    }
+    without_file = {"samples", "jsonl", "super_natural_instructions", "super_natural_instructions_xlingual"}
+    assert set(suites_by_file) == set(suites.names()) - without_file
+
+
+def test_the_defaults_of_the_gin_files_are_those_of_the_python_functions():
+    """A default, such as those of the paper, may be changed in one place only if this test notices the other."""
+    settings = gin_cli.read_settings(["--gin_file=train.gin", "--gin_file=models/opt_125m.gin"], "tests")
+    compared = []
+    for part in ("optimization", "computation", "data", "logging", "validation"):
+        for field in dataclasses.fields(settings[part]):
+            if field.default is dataclasses.MISSING or (part, field.name) == ("validation", "mixture"):
+                continue  # the mixture has no default in Python: it is the one of the run
+            assert getattr(settings[part], field.name) == field.default, (part, field.name)
+            compared.append(field.name)
+    assert len(compared) > 25
+    gin_cli.read_settings(["--gin_file=train.gin", "--gin_file=models/opt_125m.gin", "--gin.WEIGHTS=None"], "tests")
+    text = (GIN / "evaluate.gin").read_text(encoding="utf-8")
+    names = re.findall(r"^evaluate\.(\w+) = %", text, re.MULTILINE)
+    assert len(names) > 9
+    for name in set(names) - {"mixture"}:  # train.gin names its own
+        value = gin.query_parameter(f"evaluate.{name}").scoped_configurable_fn()
+        assert value == inspect.signature(evaluate).parameters[name].default, name
 
 
 def config_of(size: str):
-    return gin_cli.settings(["--gin_file=train.gin", f"--gin_file=models/opt_{size}.gin"], "tests")["model"]
+    return gin_cli.read_settings(["--gin_file=train.gin", f"--gin_file=models/opt_{size}.gin"], "tests")["model"]
 
 
 @pytest.mark.parametrize("size", PUBLISHED)

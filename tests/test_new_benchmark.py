@@ -22,7 +22,7 @@ BENCHMARK = """
 import functools
 from optiml_jax.evaluation.metrics import Metric
 from tasks.example import Example, Record, Template
-from tasks.registry import Benchmark, CatalogRow
+from tasks.catalog.registry import Benchmark, CatalogRow
 from tasks.task import Task
 
 BUILT_IN = True  # it reads no files
@@ -36,12 +36,12 @@ def read(most, split):
 
 def render(most, record, template, worded_as=None):
     digit = record.fields["digit"]
-    asked = template.text.format(record.fields["word"])
-    return Example(record.id, asked, digit, (digit,), tuple(map(str, range(most))))
+    source = template.text.format(record.fields["word"])
+    return Example(record.id, source, digit, (digit,), tuple(map(str, range(most))))
 
 def task(most):
-    own = (functools.partial(read, most), functools.partial(render, most))
-    return Task(f"toy.below_{most}", "toy", f"numbers_{most}", "toy", (), ("train", "test"), TEMPLATES, *own)
+    functions = (functools.partial(read, most), functools.partial(render, most))
+    return Task(f"toy.below_{most}", "toy", f"numbers_{most}", "toy", (), ("train", "test"), TEMPLATES, *functions)
 
 def discover(directory, options):
     tasks = {"train": task(5), "test": task(10)}
@@ -50,8 +50,8 @@ def discover(directory, options):
 """
 SUITE = """
 from tasks.suites import Part, Suite
-def parts(found):
-    return [Part(task, "test", "fully_held_out", shots=(0, 2)) for task in found.listed("test")]
+def parts(benchmark):
+    return [Part(task, "test", "fully_held_out", shots=(0, 2)) for task in benchmark.listed("test")]
 
 SUITE = Suite("toy", ("toy",), parts)
 """

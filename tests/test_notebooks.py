@@ -18,7 +18,7 @@ def cells(notebook):
 
 
 def pictures(notebook) -> list[int]:
-    """Of every cell, how many pictures it shows."""
+    """Returns the number of pictures of every code cell."""
     return [sum("image/png" in output.get("data", {}) for output in cell.outputs) for cell in cells(notebook)]
 
 
@@ -43,6 +43,6 @@ def test_a_notebook_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("XLA_FLAGS", "")
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    wanted = pictures(notebook)
+    expected = pictures(notebook)
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    assert pictures(notebook) == wanted
+    assert pictures(notebook) == expected

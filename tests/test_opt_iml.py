@@ -71,8 +71,8 @@ def test_the_shipped_run_trains_on_its_mixture(name, data_dir, tmp_path_factory)
     places = {"DATA_DIR": data_dir, "TOKENIZER": TOKENIZER, "CACHE_DIR": cache, "MODEL_DIR": model_dir}
     done = run("train", SMALL | {key: str(path) for key, path in places.items()}, gin_file=f"{name}.gin")
     assert "promptsource 42.75%, super_natural_instructions 22.80%, flan 19.00%, pretrain_text 5.00%" in done.stdout
-    found = losses(model_dir)
-    assert len(found) == 20 and np.mean(found[-4:]) < np.mean(found[:4]) - 1
+    losses_ = losses(model_dir)
+    assert len(losses_) == 20 and np.mean(losses_[-4:]) < np.mean(losses_[:4]) - 1
     assert min(row["row_fill"] for row in rows(model_dir)) >= 0.99
     manifest = Manifest.read(manifest_path(cache, "opt_iml_max" if name.endswith("max") else "opt_iml"))
     drawn = shares(probabilities(manifest), manifest.tasks)

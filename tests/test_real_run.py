@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from optiml_jax.data.batches import assemble_rows
 from optiml_jax.data.loader import Loader
 from optiml_jax.data.manifest import Manifest
-from optiml_jax.data.rows import emit
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
 from optiml_jax.model import decoder, head
@@ -82,7 +82,9 @@ def test_packing_is_invisible(cache):
         batch = next(batches)
     documents = [document for block, row in batch.rows for document in block.documents(row)]
     store = TokenStore(cache)
-    alone = emit([[document] for document in documents], store, Data(MIXTURE, str(cache), row_length=row_length), 1, 2)
+    alone = assemble_rows(
+        [[document] for document in documents], store, Data(MIXTURE, str(cache), row_length=row_length), 1, 2
+    )
     params = decoder.init_params(jax.random.key(0), config)
     compute = jax.jit(lambda params, arrays: nats_and_gradients(params, arrays, config))
     with jax.set_mesh(mesh_of("1x1x1")):

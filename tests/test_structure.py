@@ -1,4 +1,4 @@
-"""Who imports whom, read from the sources: no circles, and the arrows of the README's map."""
+"""Checks the imports in the sources: no circles, and only the arrows of the README's map."""
 
 import subprocess
 import sys
@@ -29,20 +29,20 @@ FROM_TASKS = {"data", "tokenizer", "evaluation", "common"}  # of the engine, wha
 
 def modules(*packages: str) -> dict[str, Path]:
     """Name -> file of every module."""
-    found = {}
+    by_name = {}
     for package in packages:
         for file in sorted((ROOT / package).rglob("*.py")):
             parts = file.relative_to(ROOT).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
-    return found
+            by_name[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return by_name
 
 
-def graph(known: dict[str, Path]) -> dict[str, set[str]]:
+def graph(modules_by_name: dict[str, Path]) -> dict[str, set[str]]:
     """Module -> modules that it imports, at the top or later. That of a package's own `__init__` by what is inside it
     is left out: `from package import sibling` names it without meaning it."""
     return {
-        name: {other for other in imports(file) if other in known and not f"{name}.".startswith(f"{other}.")}
-        for name, file in known.items()
+        name: {other for other in imports(file) if other in modules_by_name and not f"{name}.".startswith(f"{other}.")}
+        for name, file in modules_by_name.items()
     }
 
 
@@ -81,6 +81,39 @@ def test_packages_form_no_circle_and_follow_the_map(imported):
     assert not cycle(packages)
     for package, others in packages.items():
         assert others <= ALLOWED[package], f"{package} imports {others - ALLOWED[package]}"
+
+
+def floors(imported: dict[str, set[str]], package: str) -> dict[str, int]:
+    """Subpackage or module of a package -> 1 + the highest floor of those that it imports."""
+    depth = package.count(".") + 1
+    rooms: dict[str, set[str]] = {}
+    for name, others in imported.items():
+        if name.startswith(f"{package}."):
+            room = name.split(".")[depth]
+            inside = {other.split(".")[depth] for other in others if other.startswith(f"{package}.")}
+            rooms.setdefault(room, set()).update(inside - {room})
+    floor: dict[str, int] = {}
+    for room in TopologicalSorter(rooms).static_order():
+        floor[room] = 1 + max((floor[other] for other in rooms.get(room, ())), default=0)
+    return floor
+
+
+def test_evaluation_stands_on_six_floors_without_an_arrow_upwards(imported):
+    """The order of the rooms is the order of the work: `static_order` raises for a circle of rooms."""
+    assert floors(imported, "optiml_jax.evaluation") == {
+        "metrics": 1,
+        "prompts": 2,
+        "answers": 3,
+        "scores": 3,
+        "reports": 4,
+        "pipeline": 5,
+        "validation": 4,
+        "run": 6,
+    }
+
+
+def test_tasks_have_no_circle_of_rooms(imported):
+    assert floors(imported, "tasks")["seqio_tasks"] == max(floors(imported, "tasks").values())
 
 
 def part(name: str) -> str:

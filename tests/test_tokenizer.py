@@ -25,13 +25,13 @@ TEXTS = [
 def test_known_ids_of_opt(shared):
     """From metaseq's vocabulary (projects/OPT/assets)."""
     tokenizer = Tokenizer.load(shared / "tokenizer")
-    known = {
+    expected_ids = {
         "Hello world": [31414, 232],
         "\n": [50118],
         " yes": [4420],
         "\n\nOutput:": [50118, 50118, 48293, 35],
     }
-    assert {text: tokenizer.encode(text) for text in known} == known
+    assert {text: tokenizer.encode(text) for text in expected_ids} == expected_ids
     assert tokenizer.vocab_size == 50_265
     assert (tokenizer.bos_id, tokenizer.pad_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, 2, 3)
 

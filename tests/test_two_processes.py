@@ -28,30 +28,30 @@ def start_two(words: list[str], devices: int, flags: bool = True) -> list[subpro
         address = f"127.0.0.1:{free.getsockname()[1]}"
     processes = []
     for index in (0, 1):
-        own, variables = list(words), environment(devices)
+        command_line, variables = list(words), environment(devices)
         if flags:
-            own += [f"--coordinator={address}", "--processes=2", f"--process_id={index}"]
+            command_line += [f"--coordinator={address}", "--processes=2", f"--process_id={index}"]
         else:
             variables |= {"OPTIML_COORDINATOR": address, "OPTIML_PROCESSES": "2", "JOB_COMPLETION_INDEX": str(index)}
         pipe = subprocess.PIPE
-        processes.append(subprocess.Popen(own, cwd=ROOT, env=variables, stdout=pipe, stderr=pipe, text=True))
+        processes.append(subprocess.Popen(command_line, cwd=ROOT, env=variables, stdout=pipe, stderr=pipe, text=True))
     return processes
 
 
 def finish(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
     """Exit codes and what was said on stderr."""
     try:
-        said = [process.communicate(timeout=240)[1] for process in processes]
+        stderr = [process.communicate(timeout=240)[1] for process in processes]
     finally:
         for process in processes:
             if process.poll() is None:
                 process.kill()
                 process.wait()
-    return [(process.returncode, text) for process, text in zip(processes, said)]
+    return [(process.returncode, text) for process, text in zip(processes, stderr)]
 
 
 @pytest.fixture(scope="module")
-def one(cache, tmp_path_factory) -> Path:  # noqa: F811
+def single_process(cache, tmp_path_factory) -> Path:  # noqa: F811
     """The same run in one process."""
     directory = tmp_path_factory.mktemp("one")
     run("train", SMALL | MESH | {"CACHE_DIR": cache, "MODEL_DIR": str(directory)}, devices=8)
@@ -72,39 +72,45 @@ def stopped_and_resumed(cache, tmp_path_factory) -> Path:  # noqa: F811
     os.kill(processes[1].pid, signal.SIGTERM)
     ends = finish(processes)
     assert {code for code, _ in ends} in ({143}, {0}), ends  # 0: a quick machine had finished
-    for code, said in finish(start_two(command("train", settings), devices=4, flags=False)):
-        assert code == 0, said[-2000:]
+    for code, stderr in finish(start_two(command("train", settings), devices=4, flags=False)):
+        assert code == 0, stderr[-2000:]
     return directory
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_go_on_and_give_the_losses_of_one(one, stopped_and_resumed):
+def test_two_processes_stop_together_go_on_and_give_the_losses_of_one(single_process, stopped_and_resumed):
     assert [row["step"] for row in rows(stopped_and_resumed)] == [1, 2, 3, 4, 5, 6]
-    np.testing.assert_allclose(losses(stopped_and_resumed), losses(one), atol=1e-5)
+    np.testing.assert_allclose(losses(stopped_and_resumed), losses(single_process), atol=1e-5)
     names = {path.name for path in stopped_and_resumed.iterdir()}
     assert {"config.gin", "metrics.jsonl", "checkpoints", "tokenizer"} <= names
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_two_processes_goes_on_in_one(one, stopped_and_resumed, cache, tmp_path):  # noqa: F811
+def test_a_checkpoint_of_two_processes_goes_on_in_one(single_process, stopped_and_resumed, cache, tmp_path):  # noqa: F811
     subprocess.run(["cp", "-r", str(stopped_and_resumed), str(tmp_path / "run")], check=True)
     latest = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda path: int(path.name))
     subprocess.run(["rm", "-r", str(latest)], check=True)
     run("train", SMALL | MESH | {"CACHE_DIR": cache, "MODEL_DIR": str(tmp_path / "run")}, devices=8)
-    np.testing.assert_allclose(losses(tmp_path / "run"), losses(one), atol=1e-5)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(single_process), atol=1e-5)
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_to_the_bytes_of_one(one, cache, tmp_path):  # noqa: F811
+def test_two_processes_evaluate_to_the_bytes_of_one(single_process, cache, tmp_path):  # noqa: F811
     """Ranked and generated prompts; the two go on with what one left half done."""
     lines = Path(cache, "ledgers", "samples.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     ledger = tmp_path / "ledger.jsonl"
     ledger.write_text("".join(lines[::20]), encoding="utf-8")
-    settings = {"WEIGHTS": str(one), "LEDGER": str(ledger), "MAX_NEW_TOKENS": 4, "EVALUATION_ROWS": 4, "DATA_AXIS": 2}
+    settings = {
+        "WEIGHTS": str(single_process),
+        "LEDGER": str(ledger),
+        "MAX_NEW_TOKENS": 4,
+        "EVALUATION_ROWS": 4,
+        "DATA_AXIS": 2,
+    }
     run("evaluate", settings | {"OUTPUT_DIR": str(tmp_path / "one")}, gin_file="evaluate.gin", devices=2)
     words = command("evaluate", settings | {"OUTPUT_DIR": str(tmp_path / "two")}, gin_file="evaluate.gin")
-    for code, said in finish(start_two(words, devices=1)):
-        assert code == 0, said[-2000:]
+    for code, stderr in finish(start_two(words, devices=1)):
+        assert code == 0, stderr[-2000:]
     for name in ("results.json", "samples.jsonl", "chain.txt"):  # reports say by how many devices they were made
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
     reports = [(tmp_path / name / "report.md").read_text().split("## How it was made")[0] for name in ("one", "two")]
@@ -112,7 +118,7 @@ def test_two_processes_evaluate_to_the_bytes_of_one(one, cache, tmp_path):  # no
     with exclusive(tmp_path / "two", "wait"):  # what stops the first process stops the other
         ends = finish(start_two(words, devices=1))
     assert [code for code, _ in ends] == [2, 2], ends
-    assert all("is being written by process" in said for _, said in ends), ends
+    assert all("is being written by process" in stderr for _, stderr in ends), ends
 
 
 @pytest.mark.slow
@@ -125,27 +131,27 @@ def test_two_processes_train_and_evaluate_as_one(cache, tmp_path):  # noqa: F811
     settings |= {"MAX_NEW_TOKENS": 4, "EVALUATION_ROWS": 4, "VALIDATE_EVERY": 3, "VALIDATION_LIMIT": 3}
     run("train", settings | {"MODEL_DIR": str(tmp_path / "one")}, devices=4)
     words = command("train", settings | {"MODEL_DIR": str(tmp_path / "two")})
-    for code, said in finish(start_two(words, devices=2)):
-        assert code == 0, said[-2000:]
+    for code, stderr in finish(start_two(words, devices=2)):
+        assert code == 0, stderr[-2000:]
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-5)
-    one, two = (
+    single, two = (
         [json.loads(line) for line in (tmp_path / name / "evaluation" / "samples.jsonl").read_text().splitlines()]
         for name in ("one", "two")
     )
-    assert len(one) > 30 and [s["prediction"] for s in one] == [s["prediction"] for s in two]
-    for ours, theirs in zip(one, two):
+    assert len(single) > 30 and [s["prediction"] for s in single] == [s["prediction"] for s in two]
+    for ours, theirs in zip(single, two):
         np.testing.assert_allclose(ours["scores"] or [0], theirs["scores"] or [0], atol=1e-4)
-    one, two = (json.loads((tmp_path / name / "evaluation" / "results.json").read_text()) for name in ("one", "two"))
-    assert {**one, "weights": ""} == {**two, "weights": ""}
-    one, two = (read_validation(tmp_path / name) for name in ("one", "two"))
-    assert [row["step"] for row in one] == [3, 6] and one == two
-    kept = [[path.name for path in (tmp_path / name / "best" / "checkpoints").iterdir()] for name in ("one", "two")]
-    assert kept[0] == kept[1]
+    single, two = (json.loads((tmp_path / name / "evaluation" / "results.json").read_text()) for name in ("one", "two"))
+    assert {**single, "weights": ""} == {**two, "weights": ""}
+    single, two = (read_validation(tmp_path / name) for name in ("one", "two"))
+    assert [row["step"] for row in single] == [3, 6] and single == two
+    steps = [[path.name for path in (tmp_path / name / "best" / "checkpoints").iterdir()] for name in ("one", "two")]
+    assert steps[0] == steps[1]
 
 
 SAVE = """
 import sys, jax
-from optiml_jax import distributed, errors
+from optiml_jax.common import distributed, errors
 from optiml_jax import weights
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import OPTConfig
@@ -184,4 +190,4 @@ def test_an_export_that_fails_on_the_first_process_fails_on_both(tmp_path, how, 
     assert (target / "model.safetensors").exists() == (how == "new")
     assert time.monotonic() - start < 60 and not (tmp_path / "export.partial").exists()
     if how == "full":
-        assert all("No space left on device" in said for _, said in ends), ends
+        assert all("No space left on device" in stderr for _, stderr in ends), ends

@@ -1,4 +1,4 @@
-r"""Builds the token store of a mixture and the prompt ledger of a suite, or brings them up to date.
+r"""Builds or updates the token store of a mixture and the prompt ledger of a suite.
 
     python -m tools.cache_tasks --mixture=samples --cache_dir=cache/samples
     python -m tools.cache_tasks --mixture=super_natural_instructions --data_dir=data --cache_dir=cache/ni \
@@ -8,8 +8,8 @@ r"""Builds the token store of a mixture and the prompt ledger of a suite, or bri
 
     python -m tools.cache_tasks --verify --cache_dir=cache/ni
 
-A mixture brings the suite of its name along, where there is one. `--data_dir` holds one folder a benchmark. Flags that
-are not listed by --help are Beam's, such as --runner=FlinkRunner.
+A mixture also writes the ledger of the suite with the same name, if there is one. `--data_dir` holds one folder per
+benchmark. Flags that --help does not list are passed to Beam, such as --runner=FlinkRunner.
 """
 
 import argparse
@@ -40,41 +40,51 @@ from tasks.prompting.demonstrations import SEPARATOR
 from tasks.suites import ledger_job
 from tasks.task import Options
 
-FEW_TASKS = 40  # up to here the whole table is printed
+FEW_TASKS = 40  # longer tables are abbreviated
 LARGEST = 20
 LISTED = 20  # skipped records printed
 HEADER = ("task", "examples", "tokens", "label tokens", "skipped")
-ASKED = ("task", "split", "level", "prompts")
+SUITE_COLUMNS = ("task", "split", "level", "prompts")
 
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """Our flags, and those left for Beam."""
+    """Returns the flags of this tool, and the remaining ones for Beam."""
     parser = Parser("tools.cache_tasks", __doc__)
     add = parser.add_argument
     add("--verify", action="store_true", help="check every byte of the store; write nothing")
-    add("--mixture", help=f"what to train on: {', '.join(mixtures.names())}")
-    add("--suite", help=f"what to evaluate on, alone; several with commas: {', '.join(suites.names())}")
-    add("--data_dir", default=os.environ.get("OPTIML_DATA_DIR"), help="raw data, one folder a benchmark")
-    add("--cache_dir", required=True, help="where the store is, or will be")
-    add("--tokenizer", default=os.environ.get("OPTIML_TOKENIZER"), help="directory or hub name; samples have their own")
+    add("--mixture", help=f"mixture to train on: {', '.join(mixtures.names())}")
+    add("--suite", help=f"suite to evaluate on, without a mixture; several with commas: {', '.join(suites.names())}")
+    add("--data_dir", default=os.environ.get("OPTIML_DATA_DIR"), help="raw data, one folder per benchmark")
+    add("--cache_dir", required=True, help="folder of the store")
+    add(
+        "--tokenizer", default=os.environ.get("OPTIML_TOKENIZER"), help="directory or hub name; the samples include one"
+    )
     add("--held_out_instances", type=int, help="validation instances of each task (samples: 32, others: 0)")
-    add("--max_label_tokens", type=int, default=0, help="skip and list longer labels")
-    add("--row_length", type=int, default=Limits.row_length, help="of pieces of documents that are longer (2048)")
-    add("--max_prompts_per_task", type=int, default=250, help="of a split in the ledger, drawn by id; 0: all")
-    add("--all_templates", action="store_true", help="those too that alter the original task (PromptSource, FLAN)")
+    add("--max_label_tokens", type=int, default=0, help="skip and list examples with longer labels")
+    add("--row_length", type=int, default=Limits.row_length, help="length of the pieces of longer documents (2048)")
+    add("--max_prompts_per_task", type=int, default=250, help="prompts per split in the ledger, selected by id; 0: all")
+    add(
+        "--all_templates",
+        action="store_true",
+        help="also use templates that alter the original task (PromptSource, FLAN)",
+    )
     add("--t0_truncation", action="store_true", help="cut fields of PromptSource to 2,048 characters, as T0 did")
     add(
-        "--demonstration_separator", default=SEPARATOR, help="between examples of a few-shot prompt (three line breaks)"
+        "--demonstration_separator",
+        default=SEPARATOR,
+        help="text between examples of a few-shot prompt (three line breaks)",
     )
     add(
         "--missing_benchmarks",
         choices=(REFUSE, LEAVE_OUT),
         default=REFUSE,
-        help="of a mixture of several, those whose data are not there (refuse)",
+        help="benchmarks of a mixture whose data are missing (refuse)",
     )
-    add("--review", help="decisions on pairs of tasks, of tools.find_overlap: which to drop from either side")
-    add("--overlap", help="examples of tools.find_overlap that the ledger flags: OUTPUT.examples.tsv")
-    add("--allow_bad_records", action="store_true", help="skip them even when more than 1%% of a split is unusable")
+    add("--review", help="decisions of tools.find_overlap on pairs of tasks: which task to drop")
+    add("--overlap", help="OUTPUT.examples.tsv of tools.find_overlap: examples that the ledger marks as contaminated")
+    add(
+        "--allow_bad_records", action="store_true", help="skip bad records even if more than 1%% of a split is unusable"
+    )
     add("--allow_empty_tasks", action="store_true", help="leave out tasks without usable instances")
     flags, beam_flags = parser.parse_known_args(arguments)
     if not flags.verify and (flags.mixture is None) == (flags.suite is None):
@@ -90,7 +100,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
 
 
 def tokenizer_of(flags: argparse.Namespace) -> Tokenizer:
-    """The tokenizer asked for; the samples bring their own."""
+    """Loads the requested tokenizer; the samples include one."""
     source = flags.tokenizer or (samples.TOKENIZER if flags.mixture == samples.NAME else None)
     if source is None:
         needed = "vocab.json + merges.txt, or facebook/opt-125m (in a gin file: TOKENIZER)"
@@ -114,15 +124,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         flags.review,
     )
     contaminated = overlap.read_examples(flags.overlap) if flags.overlap else None
-    asked = [suites.suite(name.strip()) for name in (flags.suite or "").split(",") if name]
+    selected = [suites.suite(name.strip()) for name in (flags.suite or "").split(",") if name]
     if flags.mixture:
         cache_mixture(flags, options, beam_flags)
-        asked = [suites.suite(flags.mixture)] if flags.mixture in suites.names() else []
+        selected = [suites.suite(flags.mixture)] if flags.mixture in suites.names() else []
     separator = flags.demonstration_separator.replace("\\n", "\n")
-    for suite in asked:
+    for suite in selected:
         start = time.perf_counter()
         try:
-            found = ledger_job.run(
+            result = ledger_job.run(
                 suite,
                 flags.data_dir,
                 flags.cache_dir,
@@ -133,15 +143,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 contaminated=contaminated,
             )
         except MissingError as error:
-            if len(asked) == 1 or options.missing_benchmarks == REFUSE:
+            if len(selected) == 1 or options.missing_benchmarks == REFUSE:
                 raise
             print(f"suite {suite.name} is left out: {error}")
             continue
-        print(ledger_report(suite.name, found, time.perf_counter() - start, alone=not flags.mixture))
+        print(ledger_report(suite.name, result, time.perf_counter() - start, alone=not flags.mixture))
 
 
 def cache_mixture(flags: argparse.Namespace, options: Options, beam_flags: Sequence[str]) -> None:
-    mixtures.mixture(flags.mixture)  # a misspelt mixture before a missing tokenizer
+    mixtures.mixture(flags.mixture)  # report a misspelt mixture before a missing tokenizer
     tokenizer = tokenizer_of(flags)
     store = str(cache_paths.store_for(flags.cache_dir, tokenizer.fingerprint))
     limits = Limits(flags.max_label_tokens, flags.row_length)
@@ -152,10 +162,10 @@ def cache_mixture(flags: argparse.Namespace, options: Options, beam_flags: Seque
 
 
 def verify(cache_dir: str) -> None:
-    """Says that the store is whole, or names what is not.
+    """Prints that the store is intact, or every fault.
 
     Raises:
-      DataError: the first fault; the others are printed before.
+      DataError: the first fault; the others are printed before it.
     """
     start = time.perf_counter()
     stores = cache_paths.stores(cache_dir) or [Path(cache_dir)]
@@ -166,14 +176,14 @@ def verify(cache_dir: str) -> None:
         raise DataError(faults[0] + (f" (and {len(faults) - 1} more faults, listed above)" if faults[1:] else ""))
     seconds = time.perf_counter() - start
     count = sum(len(splits(store)) for store in stores)
-    print(f"{cache_dir}: {count} tasks are as they were written, checked in {seconds:.1f} s")
+    print(f"{cache_dir}: {count} tasks are intact, checked in {seconds:.1f} s")
 
 
-def report(job: Job, result: build.Result, seconds: float) -> str:
-    """Tables and lists of what was cached; what is too long to print goes to files beside the manifest."""
+def report(job: Job, result: build.CacheResult, seconds: float) -> str:
+    """Prints tables and lists of the cached tasks; long ones go to files beside the manifest."""
     stats = [build.read_stats(job.cache_dir, task.name) for task in result.tasks]
     if not stats:
-        return f"mixture {job.mixture}: no task to train on is there; {coverage_text(result.manifest.coverage)}"
+        return f"mixture {job.mixture}: there is no task to train on; {coverage_text(result.manifest.coverage)}"
     rows = [_row(s, s["task"]) for s in stats]
     totals = [_sum(stats, name) for name in sorted({s["benchmark"] for s in stats})]
     beside = cache_paths.manifest_path(job.cache_dir, job.mixture)
@@ -194,23 +204,26 @@ def report(job: Job, result: build.Result, seconds: float) -> str:
     if new:
         lines.append(f"wrote {len(new)} of {len(stats)} tasks, {tokens:,} tokens, in {seconds:.1f} s")
         rate = tokens / result.seconds / 1e6
-        lines[-1] += f" ({result.seconds:.1f} s of it in the pipeline: {rate:.2f} million tokens a second)"
+        lines[-1] += f" ({result.seconds:.1f} s of it in the pipeline: {rate:.2f} million tokens per second)"
     else:
-        lines.append(f"all {len(stats)} tasks were there, checked in {seconds:.1f} s")
+        lines.append(f"all {len(stats)} tasks were already cached, checked in {seconds:.1f} s")
     lines.append(f"store: {job.cache_dir}")
     return "\n".join(lines)
 
 
-def ledger_report(suite: str, found: ledger_job.Result, seconds: float, alone: bool) -> str:
-    """What a suite asks: one line after a mixture, the whole table by itself."""
-    rows = [(*where, count) for where, count in found.prompts.items()]
-    beside = found.path.with_suffix(".txt")
-    left_out = found.left_out if alone else ()  # else they are listed with the mixture
-    lines = _folded(ASKED, rows, [(suite, "all", "all", found.count)], 3, beside) if alone else []
-    if alone or found.skipped_count:
-        lines += ["", *_skipped(found.skipped, found.skipped_count, left_out, found.path.with_suffix(".skipped.txt"))]
-    done = "written" if found.written else "was there, checked"
-    lines.append(f"ledger: {found.path}, {found.count:,} prompts of {len(rows):,} tasks, {done} in {seconds:.1f} s")
+def ledger_report(suite: str, result: ledger_job.LedgerResult, seconds: float, alone: bool) -> str:
+    """Prints the contents of a suite: one line after a mixture, otherwise the whole table."""
+    rows = [(*where, count) for where, count in result.prompts.items()]
+    beside = result.path.with_suffix(".txt")
+    left_out = result.left_out if alone else ()  # otherwise they are listed with the mixture
+    lines = _folded(SUITE_COLUMNS, rows, [(suite, "all", "all", result.count)], 3, beside) if alone else []
+    if alone or result.skipped_count:
+        lines += [
+            "",
+            *_skipped(result.skipped, result.skipped_count, left_out, result.path.with_suffix(".skipped.txt")),
+        ]
+    done = "written" if result.written else "already written, checked"
+    lines.append(f"ledger: {result.path}, {result.count:,} prompts of {len(rows):,} tasks, {done} in {seconds:.1f} s")
     return "\n".join(lines)
 
 
@@ -219,13 +232,13 @@ def _row(stats: dict, task: str) -> tuple:
 
 
 def _sum(stats: Sequence[dict], benchmark: str) -> tuple:
-    own = [s for s in stats if s["benchmark"] == benchmark]
+    matching = [s for s in stats if s["benchmark"] == benchmark]
     keys = ("examples", "tokens", "label_tokens", "skipped_count")
-    return _row({key: sum(s[key] for s in own) for key in keys}, f"{benchmark} ({len(own)} tasks)")
+    return _row({key: sum(s[key] for s in matching) for key in keys}, f"{benchmark} ({len(matching)} tasks)")
 
 
 def _folded(header: Sequence[str], rows: list[tuple], totals: list[tuple], by: int, path: Path) -> list[str]:
-    """A table, or the rows that are largest in column `by` and where the whole table is."""
+    """Returns a table, or its rows with the largest values in column `by` and the path of the whole table."""
     path.write_text(table(header, rows + totals) + "\n", encoding="utf-8")
     if len(rows) <= FEW_TASKS:
         return [table(header, rows + totals)]
@@ -234,7 +247,7 @@ def _folded(header: Sequence[str], rows: list[tuple], totals: list[tuple], by: i
 
 
 def _skipped(skipped: Sequence[Skipped], count: int, left_out: Sequence[Skipped], path: Path) -> list[str]:
-    """Every record and task left out, with the reason: the first twenty here, all in a file."""
+    """Lists every record and task left out, with the reason: prints the first twenty and writes all to a file."""
     path.unlink(missing_ok=True)
     lines = [f"{item.where}: {item.reason}" for item in (*skipped, *left_out)]
     if not lines:

@@ -25,22 +25,22 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("tools.compare_runs", __doc__)
     add = parser.add_argument
     add("first", metavar="A", help="an evaluation, such as that of a model before tuning")
-    add("second", metavar="B", help="another one of the same prompts; differences are B - A")
-    add("--output", help="folder for comparison.json, .md and .html (none: print alone)")
-    add("--names", help="how the two are called in tables, 'before,after' (their paths)")
-    add("--metric", help="of harness samples, the one to compare, such as acc_norm (the first that is there)")
+    add("second", metavar="B", help="another evaluation of the same prompts; differences are B - A")
+    add("--output", help="folder for comparison.json, .md and .html (none: only print)")
+    add("--names", help="names of the two in tables, 'before,after' (their paths)")
+    add("--metric", help="metric of harness samples to compare, such as acc_norm (the first one)")
     flags = parser.parse_args(arguments)
     flags.names = flags.names.split(",") if flags.names else [flags.first, flags.second]
     if len(flags.names) != 2 or not all(flags.names):
-        parser.error("--names must be two names with a comma between them")
+        parser.error("--names must be two names separated by a comma")
     return flags
 
 
 def read(source: str, metric: str | None) -> list[dict]:
-    """The samples of one side.
+    """Reads the samples of one side.
 
     Raises:
-      UserError: nothing there that can be compared.
+      UserError: there are no samples to compare.
     """
     path = Path(source)
     if harness.files_of(path):
@@ -53,13 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
     sides = [read(source, flags.metric) for source in (flags.first, flags.second)]
     paired = comparison.pair(*sides)
-    found = {"names": flags.names} | comparison.compare(paired)
-    print(comparison_page.text(found))
+    result = {"names": flags.names} | comparison.compare(paired)
+    print(comparison_page.text(result))
     if flags.output:
         folder = Path(flags.output)
-        write_atomically(folder / "comparison.json", json.dumps(found, indent=2, allow_nan=False) + "\n")
-        write_atomically(folder / "comparison.md", comparison_page.markdown(found))
-        write_atomically(folder / "comparison.html", comparison_page.html(found, paired))
+        write_atomically(folder / "comparison.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
+        write_atomically(folder / "comparison.md", comparison_page.markdown(result))
+        write_atomically(folder / "comparison.html", comparison_page.html(result, paired))
         print(f"\npage: {folder}/comparison.html")
 
 

@@ -1,11 +1,11 @@
-r"""The paper's Table 1 for the data that are here, beside the paper's numbers.
+r"""Computes the paper's Table 1 for the available data, beside the paper's numbers.
 
     python -m tools.dataset_statistics --data_dir=data --tokenizer=facebook/opt-125m
     python -m tools.dataset_statistics --data_dir=data --tokenizer=facebook/opt-125m --benchmarks=flan,t5 \
         --skipped=out.txt
 
-Reads every record of every split; of each, so many prompts are tokenised (`--prompts`). The second table holds all
-splits: those that are never trained on too. What cannot be read is counted, and `--skipped` lists it with the reason.
+Reads every record of every split and tokenises `--prompts` prompts of each. The second table has all splits, including
+those that are never trained on. Records that cannot be read are counted, and `--skipped` lists them with the reason.
 """
 
 import argparse
@@ -32,12 +32,12 @@ from tasks.prompting.subsampling import Pool
 from tasks.suites import flan, promptsource, super_natural_instructions_held_out, unifiedskg, validation
 from tasks.task import Options, Task
 
-BATCH = 1024  # prompts tokenised at once
+BATCH = 1024  # prompts per tokenizer call
 REASONS = 12  # printed
 
 
 class Paper(NamedTuple):
-    """A line of Table 1; lengths are of prompts in tokens."""
+    """A row of Table 1; lengths are of prompts in tokens."""
 
     categories: int
     tasks: int
@@ -58,7 +58,7 @@ TABLE_1 = {
     "reasoning": Paper(1, 14, 0.4e6, 1.0, 146, 122),
 }
 TRAINED = "OPT-IML Bench (train)"
-TABLE_1[TRAINED] = Paper(93, 1_545, 17.9e6, 1.7, 261, 631)  # what opt_iml draws from
+TABLE_1[TRAINED] = Paper(93, 1_545, 17.9e6, 1.7, 261, 631)  # benchmarks of opt_iml
 STATED = {"train": TABLE_1[TRAINED][:2], "validation": (7, 35), "test": (10, 87)}  # categories and tasks, Table 1
 OTHERS = ("pretrain_text", "dialogue")  # used by the paper, not in its Table 1
 
@@ -80,11 +80,11 @@ class Measured:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("tools.dataset_statistics", __doc__)
     add = parser.add_argument
-    add("--data_dir", default=os.environ.get("OPTIML_DATA_DIR"), help="raw data, one folder a benchmark")
+    add("--data_dir", default=os.environ.get("OPTIML_DATA_DIR"), help="raw data, one folder per benchmark")
     add("--tokenizer", default=os.environ.get("OPTIML_TOKENIZER"), help="directory or hub name")
-    add("--benchmarks", help="some of them: flan,t5 (those of the paper)")
-    add("--prompts", type=int, default=1_000, help="tokenised of each split, drawn at random; 0: all (1000)")
-    add("--skipped", help="also write all that was skipped to this file, with the reasons")
+    add("--benchmarks", help="benchmarks, such as flan,t5 (those of the paper)")
+    add("--prompts", type=int, default=1_000, help="prompts to tokenise per split, a random sample; 0: all (1000)")
+    add("--skipped", help="also write every skipped record to this file, with the reason")
     add("--json", help="also write the numbers to this file")
     flags = parser.parse_args(arguments)
     for name in ("data_dir", "tokenizer"):
@@ -101,7 +101,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def measure(task: Task, split: str, tokenizer: Tokenizer, most: int) -> Measured:
-    """Every record of a split, and the lengths of at most `most` of its prompts (0: of all)."""
+    """Reads every record of a split, and measures the lengths of at most `most` of its prompts (0: all)."""
     pool = Pool(task, split, most=None if split == "train" else 0)
     examples, taken, skipped = 0, [], []
     draws = random.Random(f"{task.name} {split}")
@@ -110,70 +110,70 @@ def measure(task: Task, split: str, tokenizer: Tokenizer, most: int) -> Measured
             if isinstance(pair, Skipped):
                 skipped.append(pair)
                 continue
-            examples += 1  # a uniform sample of a stream: pair n replaces one with chance most / n
+            examples += 1  # a uniform sample of a stream: pair n replaces another with probability most / n
             if not most or len(taken) < most:
                 taken.append(pair)
-            elif (place := draws.randrange(examples)) < most:
-                taken[place] = pair
+            elif (index := draws.randrange(examples)) < most:
+                taken[index] = pair
     except DataError as error:
         skipped.append(Skipped(f"{task.name} {split}", str(error)))
     rendered = [pool.render(pair) for pair in taken]
-    unfit = [one for one in rendered if isinstance(one, Skipped)]
-    fitting = [one for one in rendered if isinstance(one, Example)]
+    unfit = [result for result in rendered if isinstance(result, Skipped)]
+    fitting = [result for result in rendered if isinstance(result, Example)]
     lengths = np.array(list(_lengths(fitting, tokenizer)), np.int64).reshape(-1, 2)
     examples -= len(unfit)
-    own = (task.name, task.benchmark, task.category, split, len(task.templates))
-    return Measured(*own, examples, lengths, skipped + unfit)
+    identity = (task.name, task.benchmark, task.category, split, len(task.templates))
+    return Measured(*identity, examples, lengths, skipped + unfit)
 
 
 def _lengths(examples: Sequence[Example], tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
     for start in range(0, len(examples), BATCH):
-        texts = [join(one.source, one.target, one.separator) for one in examples[start : start + BATCH]]
+        texts = [join(example.source, example.target, example.separator) for example in examples[start : start + BATCH]]
         ids = tokenizer.encode_batch(list(itertools.chain.from_iterable(texts)))
         yield from ((len(source), len(target)) for source, target in zip(ids[::2], ids[1::2]))
 
 
 def beside_the_paper(name: str, tasks: Sequence[Task], measured: Sequence[Measured]) -> tuple:
-    """A line of Table 1, ours and the paper's. Ours is of train splits: others of a benchmark may repeat them."""
+    """Returns a row of Table 1, measured and the paper's. Only train splits are counted, because others may repeat
+    them."""
     paper = TABLE_1.get(name)
     names = {task.name for task in tasks}
-    measured = [one for one in measured if one.split == "train" and one.task in names]
-    sources = np.concatenate([one.lengths[:, 0] for one in measured] or [np.empty(0, np.int64)])
-    weights = np.repeat(
-        [one.examples / max(len(one.lengths), 1) for one in measured], [len(o.lengths) for o in measured]
-    )
+    measured = [m for m in measured if m.split == "train" and m.task in names]
+    sources = np.concatenate([m.lengths[:, 0] for m in measured] or [np.empty(0, np.int64)])
+    weights = np.repeat([m.examples / max(len(m.lengths), 1) for m in measured], [len(o.lengths) for o in measured])
     mean = np.average(sources, weights=weights) if len(sources) else 0
     deviation = np.sqrt(np.average((sources - mean) ** 2, weights=weights)) if len(sources) else 0
     categories = len({task.category for task in tasks})
     prompts = sum(len(task.templates) for task in tasks) / max(len(tasks), 1)
-    examples = sum(one.examples for one in measured)
+    examples = sum(m.examples for m in measured)
     ours = (categories, len(tasks), examples, f"{prompts:.1f}", f"{mean:.0f} ± {deviation:.0f}")
     if paper is None:
-        return name, *(cell for one in ours for cell in (one, "-"))
+        return name, *(cell for m in ours for cell in (m, "-"))
     theirs = (paper.categories, paper.tasks, f"{paper.examples / 1e6:.1f} M", f"{paper.prompts:.1f}")
     theirs += (f"{paper.mean} ± {paper.deviation}",)
     return name, *(cell for pair in zip(ours, theirs) for cell in pair)
 
 
-HEADER = ("benchmark", "categories", "paper", "tasks", "paper", "train examples", "paper", "prompts a task", "paper")
+HEADER = ("benchmark", "categories", "paper", "tasks", "paper", "train examples", "paper", "prompts per task", "paper")
 HEADER += ("prompt tokens", "paper")
 SPLITS = ("benchmark", "split", "tasks", "templates", "examples", "tokens", "of them targets", "skipped")
 
 
 def listed_beside_the_paper() -> list[tuple]:
-    """What of the catalog is trained on, validated and tested on, whether or not it is there, beside Table 1.
+    """Counts the training, validation and test tasks of the catalog, with or without their files, beside Table 1.
 
-    Tests are the tasks of Tables 9 to 13, ANLI's rounds apart and without Blended Skill Talk, which Table 15 has.
+    Test tasks are those of Tables 9 to 13, with ANLI's rounds as separate tasks and without Blended Skill Talk, which
+    is in Table 15.
     """
     mixture = mixtures.mixture("opt_iml")
-    every = {row.name: row for name in mixture.benchmarks for row in registry.catalog(name).values()}
-    trained = [row for row in every.values() if row.split in mixture.splits and mixture.dropped(row) is None]
+    rows_by_name = {row.name: row for name in mixture.benchmarks for row in registry.catalog(name).values()}
+    trained = [row for row in rows_by_name.values() if row.split in mixture.splits and mixture.dropped(row) is None]
     validated = [(f"{row.benchmark}.{task}", row.category) for row in validation.TABLE_15 for task in row.tasks]
     tested = [(row.name, row.category) for row in registry.catalog("opt_eval").values()]
-    tested += [(f"anli {one}", every["promptsource.anli"].category) for one in promptsource.ROUNDS]
+    tested += [(f"anli {name}", rows_by_name["promptsource.anli"].category) for name in promptsource.ROUNDS]
     named = [f"promptsource.{task}" for task in promptsource.TABLE_10 if task != "blended_skill_talk"]
     named += [f"flan.{task}" for task in flan.TABLE_11] + [f"unifiedskg.{task}" for task in unifiedskg.TABLE_13]
-    tested += [(name, every[name].category) for name in named]
+    tested += [(name, rows_by_name[name].category) for name in named]
     super_ni = registry.catalog("super_natural_instructions").values()
     tested += [(row.name, row.category) for row in super_ni if super_natural_instructions_held_out.asks(row)]
     ours = {"train": [(row.name, row.category) for row in trained], "validation": validated, "test": tested}
@@ -184,22 +184,22 @@ def listed_beside_the_paper() -> list[tuple]:
 
 
 def by_split(measured: Sequence[Measured]) -> list[tuple]:
-    """A line for each split of each benchmark; tokens of splits that were sampled are means times examples."""
+    """Returns one row per split of each benchmark; tokens of sampled splits are mean lengths times examples."""
     rows = []
-    for benchmark, split in dict.fromkeys((one.benchmark, one.split) for one in measured):
-        own = [one for one in measured if (one.benchmark, one.split) == (benchmark, split)]
-        source, target = sum((one.lengths.mean(axis=0) * one.examples for one in own if len(one.lengths)), np.zeros(2))
-        counts = (sum(one.templates for one in own), sum(one.examples for one in own))
-        skipped = sum(len(one.skipped) for one in own)
-        rows.append((benchmark, split, len(own), *counts, round(source + target), round(target), skipped))
+    for benchmark, split in dict.fromkeys((m.benchmark, m.split) for m in measured):
+        group = [m for m in measured if (m.benchmark, m.split) == (benchmark, split)]
+        source, target = sum((m.lengths.mean(axis=0) * m.examples for m in group if len(m.lengths)), np.zeros(2))
+        counts = (sum(m.templates for m in group), sum(m.examples for m in group))
+        skipped = sum(len(m.skipped) for m in group)
+        rows.append((benchmark, split, len(group), *counts, round(source + target), round(target), skipped))
     return rows
 
 
 def reasons(skipped: Sequence[Skipped]) -> list[str]:
-    """The most frequent reasons, with how many and the first."""
+    """Lists the most frequent reasons, each with its count and its first record."""
     grouped: dict[str, list[str]] = collections.defaultdict(list)
-    for one in skipped:
-        grouped[one.reason].append(one.where)
+    for item in skipped:
+        grouped[item.reason].append(item.where)
     most = sorted(grouped.items(), key=lambda item: -len(item[1]))
     lines = [f"{len(where):7,}  {reason} (first: {where[0]})" for reason, where in most[:REASONS]]
     more = sum(len(where) for _, where in most[REASONS:])
@@ -211,28 +211,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
     tokenizer = Tokenizer.load(flags.tokenizer)
     options = Options(allow_bad_records=True, allow_empty_tasks=True)
-    found: dict[str, Benchmark] = {}
+    benchmarks: dict[str, Benchmark] = {}
     missing = []
     for name in flags.benchmarks:
         try:
-            found[name] = registry.discover(name, flags.data_dir, options)
+            benchmarks[name] = registry.discover(name, flags.data_dir, options)
         except MissingError as error:
             missing.append(Skipped(name, str(error)))
-    splits = [(task, split) for one in found.values() for task in one.tasks.values() for split in task.splits]
+    splits = [(task, split) for item in benchmarks.values() for task in item.tasks.values() for split in task.splits]
     bar = tqdm(splits, "reading", unit="split", leave=False, delay=1)
     measured = [measure(task, split, tokenizer, flags.prompts) for task, split in bar]
-    mixture, every = mixtures.mixture("opt_iml"), mixtures.together(found.values())
-    trained = [task for task in mixture.tasks(every) if task.benchmark in TABLE_1]
-    lines = {name: list(one.tasks.values()) for name, one in found.items()} | {TRAINED: trained}
+    mixture, merged = mixtures.mixture("opt_iml"), mixtures.merge(benchmarks.values())
+    trained = [task for task in mixture.tasks(merged) if task.benchmark in TABLE_1]
+    lines = {name: list(item.tasks.values()) for name, item in benchmarks.items()} | {TRAINED: trained}
     print(table(HEADER, [beside_the_paper(name, tasks, measured) for name, tasks in lines.items()]))
     print("\n" + table(("OPT-IML Bench, listed", "categories", "paper", "tasks", "paper"), listed_beside_the_paper()))
     print("\n" + table(SPLITS, rows := by_split(measured)))
-    skipped = [each for one in measured for each in one.skipped]
-    left_out = [*missing, *(each for one in found.values() for each in one.left_out)]
+    skipped = [each for item in measured for each in item.skipped]
+    left_out = [*missing, *(each for item in benchmarks.values() for each in item.left_out)]
     print(f"\nskipped: {len(skipped):,} records; {len(left_out):,} files and benchmarks left out")
     print("\n".join(reasons([*skipped, *left_out])))
     if flags.skipped:
-        write_atomically(flags.skipped, "".join(f"{one.where}: {one.reason}\n" for one in (*skipped, *left_out)))
+        write_atomically(flags.skipped, "".join(f"{item.where}: {item.reason}\n" for item in (*skipped, *left_out)))
     if flags.json:
         content = {
             "splits": [dict(zip(SPLITS, row)) for row in rows],

@@ -1,13 +1,14 @@
-r"""Fetches the official data that may be fetched by a program, at pinned revisions, into one folder a benchmark.
+r"""Downloads the official data that can be downloaded automatically, at pinned revisions, into one folder per
+benchmark.
 
     python -m tools.fetch_data --data_dir=data
     python -m tools.fetch_data --data_dir=data --benchmarks=flan,reasoning
     python -m tools.fetch_data --data_dir=data --mirror=file:///mnt/archives
     python -m tools.fetch_data --list
 
-`tasks/catalog/sources.tsv` says what is fetched: paths of GitHub repositories at a commit, each with the id that git
-gives its content, which is what is checked. What is there already, and is as pinned, is not fetched again; a download
-that was cut off goes on where it was. The rest must be fetched by hand, and the last table says how and why.
+`tasks/catalog/sources.tsv` lists the downloads: paths of GitHub repositories at a commit, each with the git id of its
+content, which is checked. Files that are present and match are not downloaded again; an interrupted download
+continues. The remaining data must be downloaded by hand, and the last table explains how and why.
 
 A mirror holds the archives as GitHub serves them: `<mirror>/<owner>/<name>/tar.gz/<commit>`.
 """
@@ -34,22 +35,22 @@ from tasks.catalog.registry import CATALOG, catalog, listed
 
 SOURCES = CATALOG.with_name("sources.tsv")
 GITHUB = "https://codeload.github.com"
-DOWNLOADS = ".downloads"  # in the data directory: archives, gone when all is in its place
+DOWNLOADS = ".downloads"  # folder in the data directory for archives; removed at the end
 CHUNK = 1 << 20
 FAILED = "FAILED"
 
 
 @dataclass(frozen=True)
-class Source:
-    """One line of `sources.tsv`.
+class Download:
+    """A line of `sources.tsv`.
 
     Attributes:
-      folder: where it goes in the benchmark's folder; a file or a folder.
-      source: `owner/name` on GitHub; of what must be fetched by hand, where it is.
-      path: in the repository.
-      git_id: of a file's or folder's content. Empty where only the commit is known: then names are checked, against
-        the catalog.
-      note: of what must be fetched by hand, how and why.
+      folder: destination in the benchmark's folder; a file or a folder.
+      source: `owner/name` on GitHub; for manual downloads, the location.
+      path: path in the repository.
+      git_id: git id of the content of the file or folder. Empty if only the commit is known: then the names are checked
+        against the catalog.
+      note: for manual downloads, how and why.
     """
 
     benchmark: str
@@ -62,13 +63,13 @@ class Source:
     note: str
 
 
-def sources() -> list[Source]:
+def sources() -> list[Download]:
     """All of them."""
-    return [Source(**row) for row in listed(SOURCES)]
+    return [Download(**row) for row in listed(SOURCES)]
 
 
 def git_id(path: Path) -> str:
-    """The id that git gives the content of a file (a blob) or of a folder (a tree)."""
+    """Returns the git id of the content of a file (a blob) or of a folder (a tree)."""
     if path.is_dir():
         entries = []
         for entry in path.iterdir():
@@ -77,30 +78,32 @@ def git_id(path: Path) -> str:
             entries.append((sort_by.encode(), f"{mode} {entry.name}\0".encode() + bytes.fromhex(git_id(entry))))
         content = b"".join(entry for _, entry in sorted(entries))
         return hashlib.sha1(b"tree %d\0" % len(content) + content).hexdigest()
-    found = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):
-            found.update(chunk)
-    return found.hexdigest()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
-def fault(source: Source, place: Path) -> str:
-    """Why a file or folder is not what was pinned; empty when it is."""
-    if not place.exists():
+def fault(source: Download, path: Path) -> str:
+    """Returns why a file or folder differs from the pinned version, or an empty string."""
+    if not path.exists():
         return "is not there"
     if source.git_id:
-        found = git_id(place)
-        return "" if found == source.git_id else f"has the git id {found}, not {source.git_id}"
+        actual = git_id(path)
+        return "" if actual == source.git_id else f"has the git id {actual}, not {source.git_id}"
     if source.folder == "tasks":
-        there = {path.stem for path in place.iterdir()}
+        available = {path.stem for path in path.iterdir()}
         stems = (name.partition(".")[2] for name, row in catalog(source.benchmark).items())
-        missing = [stem for stem in stems if stem not in there and not any(one.startswith(stem[:9]) for one in there)]
+        missing = [
+            stem for stem in stems if stem not in available and not any(name.startswith(stem[:9]) for name in available)
+        ]
         return f"lacks {len(missing)} tasks of the catalog, such as {missing[0]}" if missing else ""
-    return "" if any(place.iterdir()) else "is empty"
+    return "" if any(path.iterdir()) else "is empty"
 
 
 def download(url: str, target: Path) -> None:
-    """Fetches a file, on from what of it is there already.
+    """Downloads a file and continues a partial download.
 
     Raises:
       UserError: it cannot be fetched.
@@ -129,11 +132,13 @@ def download(url: str, target: Path) -> None:
                     file.write(chunk)
                     bar.update(len(chunk))
         if size and part.stat().st_size != have + size:
-            raise UserError(f"{url}: ended early, at {part.stat().st_size:,} bytes; run the same command to go on")
+            raise UserError(
+                f"{url}: ended early, after {part.stat().st_size:,} bytes; run the same command to continue"
+            )
     except urllib.error.HTTPError as error:
         if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise UserError(f"{url}: {error.code} {error.reason}; --mirror names another place") from None
-        part.unlink()  # it was not what is there now
+            raise UserError(f"{url}: {error.code} {error.reason}; --mirror sets another location") from None
+        part.unlink()  # the server's file has changed
         download(url, target)
         return
     except OSError as error:
@@ -142,21 +147,23 @@ def download(url: str, target: Path) -> None:
     part.replace(target)
 
 
-def unpack(archive: Path, wanted: Iterable[str], target: Path) -> None:
-    """The wanted paths of an archive, without the folder that all of it lies in.
+def unpack(archive: Path, paths: Iterable[str], target: Path) -> None:
+    """The paths paths of an archive, without the folder that all of it lies in.
 
     Raises:
-      DataError: it is damaged, or has a member that would be written outside `target`.
+      DataError: the archive is damaged, or has a member that would be written outside `target`.
     """
-    wanted = tuple(wanted)
+    paths = tuple(paths)
     try:
         with tarfile.open(archive, "r|gz") as file:
             for member in file:
                 parts = PurePosixPath(member.name).parts
                 if member.name.startswith("/") or ".." in parts:
-                    raise DataError(f"{archive}: its member {member.name} leaves the folder; nothing was unpacked")
+                    raise DataError(
+                        f"{archive}: its member {member.name} would be written outside the folder; nothing was unpacked"
+                    )
                 name = "/".join(parts[1:])
-                inside = any(name == path or name.startswith(f"{path}/") for path in wanted)
+                inside = any(name == path or name.startswith(f"{path}/") for path in paths)
                 if inside and (member.isfile() or member.isdir()):
                     file.extract(member.replace(name=name, deep=False), target, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:
@@ -164,11 +171,11 @@ def unpack(archive: Path, wanted: Iterable[str], target: Path) -> None:
         raise DataError(f"{archive}: cannot be unpacked ({error}), and was removed; run the same command") from None
 
 
-def fetch(some: Sequence[Source], data_dir: Path, base: str) -> None:
-    """Brings paths of one repository at one commit into place, each checked before.
+def fetch(some: Sequence[Download], data_dir: Path, base: str) -> None:
+    """Moves paths of one repository at one commit to their destination, after checking each.
 
     Raises:
-      DataError: something is not what was pinned. What is in its place stays as it was.
+      DataError: a file does not match its pinned version. Existing files are not changed.
     """
     repository, revision = some[0].source, some[0].revision
     downloads = data_dir / DOWNLOADS
@@ -177,42 +184,42 @@ def fetch(some: Sequence[Source], data_dir: Path, base: str) -> None:
     if not archive.exists():
         download(f"{base.rstrip('/')}/{repository}/tar.gz/{revision}", archive)
     with tempfile.TemporaryDirectory(dir=downloads) as folder:
-        unpack(archive, (one.path for one in some), Path(folder))
-        for one in some:
-            if wrong := fault(one, Path(folder) / one.path):
+        unpack(archive, (source.path for source in some), Path(folder))
+        for source in some:
+            if problem := fault(source, Path(folder) / source.path):
                 archive.unlink()
-                raise DataError(f"{repository} at {revision}: {one.path} {wrong}; nothing of it was taken")
-        for one in some:
-            place = data_dir / one.benchmark / one.folder
-            if place.exists():
-                continue  # as pinned, or the user's own: `main` has refused the latter
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(folder) / one.path, place)
+                raise DataError(f"{repository} at {revision}: {source.path} {problem}; nothing of it was used")
+        for source in some:
+            target = data_dir / source.benchmark / source.folder
+            if target.exists():
+                continue  # it matches: `main` has refused files that do not
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(folder) / source.path, target)
     archive.unlink()
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("tools.fetch_data", __doc__)
     add = parser.add_argument
-    known = list(dict.fromkeys(one.benchmark for one in sources()))
-    add("--data_dir", default=os.environ.get("OPTIML_DATA_DIR"), help="where to, one folder a benchmark")
-    add("--benchmarks", help=f"some of {', '.join(known)} (all)")
+    benchmarks = list(dict.fromkeys(source.benchmark for source in sources()))
+    add("--data_dir", default=os.environ.get("OPTIML_DATA_DIR"), help="target folder, with one folder per benchmark")
+    add("--benchmarks", help=f"benchmarks among {', '.join(benchmarks)} (all)")
     add("--mirror", default=GITHUB, help="file://... or http://... in place of GitHub")
-    add("--list", action="store_true", help="say what would be fetched, and what by hand; fetch nothing")
+    add("--list", action="store_true", help="list the downloads, automatic and manual, without downloading")
     flags = parser.parse_args(arguments)
     if flags.data_dir is None and not flags.list:
         parser.error("--data_dir is missing")
-    flags.benchmarks = flags.benchmarks.split(",") if flags.benchmarks else known
+    flags.benchmarks = flags.benchmarks.split(",") if flags.benchmarks else benchmarks
     for name in flags.benchmarks:
-        check_known("benchmark", name, known)
+        check_known("benchmark", name, benchmarks)
     return flags
 
 
 @exit_on_user_error
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
-    wanted = [one for one in sources() if one.benchmark in flags.benchmarks]
-    pinned = [one for one in wanted if one.revision]
+    selected = [source for source in sources() if source.benchmark in flags.benchmarks]
+    pinned = [source for source in selected if source.revision]
     data_dir = Path(flags.data_dir or "data")
     states, errors = {}, []
     if not flags.list:
@@ -221,13 +228,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if not errors:
                 shutil.rmtree(data_dir / DOWNLOADS, ignore_errors=True)
     rows = [
-        (one.benchmark, one.folder, one.source, one.revision[:8], one.licence, states.get(one, "pinned"))
-        for one in pinned
+        (
+            source.benchmark,
+            source.folder,
+            source.source,
+            source.revision[:8],
+            source.licence,
+            states.get(source, "pinned"),
+        )
+        for source in pinned
     ]
     print(table(("benchmark", "file or folder", "repository", "commit", "licence", "state"), rows))
-    by_hand = [(one.benchmark, one.folder, one.source, one.licence, one.note) for one in wanted if not one.revision]
+    by_hand = [
+        (source.benchmark, source.folder, source.source, source.licence, source.note)
+        for source in selected
+        if not source.revision
+    ]
     if by_hand:
-        print("\nto be fetched by hand:\n" + table(("benchmark", "file or folder", "where", "licence", "how"), by_hand))
+        print(
+            "\nto be downloaded by hand:\n" + table(("benchmark", "file or folder", "where", "licence", "how"), by_hand)
+        )
     if errors:
         for error in errors[1:]:
             print(error)
@@ -235,21 +255,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise type(errors[0])(f"{errors[0]}{more}")
 
 
-def _fetch_all(pinned: Sequence[Source], data_dir: Path, base: str, errors: list[UserError]) -> dict[Source, str]:
-    """What became of each; `errors` gets what failed. A file of the user is refused before anything is fetched."""
+def _fetch_all(pinned: Sequence[Download], data_dir: Path, base: str, errors: list[UserError]) -> dict[Download, str]:
+    """Returns the state of each source and appends failures to `errors`. Refuses a user's own files before fetching."""
     faults = {
-        one: fault(one, data_dir / one.benchmark / one.folder) for one in tqdm(pinned, "checking", leave=False, delay=1)
+        source: fault(source, data_dir / source.benchmark / source.folder)
+        for source in tqdm(pinned, "checking", leave=False, delay=1)
     }
-    for one, wrong in faults.items():
-        place = data_dir / one.benchmark / one.folder
-        if wrong and place.exists():
-            raise UserError(f"{place}: {wrong}; move it away, or leave {one.benchmark} out with --benchmarks")
-    missing: dict[tuple[str, str], list[Source]] = {}
-    for one, wrong in faults.items():
-        if wrong:
-            missing.setdefault((one.source, one.revision), []).append(one)
-    states = {one: "was there" for one in pinned}
-    for some in missing.values():  # one that fails does not keep the others
+    for source, problem in faults.items():
+        path = data_dir / source.benchmark / source.folder
+        if problem and path.exists():
+            raise UserError(f"{path}: {problem}; move it away, or leave {source.benchmark} out with --benchmarks")
+    missing: dict[tuple[str, str], list[Download]] = {}
+    for source, problem in faults.items():
+        if problem:
+            missing.setdefault((source.source, source.revision), []).append(source)
+    states = {source: "was there" for source in pinned}
+    for some in missing.values():  # a failed repository does not stop the others
         try:
             fetch(some, data_dir, base)
             states |= dict.fromkeys(some, "fetched")

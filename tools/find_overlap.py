@@ -1,4 +1,4 @@
-r"""Finds evaluation examples that share 13 words in a row with what is trained on, and tables them by pairs of tasks.
+r"""Finds evaluation examples that share 13 consecutive words with the training data, and counts them by pairs of tasks.
 
     python -m tools.cache_tasks --mixture=opt_iml --data_dir=data --cache_dir=cache --tokenizer=facebook/opt-125m
     python -m tools.cache_tasks --suite=opt_eval,mmlu --data_dir=data --cache_dir=cache --max_prompts_per_task=0
@@ -7,10 +7,11 @@ r"""Finds evaluation examples that share 13 words in a row with what is trained 
     python -m tools.cache_tasks --suite=opt_eval,mmlu ... --review=review.tsv --overlap=overlap.examples.tsv
 
 `overlap` is the fraction of an evaluation task's examples that share a 13-gram with the train task (paper 2.3), `own`
-the same without 13-grams that more than half of the task's examples have, which are its wording. Pairs above the
-threshold go to the review with what was decided on them before; fill in `decision` (keep, drop_train or
-drop_evaluation), `reason` and `reviewer`. `overlap.examples.tsv` lists the examples that share more than wording, and
-with it a ledger flags them. Flags that are not listed by --help are Beam's: with --runner each task is an element.
+the same without 13-grams that more than half of the task's examples have, because those are its wording. Pairs above
+the threshold are written to the review, with earlier decisions; fill in `decision` (keep, drop_train or
+drop_evaluation), `reason` and `reviewer`. `overlap.examples.tsv` lists the examples that share more than wording; with
+this file a ledger marks them. Flags that --help does not list are passed to Beam: with --runner each task is an
+element.
 """
 
 import argparse
@@ -32,21 +33,20 @@ from optiml_jax.common.files import write_atomically
 from optiml_jax.common.tables import Parser, table
 from optiml_jax.data import cache_paths
 from optiml_jax.data.manifest import Manifest
-from optiml_jax.data.store import TokenStore
+from optiml_jax.data.store import SPLIT, TokenStore
 from optiml_jax.evaluation.prompts.ledger import read_ledger
 from optiml_jax.tokenizer import Tokenizer
 from tasks.caching import pipeline
-from tasks.caching.shard import SPLIT
 from tasks.catalog import review
-from tasks.catalog.review import Pair
+from tasks.catalog.review import TaskPair
 from tasks.decontamination import overlap
-from tasks.decontamination.overlap import Index, N, Pieces
+from tasks.decontamination.overlap import Index, N, TokenHashes
 
 SHOWN = 20  # pairs printed
 DEFINITION = (
-    f"# a pair shares {N} words in a row; words are runs of bytes between ASCII white space, ASCII letters made small "
-    "and ASCII punctuation dropped; a train sequence is as it is cached, an evaluation example is its prompts with a "
-    "right answer and without demonstrations"
+    f"# a pair shares {N} consecutive words; a word is a run of bytes between ASCII white space, in lower case and "
+    "without ASCII punctuation; a train sequence is as it is cached, an evaluation example is its prompts with a right "
+    "answer and without demonstrations"
 )
 COLUMNS = ("train", "evaluation", "examples", "sharing", "overlap", "own")
 
@@ -56,12 +56,12 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     add = parser.add_argument
     add("--train", required=True, help="a mixture whose token store is in --cache_dir")
     add("--eval", required=True, help="suites whose ledgers are in --cache_dir, with commas")
-    add("--cache_dir", required=True, help="where tools.cache_tasks wrote them")
-    add("--tokenizer", help="which store, where the mixture is cached for several")
-    add("--output", required=True, help="the table of pairs; the examples go to a file beside it")
-    add("--review", help="where pairs above the threshold are listed for a decision; decisions that are there stay")
-    add("--threshold", type=float, default=0.01, help="of the evaluation task's examples (0.01)")
-    add("--processes", type=int, default=os.cpu_count(), help="tasks looked at together (one a core)")
+    add("--cache_dir", required=True, help="folder that tools.cache_tasks wrote")
+    add("--tokenizer", help="tokenizer of the store, if the mixture is cached for several")
+    add("--output", required=True, help="output table of pairs; a file beside it lists the examples")
+    add("--review", help="file of pairs above the threshold, for decisions; existing decisions are preserved")
+    add("--threshold", type=float, default=0.01, help="fraction of the evaluation task's examples (0.01)")
+    add("--processes", type=int, default=os.cpu_count(), help="tasks processed in parallel (one per core)")
     flags, beam_flags = parser.parse_known_args(arguments)
     if flags.processes < 1:
         raise UserError(f"--processes={flags.processes}: must be at least 1")
@@ -83,8 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     manifest = Manifest.read(cache_paths.manifest_path(directory, flags.train))
     ledgers = [cache_paths.ledger_path(flags.cache_dir, name.strip()) for name in flags.eval.split(",")]
     decided = review.read(flags.review) if flags.review and Path(flags.review).exists() else ()
-    tasks, found = overlap.examples(prompt for path in ledgers for prompt in read_ledger(path))
-    index = Index.build(found)
+    tasks, evaluated = overlap.examples(prompt for path in ledgers for prompt in read_ledger(path))
+    index = Index.build(evaluated)
     indexed = time.perf_counter()
     names = [task.name for task in sorted(manifest.tasks, key=lambda task: -task.examples)]
     with tempfile.TemporaryDirectory(dir=flags.cache_dir, prefix=".overlap-") as folder:
@@ -94,45 +94,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, positions, count in tqdm(run(str(directory), folder, names), "overlap", len(names), unit="task"):
             shared[name] = index.shared(positions)
             tokens += count
-    rows = pairs(tasks, found, shared)
+    rows = pairs(tasks, evaluated, shared)
     summary = (
-        f"{len(shared):,} train tasks with {tokens:,} tokens, {len(tasks):,} evaluation tasks with {len(found):,} "
+        f"{len(shared):,} train tasks with {tokens:,} tokens, {len(tasks):,} evaluation tasks with {len(evaluated):,} "
         f"examples and {len(index.grams):,} different {N}-grams: {len(rows):,} pairs share one"
     )
     write_table(flags.output, summary, rows)
     contaminated = Counter(int(number) for _, more in shared.values() for number in more)
     path = Path(flags.output).with_suffix(".examples.tsv")
-    overlap.write_examples(path, tasks, found, contaminated)
+    overlap.write_examples(path, tasks, evaluated, contaminated)
     print(table(COLUMNS, rows[:SHOWN]) if rows else "no pair shares anything")
     above = [row for row in rows if row[4] > flags.threshold]
     print(f"{summary}; {len(above):,} above {flags.threshold:.0%} of the examples")
     print(f"all pairs: {flags.output}; examples: {path}")
     if flags.review:
-        measured = [Pair(train, task, f"{share:.4f}", f"{own:.4f}") for train, task, _, _, share, own in above]
+        measured = [
+            TaskPair(train, task, f"{share:.4f}", f"{beyond_wording:.4f}")
+            for train, task, _, _, share, beyond_wording in above
+        ]
         reviewed = review.merged(measured, decided)
         review.write(flags.review, reviewed)
         open_ = sum(not pair.decision for pair in reviewed)
         print(f"review: {flags.review}, {open_:,} of {len(reviewed):,} pairs to decide")
     took = time.perf_counter() - indexed
     rate = tokens / took / 1e6
-    print(f"{indexed - start:.1f} s for the index, {took:.1f} s for training's side: {rate:.1f} M tokens a second")
+    print(f"{indexed - start:.1f} s for the index, {took:.1f} s for the training tasks: {rate:.1f} M tokens per second")
 
 
 def pairs(
-    tasks: Sequence[str], found: Sequence[overlap.Example], shared: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    tasks: Sequence[str],
+    evaluated: Sequence[overlap.EvaluationExample],
+    shared: Mapping[str, tuple[np.ndarray, np.ndarray]],
 ) -> list[tuple]:
-    """A row of `COLUMNS` for each pair that shares anything, those that share most beside wording first.
+    """Returns a row of `COLUMNS` per overlapping pair, sorted by the overlap apart from wording.
 
     Args:
-      shared: train task -> what `Index.shared` says of it.
+      shared: train task -> result of `Index.shared`.
     """
-    of_task = np.array([example.task for example in found], np.int64)
+    of_task = np.array([example.task for example in evaluated], np.int64)
     sizes = np.bincount(of_task, minlength=len(tasks))
     rows = []
     for train, both in shared.items():
-        every, own = (np.bincount(of_task[numbers], minlength=len(tasks)) for numbers in both)
-        for i in np.flatnonzero(every):
-            rows.append((train, tasks[i], int(sizes[i]), int(every[i]), every[i] / sizes[i], own[i] / sizes[i]))
+        any_gram, beyond_wording = (np.bincount(of_task[numbers], minlength=len(tasks)) for numbers in both)
+        for i in np.flatnonzero(any_gram):
+            rows.append(
+                (train, tasks[i], int(sizes[i]), int(any_gram[i]), any_gram[i] / sizes[i], beyond_wording[i] / sizes[i])
+            )
     return sorted(rows, key=lambda row: (-row[5], -row[4], row[0], row[1]))
 
 
@@ -142,22 +149,26 @@ def write_table(path: str, summary: str, rows: Sequence[tuple]) -> None:
 
 
 def match(store: str, index: str, task: str) -> tuple[str, np.ndarray, int]:
-    """One element: what of the index a task has."""
-    store, pieces, index = _opened(store, index)
-    return task, *overlap.of_store(store, task, SPLIT, pieces, index)
+    """Beam element: the matches of a task with the index."""
+    store, vocabulary, index = _opened(store, index)
+    return task, *overlap.store_matches(store, task, SPLIT, vocabulary, index)
 
 
 @functools.cache
-def _opened(store: str, index: str) -> tuple[TokenStore, Pieces, Index]:
-    return TokenStore(store), Pieces.of(Tokenizer.load(Path(store) / "tokenizer").pieces()), Index.load(Path(index))
+def _opened(store: str, index: str) -> tuple[TokenStore, TokenHashes, Index]:
+    return (
+        TokenStore(store),
+        TokenHashes.from_bytes(Tokenizer.load(Path(store) / "tokenizer").token_bytes()),
+        Index.load(Path(index)),
+    )
 
 
 def local(processes: int, store: str, index: str, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray, int]]:
-    """Every task, by processes of this machine."""
+    """Processes every task in local processes."""
     if processes == 1:
         yield from (match(store, index, name) for name in names)
         return
-    context = multiprocessing.get_context("spawn")  # forked threads of NumPy may hang
+    context = multiprocessing.get_context("spawn")  # NumPy's threads may hang after a fork
     with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
         jobs = [pool.submit(match, store, index, name) for name in names]
         for job in concurrent.futures.as_completed(jobs):
@@ -165,7 +176,8 @@ def local(processes: int, store: str, index: str, names: Sequence[str]) -> Itera
 
 
 def beam(flags: Sequence[str]):
-    """The same as a Beam pipeline, whose workers see the files: results go through the index's folder."""
+    """Processes every task in a Beam pipeline, whose workers see the files and write results to the folder of the
+    index."""
 
     def run(store: str, index: str, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray, int]]:
         beam_, options = pipeline.import_beam()
@@ -180,7 +192,7 @@ def beam(flags: Sequence[str]):
 
 
 def match_to_file(task: str, store: str, index: str) -> None:
-    """`match`, into a file of the index's folder."""
+    """Writes the result of `match` to a file in the folder of the index."""
     _, positions, tokens = match(store, index, task)
     np.savez(Path(index) / f"{task}.npz", positions=positions, tokens=tokens)
 

@@ -1,4 +1,4 @@
-"""Shows what a cached mixture trains on: sizes, probabilities, expected epochs; with `--show` the prompts of a task.
+"""Shows the contents of a cached mixture: sizes, probabilities, expected epochs; with `--show` the prompts of a task.
 
 python -m tools.inspect_mixture --mixture=samples --cache_dir=cache --show=sample007_number_parity
 python -m tools.inspect_mixture --mixture=samples --cache_dir=cache --html=mixture.html
@@ -18,7 +18,7 @@ from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.common.files import write_atomically
 from optiml_jax.common.tables import Parser, table
 from optiml_jax.data import cache_paths
-from optiml_jax.data.manifest import Manifest
+from optiml_jax.data.manifest import SEPARATOR, Manifest
 from optiml_jax.data.packing import pack
 from optiml_jax.data.sampling import probabilities, shares
 from optiml_jax.data.settings import Data
@@ -28,7 +28,7 @@ from optiml_jax.tokenizer import Tokenizer
 from tools import mixture_page
 
 TRAIN_TOKENS = 2_000_000_000  # the paper's runs (Table 3)
-EOS = 1  # positions an example takes beside its own tokens: its inputs start with </s>, its targets end in it
+EOS = 1  # extra positions per example: its inputs start with </s>, its targets end with it
 COLUMNS = (
     "name",
     "benchmark",
@@ -44,16 +44,16 @@ COLUMNS = (
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("tools.inspect_mixture", __doc__)
     add = parser.add_argument
-    add("--mixture", help="a name of tools.cache_tasks")
-    add("--cache_dir", help="the store of python -m tools.cache_tasks")
-    add("--tokenizer", help="which store, where the mixture is cached for several")
-    add("--eps", type=int, help="cap on a task's examples (the mixture's own)")
-    add("--train_tokens", type=float, help="length of the run that expected epochs are of (2e9)")
-    add("--json", help="also write the table to this file")
-    add("--html", help="also write a page of it to this file: shares, tasks, prompts, packed rows, lengths")
-    add("--show", metavar="TASK", help="print prompts of this task, source and target apart, and a packed row of them")
-    add("--examples", type=int, default=3, help="prompts of a task that are shown")
-    add("--row_length", type=int, help="tokens of the packed rows shown (2048)")
+    add("--mixture", help="mixture of tools.cache_tasks")
+    add("--cache_dir", help="folder of the token store")
+    add("--tokenizer", help="tokenizer of the store, if the mixture is cached for several")
+    add("--eps", type=int, help="cap on a task's examples (that of the mixture)")
+    add("--train_tokens", type=float, help="length of the run for expected epochs, in tokens (2e9)")
+    add("--json", help="also write the table to this JSON file")
+    add("--html", help="also write an HTML page: shares, tasks, prompts, packed rows, lengths")
+    add("--show", metavar="TASK", help="print prompts of this task, with source and target, and a packed row")
+    add("--examples", type=int, default=3, help="number of prompts to show")
+    add("--row_length", type=int, help="length of the packed rows, in tokens (2048)")
     flags, gin_flags = parser.parse_known_args(arguments)
     if wrong := [flag for flag in gin_flags if not flag.startswith(("--gin_file=", "--gin.", "--gin_search_paths="))]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
@@ -67,15 +67,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--row_length must be at least 2 and --examples at least 1")
     for name in ("mixture", "cache_dir"):
         if getattr(flags, name) is None:
-            parser.error(f"--{name} is missing (or --gin_file=FILE, which says it)")
+            parser.error(f"--{name} is missing; pass it, or --gin_file=FILE")
     return flags
 
 
 def _take_from_gin(flags: argparse.Namespace, gin_flags: Sequence[str]) -> None:
-    """What the flags leave open, from the settings of a training run."""
+    """Returns the settings of a training run that the flags do not set."""
     from optiml_jax import gin_cli  # imports jax
 
-    settings = gin_cli.settings(gin_flags, "tools.inspect_mixture")
+    settings = gin_cli.read_settings(gin_flags, "tools.inspect_mixture")
     data = settings["data"]
     for name in (
         "mixture",
@@ -101,33 +101,34 @@ def inspect(
     eps: int | None = None,
     proportions: Mapping[str, float] | None = None,
 ) -> dict:
-    """The mixture's tasks and the probabilities of benchmarks and categories.
+    """Returns the mixture's tasks and the probabilities of benchmarks and categories.
 
-    A draw takes, on average over the mixture, as many positions as its tokens and one `</s>`; a run of `train_tokens`
-    positions therefore draws a task with p = probability so many times, and that over its examples are its epochs.
+    A draw uses its tokens and one `</s>`, on average over the mixture. A run of `train_tokens` positions therefore
+    draws a task probability x train_tokens / mean positions times; divided by its examples, this is its number of
+    epochs.
     """
-    chances = probabilities(manifest, eps, proportions)
+    rates = probabilities(manifest, eps, proportions)
     eps = manifest.cap(eps)
-    stats = {name: store.stats(name, "train") for name in chances}
-    positions = sum(p * (stats[name]["tokens"] / stats[name]["examples"] + EOS) for name, p in chances.items())
+    stats = {name: store.stats(name, "train") for name in rates}
+    positions = sum(p * (stats[name]["tokens"] / stats[name]["examples"] + EOS) for name, p in rates.items())
     draws = train_tokens / positions
     tasks = [
         {
             **dataclasses.asdict(task),
             "capped_examples": min(task.examples, eps),
-            "probability": chances[task.name],
+            "probability": rates[task.name],
             "tokens": stats[task.name]["tokens"],
-            "expected_epochs": draws * chances[task.name] / task.examples,
+            "expected_epochs": draws * rates[task.name] / task.examples,
         }
         for task in manifest.tasks
     ]
     return {"tasks": tasks} | {
-        plural: shares(chances, manifest.tasks, key) for plural, key in mixture_page.GROUPS.items()
+        plural: shares(rates, manifest.tasks, key) for plural, key in mixture_page.GROUPS.items()
     }
 
 
 def show(store: TokenStore, tokenizer: Tokenizer, task: str, count: int, row_length: int) -> str:
-    """Prompts of one task as the model reads them (source lines after "|", target after ">"), and one packed row."""
+    """Prints prompts of a task as the model reads them (source lines after "|", target after ">"), and a packed row."""
     split = "train"
     lengths = store.lengths(task, split)
     lines = []
@@ -146,26 +147,26 @@ def show(store: TokenStore, tokenizer: Tokenizer, task: str, count: int, row_len
     return "\n".join(lines)
 
 
-def write_page(flags: argparse.Namespace, found: Mapping, store: TokenStore) -> str:
-    """Writes `--html` and says what it wrote. Prompts of evaluations are those of ledgers in the same cache."""
+def write_page(flags: argparse.Namespace, mixture: Mapping, store: TokenStore) -> str:
+    """Writes the page of `--html` and prints its size. Evaluation prompts come from ledgers in the same cache."""
     data = Data(flags.mixture, flags.cache_dir, row_length=flags.row_length, seed=flags.seed)
-    ledgers = [cache_paths.ledger_path(flags.cache_dir, name) for name in flags.mixture.split("+")]
-    asked = [prompt for path in ledgers if path.exists() for prompt in read_ledger(path)]
+    ledgers = [cache_paths.ledger_path(flags.cache_dir, name) for name in flags.mixture.split(SEPARATOR)]
+    prompts = [prompt for path in ledgers if path.exists() for prompt in read_ledger(path)]
     tokenizer = Tokenizer.load(store.directory / "tokenizer")
-    text = mixture_page.page(found, store, tokenizer, data, flags.train_tokens, flags.examples, asked)
+    text = mixture_page.page(mixture, store, tokenizer, data, flags.train_tokens, flags.examples, prompts)
     write_atomically(flags.html, text)
     return f"page: {flags.html}, {len(text.encode()) / 1e6:.1f} MB"
 
 
-def _task(name: str, known: Sequence[str], cache_dir: str) -> str:
-    """A task by its name, or by that without the benchmark, as reports print it."""
-    if name in known:
+def _task(name: str, names: Sequence[str], cache_dir: str) -> str:
+    """Finds a task by its name, with or without the benchmark."""
+    if name in names:
         return name
-    meant = [task for task in known if task.split(".", 1)[-1] == name]
-    if len(meant) == 1:
-        return meant[0]
-    some = meant or [task for task in known if name in task]
-    close = f"; did you mean {' or '.join(sorted(some)[:3])}?" if some else nearest(name, known)
+    exact = [task for task in names if task.split(".", 1)[-1] == name]
+    if len(exact) == 1:
+        return exact[0]
+    matches = exact or [task for task in names if name in task]
+    close = f"; did you mean {' or '.join(sorted(matches)[:3])}?" if matches else nearest(name, names)
     raise UserError(f"--show={name}: no task of {cache_dir}{close}")
 
 
@@ -176,24 +177,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     store = TokenStore(cache_paths.store_with(flags.cache_dir, flags.mixture, fingerprint) or flags.cache_dir)
     manifest = Manifest.read(cache_paths.manifest_path(store.directory, flags.mixture))
     manifest = manifest.only(flags.tasks, flags.categories)
-    found = inspect(store, manifest, flags.train_tokens, flags.eps, flags.proportions)
+    report = inspect(store, manifest, flags.train_tokens, flags.eps, flags.proportions)
     if flags.json:
-        write_atomically(flags.json, json.dumps(found, indent=1) + "\n")
+        write_atomically(flags.json, json.dumps(report, indent=1) + "\n")
     if flags.show:
         task = _task(flags.show, [path.name for path in (store.directory / "tasks").iterdir()], flags.cache_dir)
         tokenizer = Tokenizer.load(store.directory / "tokenizer")
         print(show(store, tokenizer, task, flags.examples, flags.row_length))
         return
     print(
-        table([name.replace("_", " ") for name in COLUMNS], [[task[key] for key in COLUMNS] for task in found["tasks"]])
+        table(
+            [name.replace("_", " ") for name in COLUMNS], [[task[key] for key in COLUMNS] for task in report["tasks"]]
+        )
     )
     for plural, key in mixture_page.GROUPS.items():
-        counts = {name: sum(task[key] == name for task in found["tasks"]) for name in found[plural]}
-        rows = [(name, counts[name], p) for name, p in found[plural].items()]
+        counts = {name: sum(task[key] == name for task in report["tasks"]) for name in report[plural]}
+        rows = [(name, counts[name], p) for name, p in report[plural].items()]
         print("\n" + table((key, "tasks", "probability"), rows))
     print(f"\nexpected epochs are those of a run of {flags.train_tokens:,.0f} tokens")
     if flags.html:
-        print(write_page(flags, found, store))
+        print(write_page(flags, report, store))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Lists what there is: mixtures to train on, suites to evaluate on, and their tasks by name or pattern.
+"""Lists mixtures to train on, suites to evaluate on, and tasks by name or pattern.
 
     python -m tools.list_tasks
     python -m tools.list_tasks --tasks='promptsource.*' --category=summarization
     python -m tools.list_tasks --data_dir=data --suite=opt_eval
 
-Mixtures and tasks come from the catalog and need no data. What a suite asks depends on what is there.
+Mixtures and tasks come from the catalog and need no data. The tasks of a suite depend on the available data.
 """
 
 import argparse
@@ -23,9 +23,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("tools.list_tasks", __doc__)
     add = parser.add_argument
     add("--tasks", help="tasks of the catalog by name or pattern: 'flan.*'")
-    add("--category", help="of these only such a category, or pattern: '*_generation'")
-    add("--suite", help="the parts that a suite asks of what is in --data_dir")
-    add("--data_dir", help="raw data, one folder a benchmark")
+    add("--category", help="only tasks of this category, or pattern: '*_generation'")
+    add("--suite", help="tasks of a suite, given the data in --data_dir")
+    add("--data_dir", help="raw data, one folder per benchmark")
     return parser.parse_args(arguments)
 
 
@@ -33,15 +33,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
     if flags.suite:
-        print(of_suite(flags.suite, flags.data_dir))
+        print(suite_lines(flags.suite, flags.data_dir))
     elif flags.tasks or flags.category:
-        print(of_catalog(flags.tasks or "*", flags.category or "*"))
+        print(catalog_lines(flags.tasks or "*", flags.category or "*"))
     else:
         print(f"{all_mixtures()}\n\n{all_suites()}")
 
 
 def all_mixtures() -> str:
-    """A line a mixture: its benchmarks, and how many train tasks of how many categories they list."""
+    """Returns one row per mixture: its benchmarks, and its numbers of train tasks and categories."""
     rows = []
     for name in mixtures.names():
         mixture = mixtures.mixture(name)
@@ -53,33 +53,33 @@ def all_mixtures() -> str:
 
 
 def all_suites() -> str:
-    """A line a suite: what its file says of it."""
+    """Returns one row per suite, with the description of its module."""
     rows = [(name, _first_line(f"{suites.__name__}.{name}")) for name in suites.names()]
     return table(("suite", "asks"), rows)
 
 
-def of_catalog(pattern: str, category: str) -> str:
-    """A line a task of the catalog.
+def catalog_lines(pattern: str, category: str) -> str:
+    """Returns one row per task of the catalog.
 
     Raises:
-      UserError: none has such a name and category.
+      UserError: no task has this name and category.
     """
     rows = [row for benchmark in registry.benchmark_names() for row in registry.catalog(benchmark).values()]
     named = [row for row in rows if fnmatchcase(row.name, pattern)]
-    found = [row for row in named if fnmatchcase(row.category, category)]
+    matching = [row for row in named if fnmatchcase(row.category, category)]
     if not named:
         raise UserError(f"no task has the name {pattern}{nearest(pattern, [row.name for row in rows])}")
-    if not found:
-        there = sorted({row.category for row in named})
-        raise UserError(f"none of these {len(named):,} tasks is of category {category}{nearest(category, there)}")
-    lines = [(row.name, row.category, row.split, row.metric, row.style, row.level or "-") for row in found]
-    return table(("task", "category", "split", "metric", "style", "level"), lines) + f"\n{len(found):,} tasks"
+    if not matching:
+        categories = sorted({row.category for row in named})
+        raise UserError(f"none of these {len(named):,} tasks is of category {category}{nearest(category, categories)}")
+    lines = [(row.name, row.category, row.split, row.metric, row.style, row.level or "-") for row in matching]
+    return table(("task", "category", "split", "metric", "style", "level"), lines) + f"\n{len(matching):,} tasks"
 
 
-def of_suite(name: str, data_dir: str | None) -> str:
-    """A line a part of a suite: what it asks of what is there."""
+def suite_lines(name: str, data_dir: str | None) -> str:
+    """Returns one row per part of a suite, given the available data."""
     suite = suites.suite(name)
-    parts = suite.asked(suite.discover(data_dir, Options(missing_benchmarks="leave_out")))
+    parts = suite.available(suite.discover(data_dir, Options(missing_benchmarks="leave_out")))
     rows = [
         (
             part.task.name,

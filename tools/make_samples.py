@@ -1,4 +1,4 @@
-"""Writes the embedded samples: tasks, splits and tokenizer. The same bytes each time.
+"""Writes the embedded samples: tasks, splits and tokenizer. The output is deterministic.
 
 python -m tools.make_samples [--directory=tasks/samples]
 """
@@ -15,19 +15,18 @@ import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
 from optiml_jax.tokenizer import SPECIAL, Tokenizer, join
+from tasks.prompting.prompts import DELIMITERS, OPENERS
 from tools.sample_headers import HEADERS, Header
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "tasks" / "samples"
 VOCABULARY = 1536
-DRAWS = 10_000  # after so many repeated inputs a grammar has no more to give
+DRAWS = 10_000  # repeated inputs after which a grammar is exhausted
 ROLES = ("train", "test", "excluded")
-DELIMITERS = ("\nAnswer:", " Answer:", "\nA:", " A:", "\nOutput:", " Output:", "\nanswer:", "\noutput:")
-OPENERS = ("", "Instructions: ", "Task: ")
 TABLE = "| Task | Category | Kind | Split | Instances |\n|---|---|---|---|---|\n"
 
 
 def instances(header: Header) -> list[dict]:
-    """`header.count` instances with distinct inputs, in random order; the examples' inputs are left out."""
+    """Makes `header.count` instances with distinct inputs, in random order; the examples' inputs are left out."""
     rng = random.Random(header.name)
     seen = {text for text, _, _ in (*header.positive, *header.negative)}
     chosen = []
@@ -45,7 +44,7 @@ def instances(header: Header) -> list[dict]:
 
 
 def task(header: Header) -> dict:
-    """The content of one task file, in the key order of Super-NaturalInstructions v2.x."""
+    """Returns the content of a task file, in the key order of Super-NaturalInstructions v2.x."""
     fields = ("input", "output", "explanation")
     return {
         "Contributors": ["OPTIML-JAX authors"],
@@ -66,12 +65,12 @@ def task(header: Header) -> dict:
 
 
 def texts(tasks: Sequence[dict]) -> Iterator[str]:
-    """Each instance as training sees it: all openers, delimiters and references come up in turn."""
+    """Yields each instance as training sees it, with all openers, delimiters and references in turn."""
     index = 0
     for content in tasks:
         for instance in content["Instances"]:
             for reference in instance["output"]:
-                opener, delimiter = OPENERS[index % 3], DELIMITERS[index % 8]
+                opener, delimiter = sorted(OPENERS)[index % 3], DELIMITERS[index % 8]
                 label = ("", "Input: ")[index // 3 % 2]
                 source = f"{opener}{content['Definition'][0]}\n{label}{instance['input']}{delimiter}"
                 yield "".join(join(source, reference))
@@ -79,9 +78,9 @@ def texts(tasks: Sequence[dict]) -> Iterator[str]:
 
 
 def train_tokenizer(tasks: Sequence[dict]) -> Tokenizer:
-    """A byte-level BPE with OPT's special ids, then the 256 bytes, then the merges in the order learned.
+    """Trains a byte-level BPE with OPT's special ids, then the 256 bytes, then the merges in the order learned.
 
-    Digits are left out of the text it learns from, so no piece holds two digits: the last digit of a number is a token.
+    Its training text has no digits, so no piece has two digits and the last digit of a number is a token.
     """
     without_digits = str.maketrans("", "", "0123456789")
     bpe = tokenizers.Tokenizer(models.BPE())
@@ -92,14 +91,14 @@ def train_tokenizer(tasks: Sequence[dict]) -> Tokenizer:
     )
     bpe.train_from_iterator((text.translate(without_digits) for text in texts(tasks)), trainer)
     merges = [tuple(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]]
-    # The library numbers bytes in an order of its own; a merge's id is its rank after them.
+    # The library orders bytes differently; the id of a merge is its rank after the bytes.
     pieces = [SPECIAL[name] for name in ("bos", "pad", "eos", "unk")] + alphabet
     pieces += dict.fromkeys(left + right for left, right in merges)
     return Tokenizer({piece: index for index, piece in enumerate(pieces)}, merges, "samples")
 
 
 def table() -> str:
-    """The table of tasks that the README of the samples holds."""
+    """Returns the table of tasks in the README of the samples."""
     rows = (f"| {h.name} | {h.category} | {h.kind} | {h.role} | {h.count} |\n" for h in HEADERS)
     return TABLE + "".join(rows)
 
@@ -120,7 +119,7 @@ def write(directory: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--directory", type=Path, default=DIRECTORY, help="where to write (default: tasks/samples)")
+    parser.add_argument("--directory", type=Path, default=DIRECTORY, help="output folder (default: tasks/samples)")
     write(parser.parse_args().directory)
 
 

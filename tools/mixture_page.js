@@ -3,12 +3,12 @@ const FORMS = [String, String, String, count, count, percent, percent, count, sh
 
 // Shares of benchmarks and categories
 for (const kind of ["benchmarks", "categories"]) {
-  const most = Math.max(...data[kind].flatMap((row) => [row[2], row[3]]));
+  const maximum = Math.max(...data[kind].flatMap((row) => [row[2], row[3]]));
   for (const [name, tasks, before, after] of data[kind]) {
     const bar = make("div", undefined, "bar");
     for (const [share, tone] of [[before, "pale"], [after, ""]]) {
       const line = make("i", undefined, tone);
-      line.style.width = (100 * share) / most + "%";
+      line.style.width = (100 * share) / maximum + "%";
       bar.append(line);
     }
     const label = make("span", name);
@@ -23,15 +23,15 @@ const bare = (task) => (task[0].startsWith(task[1] + ".") ? task[0].slice(task[1
 let order = { column: 6, down: true };
 function fillTasks() {
   const words = wordsOf(at("filter"));
-  const rows = data.tasks.map((task, place) => [task, place])
+  const rows = data.tasks.map((task, index) => [task, index])
     .filter(([task]) => words.every((word) => task.slice(0, 3).join(" ").toLowerCase().includes(word)));
   const sign = order.down ? -1 : 1;
   rows.sort(([a], [b]) => sign * (a[order.column] < b[order.column] ? -1 : a[order.column] > b[order.column] ? 1 : 0));
-  at("body").replaceChildren(...rows.slice(0, 500).map(([task, place]) => {
+  at("body").replaceChildren(...rows.slice(0, 500).map(([task, index]) => {
     const line = make("tr");
     task.forEach((cell, i) => line.append(make("td", i ? FORMS[i](cell) : bare(task), i > 2 ? "n" : "")));
     line.title = task[0];
-    line.addEventListener("click", () => { listPrompts(data.prompts.filter((one) => one.task === place)); location.hash = "prompts"; });
+    line.addEventListener("click", () => { listPrompts(data.prompts.filter((prompt) => prompt.task === index)); location.hash = "prompts"; });
     return line;
   }));
   at("shown").textContent = `${count(rows.length)} of ${count(data.tasks.length)} tasks` + (rows.length > 500 ? ", the first 500 shown" : "");
@@ -50,49 +50,49 @@ data.columns.forEach(([name, meaning], i) => {
 at("filter").addEventListener("input", fillTasks);
 fillTasks();
 
-// Prompts: found by their text, read in colours
+// Prompts: filtered by their text, shown in colours
 function pre(parts) {
   const box = make("pre");
   for (const [kind, text] of parts) box.append(make("span", text, kind));
   return box;
 }
-const nameOf = (one) => one.name ?? data.tasks[one.task][0];
-function listPrompts(found) {
-  browse(at("list"), at("prompt"), at("matches"), found, (one) => {
-    const line = make("li", nameOf(one));
-    line.append(make("br"), make("span", one.id, "dim"));
+const nameOf = (prompt) => prompt.name ?? data.tasks[prompt.task][0];
+function listPrompts(prompts) {
+  browse(at("list"), at("prompt"), at("matches"), prompts, (prompt) => {
+    const line = make("li", nameOf(prompt));
+    line.append(make("br"), make("span", prompt.id, "dim"));
     return line;
-  }, (one) => [facts([["task", nameOf(one)], ["example", one.id], ...one.facts]), pre(one.parts)]);
+  }, (prompt) => [facts([["task", nameOf(prompt)], ["example", prompt.id], ...prompt.facts]), pre(prompt.parts)]);
 }
 at("search").addEventListener("input", () => {
   const words = wordsOf(at("search"));
-  listPrompts(data.prompts.filter((one) => {
-    const text = (nameOf(one) + " " + one.id + " " + one.facts.flat().join(" ") + " " + one.parts.map((part) => part[1]).join("")).toLowerCase();
+  listPrompts(data.prompts.filter((prompt) => {
+    const text = (nameOf(prompt) + " " + prompt.id + " " + prompt.facts.flat().join(" ") + " " + prompt.parts.map((part) => part[1]).join("")).toLowerCase();
     return words.every((word) => text.includes(word));
   }));
 });
 listPrompts(data.prompts);
 
-// Packed rows: documents and where their labels are
+// Packed rows: documents and the position of their labels
 for (const [number, row] of data.rows.entries()) {
   const line = make("div", undefined, "row");
   const cells = make("div", undefined, "cells");
-  for (const one of row) {
+  for (const example of row) {
     const cell = make("b");
-    cell.style.width = (100 * one.length) / data.row_length + "%";
+    cell.style.width = (100 * example.length) / data.row_length + "%";
     const label = make("i");
-    label.style.width = (100 * one.label) / one.length + "%";
+    label.style.width = (100 * example.label) / example.length + "%";
     cell.append(label);
-    cell.title = `${one.name}\n${one.id}\n${count(one.length)} positions, ${count(one.label)} of them labels`;
+    cell.title = `${example.name}\n${example.id}\n${count(example.length)} positions, ${count(example.label)} of them labels`;
     cell.addEventListener("click", () => {
       for (const other of document.querySelectorAll(".cells b.on")) other.classList.remove("on");
       cell.classList.add("on");
-      const labels = `${count(one.length)}, ${count(one.label)} of them labels`;
-      at("document").replaceChildren(facts([["task", one.name], ["example", one.id], ["positions", labels]]), pre(one.parts));
+      const labels = `${count(example.length)}, ${count(example.label)} of them labels`;
+      at("document").replaceChildren(facts([["task", example.name], ["example", example.id], ["positions", labels]]), pre(example.parts));
     });
     cells.append(cell);
   }
-  const fill = row.reduce((sum, one) => sum + one.length, 0) / data.row_length;
+  const fill = row.reduce((sum, example) => sum + example.length, 0) / data.row_length;
   line.append(make("span", percent(fill), "dim"), cells);
   line.title = `row ${number}`;
   at("packed").append(line);

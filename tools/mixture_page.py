@@ -1,4 +1,4 @@
-"""The page of a mixture: shares, tasks, prompts, packed rows and lengths in one file without outside resources."""
+"""Makes the page of a mixture: shares, tasks, prompts, packed rows and lengths in one self-contained file."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from optiml_jax.common import pages
-from optiml_jax.data.rows import Document, plan_block
+from optiml_jax.data.block_plan import Document, plan_block
 from optiml_jax.data.sampling import Sampler
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
@@ -17,15 +17,15 @@ from optiml_jax.tokenizer import Tokenizer, join
 ASSETS = Path(__file__).with_suffix("")
 COLUMNS = (
     ("task", "its registered name"),
-    ("benchmark", "the collection that it comes from"),
-    ("category", "what kind of task it is"),
+    ("benchmark", "benchmark of the task"),
+    ("category", "category of the task"),
     ("examples", "to train on"),
-    ("capped", "of these, counted for the mixing rate"),
+    ("capped", "examples that count in the mixing rate (after the cap)"),
     ("natural", "share of the examples"),
     ("drawn", "share of the draws, after capping and weighting"),
-    ("tokens", "of all its examples"),
-    ("mean length", "tokens of an example"),
-    ("epochs", "expected passes over it in the run"),
+    ("tokens", "tokens of all its examples"),
+    ("mean length", "mean tokens per example"),
+    ("epochs", "expected passes over the task in the run"),
 )
 GROUPS = {"benchmarks": "benchmark", "categories": "category"}
 MOST_BYTES = 4_900_000  # of a page
@@ -36,7 +36,7 @@ BINS_PER_DOUBLING = 2
 
 
 def page(
-    found: Mapping[str, Any],
+    mixture: Mapping[str, Any],
     store: TokenStore,
     tokenizer: Tokenizer,
     data: Data,
@@ -44,39 +44,39 @@ def page(
     examples: int,
     ledger: Sequence[Prompt] = (),
 ) -> str:
-    """The page as HTML.
+    """Returns the page as HTML.
 
     Args:
-      found: `inspect_mixture.inspect`.
-      data: what rows are packed by.
-      examples: training prompts of a task, fewer where there are many tasks.
-      ledger: the prompts of its evaluation; one of each task and number of demonstrations is shown.
+      mixture: result of `inspect_mixture.inspect`.
+      data: settings by which rows are packed.
+      examples: training prompts per task, fewer if there are many tasks.
+      ledger: the prompts of its evaluation; the page shows one per task and number of demonstrations.
     """
-    tasks = found["tasks"]
+    tasks = mixture["tasks"]
     total = sum(task["examples"] for task in tasks)
-    title, about = f"Mixture {data.mixture}", f"expected epochs are those of a run of {train_tokens:,.0f} tokens"
-    body = pages.header(title, [f"{store.directory}; {about}"], _figures(found, total))
+    title, note = f"Mixture {data.mixture}", f"expected epochs are those of a run of {train_tokens:,.0f} tokens"
+    body = pages.header(title, [f"{store.directory}; {note}"], _figures(mixture, total))
     body += ASSETS.with_suffix(".html").read_text(encoding="utf-8")
     content = {
         "columns": COLUMNS,
         "tasks": [_row(task, total) for task in tasks],
-        **{plural: _shares(found, plural, key, total) for plural, key in GROUPS.items()},
+        **{plural: _shares(mixture, plural, key, total) for plural, key in GROUPS.items()},
         "row_length": data.row_length,
         "rows": list(_rows(store, tokenizer, data, tasks)),
         "lengths": _lengths(store, tasks),
     }
     names, room = [task["name"] for task in tasks], PROMPT_CHARACTERS
     while True:
-        prompts = [*_train_prompts(store, tokenizer, names, examples, room), *_asked(ledger, names, room)]
+        prompts = [*_train_prompts(store, tokenizer, names, examples, room), *_evaluation_prompts(ledger, names, room)]
         text = pages.page(title, body, content | {"prompts": prompts}, ASSETS)
         if len(text.encode()) <= MOST_BYTES or room < 2 * len(names):
             return text
         room //= 2
 
 
-def _figures(found: Mapping[str, Any], total: int) -> list[tuple[str, str]]:
-    tokens = sum(task["tokens"] for task in found["tasks"])
-    counts = {"tasks": len(found["tasks"]), **{plural: len(found[plural]) for plural in GROUPS}}
+def _figures(mixture: Mapping[str, Any], total: int) -> list[tuple[str, str]]:
+    tokens = sum(task["tokens"] for task in mixture["tasks"])
+    counts = {"tasks": len(mixture["tasks"]), **{plural: len(mixture[plural]) for plural in GROUPS}}
     counts |= {"examples": total, "tokens": tokens}
     return [(name, f"{count:,}") for name, count in counts.items()]
 
@@ -88,18 +88,18 @@ def _row(task: Mapping[str, Any], total: int) -> list:
     return [*(task[key] for key in keys), *shares, *lengths, task["expected_epochs"]]
 
 
-def _shares(found: Mapping[str, Any], plural: str, key: str, total: int) -> list[list]:
+def _shares(mixture: Mapping[str, Any], plural: str, key: str, total: int) -> list[list]:
     rows = []
-    for name, share in found[plural].items():
-        own = [task["examples"] for task in found["tasks"] if task[key] == name]
-        rows.append([name, len(own), sum(own) / total, share])
+    for name, share in mixture[plural].items():
+        sizes = [task["examples"] for task in mixture["tasks"] if task[key] == name]
+        rows.append([name, len(sizes), sum(sizes) / total, share])
     return rows
 
 
 def _train_prompts(
     store: TokenStore, tokenizer: Tokenizer, names: Sequence[str], examples: int, room: int
 ) -> Iterator[dict]:
-    """Training prompts of each task, evenly spaced over it, in `room` characters."""
+    """Selects training prompts of each task, evenly spaced, in at most `room` characters."""
     room //= len(names)
     for place, name in enumerate(names):
         count = len(store.lengths(name, "train"))
@@ -115,8 +115,8 @@ def _train_prompts(
             yield {"task": place, "id": example, "facts": facts, "parts": parts}
 
 
-def _asked(ledger: Sequence[Prompt], names: Sequence[str], room: int) -> Iterator[dict]:
-    """The first prompt of each task and number of demonstrations of an evaluation, in `room` characters."""
+def _evaluation_prompts(ledger: Sequence[Prompt], names: Sequence[str], room: int) -> Iterator[dict]:
+    """Selects the first prompt of each task and number of demonstrations, in at most `room` characters."""
     places = {name: place for place, name in enumerate(names)}
     first: dict[tuple, Prompt] = {}
     for prompt in ledger:
@@ -142,22 +142,24 @@ def _asked(ledger: Sequence[Prompt], names: Sequence[str], room: int) -> Iterato
 
 
 def _fitted(parts: list[list[str]], room: int) -> list[list[str]]:
-    """Parts of a prompt; the longest one loses its middle where all are too long."""
+    """Returns the parts of a prompt; if they are too long, the longest part loses its middle."""
     excess = sum(len(text) for _, text in parts) - room
     if excess > 0:
         longest = max(parts, key=lambda part: len(part[1]))
-        kept = max(80, len(longest[1]) - excess)
+        length = max(80, len(longest[1]) - excess)
         text = longest[1]
-        gone = len(text) - kept
-        if gone > 0:
-            longest[1] = f"{text[: kept // 2]}\n[... {gone:,} characters ...]\n{text[len(text) - (kept - kept // 2) :]}"
+        removed = len(text) - length
+        if removed > 0:
+            longest[1] = (
+                f"{text[: length // 2]}\n[... {removed:,} characters ...]\n{text[len(text) - (length - length // 2) :]}"
+            )
     return parts
 
 
 def _rows(
     store: TokenStore, tokenizer: Tokenizer, data: Data, tasks: Sequence[Mapping[str, Any]]
 ) -> Iterator[list[dict]]:
-    """The first rows that a run of this seed trains on."""
+    """Returns the first rows that a run with this seed trains on."""
     sizes = {task["name"]: task["examples"] for task in tasks}
     rates = {task["name"]: task["probability"] for task in tasks}
     block = plan_block(Sampler(sizes, rates, data.seed, data.block_draws), store, data, 0)
@@ -179,7 +181,7 @@ def _document(store: TokenStore, tokenizer: Tokenizer, document: Document) -> di
 
 
 def _lengths(store: TokenStore, tasks: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, float]]:
-    """A histogram of token lengths: (from, share of the examples, share of the draws) of each bin."""
+    """Returns a histogram of token lengths: (from, share of the examples, share of the draws) of each bin."""
     edges = np.unique(np.floor(2 ** (np.arange(3 * BINS_PER_DOUBLING, 17 * BINS_PER_DOUBLING) / BINS_PER_DOUBLING)))
     everything, drawn = np.zeros(len(edges)), np.zeros(len(edges))
     for task in tasks:

@@ -1,4 +1,4 @@
-"""python -m tools.plan: the planner of `optiml_jax/plan.py`, beside the other tools."""
+"""Runs the planner of `optiml_jax/plan.py` as `python -m tools.plan`."""
 
 from optiml_jax.plan import main
 

@@ -1,4 +1,4 @@
-"""What an annotator would write for each embedded sample task: definition, examples and labels of the taxonomy."""
+"""Headers of the embedded sample tasks: definition, examples and labels of the taxonomy."""
 
 import dataclasses
 import random
@@ -9,7 +9,7 @@ from tools import sample_grammars as grammars
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """One task: everything but its instances.
+    """A task without its instances.
 
     Attributes:
       name: file name, without `.json`.

@@ -1,4 +1,5 @@
-"""The GPUs that a plan may name and a run may be on: their peaks, and what XLA must know to compile for one."""
+"""GPU specifications: peak rates for planning and MFU, and the target description XLA needs to compile without a
+GPU."""
 
 import dataclasses
 
@@ -7,19 +8,19 @@ DEVICES_PER_NODE = 8
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """One GPU, from its maker's data sheet.
+    """Data of a GPU from its vendor's data sheet.
 
     Attributes:
-      description: as the driver calls it.
-      memory_bytes: what a program can have; a plan leaves a tenth of it to libraries and fragmentation.
+      description: the name that the driver reports.
+      memory_bytes: memory available to a program; plans reserve a tenth of it for libraries and fragmentation.
       flops: dense bf16 FLOP/s.
       memory_bandwidth: bytes/s.
-      node_bandwidth: bytes/s that a device sends to others of its node (NVLink or PCIe, one direction).
-      network_bandwidth: bytes/s that a device sends to other nodes (one adapter a GPU).
+      node_bandwidth: bytes/s from one device to others of its node (NVLink or PCIe, one direction).
+      network_bandwidth: bytes/s from one device to other nodes (one adapter per GPU).
       capability: CUDA compute capability.
       cores, fpus_per_core, clock_ghz, l2_bytes: of the chip.
-      core_threads: threads of a core at most.
-      core_shared_bytes, block_shared_bytes: shared memory of a core, and what one block may ask for.
+      core_threads: maximum number of threads per core.
+      core_shared_bytes, block_shared_bytes: shared memory per core, and the most that one block may request.
     """
 
     description: str
@@ -39,7 +40,7 @@ class Card:
 
     @property
     def limit_bytes(self) -> int:
-        """Memory less 10%."""
+        """Memory usable by a plan: the total minus 10%."""
         return self.memory_bytes * 9 // 10
 
     def target_config(self) -> str:
@@ -162,7 +163,7 @@ CARDS = {
         l2_bytes=72 * 2**20,
     ),
 }
-KINDS = {  # a part of JAX's `device_kind` -> name in `CARDS`; the longer first
+KINDS = {  # substring of JAX's `device_kind` -> name in `CARDS`; longer substrings first
     "H100 PCIe": "h100-pcie",
     "H100": "h100",
     "H200": "h200",
@@ -175,5 +176,5 @@ KINDS = {  # a part of JAX's `device_kind` -> name in `CARDS`; the longer first
 
 
 def card_of(device_kind: str) -> Card | None:
-    """The card that a device is, by what JAX calls it; None for those not in the table (a CPU)."""
+    """Returns the card of a JAX `device_kind`, or None for a device that is not in the table (a CPU)."""
     return next((CARDS[name] for part, name in KINDS.items() if part.lower() in device_kind.lower()), None)

@@ -1,10 +1,10 @@
-"""Many processes: found by themselves under Slurm, Open MPI and Kubernetes, or named by flags; then `jax.distributed`.
+"""Multi-process start-up: detected under Slurm, Open MPI and Kubernetes, or set by flags.
 
-Flags of the entry points, or the same in the environment where several processes share one command line:
-  --coordinator=HOST:PORT   OPTIML_COORDINATOR   where process 0 listens
-  --processes=N             OPTIML_PROCESSES     how many there are
-  --process_id=I            OPTIML_PROCESS_ID    which this is; an indexed Kubernetes job's JOB_COMPLETION_INDEX will do
-Slurm (srun) and Open MPI (mpirun) say all of it themselves: one process a GPU, or under Slurm one a node.
+Flags of the entry points, each with an environment variable for launchers that give every process one command line:
+  --coordinator=HOST:PORT   OPTIML_COORDINATOR   address on which process 0 listens
+  --processes=N             OPTIML_PROCESSES     number of processes
+  --process_id=I            OPTIML_PROCESS_ID    index of this process; defaults to JOB_COMPLETION_INDEX
+Slurm (srun) and Open MPI (mpirun) provide all three: one process per GPU, or under Slurm one per node.
 """
 
 import contextlib
@@ -17,19 +17,19 @@ from optiml_jax.common.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-MESSAGE_BYTES = 1024  # of an error that travels to the other processes
+MESSAGE_BYTES = 1024  # length of an error message that is sent to the other processes
 FLAGS = {"--coordinator": "OPTIML_COORDINATOR", "--processes": "OPTIML_PROCESSES", "--process_id": "OPTIML_PROCESS_ID"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """How this process finds the others.
+    """How this process reaches the others.
 
     Attributes:
-      count, index: of the processes, and which this is; None where `launcher` knows.
-      coordinator: host:port of process 0; None where `launcher` knows.
+      coordinator: host:port of process 0; None where `launcher` provides it.
+      count, index: number of processes and the index of this one; None where `launcher` provides them.
       launcher: "slurm" or "ompi", jax's names; None when everything is stated.
-      local_devices: the GPUs of this host that are this process's; None for the launcher's own rule, one a process.
+      local_devices: GPUs of this host that belong to this process; None for the launcher's default of one per process.
     """
 
     coordinator: str | None = None
@@ -43,10 +43,10 @@ def find_processes(arguments: Sequence[str], environment: Mapping[str, str]) -> 
     """Reads flags and environment.
 
     Returns:
-      The arguments without our flags, and how to reach the other processes; None when there is one process alone.
+      The arguments without these flags, and how to reach the other processes, or None for a single process.
 
     Raises:
-      UserError: a value is missing or makes no sense.
+      UserError: a value is missing or invalid.
     """
     rest = [word for word in arguments if word.partition("=")[0] not in FLAGS]
     stated = {name: environment[name] for name in FLAGS.values() if environment.get(name)}
@@ -59,42 +59,45 @@ def find_processes(arguments: Sequence[str], environment: Mapping[str, str]) -> 
     if stated:
         return rest, _stated(stated, environment)
     if _number(environment, "OMPI_COMM_WORLD_SIZE", 1) > 1:
-        if "OMPI_MCA_orte_hnp_uri" not in environment:  # Open MPI 5 no longer says where process 0 runs
+        if "OMPI_MCA_orte_hnp_uri" not in environment:  # Open MPI 5 no longer exports the address of process 0
             raise UserError(
                 "this Open MPI does not say where process 0 listens; add --coordinator=HOST:PORT, HOST the first host"
             )
         return rest, Processes(launcher="ompi")
-    # A batch script outside srun has SLURM_NTASKS too, but no step: there it is one process.
+    # A batch script outside srun has SLURM_NTASKS too, but no step: there it is a single process.
     if "SLURM_STEP_NODELIST" in environment and _number(environment, "SLURM_NTASKS", 1) > 1:
         return rest, Processes(launcher="slurm", local_devices=_gpus_of_a_task(environment))
     return rest, None
 
 
 def _gpus_of_a_task(environment: Mapping[str, str]) -> tuple[int, ...] | None:
-    """All GPUs of a node where it has one task; jax would take the first alone."""
+    """All GPUs of a node that runs one task; jax would use only the first."""
     alone = environment.get("SLURM_STEP_TASKS_PER_NODE", "").split("(")[0] == "1"
     gpus = _number(environment, "SLURM_GPUS_ON_NODE", 0)
     return tuple(range(gpus)) if alone and gpus else None
 
 
 def _stated(stated: Mapping[str, str], environment: Mapping[str, str]) -> Processes | None:
+    """Combines flags with what the launcher's variables provide."""
     coordinator, processes, process_id = FLAGS.values()
-    known = {**environment, **stated}
+    variables = {**environment, **stated}
     counts = (processes, "OMPI_COMM_WORLD_SIZE")
     indices = (process_id, "JOB_COMPLETION_INDEX", "OMPI_COMM_WORLD_RANK")
     for names, flag in (((coordinator,), "--coordinator"), (counts, "--processes"), (indices, "--process_id")):
-        if not any(known.get(name) for name in names):
-            raise UserError(f"{flag} (or {names[0]}) is missing; many processes need {', '.join(FLAGS)}")
-    count, index = (next(_number(known, name) for name in names if known.get(name)) for names in (counts, indices))
+        if not any(variables.get(name) for name in names):
+            raise UserError(f"{flag} (or {names[0]}) is missing; several processes need {', '.join(FLAGS)}")
+    count, index = (
+        next(_number(variables, name) for name in names if variables.get(name)) for names in (counts, indices)
+    )
     if not 0 <= index < count:
-        raise UserError(f"--process_id={index} is not one of --processes={count}; they are numbered from 0")
-    if not known[coordinator].rpartition(":")[2].isdigit():
-        raise UserError(f"--coordinator={known[coordinator]} has no port; write HOST:PORT")
-    return Processes(known[coordinator], count, index) if count > 1 else None
+        raise UserError(f"--process_id={index} is not valid with --processes={count}; ids start at 0")
+    if not variables[coordinator].rpartition(":")[2].isdigit():
+        raise UserError(f"--coordinator={variables[coordinator]} has no port; write HOST:PORT")
+    return Processes(variables[coordinator], count, index) if count > 1 else None
 
 
-def _number(known: Mapping[str, str], name: str, default: int | None = None) -> int:
-    text = known.get(name)
+def _number(variables: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = variables.get(name)
     if not text and default is not None:
         return default
     if not text.isdigit():
@@ -103,14 +106,14 @@ def _number(known: Mapping[str, str], name: str, default: int | None = None) -> 
 
 
 def initialize(processes: Processes | None) -> None:
-    """Joins the other processes; to be called before anything touches a device. None: does nothing.
+    """Joins the other processes. Must run before any device is used; does nothing for None.
 
     Raises:
-      UserError: they do not all come within five minutes, or the launcher cannot be read.
+      UserError: the processes do not all connect within five minutes, or the launcher's variables cannot be read.
     """
     if processes is None:
         return
-    import jax  # here, so that a mistake in a flag costs no import
+    import jax  # imported here so that a mistyped flag is reported at once
 
     try:
         jax.distributed.initialize(
@@ -118,40 +121,40 @@ def initialize(processes: Processes | None) -> None:
             processes.count,
             processes.index,
             local_device_ids=processes.local_devices,
-            # Stated processes must not be mixed with what a surrounding Slurm job says.
+            # Flags take precedence over a surrounding Slurm job, so jax must not detect it.
             cluster_detection_method=processes.launcher or "deactivate",
         )
     except (RuntimeError, ValueError, KeyError) as error:
         where = processes.coordinator or f"the address {processes.launcher} gives"
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"the other processes were not reached through {where} ({reason}); do all of them run?"
+            f"could not connect to the other processes through {where} ({reason}); are all of them running?"
         ) from error
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """A block that fails on every process if it fails on one: for what one of them alone does, such as writing.
+    """Fails on every process if the block fails on one, for work that one process does alone, such as writing.
 
-    Without it the others would wait for the one that failed, in their next exchange, for ever. Every process enters.
+    Without it the other processes would wait forever in their next collective. Every process must enter the block.
 
     Raises:
-      UserError: on the processes where the block went well, with the message of one where it did not.
+      UserError: on processes whose block succeeded, with the message of a process whose block failed.
     """
-    failed: Exception | None = None
+    failure: Exception | None = None
     try:
         yield
     except Exception as error:
-        failed = error
-    for number, message in enumerate(_messages(failed)):
-        if message and failed is None:
+        failure = error
+    for number, message in enumerate(_messages(failure)):
+        if message and failure is None:
             raise UserError(f"process {number}: {message}")
-    if failed is not None:
-        raise failed
+    if failure is not None:
+        raise failure
 
 
 def from_first(x: "np.ndarray") -> "np.ndarray":
-    """Process 0's `x`, on every process."""
+    """Broadcasts process 0's `x` to every process."""
     import jax
 
     if jax.process_count() == 1:
@@ -161,8 +164,8 @@ def from_first(x: "np.ndarray") -> "np.ndarray":
     return multihost_utils.broadcast_one_to_all(x)
 
 
-def _messages(failed: Exception | None) -> list[str]:
-    """What went wrong on each process; nothing for one alone."""
+def _messages(failure: Exception | None) -> list[str]:
+    """The error message of each process, empty for success; an empty list for a single process."""
     import jax
     import numpy as np
 
@@ -170,7 +173,7 @@ def _messages(failed: Exception | None) -> list[str]:
         return []
     from jax.experimental import multihost_utils
 
-    text = "" if failed is None else " ".join(str(failed).split()) or type(failed).__name__
-    mine = np.frombuffer(text.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0"), np.uint8)
-    everyone = np.asarray(multihost_utils.process_allgather(mine)).reshape(-1, MESSAGE_BYTES)
-    return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in everyone]
+    text = "" if failure is None else " ".join(str(failure).split()) or type(failure).__name__
+    local_bytes = np.frombuffer(text.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES, b"\0"), np.uint8)
+    all_bytes = np.asarray(multihost_utils.process_allgather(local_bytes)).reshape(-1, MESSAGE_BYTES)
+    return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in all_bytes]

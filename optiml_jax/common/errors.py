@@ -1,4 +1,4 @@
-"""Errors that a user can cause: one line that names the file or flag and the way out, exit code 2, no traceback."""
+"""Errors that a user can cause: one line that names the file or flag and the fix, exit code 2, no traceback."""
 
 import difflib
 import functools
@@ -8,28 +8,28 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
-    """A mistake a user can mend. The message is one line: what is wrong, where, and what to do."""
+    """A mistake that the user can correct. The message is one line: what is wrong, where, and what to do."""
 
 
 class DataError(UserError):
-    """Bad input data. The message names the file (and the record or line)."""
+    """Invalid input data. The message names the file (and the record or line)."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """'; did you mean a, b?' for the known names closest to `name`, or an empty string."""
+    """Returns '; did you mean a, b?' for the known names closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
     return f"; did you mean {', '.join(close)}?" if close else ""
 
 
-def check_known(kind: str, name: str, known: Iterable[str]) -> None:
-    """Refuses a name that is not `known`, with the nearest that are, or all of them.
+def check_known(kind: str, name: str, names: Iterable[str]) -> None:
+    """Raises if `name` is not in `names`; the message suggests the closest names, or lists all of them.
 
     Raises:
       UserError: as in "no mixture sample; did you mean samples?".
     """
-    known = sorted(known)
-    if name not in known:
-        raise UserError(f"no {kind} {name}{nearest(name, known) or '; there are ' + ', '.join(known)}")
+    names = sorted(names)
+    if name not in names:
+        raise UserError(f"no {kind} {name}{nearest(name, names) or '; there are ' + ', '.join(names)}")
 
 
 def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
@@ -40,13 +40,13 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
         try:
             main(*args, **kwargs)
         except UserError as error:
-            # gin adds lines of its own to what a configurable raises
+            # gin appends its own lines to an exception of a configurable
             print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("interrupted; run the same command again to go on", file=sys.stderr)
+            print("interrupted; run the same command again to resume", file=sys.stderr)
             sys.exit(130)
-        except BrokenPipeError:  # `| head` closed our output: not an error, but Python would print one at exit
+        except BrokenPipeError:  # `| head` closed the output: not an error, but Python would report one at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     return wrapped

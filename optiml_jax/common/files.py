@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders that one process writes at a time. No jax, no benchmark."""
+"""Atomic writes, and folders that one process at a time may write. Imports neither jax nor benchmarks."""
 
 import contextlib
 import fcntl
@@ -16,13 +16,13 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file to write that takes its name when the block ends well, and leaves nothing otherwise.
+    """Opens a file that gets its name only if the block succeeds; otherwise nothing is left behind.
 
     Raises:
-      UserError: there can be no such file.
+      UserError: the file cannot be created.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # another worker may be writing the same
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")  # unique: another worker may write the same path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open("wb")
@@ -37,20 +37,20 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:
-    """Writes UTF-8 text so that no reader ever sees half of it."""
+    """Writes UTF-8 text so that no reader sees a partial file."""
     with atomic(path) as file:
         file.write(text.encode())
 
 
 @contextlib.contextmanager
-def exclusive(directory: str | os.PathLike, way_out: str) -> Iterator[None]:
-    """Holds `directory` for this process until the block ends, or the process does, however that ends.
+def exclusive(directory: str | os.PathLike, remedy: str) -> Iterator[None]:
+    """Locks `directory` for this process until the block, or the process, ends.
 
     Args:
-      way_out: what a second process is told to do, such as "wait for it or choose another MODEL_DIR".
+      remedy: advice to a second process, such as "wait for it or choose another MODEL_DIR".
 
     Raises:
-      UserError: another process holds it (names that), or it cannot be written.
+      UserError: another process holds the lock (the message names it), or the folder is not writable.
     """
     path = Path(directory) / LOCK
     try:
@@ -64,7 +64,7 @@ def exclusive(directory: str | os.PathLike, way_out: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise UserError(f"{directory}: is being written by {holder}; {way_out}") from None
+            raise UserError(f"{directory}: is being written by {holder}; {remedy}") from None
         except OSError:  # a network file system without locks
             pass
         file.truncate(0)

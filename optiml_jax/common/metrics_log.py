@@ -1,4 +1,4 @@
-"""What a run says of itself: `metrics.jsonl`, `validation.jsonl`, TensorBoard events, a progress bar."""
+"""Logs of a training run: `metrics.jsonl`, `validation.jsonl`, TensorBoard events and a progress bar."""
 
 import json
 import math
@@ -16,12 +16,12 @@ METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
 
 
 class MetricsLog:
-    """Writes one row a logged step. Rows beyond `start`, left by a run that went on past its checkpoint, are cut.
+    """Writes one row per logged step. On resume, rows after step `start` are removed.
 
     Args:
-      start: the step the run goes on from, 0 for a new one.
+      start: the step from which the run resumes, 0 for a new run.
       total: the last step.
-      active: whether this process writes (one of them does).
+      active: whether this process writes; exactly one process does.
     """
 
     def __init__(self, model_dir: str | os.PathLike, start: int, total: int, active: bool = True) -> None:
@@ -29,17 +29,17 @@ class MetricsLog:
         if not active:
             return
         directory = Path(model_dir)
-        self._file = _go_on(directory / METRICS, start)
+        self._file = _open_after(directory / METRICS, start)
         self._validation = directory / VALIDATION
         if self._validation.exists():
-            _go_on(self._validation, start).close()
+            _open_after(self._validation, start).close()
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1 if start else None)
-        # Without a terminal a line a second would drown a log file.
+        # Without a terminal, one line per second would flood a log file.
         quiet = not sys.stderr.isatty()
         self._bar = tqdm(initial=start, total=total, unit="step", desc="train", mininterval=30 if quiet else 0.5)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Adds a row; "step" is required, None stands for unknown."""
+        """Adds a row, which must have "step"; None stands for an unknown value."""
         if not self._active:
             return
         row = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in row.items()}
@@ -50,18 +50,18 @@ class MetricsLog:
                 self._events.add_scalar(name, value, row["step"])
         self._bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tok/s", refresh=False)
 
-    def validated(self, step: int, scores: dict[str, float], said: str) -> None:
-        """Adds a row of `validation.jsonl`, and a line for people."""
+    def validated(self, step: int, scores: dict[str, float], message: str) -> None:
+        """Adds a row to `validation.jsonl` and prints `message`."""
         if not self._active:
             return
         with self._validation.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | scores) + "\n")
         for name, value in scores.items():
             self._events.add_scalar(f"validation/{name}", value, step)
-        tqdm.write(said, file=sys.stdout)
+        tqdm.write(message, file=sys.stdout)
 
     def advance(self) -> None:
-        """One step is done, logged or not."""
+        """Moves the progress bar by one step."""
         if self._active:
             self._bar.update()
 
@@ -72,32 +72,36 @@ class MetricsLog:
             self._file.close()
 
 
-def _go_on(path: Path, start: int) -> TextIO:
-    """A file of rows to add to, without those beyond `start`."""
+def _open_after(path: Path, start: int) -> TextIO:
+    """Opens a log for appending, without its rows after step `start`."""
     write_atomically(path, "".join(line for line in _whole_lines(path) if json.loads(line)["step"] <= start))
     return path.open("a", encoding="utf-8")
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """Lines that were written to their end."""
+    """Lines that end in a newline; an interrupted write leaves a last line without one."""
     if not path.exists():
         return []
     return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
 def read_metrics(model_dir: str | os.PathLike) -> list[dict[str, Any]]:
-    """The rows of a run's `metrics.jsonl`."""
+    """Reads the rows of a run's `metrics.jsonl`."""
     return [json.loads(line) for line in _whole_lines(Path(model_dir) / METRICS)]
 
 
 def read_validation(model_dir: str | os.PathLike) -> list[dict[str, Any]]:
-    """The rows of a run's `validation.jsonl`: "step", "average", "level/..." and "category/...", fractions."""
+    """Reads the rows of a run's `validation.jsonl`: "step", "average", "level/..." and "category/..." as fractions."""
     return [json.loads(line) for line in _whole_lines(Path(model_dir) / VALIDATION)]
 
 
 def training_losses(model_dir: str | os.PathLike) -> dict[str, Any] | None:
-    """First and last loss of a run, each the mean of up to five logged rows, all of them as "curve", [[step, loss],
-    ...], and "validation", [[step, average], ...]; None where there is no log."""
+    """Summarizes the losses of a run, or returns None if there is no log.
+
+    Returns:
+      "first_loss" and "last_loss", each the mean of up to five logged rows; "curve", [[step, loss], ...];
+      "validation", [[step, average], ...].
+    """
     rows = read_metrics(model_dir)
     losses = [row["loss"] for row in rows]
     if not losses:

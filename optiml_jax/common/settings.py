@@ -1,4 +1,4 @@
-"""Settings that a user may mistype: kinds and ranges, checked where they are bound, before anything runs."""
+"""Type and range checks of settings, applied where they are bound, before anything runs."""
 
 import dataclasses
 import math
@@ -10,18 +10,19 @@ from typing import Any
 from optiml_jax.common.errors import UserError
 
 Range = tuple[float, float]
-WHOLE: Range = (1, math.inf)  # of numbers nothing else is said about
+WHOLE: Range = (1, math.inf)  # default range of whole numbers
 RATE: Range = (0, math.inf)
 
 
 def check_fields(settings: Any, **ranges: Range) -> None:
-    """Checks every text, number and yes-or-no of a frozen dataclass against its annotation; 1e3 becomes 1000.
+    """Checks every string, number and boolean of a frozen dataclass against its annotation; 1e3 becomes 1000.
 
     Args:
-      ranges: of fields whose numbers are not from 1 (whole ones) or above 0 (others) on; both ends belong to it.
+      ranges: inclusive ranges of fields that differ from the defaults, which are from 1 for whole numbers and above 0
+        for others.
 
     Raises:
-      UserError: names the field, its value and what it must be.
+      UserError: names the field, its value and the valid values.
     """
     owner = type(settings).__name__
     for field in dataclasses.fields(settings):
@@ -32,24 +33,24 @@ def check_fields(settings: Any, **ranges: Range) -> None:
 
 
 def check(name: str, value: Any, kind: Any, limits: Range | None = None) -> Any:
-    """The value of one setting, as its kind; `name` is for messages. See `check_fields`."""
+    """Checks one setting and returns it converted to `kind`; `name` is for messages. See `check_fields`."""
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if value is None and types.NoneType in kinds:
         return None
     if bool in kinds or str in kinds:
-        wanted, word = (bool, "True or False") if bool in kinds else (str, "a text in quotes")
-        if not isinstance(value, wanted):
+        expected, word = (bool, "True or False") if bool in kinds else (str, "a string in quotes")
+        if not isinstance(value, expected):
             raise UserError(f"{name} is {value!r}; it must be {word}")
         return value
     if int not in kinds and float not in kinds:
         return value
     whole = int in kinds
     low, high = limits or (WHOLE if whole else RATE)
-    sound = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if sound and whole:
-        sound = value == int(value)
-    open_end = not whole and limits is None and value == 0
-    if not sound or not low <= value <= high or open_end:
+    valid = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if valid and whole:
+        valid = value == int(value)
+    not_positive = not whole and limits is None and value == 0
+    if not valid or not low <= value <= high or not_positive:
         least = "above 0" if not whole and limits is None else f"from {low:g}"
         most = "" if high == math.inf else f" to {high:g}"
         raise UserError(f"{name} is {value!r}; it must be a {'whole ' if whole else ''}number {least}{most}")

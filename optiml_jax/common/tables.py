@@ -1,4 +1,4 @@
-"""What the commands share: aligned tables, and flags whose errors take one line."""
+"""Helpers shared by the commands: aligned tables, and flags whose errors take one line."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from optiml_jax.common.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags are written out, and a wrong one is a `UserError` of one line."""
+    """Argument parser without abbreviations that reports a wrong flag as a one-line `UserError`."""
 
     def __init__(self, prog: str, description: str) -> None:
         raw = argparse.RawDescriptionHelpFormatter
@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def cell(value: object) -> str:
-    """Values as people read them: 12,345 and 0.0123, yes and no, - for None."""
+    """Formats a value for people: 12,345 and 0.0123, yes and no, - for None."""
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
     if isinstance(value, float):
@@ -32,12 +32,16 @@ def _is_number(value: object) -> bool:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as their widest cell; numbers to the right, everything else to the left."""
+    """Formats a table with columns as wide as their widest cell; numbers are right-aligned."""
     right = [any(_is_number(row[i]) for row in rows) for i in range(len(header))]
-    texts = [list(header), *([cell(value) for value in row] for row in rows)]
-    widths = [max(len(row[i]) for row in texts) for i in range(len(header))]
-    aligned = (
-        (text.rjust(width) if number else text.ljust(width) for text, width, number in zip(row, widths, right))
-        for row in texts
+    return "\n".join(aligned([header, *([cell(value) for value in row] for row in rows)], right))
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """Lines of columns as wide as their widest text; `right` says which columns are right-aligned."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(right))]
+    lines = (
+        "  ".join(text.rjust(w) if number else text.ljust(w) for text, w, number in zip(row, widths, right))
+        for row in rows
     )
-    return "\n".join("  ".join(row).rstrip() for row in aligned)
+    return [line.rstrip() for line in lines]

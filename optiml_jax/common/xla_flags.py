@@ -1,5 +1,5 @@
-"""What XLA is told on GPUs, in one place. It reads XLA_FLAGS when the first device is used, and ends on a flag that it
-does not know: these were tried with jax 0.10.2 and 0.11.2."""
+"""XLA flags for GPUs. XLA reads XLA_FLAGS when the first device is used and aborts on unknown flags: these were tested
+with jax 0.10.2 and 0.11.2."""
 
 from collections.abc import MutableMapping
 

@@ -1,4 +1,4 @@
-"""Files against the checksums that their writer left, in a background thread: a run need not wait, and is stopped."""
+"""Verifies files against stored checksums in a background thread, so that a run need not wait for it."""
 
 import collections
 import threading
@@ -7,22 +7,22 @@ from pathlib import Path
 
 from optiml_jax.common.errors import DataError
 
-CHUNK = 16 << 20
+READ_BYTES = 16 << 20
 CACHE_AGAIN = "remove the task's folder and cache it again"
 
 
 def crc32(path: Path) -> tuple[int, str]:
-    """Size and checksum of a file, at one to three gigabytes a second once it is in memory."""
+    """Size and CRC-32 of a file: one to three gigabytes per second from the page cache."""
     size = checksum = 0
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
+        while chunk := file.read(READ_BYTES):
             size += len(chunk)
             checksum = zlib.crc32(chunk, checksum)
     return size, f"{checksum:08x}"
 
 
 class Checker:
-    """Compares files with their checksums in the order given, one after the other, beside whatever else runs."""
+    """Compares files with their checksums, one at a time in the order of `add`, in a background thread."""
 
     def __init__(self) -> None:
         self._waiting: collections.deque[tuple[Path, str]] = collections.deque()
@@ -31,7 +31,7 @@ class Checker:
         self._fault: str | None = None
 
     def add(self, path: Path, checksum: str) -> None:
-        """Asks for a file to be compared."""
+        """Queues a file for comparison."""
         with self._changed:
             self._waiting.append((path, checksum))
             if not self._running:
@@ -39,16 +39,16 @@ class Checker:
                 threading.Thread(target=self._run, name="checksums", daemon=True).start()
 
     def raise_fault(self) -> None:
-        """Raises what was found so far.
+        """Raises the first mismatch found so far.
 
         Raises:
-          DataError: names a file that is not as it was written.
+          DataError: names a file that differs from its checksum.
         """
         if self._fault is not None:
             raise DataError(self._fault)
 
     def wait(self) -> None:
-        """Until every file asked for is compared; raises as `raise_fault`."""
+        """Waits until every queued file is compared; raises as `raise_fault`."""
         with self._changed:
             self._changed.wait_for(lambda: not self._running)
         self.raise_fault()
@@ -63,8 +63,8 @@ class Checker:
                     return
                 path, checksum = self._waiting.popleft()
             try:
-                found = crc32(path)[1]
-                if found != checksum:
-                    self._fault = f"{path}: not as it was written (checksum {found}, not {checksum}); {CACHE_AGAIN}"
+                actual = crc32(path)[1]
+                if actual != checksum:
+                    self._fault = f"{path}: damaged (checksum {actual}, expected {checksum}); {CACHE_AGAIN}"
             except OSError as error:
                 self._fault = f"{path}: cannot be read ({error.strerror}); {CACHE_AGAIN}"

@@ -1,7 +1,7 @@
-"""Batches of packed rows from a token store: endless, in an order that depends on the seed alone, resumable anywhere.
+"""Batches of packed rows from a token store: endless, in an order that depends only on the seed, resumable anywhere.
 
-The stream of rows is block 0, block 1, ...; batch s is the next B rows of it. The state is the (block, row) where the
-next batch starts, the same for any number of hosts: each plans every batch and reads the rows its devices hold.
+The stream of rows is block 0, block 1, ...; batch s is its next B rows. The state is the (block, row) where the next
+batch starts, the same for any number of hosts: each host plans every batch and reads the rows that its devices hold.
 """
 
 import dataclasses
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optiml_jax.common.errors import UserError
+from optiml_jax.data.batches import assemble_rows
+from optiml_jax.data.block_plan import BlockPlan, Store, plan_block
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.prefetch import Prefetcher
-from optiml_jax.data.rows import SPLIT, Block, Store, emit, plan_block
 from optiml_jax.data.sampling import Sampler, probabilities
 from optiml_jax.data.settings import Data
+from optiml_jax.data.store import SPLIT
 
 if TYPE_CHECKING:
     import jax
@@ -24,13 +26,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One global batch, and the rows of it that were asked for.
+    """A global batch, with the arrays of the requested rows.
 
     Attributes:
-      arrays: `tokens_BT, targets_BT, segment_ids_BT, positions_BT` int32, `label_mask_BT` bool: the rows asked for.
-      state: where the batch after this one starts; `Loader.restore` takes it.
+      arrays: `tokens_BT, targets_BT, segment_ids_BT, positions_BT` int32, `label_mask_BT` bool: the requested rows.
+      state: where the next batch starts; `Loader.restore` accepts it.
       real_tokens: positions of the global batch that are not padding.
-      local_label_tokens: label positions in `arrays`, those of the rows asked for.
+      local_label_tokens: label positions in `arrays`.
       row_fill: real_tokens / (B * T).
       wait_seconds: how long the consumer waited for this batch.
       rows: block and row of each row of the global batch.
@@ -42,7 +44,7 @@ class Batch:
     local_label_tokens: int
     row_fill: float
     wait_seconds: float = 0.0
-    rows: list[tuple[Block, int]] = dataclasses.field(default_factory=list, repr=False)
+    rows: list[tuple[BlockPlan, int]] = dataclasses.field(default_factory=list, repr=False)
 
     @property
     def examples(self) -> list[list[tuple[str, int]]]:
@@ -51,18 +53,18 @@ class Batch:
 
 
 class Loader:
-    """Iterates over `Batch`es for ever. Close it, or use it in a `with` statement.
+    """Iterates over `Batch`es without end. Close it, or use it in a `with` statement.
 
     Args:
       store: a `TokenStore`.
       manifest: of the mixture.
-      data: rows, order and rates; where things lie is not looked at.
+      data: rows, order and rates; its paths are not used.
       pad_id, eos_id: of the tokenizer.
       rows: which rows of each global batch to read (`local_rows`); None for all.
-      tokenizer_fingerprint: of the tokenizer in use, to be compared with the store's; None for no check.
+      tokenizer_fingerprint: of the tokenizer in use, which must be the store's; None skips the check.
 
     Raises:
-      UserError: a mixture, task, label or tokenizer that does not fit; before anything is read.
+      UserError: the mixture, a task, a label or the tokenizer does not fit; raised before any token is read.
     """
 
     def __init__(
@@ -90,24 +92,24 @@ class Loader:
         self._block = functools.lru_cache(maxsize=1)(self.plan)
         self._start({"block": 0, "row": 0})
 
-    def plan(self, block: int) -> Block:
-        """Which examples lie in which rows of the block: a pure function of (seed, block)."""
+    def plan(self, block: int) -> BlockPlan:
+        """Which examples lie in which rows of a block: a pure function of (seed, block)."""
         return plan_block(self._sampler, self._store, self._data, block)
 
     @property
     def state(self) -> dict[str, int]:
-        """Where the next batch starts: plain integers, for a checkpoint. Batches made ahead do not count."""
+        """Position of the next batch as plain integers, for a checkpoint. Prefetched batches do not count."""
         return dict(self._state)
 
     def restore(self, state: Mapping[str, int]) -> None:
-        """Goes on where a batch's `state`, or `Loader.state`, points. Costs the planning of one block."""
+        """Continues from a batch's `state` or `Loader.state`. Costs the planning of one block."""
         if set(state) != {"block", "row"} or not all(isinstance(n, int) and n >= 0 for n in state.values()):
-            raise UserError(f"data position {dict(state)} is not one of ours: expected block and row, from 0 on")
+            raise UserError(f"data position {dict(state)} is invalid; expected block and row, both at least 0")
         self.close()
         self._start(dict(state))
 
     def check(self) -> None:
-        """Waits until what was read is known to be what was written; raises as `TokenStore.check`."""
+        """Waits until everything read so far is verified; raises as `TokenStore.check`."""
         self._store.check()
 
     def close(self) -> None:
@@ -133,12 +135,12 @@ class Loader:
         self._batches = Prefetcher(functools.partial(self._generate, state["block"], state["row"]), self._data.prefetch)
 
     def _generate(self, number: int, row: int) -> Iterator[Batch]:
-        """Batches from row `row` of block `number` on."""
+        """Yields batches from row `row` of block `number` on."""
         if row > len(self._block(number).rows):
             raise UserError(f"data position: block {number} has no row {row}; the data or its settings have changed")
         batch_rows = self._data.batch_rows
         while True:
-            rows: list[tuple[Block, int]] = []
+            rows: list[tuple[BlockPlan, int]] = []
             real_tokens = 0
             while len(rows) < batch_rows:
                 block = self._block(number)
@@ -147,7 +149,7 @@ class Loader:
                 real_tokens += block.real_tokens(slice(row, end))
                 number, row = (number + 1, 0) if end == len(block.rows) else (number, end)
             documents = [block.documents(r) for block, r in (rows[b] for b in self._local)]
-            arrays = emit(documents, self._store, self._data, self._pad_id, self._eos_id)
+            arrays = assemble_rows(documents, self._store, self._data, self._pad_id, self._eos_id)
             yield Batch(
                 arrays=arrays,
                 state={"block": number, "row": row},
@@ -159,7 +161,7 @@ class Loader:
 
 
 def _checked_size(store: Store, task: str, row_length: int) -> int:
-    """Examples of the task; refuses one that has none, or a label that would have to be cut."""
+    """Number of examples of a task; refuses a task without examples, or with a label longer than a row."""
     stats = store.stats(task, SPLIT)
     if not stats["examples"]:
         raise UserError(f"{task}: no examples to train on; leave the task out of the mixture and cache again")
@@ -169,24 +171,25 @@ def _checked_size(store: Store, task: str, row_length: int) -> int:
             f"and its </s>, more than a row of {row_length}; raise ROW_LENGTH or cache again with "
             f"--max_label_tokens={row_length - 1}"
         )
-    return len(store.lengths(task, SPLIT))  # read now: a file that does not match its stats is found before training
+    return len(store.lengths(task, SPLIT))  # read here, so that a damaged index is reported before training
 
 
 def _check_manifest(manifest: Manifest, sizes: Mapping[str, int]) -> None:
-    """Refuses a mixture written for another store: rates follow from the manifest's sizes, passes from the store's."""
+    """Refuses a manifest of another store: rates follow from the manifest's sizes, passes from the store's."""
     for task in manifest.tasks:
         name, stated = task.name, task.examples
         if sizes.get(name, stated) != stated:
             raise UserError(
-                f"mixture {manifest.name}: {name} has {stated:,} examples there and {sizes[name]:,} in the store; "
+                f"mixture {manifest.name}: {name} has {stated:,} examples in the manifest and {sizes[name]:,} in the "
+                "store; "
                 "cache the mixture again"
             )
 
 
 def local_rows(sharding: "jax.sharding.Sharding", batch_rows: int, row_length: int) -> np.ndarray:
-    """Rows of the global batch that this process's devices hold, sorted: what to pass as `Loader(rows=...)`.
+    """Rows of the global batch that this process's devices hold, sorted; pass them as `Loader(rows=...)`.
 
-    Asks the sharding: where a model axis spans processes, several processes hold the same rows.
+    Where a model axis spans processes, several processes hold the same rows.
     """
     indices = sharding.addressable_devices_indices_map((batch_rows, row_length)).values()
     return np.unique(np.concatenate([np.arange(batch_rows)[rows] for rows, *_ in indices]))
@@ -195,16 +198,16 @@ def local_rows(sharding: "jax.sharding.Sharding", batch_rows: int, row_length: i
 def to_devices(
     arrays: Mapping[str, np.ndarray], sharding: "jax.sharding.Sharding", batch_rows: int, rows: np.ndarray | None = None
 ) -> dict[str, "jax.Array"]:
-    """Global arrays [batch_rows, T] from the rows that this process read (`rows`, sorted; None: all of them)."""
+    """Makes global arrays [batch_rows, T] from the rows that this process read (`rows`, sorted; None: all of them)."""
     import jax
 
     rows = np.arange(batch_rows) if rows is None else rows
-    place = np.full(batch_rows, len(rows))  # a row that was not read: an IndexError below
-    place[rows] = np.arange(len(rows))
+    index_of_row = np.full(batch_rows, len(rows))  # out of range, so that a row that was not read raises IndexError
+    index_of_row[rows] = np.arange(len(rows))
 
     def put(array: np.ndarray) -> jax.Array:
         def part(index: tuple[slice, slice]) -> np.ndarray:
-            return array[place[index[0]]][:, index[1]]
+            return array[index_of_row[index[0]]][:, index[1]]
 
         return jax.make_array_from_callback((batch_rows, array.shape[1]), sharding, part)
 

@@ -1,7 +1,7 @@
-"""A mixture as it is written beside a token store: which tasks are drawn from, and what their sizes are.
+"""The manifest of a cached mixture: its tasks and their sizes.
 
-`mixtures/<name>.json`, format 1: name, eps, the proportions of its benchmarks or null, its tasks, how much of each
-benchmark was there (`coverage`), and a checksum of all that. One written by hand may go without the last two.
+`mixtures/<name>.json`, format 1: name, eps, the proportions of its benchmarks or null, its tasks, how many tasks of
+each benchmark have data (`coverage`), and a checksum of all that. In a hand-written file the last two are optional.
 """
 
 import dataclasses
@@ -17,15 +17,16 @@ from optiml_jax.common.errors import DataError, UserError, nearest
 from optiml_jax.common.files import write_atomically
 
 FORMAT = 1
-EPS = 4_096  # the paper's cap on the examples of a task (4.2)
+SEPARATOR = "+"  # joins the names of the benchmarks in a mixture of several, such as "jsonl+flan"
+EPS = 4_096  # the paper's cap on the examples per task (4.2)
 
-# {benchmark: {role: [tasks with files, tasks there are]}}
+# {benchmark: {role: [tasks with data, all tasks]}}
 Coverage = Mapping[str, Mapping[str, Sequence[int]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskSize:
-    """A task of a mixture; `examples` before any cap."""
+    """A task of a mixture; `examples` is its size before any cap."""
 
     name: str
     benchmark: str
@@ -38,7 +39,7 @@ class Manifest:
     """A cached mixture.
 
     Attributes:
-      eps: cap on the examples of a task in the rates.
+      eps: cap on the examples per task, for the sampling rates.
       benchmarks: share of each benchmark, in any unit; None: one capped proportion over all tasks.
     """
 
@@ -50,11 +51,11 @@ class Manifest:
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Manifest":
-        """From its file.
+        """Reads a manifest.
 
         Raises:
-          UserError: there is no such file (names the nearest mixtures), or it has another format.
-          DataError: it is not a manifest, or not as it was written.
+          UserError: the file does not exist (the message names the nearest mixtures), or has another format.
+          DataError: the file is not a manifest, or its checksum differs.
         """
         path = Path(path)
         if not path.exists():
@@ -64,7 +65,7 @@ class Manifest:
             content = json.loads(path.read_text(encoding="utf-8"))
             tasks = tuple(TaskSize(**task) for task in content["tasks"])
             if content.pop("checksum", None) not in (None, _checksum(content)):
-                raise DataError(f"{path}: not as it was written (its checksum differs); cache the mixture again")
+                raise DataError(f"{path}: damaged (its checksum differs); cache the mixture again")
             if content.pop("format", None) != FORMAT:
                 raise UserError(f"{path}: not of format {FORMAT}, which this version reads; cache the mixture again")
             manifest = cls(**content | {"tasks": tasks})
@@ -75,7 +76,7 @@ class Manifest:
         return manifest
 
     def write(self, path: str | os.PathLike) -> None:
-        """To its file, with a checksum."""
+        """Writes the manifest with its checksum."""
         content: dict[str, Any] = {"format": FORMAT, "name": self.name, "eps": self.eps, "benchmarks": self.benchmarks}
         content |= {"tasks": [dataclasses.asdict(task) for task in self.tasks]}
         if self.coverage is not None:
@@ -84,31 +85,31 @@ class Manifest:
         write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
     def only(self, tasks: Sequence[str] | None = None, categories: Sequence[str] | None = None) -> "Manifest":
-        """The same mixture of some of its tasks; benchmarks of which none is left lose their share.
+        """Restricts the mixture to some of its tasks; benchmarks without a remaining task lose their share.
 
         Args:
-          tasks, categories: names or patterns ("flan.*"), of which one must fit; None: all.
+          tasks, categories: names or patterns ("flan.*"), one of which must match; None: all.
 
         Raises:
-          UserError: a pattern that fits nothing, or no task is left.
+          UserError: a pattern matches nothing, or no task remains.
         """
         if tasks is None and categories is None:
             return self
-        kept = _fitting(_fitting(self.tasks, tasks, "name", "tasks"), categories, "category", "categories")
-        return dataclasses.replace(self, tasks=kept, benchmarks=present(self.benchmarks, kept))
+        selected = _matching(_matching(self.tasks, tasks, "name", "tasks"), categories, "category", "categories")
+        return dataclasses.replace(self, tasks=selected, benchmarks=present(self.benchmarks, selected))
 
     def cap(self, eps: int | None = None) -> int:
-        """The cap on a task's examples: `eps`, else its own."""
+        """The cap on the examples per task: `eps`, or the manifest's own if it is None."""
         return self.eps if eps is None else eps
 
 
 def present(proportions: Mapping[str, float] | None, tasks: Sequence[TaskSize]) -> dict[str, float] | None:
-    """The proportions of the benchmarks that have a task; they need not add up to anything. None stays None."""
-    there = {task.benchmark for task in tasks}
-    return proportions and {name: share for name, share in proportions.items() if name in there}
+    """The proportions of the benchmarks that have a task; they need not sum to anything. None stays None."""
+    benchmarks = {task.benchmark for task in tasks}
+    return proportions and {name: share for name, share in proportions.items() if name in benchmarks}
 
 
-def _fitting(
+def _matching(
     tasks: tuple[TaskSize, ...], patterns: Sequence[str] | None, field: str, setting: str
 ) -> tuple[TaskSize, ...]:
     if patterns is None:
@@ -116,15 +117,15 @@ def _fitting(
     if isinstance(patterns, str) or not patterns:
         raise UserError(f"{setting} is {patterns!r}; it must be a list of names or patterns, such as ['flan.*']")
     names = {getattr(task, field) for task in tasks}
-    kept: set[str] = set()
+    selected: set[str] = set()
     for pattern in patterns:
-        fitting = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-        if not fitting:
+        matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not matches:
             raise UserError(
-                f"{setting}: {pattern!r} fits no {field} of what is left of the mixture{nearest(pattern, names)}"
+                f"{setting}: {pattern!r} matches no {field} of what is left of the mixture{nearest(pattern, names)}"
             )
-        kept.update(fitting)
-    return tuple(task for task in tasks if getattr(task, field) in kept)
+        selected.update(matches)
+    return tuple(task for task in tasks if getattr(task, field) in selected)
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
@@ -132,9 +133,9 @@ def _checksum(content: Mapping[str, Any]) -> str:
 
 
 def coverage_text(coverage: Coverage) -> str:
-    """How much of each benchmark is there, as in "bench: 188 of 757 train and 25 of 119 test tasks have files"."""
+    """Describes the coverage, as in "bench: 188 of 757 train and 25 of 119 test tasks have files"."""
     texts = []
     for name, roles in coverage.items():
-        parts = [f"{have:,} of {count:,} {role}" for role, (have, count) in sorted(roles.items(), reverse=True)]
+        parts = [f"{present:,} of {count:,} {role}" for role, (present, count) in sorted(roles.items(), reverse=True)]
         texts.append(f"{name}: {' and '.join(parts)} tasks have files")
     return "; ".join(texts)

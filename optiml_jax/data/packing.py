@@ -6,21 +6,21 @@ import numpy as np
 
 
 def pack(lengths: Sequence[int] | np.ndarray, row_length: int, *, max_segments: int | None = None) -> list[np.ndarray]:
-    """Puts each example into the row where the least space is left over, longest examples first.
+    """Packs each example into the row where it leaves the least free space, longest examples first.
 
-    Free space is kept as bits of one Python integer (bit f: some row has f tokens free), so that the best fit is the
-    lowest set bit from the example's length on: 99.8% fill and more, at hundreds of millions of tokens a second.
+    The free spaces are the bits of one Python integer (bit f: some row has f free tokens), so that the best fit is the
+    lowest set bit at or above the example's length: at least 99.8% fill at hundreds of millions of tokens per second.
 
     Args:
-      lengths: tokens of each example, integers [n].
-      row_length: tokens a row holds.
-      max_segments: bound on the examples of a row; None for no bound.
+      lengths: tokens per example, integers [n].
+      row_length: tokens per row.
+      max_segments: maximum number of examples per row; None for no limit.
 
     Returns:
-      Rows of example indices, int64 arrays; every example in exactly one row. A function of the arguments alone.
+      Rows of example indices, int64 arrays, with every example in exactly one row. Deterministic.
 
     Raises:
-      ValueError: an example longer than a row (the message names its index), or a bound below 1.
+      ValueError: an example is longer than a row (the message names its index), or `max_segments` is below 1.
     """
     lengths = np.asarray(lengths)
     if not len(lengths):
@@ -30,11 +30,11 @@ def pack(lengths: Sequence[int] | np.ndarray, row_length: int, *, max_segments: 
     for i in np.flatnonzero((lengths > row_length) | (lengths < 0))[:1]:
         raise ValueError(f"example {i} has length {lengths[i]}; a row holds 0 to {row_length} tokens")
     if max_segments is not None and max_segments < 1:
-        raise ValueError(f"max_segments is {max_segments}; a row needs room for at least one example")
+        raise ValueError(f"max_segments is {max_segments}; it must be at least 1")
 
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     rows: list[list[int]] = []
-    with_free: list[list[list[int]]] = [[] for _ in range(row_length + 1)]  # the open rows by free tokens
+    with_free: list[list[list[int]]] = [[] for _ in range(row_length + 1)]  # rows by their free tokens
     bits = 0
     for example, length in zip(order.tolist(), lengths[order].tolist()):
         fitting = bits >> length

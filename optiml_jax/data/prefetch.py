@@ -10,10 +10,10 @@ Item = TypeVar("Item")
 
 
 class Prefetcher(Generic[Item]):
-    """Hands out the items of `make()` in order, `depth` of them made ahead; 0 makes each when it is asked for.
+    """Yields the items of `make()` in order, `depth` of them prefetched; with depth 0 items are made on demand.
 
-    What the iterator raises, `get` raises in its place in the order, and again if asked again. The thread starts at the
-    first `get` and ends with `close`, with the iterator, or with the process.
+    An exception of the iterator is re-raised by `get` at its position in the order, and by every later call. The thread
+    starts with the first `get` and ends with `close`, with the iterator, or with the process.
     """
 
     def __init__(self, make: Callable[[], Iterator[Item]], depth: int) -> None:
@@ -25,7 +25,7 @@ class Prefetcher(Generic[Item]):
         self._error: BaseException | None = None
 
     def get(self) -> tuple[Item, float]:
-        """The next item and the seconds spent waiting for it."""
+        """Returns the next item and the seconds spent waiting for it."""
         start = time.perf_counter()
         if self._closed.is_set():
             raise RuntimeError("this loader is closed")
@@ -40,7 +40,7 @@ class Prefetcher(Generic[Item]):
         """Ends the thread and waits for it."""
         self._closed.set()
         while self._thread is not None and self._thread.is_alive():
-            self._drain()  # a thread that waits for room in the queue sees `closed` once it has put its item
+            self._drain()  # a thread blocked on the full queue sees `closed` once its item is taken
             self._thread.join(timeout=0.05)
         self._drain()
 
@@ -61,7 +61,7 @@ class Prefetcher(Generic[Item]):
             if self._iterator is None:
                 self._iterator = self._make()
             return next(self._iterator), None
-        except BaseException as error:  # travels to whoever asks for the item
+        except BaseException as error:  # re-raised in the consumer's thread
             return None, error
 
     def _drain(self) -> None:

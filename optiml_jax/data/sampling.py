@@ -1,9 +1,10 @@
-"""Which examples block k of the data holds: capped example-proportional rates, stratified counts, keyed order.
+"""Sampling of the examples of block k: capped example-proportional rates, stratified counts, keyed order.
 
-Block k is a pure function of (seed, k), found in the same time for every k: the draws of a task before block k are
-`floor(p * M * k + u)` (M draws a block, u one uniform number a task), and draw j of a task with n examples is place
-j % n of its pass j // n, through a permutation keyed by (seed, task, pass). Every example comes once a pass, and after
-any number of draws a task's count is within one example of its rate: far more even than independent draws.
+Block k is a pure function of (seed, k), computed in the same time for every k: the draws of a task before block k are
+`floor(p * M * k + u)` (M draws per block, u one uniform number per task), and draw j of a task with n examples is
+position j % n of its pass j // n, through a permutation keyed by (seed, task, pass). Every example occurs once per
+pass, and after any number of draws a task's count is within one example of its rate: far more even than independent
+draws.
 """
 
 import math
@@ -21,19 +22,19 @@ _BITS = 96  # fixed point: p exact above 2**-43, and no rounding however large k
 def probabilities(
     manifest: Manifest, eps: int | None = None, proportions: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """Rate of each task (paper 4.2, 4.3): within a benchmark in proportion to min(examples, eps).
+    """Sampling rate of each task (paper 4.2, 4.3): within a benchmark proportional to min(examples, eps).
 
     Args:
-      eps: cap on the examples of a task; None: the manifest's own.
-      proportions: share of each benchmark, in any unit. None: the manifest's own; where that is None too,
-        one capped proportion over all tasks.
+      eps: cap on the examples per task; None: the manifest's own.
+      proportions: share of each benchmark, in any unit. None: the manifest's own; if that is None too, one capped
+        proportion over all tasks.
 
     Raises:
-      UserError: a task without examples, `eps` below 1, or proportions that do not name exactly the benchmarks.
+      UserError: a task has no examples, `eps` is below 1, or proportions do not name exactly the benchmarks.
     """
     eps = manifest.cap(eps)
     if eps < 1:
-        raise UserError(f"eps is {eps}: the cap on the examples of a task must be at least 1")
+        raise UserError(f"eps is {eps}: the cap on the examples per task must be at least 1")
     tasks = manifest.tasks
     if not tasks:
         raise UserError(f"mixture {manifest.name} has no tasks; cache one that has")
@@ -53,36 +54,37 @@ def probabilities(
         raise UserError(f"proportions: no task of mixture {manifest.name} is in {name}{nearest(name, totals)}")
     for name in totals.keys() - proportions.keys():
         raise UserError(f"proportions: {name} is missing; give every benchmark of the mixture one (0 leaves it out)")
-    whole = math.fsum(proportions.values())
-    if min(proportions.values()) < 0 or not 0 < whole < math.inf:
+    total = math.fsum(proportions.values())
+    if min(proportions.values()) < 0 or not 0 < total < math.inf:
         raise UserError(f"proportions: {dict(proportions)} must not be negative and must have a positive sum")
     return {
-        task.name: proportions[task.benchmark] / whole * (capped[task.name] / totals[task.benchmark]) for task in tasks
+        task.name: proportions[task.benchmark] / total * (capped[task.name] / totals[task.benchmark]) for task in tasks
     }
 
 
-def shares(chances: Mapping[str, float], tasks: Sequence[TaskSize], field: str = "benchmark") -> dict[str, float]:
-    """Share of the draws of each benchmark, or category, the largest first. `chances`: see `probabilities`."""
-    found: dict[str, float] = {}
+def shares(rates: Mapping[str, float], tasks: Sequence[TaskSize], field: str = "benchmark") -> dict[str, float]:
+    """Share of the draws per benchmark, or per category, largest first. `rates`: see `probabilities`."""
+    totals: dict[str, float] = {}
     for task in tasks:
         name = getattr(task, field)
-        found[name] = found.get(name, 0.0) + chances[task.name]
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+        totals[name] = totals.get(name, 0.0) + rates[task.name]
+    return dict(sorted(totals.items(), key=lambda item: (-item[1], item[0])))
 
 
 def shares_text(manifest: Manifest, eps: int | None = None, proportions: Mapping[str, float] | None = None) -> str:
-    """As in "shares of the draws: flan 60.00%, t5 40.00%"; empty where there is but one benchmark."""
+    """Describes the shares, as in "shares of the draws: flan 60.00%, t5 40.00%"; empty with a single benchmark."""
     if len({task.benchmark for task in manifest.tasks}) < 2:
         return ""
-    found = shares(probabilities(manifest, eps, proportions), manifest.tasks)
-    return "shares of the draws: " + ", ".join(f"{name} {share:.2%}" for name, share in found.items())
+    by_benchmark = shares(probabilities(manifest, eps, proportions), manifest.tasks)
+    return "shares of the draws: " + ", ".join(f"{name} {share:.2%}" for name, share in by_benchmark.items())
 
 
 class Sampler:
-    """Draws of block k. Attribute `names`: the tasks that can be drawn, sorted, so that no order in a file matters."""
+    """Draws the examples of any block. `names` are the tasks with a positive rate, sorted to be independent of
+    order."""
 
     def __init__(self, sizes: Mapping[str, int], rates: Mapping[str, float], seed: int, block_draws: int) -> None:
-        """`sizes`: examples of each task; `rates`: their probabilities; `block_draws`: M, within one a task."""
+        """`sizes`: examples per task; `rates`: their probabilities; `block_draws`: M, met within one per task."""
         self.names = sorted(name for name, rate in rates.items() if rate > 0)
         self.seed, self.block_draws = seed, block_draws
         self._sizes = np.array([sizes[name] for name in self.names], np.int64)
@@ -91,16 +93,16 @@ class Sampler:
         self._keys = np.array([key(seed, "pass", name) for name in self.names], np.uint64)
 
     def drawn_before(self, block: int) -> np.ndarray:
-        """Draws of each task before the block: int64 [tasks]."""
+        """Number of draws of each task before the block: int64 [tasks]."""
         draws = self.block_draws * block
         return np.array([(rate * draws + u) >> _BITS for rate, u in zip(self._rates, self._offsets)], np.int64)
 
     def draw(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Task (number in `names`) and example of each draw of the block, task after task: two int64 [draws]."""
+        """Task (index in `names`) and example of each draw of the block, task by task: two int64 [draws]."""
         before = self.drawn_before(block)
         counts = self.drawn_before(block + 1) - before
         tasks = np.repeat(np.arange(len(counts)), counts)
         numbers = np.arange(len(tasks)) + np.repeat(before - np.cumsum(counts) + counts, counts)
         sizes = self._sizes[tasks]
-        passes, places = np.divmod(numbers, sizes)
-        return tasks, permuted(places, sizes, hashed(self._keys[tasks], passes))
+        passes, positions = np.divmod(numbers, sizes)
+        return tasks, permuted(positions, sizes, hashed(self._keys[tasks], passes))

@@ -1,4 +1,4 @@
-"""What is trained on, in which order: the one place where a setting of the data is written."""
+"""The data settings of a training run."""
 
 import dataclasses
 import math
@@ -7,10 +7,10 @@ from typing import Any
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.settings import check_fields
 
-REFUSE, LEAVE_OUT = "refuse", "leave_out"  # what becomes of benchmarks whose data are not there
-# fields that change no token of any step: where things lie, how far ahead they are read, how a store is written (which
-# the checksums of its tokens tell)
-ELSEWHERE = (
+REFUSE, LEAVE_OUT = "refuse", "leave_out"  # what to do with benchmarks whose data are missing
+# Fields that change no token of any step: paths, prefetching, and settings that take effect when a store is written
+# (checksums of the tokens reveal a difference in those).
+NOT_IN_ORDER = (
     "cache_dir",
     "data_dir",
     "tokenizer",
@@ -23,27 +23,28 @@ ELSEWHERE = (
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What is trained on, in which order.
+    """Which examples a run trains on, and in which order.
 
     Attributes:
-      mixture: a name `tools.cache_tasks` knows.
+      mixture: a name that `tools.cache_tasks` knows.
       cache_dir: the token store; built from `data_dir` with `tokenizer` when it lacks the mixture.
-      data_dir: raw files, one folder a benchmark; `samples` needs none.
+      data_dir: raw files, one folder per benchmark; `samples` needs none.
       tokenizer: directory or hub name; None takes the store's own.
       row_length, batch_rows: T, and B over all devices.
       seed: of the data order, the initial weights and dropout.
-      eps: cap on the examples of a task in the mixing rates (paper 4.2); None for the mixture's own.
+      eps: cap on the examples per task in the sampling rates (paper 4.2); None for the mixture's own.
       proportions: share of each benchmark, by name; None for the mixture's own.
       tasks: of the mixture, by name or pattern ("flan.*"); None for all.
       categories: of the mixture, by name or pattern; None for all.
-      missing_benchmarks: when the store is built, benchmarks whose data are not there: "refuse" or "leave_out".
-      held_out_instances: when the store is built, how many instances of each train task are kept from training and
-        asked by the mixture's own suite; None for the benchmark's default (samples 32, others 0).
-      max_label_tokens: when the store is built, examples with longer labels are skipped and listed; 0 for none.
-      leading_eos: whether every example starts with `</s>`. The released OPT-IML models were trained without.
-      block_draws: examples drawn, packed and shuffled together. Fewer fill rows a little less.
-      max_segments: most documents of a row, None for no bound.
-      prefetch: batches made ahead by a background thread; 0 for no thread.
+      missing_benchmarks: when the store is built, what to do with benchmarks whose data are missing: "refuse" or
+        "leave_out".
+      held_out_instances: when the store is built, how many instances of each train task are excluded from training and
+        evaluated by the mixture's own suite; None for the benchmark's default (samples 32, others 0).
+      max_label_tokens: when the store is built, examples with longer labels are skipped and listed; 0 for no limit.
+      leading_eos: whether every example starts with `</s>`. The released OPT-IML models were trained without it.
+      block_draws: examples that are drawn, packed and shuffled together. Smaller blocks fill rows slightly less.
+      max_segments: maximum number of documents per row, None for no limit.
+      prefetch: batches prepared in advance by a background thread; 0 for no thread.
     """
 
     mixture: str
@@ -80,8 +81,8 @@ class Data:
             )
 
     def order(self) -> dict[str, Any]:
-        """The settings that decide which tokens a step sees, by their names in gin."""
+        """The settings that determine which tokens each step sees, by their names in gin."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        # a tuple comes back from a checkpoint as a list
-        listed = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-        return {f"Data.{name}": value for name, value in listed.items() if name not in ELSEWHERE}
+        # a checkpoint returns a tuple as a list
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+        return {f"Data.{name}": value for name, value in plain.items() if name not in NOT_IN_ORDER}

@@ -1,16 +1,16 @@
-"""The token store, format 1: tokenised examples on disk. Written once by `tasks/caching/`, read here by position.
+"""The token store, format 1: tokenized examples on disk. Written once by `tasks/caching/`, read here by position.
 
-    store.json                                   format, tokenizer fingerprint     tokenizer/   what made the ids
+    store.json                                   format, tokenizer fingerprint     tokenizer/   the tokenizer's files
     mixtures/<mixture>.json                      the mixture's tasks and their sizes
-    tasks/<task>/<split>.json                    counts of the split; written last: where it is, the split is complete
+    tasks/<task>/<split>.json                    counts of the split; written last, so that it marks a complete split
     tasks/<task>/<split>-00000-of-00001.tokens   ids as little-endian uint16, examples end to end
-    tasks/<task>/<split>-00000-of-00001.index    one INDEX_DTYPE record an example
-    tasks/<task>/<split>-00000-of-00001.ids      one example id a line (UTF-8)
+    tasks/<task>/<split>-00000-of-00001.index    one INDEX_DTYPE record per example
+    tasks/<task>/<split>-00000-of-00001.ids      one example id per line (UTF-8)
 
-Ids are source + target without special tokens: `</s>` is placed by the loader. The index is kept in memory, 16 bytes an
-example; tokens are read by `pread`: of a memory map every touched 64 KB counts as ours (2.6 GB after 60 batches of
-1,545 tasks). Opening a split checks the sizes of its files and the checksum of its index; a shard of tokens is compared
-with its checksum in the background when it is first read; `verify.py` checks them all.
+Ids are source + target without special tokens: the loader places `</s>`. The index is held in memory, 16 bytes per
+example; tokens are read by `pread`, because every touched 64 KB of a memory map counts as resident (2.6 GB after 60
+batches of 1,545 tasks). Opening a split checks the sizes of its files and the checksum of its index; a shard of tokens
+is verified in the background when it is first read; `verify.py` checks all files.
 """
 
 import bisect
@@ -30,38 +30,40 @@ from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.data.checksums import CACHE_AGAIN, Checker
 
 FORMAT = 1
+SPLIT = "train"  # the split that is tokenized
 TOKEN_DTYPE = np.dtype("<u2")
 TOKEN_BYTES = TOKEN_DTYPE.itemsize
 _NOWAIT = getattr(os, "RWF_NOWAIT", None)  # Linux
 MAX_FILES = 8192  # descriptors kept open, if the process may have twice as many
-# Offset and length in tokens; the first `label_start` tokens of an example are its source, the others its target. Of a
-# document in pieces the two highest bits of `label_start` say which ends of a piece are none.
-SOURCE, PIECE = (1 << 30) - 1, 30  # bits of its length, and how far the two are shifted
+# Offset and length in tokens; the first `label_start` tokens of an example are its source, the others its target. For
+# chunked documents the top two bits of `label_start` flag a chunk that continues the previous one or is continued by
+# the next (`TokenStore.chunk_flags`).
+SOURCE, CHUNK_SHIFT = (1 << 30) - 1, 30  # mask of the source length, and position of the two flags
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u4"), ("label_start", "<u4")])
 
 
 def shard_path(cache_dir: str | os.PathLike, task: str, split: str, shard: int, shards: int, kind: str) -> Path:
-    """Where one shard lies; `kind` is "tokens", "index" or "ids"."""
+    """Path of one shard's file; `kind` is "tokens", "index" or "ids"."""
     return Path(cache_dir) / "tasks" / task / f"{split}-{shard:05d}-of-{shards:05d}.{kind}"
 
 
 class TokenStore:
-    """Random access to the examples of a store; threads may share one. Has `tokenizer_fingerprint` and `vocab_size`.
+    """Random access to the examples of a store; thread-safe. Has `tokenizer_fingerprint` and `vocab_size`.
 
     Args:
-      max_files: descriptors kept open; None: as many as the process may have, up to `MAX_FILES`.
+      max_files: maximum number of open descriptors; None: half of the process's limit, at most `MAX_FILES`.
 
     Raises:
       UserError: no store, task or split of that name, or one of another format.
-      DataError: a file is missing, not as long as the stats say, or an index that is not the one that was written.
+      DataError: a file is missing or its length does not match the stats, or an index does not match its checksum.
     """
 
     def __init__(self, cache_dir: str | os.PathLike, max_files: int | None = None) -> None:
         self._files: collections.OrderedDict[tuple, int] = collections.OrderedDict()  # least recently used first
         self._max_files = max_files or _descriptors()
-        self._lock = threading.Lock()  # no descriptor may be closed while another thread reads from it
+        self._lock = threading.Lock()  # prevents closing a descriptor while another thread reads from it
         self._splits: dict[tuple[str, str], tuple[np.ndarray, list[int]]] = {}
-        self._checker, self._checked = Checker(), set()  # and the shards it knows
+        self._checker, self._checked = Checker(), set()  # and the shards handed to it
         self.directory = Path(cache_dir)
         header = self._json("store.json", "no token store here; write one with python -m tools.cache_tasks")
         self.tokenizer_fingerprint, self.vocab_size = (
@@ -92,51 +94,51 @@ class TokenStore:
         return self._json(f"tasks/{task}/{split}.json", "not in this cache; run python -m tools.cache_tasks")
 
     def checksum(self, task: str, split: str) -> str:
-        """Changes with any byte of the split's tokens and index, as their writer left them."""
+        """A string that differs if any byte of the split's tokens or index differs, by the writer's checksums."""
         checksums = self.stats(task, split).get("checksums", {})
         names = sorted(name for name in checksums if name.endswith((".tokens", ".index")))
         return " ".join(checksums[name] for name in names)
 
     def lengths(self, task: str, split: str) -> np.ndarray:
-        """Tokens of each example, source and target: uint32 [examples]."""
+        """Tokens per example, source and target: uint32 [examples]."""
         return self.index(task, split)["length"]
 
     def index(self, task: str, split: str) -> np.ndarray:
-        """INDEX_DTYPE [examples]; kept in memory (16 bytes an example, so that a read is one `pread`)."""
+        """INDEX_DTYPE [examples]; held in memory (16 bytes per example), so that reading an example is one `pread`."""
         return self._split(task, split)[0]
 
-    def pieces(self, task: str, split: str) -> np.ndarray | None:
-        """Which examples are pieces of longer documents: uint8 [examples], None where none is.
+    def chunk_flags(self, task: str, split: str) -> np.ndarray | None:
+        """Which examples are chunks of longer documents: uint8 [examples], or None if none is.
 
-        Bit 1: it goes on from the piece before, whose last token is its first, to be read and not predicted. Bit 0: it
-        goes on in the next piece; its last token is predicted and not read.
+        Bit 1: continuation chunk; its first token repeats the previous chunk's last and is input only. Bit 0: continued
+        by the next chunk; its last token is a target only.
         """
-        flags = (self.index(task, split)["label_start"] >> PIECE).astype(np.uint8)
+        flags = (self.index(task, split)["label_start"] >> CHUNK_SHIFT).astype(np.uint8)
         return flags if flags.any() else None
 
     def shards(self, task: str, split: str) -> list[tuple[Path, slice]]:
-        """The files of tokens, and which examples lie end to end in each: for one pass over all of them."""
+        """The files of tokens, and the examples that lie end to end in each: for sequential reading."""
         starts = self._split(task, split)[1]
         return list(zip(self._paths(task, split, "tokens"), map(slice, starts, starts[1:])))
 
     def read(self, task: str, split: str, i: int) -> tuple[np.ndarray, int]:
-        """Example `i`: its ids, uint16 [length], and how many of them are source."""
+        """Reads example `i`: its ids, uint16 [length], and the length of its source."""
         return self.read_many(split, [(task, i)])[0]
 
     def check(self) -> None:
-        """Waits until every shard that was read from is compared with its checksum: a second a gigabyte, once.
+        """Waits until every shard that was read is verified: one second per gigabyte, once.
 
         Raises:
-          DataError: names a shard that is not as it was written. Later reads raise it too.
+          DataError: names a shard that does not match its checksum. Later reads raise it too.
         """
         self._checker.wait()
 
     def read_many(self, split: str, examples: Sequence[tuple[str, int]]) -> list[tuple[np.ndarray, int]]:
-        """`read` of each (task, i). What is not in the page cache is asked for all at once, then waited for: a disk
-        has many queues, and one read after the other is four times as slow.
+        """Reads each (task, i) as `read`. Requests everything that is not in the page cache before waiting for any of
+        it: disks serve many requests at once, and sequential reads are four times as slow.
         """
         self._checker.raise_fault()
-        places = []  # shard and byte where each example starts, where in the buffer it starts and ends, its source
+        spans = []  # shard and byte offset of each example, its start and end in the buffer, and its source length
         end = 0
         for task, i in examples:
             index, starts = self._split(task, split)
@@ -144,20 +146,20 @@ class TokenStore:
                 raise IndexError(f"{task} {split}: example {i} of {len(index)}")
             offset, length, label_start = index[i].item()
             shard = (task, split, bisect.bisect_right(starts, i) - 1, len(starts) - 1)
-            places.append((shard, TOKEN_BYTES * offset, end, end + length, label_start & SOURCE))
+            spans.append((shard, TOKEN_BYTES * offset, end, end + length, label_start & SOURCE))
             end += length
         ids = np.empty(end, TOKEN_DTYPE)
         bytes_ = ids.view(np.uint8).data
         with self._lock:
-            waiting = places
-            if _NOWAIT is not None and len(places) > 1:
-                waiting = [place for place in places if not self._read_now(*place[:2], _part(bytes_, *place[2:4]))]
-            for shard, offset, start, stop, _ in waiting:
+            pending = spans
+            if _NOWAIT is not None and len(spans) > 1:
+                pending = [span for span in spans if not self._read_now(*span[:2], _part(bytes_, *span[2:4]))]
+            for shard, offset, start, stop, _ in pending:
                 self._read(shard, offset, _part(bytes_, start, stop))
-        return [(ids[start:stop], label_start) for *_, start, stop, label_start in places]
+        return [(ids[start:stop], label_start) for *_, start, stop, label_start in spans]
 
     def example_id(self, task: str, split: str, i: int) -> str:
-        """For messages and tables: reads the whole list of ids each time."""
+        """The id of example `i`, for messages and tables; reads the whole list of ids at each call."""
         return "".join(path.read_text(encoding="utf-8") for path in self._paths(task, split, "ids")).split("\n")[i]
 
     def _paths(self, task: str, split: str, kind: str) -> list[Path]:
@@ -177,7 +179,7 @@ class TokenStore:
         return self._splits[task, split]
 
     def _descriptor(self, shard: tuple) -> int:
-        """Of the shard's tokens; to be used under the lock."""
+        """Opens the shard's tokens, or returns the open descriptor; call under the lock."""
         descriptor = self._files.pop(shard, None)
         if descriptor is None:
             if len(self._files) >= self._max_files:
@@ -188,23 +190,23 @@ class TokenStore:
                 self._checked.add(shard)
                 if checksum := _checksum(path, self.stats(*shard[:2])):
                     self._checker.add(path, checksum)
-        self._files[shard] = descriptor  # last: the most recently used
+        self._files[shard] = descriptor  # moved to the end: the most recently used
         return descriptor
 
     def _read_now(self, shard: tuple, offset: int, part: memoryview) -> bool:
-        """Reads from the page cache; False: it is not there, and on its way."""
+        """Reads from the page cache. Returns False if the bytes are not there, after requesting them."""
         descriptor = self._descriptor(shard)
         try:
             if os.preadv(descriptor, [part], offset, _NOWAIT) == len(part):
                 return True
-        except OSError:  # it would block, or this file system cannot say
+        except OSError:  # it would block, or this file system does not support the flag
             pass
         os.posix_fadvise(descriptor, offset, len(part), os.POSIX_FADV_WILLNEED)
         return False
 
     def _read(self, shard: tuple, offset: int, part: memoryview) -> None:
         if os.preadv(self._descriptor(shard), [part], offset) != len(part):
-            raise DataError(f"{shard_path(self.directory, *shard, 'tokens')}: cut short; {CACHE_AGAIN}")
+            raise DataError(f"{shard_path(self.directory, *shard, 'tokens')}: truncated; {CACHE_AGAIN}")
 
 
 def _part(bytes_: memoryview, start: int, stop: int) -> memoryview:
@@ -212,7 +214,7 @@ def _part(bytes_: memoryview, start: int, stop: int) -> memoryview:
 
 
 def _descriptors() -> int:
-    """Half of what the process may have, after asking for more: 1,545 tasks over 512 descriptors read at half speed."""
+    """Half of the process's limit, after raising it: 1,545 tasks read at half speed with 512 descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 2 * MAX_FILES:
         soft = 2 * MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, 2 * MAX_FILES)
@@ -221,26 +223,26 @@ def _descriptors() -> int:
 
 
 def _index(path: Path, stats: dict) -> np.ndarray:
-    """The index of one shard, INDEX_DTYPE [examples], against its checksum and the size of the tokens."""
+    """Reads the index of one shard, INDEX_DTYPE [examples]; checks its checksum and the size of the tokens."""
     tokens = path.with_suffix(".tokens")
     for file in (path, tokens):
         if not file.exists():
             raise DataError(f"{file}: missing; {CACHE_AGAIN}")
     content = path.read_bytes()
     if len(content) % INDEX_DTYPE.itemsize:
-        raise DataError(f"{path}: cut short; {CACHE_AGAIN}")
+        raise DataError(f"{path}: truncated; {CACHE_AGAIN}")
     if _checksum(path, stats) not in (None, f"{zlib.crc32(content):08x}"):
-        raise DataError(f"{path}: not as it was written (its checksum differs); {CACHE_AGAIN}")
+        raise DataError(f"{path}: damaged (its checksum differs); {CACHE_AGAIN}")
     index = np.frombuffer(content, INDEX_DTYPE)
-    want, have = 2 * int(index["length"].sum(dtype=np.uint64)), tokens.stat().st_size
-    if want != have:
-        raise DataError(f"{tokens}: {have:,} bytes, and the index says {want:,}; {CACHE_AGAIN}")
+    expected, actual = 2 * int(index["length"].sum(dtype=np.uint64)), tokens.stat().st_size
+    if expected != actual:
+        raise DataError(f"{tokens}: {actual:,} bytes, but the index says {expected:,}; {CACHE_AGAIN}")
     return index
 
 
 def _checksum(path: Path, stats: dict) -> str | None:
-    """What the writer of `path` left; None where it left none of any file."""
+    """The stored checksum of `path`; None if the split stores no checksums."""
     checksums = stats.get("checksums")
     if checksums is not None and path.name not in checksums:
-        raise DataError(f"{path}: its split has no checksum of it; {CACHE_AGAIN}")
+        raise DataError(f"{path}: its split has no checksum for it; {CACHE_AGAIN}")
     return checksums and checksums[path.name]

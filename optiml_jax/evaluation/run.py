@@ -1,4 +1,4 @@
-"""An evaluation from its settings: which weights, which prompts, where the results go."""
+"""The evaluation command: checks settings, loads prompts and weights, evaluates."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,14 +8,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from optiml_jax.checkpoints.checkpoints import is_run
+from optiml_jax.checkpoints.runs import is_run
 from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.common.metrics_log import training_losses
 from optiml_jax.common.settings import check
-from optiml_jax.evaluation.answers.answering import run_evaluation
 from optiml_jax.evaluation.answers.normalization import RANKED_BY
+from optiml_jax.evaluation.pipeline import run_evaluation
 from optiml_jax.evaluation.prompts.ledger import about, read_ledgers
-from optiml_jax.evaluation.prompts.selection import chosen, ledgers
+from optiml_jax.evaluation.prompts.selection import ledgers, select
 from optiml_jax.evaluation.reports.plain_text import Context
 from optiml_jax.evaluation.reports.provenance import provenance
 from optiml_jax.inference.model import load_model
@@ -40,24 +40,24 @@ def evaluate(
     check_only: bool = False,
     operative_config: Callable[[], str] = str,
 ) -> dict[str, Any]:
-    """Evaluates, prints the report and returns the content of `results.json` (on the first process; else nothing).
+    """Evaluates, prints the report and returns the content of `results.json` (on the first process; {} on others).
 
     Args:
       weights: MODEL_DIR of a run, Hugging Face directory or hub name.
-      ledger: file, or a directory that holds one; None: those of `suite`, else of `mixture`, in `cache_dir`.
-      suite: a suite, or several with commas between them, which make one report.
+      ledger: file, or a directory with exactly one; None: those of `suite`, else of `mixture`, in `cache_dir`.
+      suite: a suite, or several separated by commas, reported together.
       output_dir: None: `weights`/evaluation.
-      ranked_by: what candidates are ranked by (`normalization.RANKED_BY`).
-      shots: only prompts with so many demonstrations; a number or several.
-      limit: questions a task at each number of shots, drawn by their names; 0: all.
-      operative_config: gives every value in force as text, for the report.
-      check_only: looks at everything but the weights, which need not be there yet, and returns.
+      ranked_by: score that candidates are ranked by (`normalization.RANKED_BY`).
+      shots: only prompts with this number of demonstrations, or these numbers.
+      limit: questions per task and number of shots, drawn by their names; 0: all.
+      operative_config: returns every value in force as text, for the report.
+      check_only: checks everything but the weights, which may not exist yet, and returns.
 
     Raises:
-      UserError: something of this is missing.
+      UserError: a setting is invalid, or weights or ledgers are missing.
     """
     if not weights:
-        raise UserError("WEIGHTS is not set; name a model with --gin.WEIGHTS=\"'runs/tiny'\"")
+        raise UserError("WEIGHTS is not set; choose a model with --gin.WEIGHTS=\"'runs/tiny'\"")
     files = ledgers(ledger, suite, mixture, cache_dir)
     batch_rows = check("evaluate.batch_rows", batch_rows, int)
     max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
@@ -66,17 +66,17 @@ def evaluate(
     if precision not in PRECISIONS:
         raise UserError(f"evaluate.precision: {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
     if not check_only and not is_run(weights):
-        resolve(weights)  # a mistyped path, before anything is said about where results go
+        resolve(weights)  # reports a mistyped path before a missing OUTPUT_DIR
     if output_dir is None:
         if not check_only and not Path(weights).is_dir():
-            raise UserError(f"OUTPUT_DIR is not set; {weights} is no directory that results could go into")
+            raise UserError(f"OUTPUT_DIR is not set; {weights} is not a directory, so results cannot go there")
         output_dir = str(Path(weights) / "evaluation")
-    prompts = chosen(read_ledgers(files), shots, limit)
+    prompts = select(read_ledgers(files), shots, limit)
     if check_only:
         return {}
-    said = [about(path) for path in files]
+    metadata = [about(path) for path in files]
     model = load_model(weights, mesh=mesh, precision=precision)
-    found = run_evaluation(
+    results = run_evaluation(
         model,
         prompts,
         Path(output_dir),
@@ -85,15 +85,16 @@ def evaluate(
         ranked_by=ranked_by,
         context=Context(
             training=training_losses(weights),
-            coverage={name: counts for one in said for name, counts in one.get("coverage", {}).items()} or None,
+            coverage={name: counts for ledger in metadata for name, counts in ledger.get("coverage", {}).items()}
+            or None,
             dropped=[
-                *(text for one in said for text in one.get("dropped", ())),
+                *(text for ledger in metadata for text in ledger.get("dropped", ())),
                 *([] if shots is None else [f"prompts without {shots} demonstrations (SHOTS)"]),
-                *([f"all but {limit:,} questions a task at each number of shots (LIMIT)"] if limit else []),
+                *([f"all but {limit:,} questions per task and number of shots (LIMIT)"] if limit else []),
             ],
-            made=provenance(operative_config()),
+            provenance=provenance(operative_config()),
         ),
     )
     if jax.process_index() == 0:
         print(f"report    {output_dir}/report.html")
-    return found
+    return results

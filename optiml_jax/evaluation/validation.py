@@ -1,4 +1,5 @@
-"""Evaluation inside a training run: some prompts every so many steps, scored as the paper chooses its settings by."""
+"""Validation during training: scores some prompts at intervals, by the criterion with which the paper chooses
+settings."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from optiml_jax.common.settings import check_fields
 from optiml_jax.evaluation.answers.answering import answer_all
 from optiml_jax.evaluation.prompts.ledger import Prompt, read_ledgers
-from optiml_jax.evaluation.prompts.selection import chosen, ledgers
+from optiml_jax.evaluation.prompts.selection import ledgers, select
 from optiml_jax.evaluation.scores.aggregation import scores
 from optiml_jax.evaluation.scores.samples import score_sample, scored
 from optiml_jax.inference.model import Model
@@ -22,12 +23,12 @@ Scores = dict[str, float]
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """What a training run is validated on, and how often.
+    """Prompts and interval of validation.
 
     Attributes:
-      every: in steps, and after the last one; 0: never.
+      every: interval in steps; also runs after the last step; 0: never.
       ledger, suite, mixture, cache_dir, shots, batch_rows, max_new_tokens: as in `evaluation.run.evaluate`.
-      limit: questions a task at each number of shots; 0: all. The paper takes 250 (section 4.1).
+      limit: questions per task and number of shots; 0: all. The paper uses 250 (section 4.1).
     """
 
     every: int = 0
@@ -44,18 +45,18 @@ class Validation:
         check_fields(self, every=(0, float("inf")), limit=(0, float("inf")))
 
     def prompts(self) -> list[Prompt]:
-        """What is asked.
+        """Loads the selected prompts.
 
         Raises:
-          UserError: there is no such ledger, or no such prompts in it.
+          UserError: a ledger is missing, or has no such prompts.
         """
         files = ledgers(self.ledger, self.suite, self.mixture, self.cache_dir)
-        return chosen(read_ledgers(files), self.shots, self.limit)
+        return select(read_ledgers(files), self.shots, self.limit)
 
     def scorer(
         self, config: OPTConfig, tokenizer: Tokenizer, mesh: Mesh, leading_eos: bool, dtype: jnp.dtype
     ) -> Callable[[dict], Scores]:
-        """The function from parameters on `mesh` to their scores; every process of a run calls it."""
+        """Returns a function from parameters on `mesh` to their scores, to be called by every process of a run."""
         prompts = self.prompts()
         new_tokens = min(self.max_new_tokens, config.max_positions // 2)
 
@@ -68,19 +69,19 @@ class Validation:
                 for group, answers in answered
                 for prompt, answer in zip(group, answers, strict=True)
             ]
-            return of_samples(scored(samples))
+            return validation_scores(scored(samples))
 
         return score
 
 
-def of_samples(samples: Iterable[dict[str, Any]]) -> Scores:
-    """ "average", by which checkpoints are compared, and the scores of levels and categories.
+def validation_scores(samples: Iterable[dict[str, Any]]) -> Scores:
+    """Returns "average", by which checkpoints are compared, and the scores of levels and categories.
 
-    The average is that of the three levels, at all numbers of shots (paper 4.1); where no task has a level, that of
-    the categories.
+    The average is that of the three levels, over all numbers of shots (paper 4.1); if no task has a level, that of the
+    categories.
     """
-    found = scores(samples)
-    categories = found["categories"]
-    average = sum(categories.values()) / len(categories) if found["average"] is None else found["average"]
-    levels = {f"level/{name}": score for name, score in found["levels"].items()}
+    aggregated = scores(samples)
+    categories = aggregated["categories"]
+    average = sum(categories.values()) / len(categories) if aggregated["average"] is None else aggregated["average"]
+    levels = {f"level/{name}": score for name, score in aggregated["levels"].items()}
     return {"average": average} | levels | {f"category/{name}": score for name, score in categories.items()}

@@ -1,4 +1,4 @@
-"""EleutherAI's lm-evaluation-harness: our models run its tasks (`model.py`), its samples are read here (`samples.py`).
+"""Integration with EleutherAI's lm-evaluation-harness: a model class for it (`model.py`), and a reader of its samples.
 
-Its model class needs `pip install '.[lm-eval]'`; reading samples needs nothing.
+The model class needs `pip install '.[lm-eval]'`; reading samples (`samples.py`) needs nothing.
 """

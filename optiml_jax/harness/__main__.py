@@ -1,4 +1,4 @@
-"""lm-evaluation-harness with our models: its own command line, in which --model optiml is known.
+"""Command line of lm-evaluation-harness, extended by --model optiml.
 
 python -m optiml_jax.harness --model optiml --model_args pretrained=runs/tiny,batch_rows=16 --tasks arc_easy \
     --output_path results --log_samples

@@ -1,8 +1,9 @@
-"""Our models as lm-evaluation-harness sees a model: `--model optiml` (or `optiml_jax.harness.model.OptimlLM`).
+"""A model class for lm-evaluation-harness: `--model optiml` (or `optiml_jax.harness.model.OptimlLM`).
 
-Written for lm-eval 0.4.13. Prompts are tokenized as its Hugging Face backend does for OPT: one `</s>` first, the
-continuation's ids those of the whole text after the context's. What its requests have in common is computed once
-(`inference/trees.py`), so its `batch_size` is not needed: `batch_rows` says how many rows are computed at once.
+Written for lm-eval 0.4.13. Prompts are tokenized as its Hugging Face backend does for OPT: one `</s>` first, and the
+continuation's ids are those of the whole text after the context's. Requests share prefixes
+(`inference/prefix_sharing.py`), so the harness's `batch_size` is not used: `batch_rows` is the number of rows computed
+at once.
 """
 
 import math
@@ -19,16 +20,16 @@ from optiml_jax.inference import ranking
 from optiml_jax.inference.model import load_model
 from optiml_jax.model.sharding import make_mesh
 
-NEW_TOKENS = 256  # where a task does not say how many, as in its Hugging Face backend
+NEW_TOKENS = 256  # for tasks without a limit, as in the harness's Hugging Face backend
 GREEDY = {"temperature": (0, 0.0, None), "do_sample": (False, None), "num_beams": (1, None), "top_p": (1, 1.0, None)}
 
 
 @register_model("optiml")
 class OptimlLM(TemplateLM):
-    """A model of ours in the harness.
+    """An OPT model in the harness.
 
     Args:
-      pretrained: what `load_model` takes: a MODEL_DIR, a Hugging Face directory, a hub name, a metaseq checkpoint.
+      pretrained: source of `load_model`: a MODEL_DIR, a Hugging Face directory, a hub name, a metaseq checkpoint.
       batch_rows: rows computed at once.
       data, fsdp, tensor: axes of the mesh; they multiply to the number of devices.
       precision, tokenizer: as in `load_model`.
@@ -47,7 +48,7 @@ class OptimlLM(TemplateLM):
         max_batch_size: int | None = None,
         device: str | None = None,
     ) -> None:
-        """`batch_size`, `max_batch_size` and `device` are what the harness hands to every model; nothing follows."""
+        """`batch_size`, `max_batch_size` and `device` are passed by the harness to every model and are ignored."""
         super().__init__()
         axes = int(data), int(fsdp), int(tensor)
         self.model = load_model(
@@ -71,7 +72,7 @@ class OptimlLM(TemplateLM):
         return self.model.tokenizer.fingerprint
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Ids, after one `</s>` unless `add_special_tokens` is False or the text brings it."""
+        """Token ids, after one `</s>` unless `add_special_tokens` is False or the text starts with it."""
         ids = self.model.tokenizer.encode(string)
         leads = add_special_tokens is not False and self.model.leading_eos and ids[:1] != [self.eot_token_id]
         return [self.eot_token_id, *ids] if leads else ids
@@ -80,60 +81,61 @@ class OptimlLM(TemplateLM):
         return self.model.tokenizer.decode(tokens)
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the harness writes beside its results."""
+        """Metadata that the harness saves with its results."""
         return {"model_source": self.model.source, "model_fingerprint": self.model.fingerprint}
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **_: Any
     ) -> list[tuple[float, bool]]:
-        # What is too long loses its start, a leading </s> too, as in the harness's own backends.
+        # A long request loses its start, including a leading </s>, as in the harness's own backends.
         pairs = [(before[-(self.max_length + 1 - len(answer)) :], answer) for _, before, answer in requests]
         names = [repr(context[-60:]) for (context, _), *_ in requests]
-        found = ranking.continuations(self.model, pairs, self.batch_rows, names)
-        answers = [(one.score, one.greedy) for one in found]
-        for (asked, *_), answer in zip(requests, answers):
-            self.cache_hook.add_partial("loglikelihood", asked, answer)
+        scored = ranking.continuations(self.model, pairs, self.batch_rows, names)
+        answers = [(continuation.score, continuation.greedy) for continuation in scored]
+        for (texts, *_), answer in zip(requests, answers):
+            self.cache_hook.add_partial("loglikelihood", texts, answer)
         return answers
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Of whole texts, in windows that lose no context they could have; each token is predicted once.
+        """Log-likelihood of whole texts, in windows with as much context as fits; each token is predicted once.
 
-        The harness's own backend predicts a text's leading `</s>` too, after another one; so does this.
+        Like the harness's own backend, this also predicts a text's leading `</s>`, after another one.
         """
         windows, owners = [], []
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             ids = self.tok_encode(request.args[0])
             rolling = get_rolling_token_windows(ids, self.eot_token_id, self.max_length, context_len=1)
             for before, answer in map(make_disjoint_window, rolling):
                 windows.append((list(before), list(answer)))
-                owners.append(place)
+                owners.append(index)
         sums = [0.0] * len(requests)
-        for place, one in zip(owners, ranking.continuations(self.model, windows, self.batch_rows), strict=True):
-            sums[place] += one.score
+        scored = ranking.continuations(self.model, windows, self.batch_rows)
+        for index, continuation in zip(owners, scored, strict=True):
+            sums[index] += continuation.score
         for request, total in zip(requests, sums):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return sums
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Greedy texts up to the first of a request's `until`, `</s>`, or `max_gen_toks`.
+        """Generates greedily up to the first of a request's `until`, `</s>`, or `max_gen_toks`.
 
         Raises:
-          UserError: a request that asks for samples or beams.
+          UserError: a request asks for sampling or beam search.
         """
-        asked, limits, stops = [], [], []
+        prompts, limits, stops = [], [], []
         for request in requests:
             prompt, options = request.args
             for name, allowed in GREEDY.items():
                 if options.get(name) not in (None, *allowed):
                     raise UserError(
-                        f"{name}={options[name]}: this model answers greedily; leave it out of --gen_kwargs"
+                        f"{name}={options[name]}: only greedy decoding is supported; leave it out of --gen_kwargs"
                     )
             until = options.get("until") or []
             limits.append(int(options.get("max_gen_toks") or options.get("max_new_tokens") or NEW_TOKENS))
-            asked.append(self.tok_encode(prompt)[-max(1, self.max_length - limits[-1]) :])
+            prompts.append(self.tok_encode(prompt)[-max(1, self.max_length - limits[-1]) :])
             stops.append([until] if isinstance(until, str) else list(until))
         names = [repr(request.args[0][-60:]) for request in requests]
-        texts = [one.text for one in self.model.go_on(asked, limits, stops, self.batch_rows, names)]
+        texts = [answer.text for answer in self.model.generate_from_ids(prompts, limits, stops, self.batch_rows, names)]
         for request, text in zip(requests, texts):
             self.cache_hook.add_partial("generate_until", request.args, text)
         return texts

@@ -1,4 +1,4 @@
-"""Samples that lm-evaluation-harness wrote with --log_samples, in the form that ours have."""
+"""Reads samples that lm-evaluation-harness wrote with --log_samples, in the format of our own."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,22 +11,22 @@ BINARY = ("acc", "acc_norm", "exact_match")  # metrics whose mean is an accuracy
 
 
 def files_of(path: Path) -> dict[str, Path]:
-    """Task -> its newest samples file, in a folder that the harness wrote to or in one of that folder's."""
-    found: dict[str, Path] = {}
+    """The newest samples file of each task, in an output folder of the harness or in its subfolders."""
+    files: dict[str, Path] = {}
     for file in sorted([*path.glob("samples_*.jsonl"), *path.glob("*/samples_*.jsonl")], key=lambda file: file.name):
         task, _, _ = file.stem.removeprefix("samples_").rpartition("_")  # samples_<task>_<time>, times sort as texts
-        found[task] = file
-    return found
+        files[task] = file
+    return files
 
 
 def read(path: Path, metric: str | None = None) -> list[dict[str, Any]]:
-    """The samples of a folder, as `evaluation.samples.score_sample` writes ours; they are at no level.
+    """Reads the samples of a folder, in the format of `evaluation.scores.samples.score_sample`; they have no level.
 
     Args:
       metric: which of a task's metrics is the score, such as "acc_norm"; None: the first that is a number.
 
     Raises:
-      DataError: a line that is none of the harness's.
+      DataError: a line was not written by the harness.
       UserError: no task has `metric`.
     """
     samples = []
@@ -48,10 +48,10 @@ def _sample(task: str, line: Mapping[str, Any], metric: str | None) -> dict[str,
     name = metric if metric is not None else names[0] if names else None
     if name not in names:
         return None
-    score, asked = float(line[name]), [_listed(arguments) for arguments in _listed(line["arguments"])]
-    prompt = str(asked[0][0])
-    ranked = len(asked) > 1
-    candidates = [str(words[1]) for words in asked] if ranked else None
+    score, requests = float(line[name]), [_listed(arguments) for arguments in _listed(line["arguments"])]
+    prompt = str(requests[0][0])
+    ranked = len(requests) > 1
+    candidates = [str(words[1]) for words in requests] if ranked else None
     answers = [_first(answer) for answer in _listed(line["filtered_resps"])]
     scores = list(map(float, answers)) if ranked else None
     prediction = candidates[scores.index(max(scores))] if ranked else str(answers[0])
@@ -81,7 +81,7 @@ def _sample(task: str, line: Mapping[str, Any], metric: str | None) -> dict[str,
 
 
 def _listed(value: Any) -> Sequence[Any]:
-    """A list, or the values of {"gen_args_0": ..., "gen_args_1": ...}, which the harness writes to files."""
+    """Returns a list, also from the form {"gen_args_0": ..., "gen_args_1": ...} that the harness writes to files."""
     return list(value.values()) if isinstance(value, Mapping) else value
 
 

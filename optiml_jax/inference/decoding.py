@@ -1,7 +1,7 @@
-"""Greedy decoding (paper 4.1), to `</s>`, a stop text or a number of tokens.
+"""Greedy decoding (paper 4.1), until `</s>`, a stop text or a token limit.
 
-Prompts wait in a queue, the longest first. The next of them are read together, packed and what they share once; as rows
-of the cache become free, what was read of them is put there, until their answers are over.
+Prompts wait in a queue, longest first. The next of them are prefilled together, packed and with shared prefixes; each
+is admitted to a row of the KV cache as rows become free, and stays there until its answer is complete.
 """
 
 import collections
@@ -16,19 +16,22 @@ import numpy as np
 from optiml_jax.common.errors import UserError
 from optiml_jax.inference import kv_cache
 from optiml_jax.inference.network import Network
-from optiml_jax.inference.prefix_sharing import Document, lay_out, shared_start
+from optiml_jax.inference.prefix_sharing import ScoredSequence, lay_out, shared_prefix_length
 from optiml_jax.inference.ranking import NAN_HINT
 from optiml_jax.model import sharding
 
-READ = 8_192  # positions of prompts read together, at most (a single row may be longer)
-KEPT = 16_384  # of the cache, at most (as above)
-LEAST = 32  # lengths of the cache are rounded up: few programs to compile
+PREFILL_POSITIONS = 8_192  # maximum positions prefilled together (a single row may be longer)
+CACHE_POSITIONS = 16_384  # maximum positions of the cache (likewise)
+LENGTH_STEP = 32  # cache lengths are rounded up to a multiple, to compile few programs
 
 
 class Answer(NamedTuple):
-    """Generated ids without `</s>`; `truncated` by the token limit; `prompt_cut`: the prompt lost its start.
+    """A generated answer.
 
-    Ids may go on behind a stop text, by less than `kv_cache.STEPS`.
+    Attributes:
+      ids: without `</s>`; may continue beyond a stop text by less than `kv_cache.STEPS`.
+      truncated: whether the token limit ended it.
+      prompt_cut: whether the prompt lost its start.
     """
 
     ids: list[int]
@@ -44,17 +47,17 @@ def greedy(
     names: Sequence[str] | None = None,
     stop: Sequence[Sequence[str]] | None = None,
 ) -> list[Answer]:
-    """The most likely next token, again and again, for every prompt.
+    """Generates the most likely next token repeatedly, for every prompt.
 
     Args:
-      prompts: ids; cut on the left where prompt and answer exceed the model's positions, but for a leading `</s>`.
-      max_new_tokens: the limit, 256 in the paper; of all prompts or of each.
+      prompts: ids; cut on the left, after a leading `</s>`, where prompt and answer exceed the model's positions.
+      max_new_tokens: the limit (256 in the paper), one for all prompts or one per prompt.
       batch_rows: prompts answered at once, fewer where they are long; it changes no answer.
       names: of the prompts, for messages.
-      stop: of each prompt, texts that end its answer.
+      stop: for each prompt, texts that end its answer.
 
     Raises:
-      UserError: an empty prompt, a limit that leaves no room for one, or logits that are NaN or infinite.
+      UserError: a prompt is empty, a limit leaves no room for the prompt, or logits are NaN or infinite.
     """
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
     positions = model.config.max_positions
@@ -62,172 +65,177 @@ def greedy(
         if not 0 < limit < positions:
             raise UserError(f"MAX_NEW_TOKENS {limit} must be from 1 to {positions - 1}, the model's positions")
     if not all(len(prompt) for prompt in prompts):
-        raise UserError("an empty prompt has no continuation; give it a text or a leading </s>")
+        raise UserError("an empty prompt has no continuation; give it text or a leading </s>")
     names = names or [f"{i} of {len(prompts)}" for i in range(len(prompts))]
-    asked = [
-        _Asked(name, model.cut(prompt, positions - limit), limit, tuple(ends))
+    requests = [
+        _Request(name, model.cut(prompt, positions - limit), limit, tuple(ends))
         for name, prompt, limit, ends in zip(names, prompts, limits, stop or [()] * len(prompts), strict=True)
     ]
-    batch = _Batch(model, sorted(asked, key=lambda one: -one.places), batch_rows)
-    while batch.fill():
+    batch = _Batch(model, sorted(requests, key=lambda request: -request.cache_length), batch_rows)
+    while batch.admit_waiting():
         batch.decode()
     eos = model.tokenizer.eos_id
     answers = []
-    for one, prompt in zip(asked, prompts):
-        end = one.made.index(eos) if eos in one.made else None
-        answers.append(Answer(one.made[:end], end is None and not one.stopped, len(one.ids) < len(prompt)))
+    for request, prompt in zip(requests, prompts):
+        end = request.generated.index(eos) if eos in request.generated else None
+        truncated = end is None and not request.stopped
+        answers.append(Answer(request.generated[:end], truncated, len(request.ids) < len(prompt)))
     return answers
 
 
 @dataclasses.dataclass(eq=False)
-class _Asked:
-    """A prompt and what was made of its answer."""
+class _Request:
+    """A prompt and the tokens generated for it so far."""
 
     name: str
     ids: list[int]
     limit: int
     stop: tuple[str, ...]
-    made: list[int] = dataclasses.field(default_factory=list)
+    generated: list[int] = dataclasses.field(default_factory=list)
     stopped: bool = False
 
     @property
-    def places(self) -> int:
-        """In the cache: the last token is not read, and `decode` writes `STEPS` at once."""
+    def cache_length(self) -> int:
+        """Positions needed in the cache: the last token is not read, and `kv_cache.decode` writes `STEPS` at once."""
         return len(self.ids) + self.limit - 1 + kv_cache.STEPS
 
     def add(self, tokens: Sequence[int], model: Network) -> bool:
-        """Takes what was made; whether the answer is over."""
+        """Appends generated tokens; returns whether the answer is complete."""
         for token in tokens:
             if token < 0:
                 raise UserError(f"prompt {self.name}: the logits of its answer are not finite; {NAN_HINT}")
-            self.made.append(token)
-            if token == model.tokenizer.eos_id or len(self.made) == self.limit:
+            self.generated.append(token)
+            if token == model.tokenizer.eos_id or len(self.generated) == self.limit:
                 return True
         if self.stop:
-            text = model.tokenizer.decode(self.made)
+            text = model.tokenizer.decode(self.generated)
             self.stopped = any(end in text for end in self.stop)
         return self.stopped
 
 
-class _Waiting(NamedTuple):
-    """A prompt that was read: where in what `cache.read` returned its tokens are, row times length plus place."""
+class _Prefilled(NamedTuple):
+    """A prefilled prompt; `positions`: of its tokens in the result of `kv_cache.read`, as row * length + position."""
 
-    one: _Asked
+    request: _Request
     read: tuple
-    places: np.ndarray
+    positions: np.ndarray
 
 
 class _Batch:
-    """A cache and whose answers its rows make."""
+    """The KV cache, and which requests its rows answer."""
 
-    def __init__(self, model: Network, asked: list[_Asked], most: int) -> None:
-        self._model, self._most = model, most
-        self._queue = collections.deque(asked)
-        self._waiting: collections.deque[_Waiting] = collections.deque()
-        self._rows_of: dict[_Asked, int] = {}
+    def __init__(self, model: Network, requests: list[_Request], max_rows: int) -> None:
+        self._model, self._max_rows = model, max_rows
+        self._queue = collections.deque(requests)
+        self._waiting: collections.deque[_Prefilled] = collections.deque()
+        self._row_by_request: dict[_Request, int] = {}
         self._cache: kv_cache.Cache | None = None
         self._shape = 0, 0
 
-    def fill(self) -> bool:
-        """Gives rows to prompts that wait, as many as there is room for, in a cache as large as they want; whether
-        there is anything to do."""
-        at_work, fresh = list(self._rows_of), []
-        while len(at_work) < self._most and (self._waiting or self._read_ahead()):
-            one = self._waiting[0].one
-            if at_work and self._rounded(len(at_work) + 1) * _length([*at_work, one]) > KEPT:
+    def admit_waiting(self) -> bool:
+        """Admits as many waiting prompts as fit, in a cache resized to hold them; returns False if none is left."""
+        active, admitted = list(self._row_by_request), []
+        while len(active) < self._max_rows and (self._waiting or self._prefill()):
+            request = self._waiting[0].request
+            if active and self._rounded(len(active) + 1) * _length([*active, request]) > CACHE_POSITIONS:
                 break
-            fresh.append(self._waiting.popleft())
-            at_work.append(one)
-        if at_work:
-            self._arrange(self._rounded(len(at_work)), _length(at_work))
-            self._admit(fresh)
-        return bool(at_work)
+            admitted.append(self._waiting.popleft())
+            active.append(request)
+        if active:
+            self._resize(self._rounded(len(active)), _length(active))
+            self._admit(admitted)
+        return bool(active)
 
-    def _read_ahead(self) -> bool:
-        """Reads the next prompts of the queue; whether there were any."""
-        model, taken, size, last = self._model, [], 0, []
+    def _prefill(self) -> bool:
+        """Prefills the next prompts of the queue; returns False if it is empty."""
+        model, requests, size, last = self._model, [], 0, []
         while self._queue:
             ids = self._queue[0].ids
-            size += len(ids) - shared_start(ids, last)
-            if taken and size > READ:
+            size += len(ids) - shared_prefix_length(ids, last)
+            if requests and size > PREFILL_POSITIONS:
                 break
-            taken.append(self._queue.popleft())
+            requests.append(self._queue.popleft())
             last = ids
-        if not taken:
+        if not requests:
             return False
-        found = {}
-        documents = [Document(one.ids, []) for one in taken]
-        for batch in lay_out(documents, len(documents), model.tokenizer.pad_id, min(READ, model.most_positions)):
+        prefilled = {}
+        sequences = [ScoredSequence(request.ids, []) for request in requests]
+        max_positions = min(PREFILL_POSITIONS, model.max_batch_positions)
+        for batch in lay_out(sequences, len(sequences), model.tokenizer.pad_id, max_positions):
             with jax.set_mesh(model.mesh):
                 read = kv_cache.read(model.params, *map(model.place, batch.arrays[:4]), model.config, model.dtype)
             length = batch.arrays[0].shape[1]
-            for i, (row, places, _) in batch.places.items():
-                found[i] = _Waiting(taken[i], read, row * length + places)
-        self._waiting.extend(found[i] for i in range(len(taken)))
+            for i, (row, positions, _) in batch.placements.items():
+                prefilled[i] = _Prefilled(requests[i], read, row * length + positions)
+        self._waiting.extend(prefilled[i] for i in range(len(requests)))
         return True
 
     def _rounded(self, count: int) -> int:
-        """Rows of the cache for so many prompts: few shapes, and a lone prompt is not one of sixteen."""
-        rows = self._most
+        """Rows of the cache for `count` prompts: halved from the maximum as often as they fit, to compile few
+        programs."""
+        rows = self._max_rows
         while rows // 2 >= count:
             rows //= 2
         parts = sharding.batch_parts(self._model.mesh.shape)
         return -(-rows // parts) * parts
 
-    def _arrange(self, rows: int, length: int) -> None:
+    def _resize(self, rows: int, length: int) -> None:
         if (rows, length) == self._shape:
             return
-        model, order = self._model, list(self._rows_of.values())
+        model, order = self._model, list(self._row_by_request.values())
         with jax.set_mesh(model.mesh):
             if order:
-                taken = np.array(order + [0] * (rows - len(order)), np.int32)
-                self._cache = kv_cache.arrange(self._cache, taken, length)
+                kept_rows = np.array(order + [0] * (rows - len(order)), np.int32)
+                self._cache = kv_cache.resize(self._cache, kept_rows, length)
             else:
                 self._cache = kv_cache.empty(rows, length, model.config, model.dtype)
-        self._rows_of = {one: row for row, one in enumerate(self._rows_of)}
+        self._row_by_request = {request: row for row, request in enumerate(self._row_by_request)}
         self._shape = rows, length
 
-    def _admit(self, fresh: list[_Waiting]) -> None:
+    def _admit(self, admitted: list[_Prefilled]) -> None:
         model, (rows, length) = self._model, self._shape
-        free = iter(sorted(set(range(rows)) - set(self._rows_of.values())))
-        for _, of_one_read in itertools.groupby(fresh, key=lambda waiting: id(waiting.read)):
-            prompts = list(of_one_read)
+        free = iter(sorted(set(range(rows)) - set(self._row_by_request.values())))
+        for _, group in itertools.groupby(admitted, key=lambda prefilled: id(prefilled.read)):
+            prompts = list(group)
             count = 1 << (len(prompts) - 1).bit_length()
             rows_A, lengths_A = np.full(count, rows, np.int32), np.ones(count, np.int32)
-            places_AC = np.zeros((count, length), np.int32)
-            for a, (one, _, places) in enumerate(prompts):
-                rows_A[a] = self._rows_of[one] = next(free)
-                lengths_A[a] = len(places)
-                places_AC[a, : len(places)] = places
+            positions_AC = np.zeros((count, length), np.int32)
+            for a, (request, _, positions) in enumerate(prompts):
+                rows_A[a] = self._row_by_request[request] = next(free)
+                lengths_A[a] = len(positions)
+                positions_AC[a, : len(positions)] = positions
             with jax.set_mesh(model.mesh):
                 self._cache = kv_cache.admit(
-                    model.params, self._cache, *prompts[0].read, rows_A, places_AC, lengths_A, model.dtype
+                    model.params, self._cache, *prompts[0].read, rows_A, positions_AC, lengths_A, model.dtype
                 )
 
     def decode(self) -> None:
-        """Goes on with all rows for a while, and lets those go whose answers are over."""
+        """Decodes all rows for some steps and releases those whose answers are complete."""
         model, (rows, _) = self._model, self._shape
         left_B = np.zeros(rows, np.int32)
-        for one, row in self._rows_of.items():
-            left_B[row] = one.limit - len(one.made)
-        # Back when a quarter is over, for those that wait; if none waits, when a quarter of the rows will do.
-        count = len(self._rows_of)
+        for request, row in self._row_by_request.items():
+            left_B[row] = request.limit - len(request.generated)
+        # Return to the host when a quarter of the active rows have finished or, with nothing waiting, when a
+        # quarter-size batch suffices.
+        count = len(self._row_by_request)
         rest = count - max(1, count // 4) if self._waiting or self._queue else rows // 4
         enough = np.int32(rows - rest if rest < count else rows)
         with jax.set_mesh(model.mesh):
-            made_BG, steps, self._cache = kv_cache.decode(
+            generated_BG, steps, self._cache = kv_cache.decode(
                 model.params, self._cache, left_B, enough, model.config, model.dtype, model.tokenizer.eos_id
             )
-        tokens, steps = model.fetch(made_BG).tolist(), int(model.fetch(steps))
-        self._rows_of = {one: row for one, row in self._rows_of.items() if not one.add(tokens[row][:steps], model)}
+        tokens, steps = model.fetch(generated_BG).tolist(), int(model.fetch(steps))
+        self._row_by_request = {
+            request: row for request, row in self._row_by_request.items() if not request.add(tokens[row][:steps], model)
+        }
 
 
-def _length(asked: list[_Asked]) -> int:
-    """Of a cache in which all of them have room."""
-    return _bucket(max(one.places for one in asked))
+def _length(requests: list[_Request]) -> int:
+    """Length of a cache that holds all the requests."""
+    return _bucket(max(request.cache_length for request in requests))
 
 
 def _bucket(length: int) -> int:
-    """`length` rounded up to 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, ...: by a quarter at most from 128 on."""
-    step = max(LEAST, (1 << (length - 1).bit_length()) // 8)
+    """`length` rounded up to 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, ...: by at most a quarter from 128 on."""
+    step = max(LENGTH_STEP, (1 << (length - 1).bit_length()) // 8)
     return -(-length // step) * step

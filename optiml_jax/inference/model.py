@@ -1,4 +1,4 @@
-"""A loaded OPT: logits, candidate scores, greedy text, export. What notebooks and evaluations use."""
+"""A loaded OPT model with candidate scores, greedy generation and export, for notebooks and evaluations."""
 
 import functools
 import itertools
@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from optiml_jax import weights
-from optiml_jax.checkpoints.checkpoints import is_run, read_run
+from optiml_jax.checkpoints.runs import is_run, read_run
 from optiml_jax.common.errors import UserError
 from optiml_jax.inference import decoding, ranking
 from optiml_jax.inference.network import Network
@@ -21,16 +21,21 @@ from optiml_jax.tokenizer import Tokenizer
 
 
 class Ranked(NamedTuple):
-    """Sums of log-probabilities of a prompt's candidates; their tokens as texts, with the log-probability of each;
-    `prompt_cut`: the prompt lost its start to one of them."""
+    """Scores of a prompt's candidates.
+
+    Attributes:
+      scores: sum of log-probabilities of each candidate.
+      tokens: the tokens of each candidate as texts, with their log-probabilities.
+      prompt_cut: whether the prompt lost its start to fit a candidate.
+    """
 
     scores: list[float]
     tokens: list[list[tuple[str, float]]]
     prompt_cut: bool
 
 
-class Written(NamedTuple):
-    """A generated text; `truncated` by the limit of tokens; `prompt_cut`: the prompt lost its start."""
+class Generated(NamedTuple):
+    """A generated text; `truncated` by the token limit; `prompt_cut`: the prompt lost its start."""
 
     text: str
     truncated: bool
@@ -38,12 +43,12 @@ class Written(NamedTuple):
 
 
 class Model(Network):
-    """A network that answers: candidate scores, greedy text, export."""
+    """A network that ranks candidates, generates text and exports itself."""
 
     def rank(self, prompts: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Sum of the log-probabilities of each candidate's tokens after its prompt.
+        """Returns the sum of the log-probabilities of each candidate's tokens after its prompt.
 
-        Prompt and candidate are encoded apart and nothing is put between them: a candidate brings its own space.
+        Prompt and candidate are encoded separately and joined as they are: a candidate brings its own leading space.
         """
         return [ranked.scores for ranked in self.rank_prompts(prompts, candidates)]
 
@@ -55,40 +60,42 @@ class Model(Network):
         names: Sequence[str] | None = None,
         given: Sequence[Sequence[int]] | None = None,
     ) -> list[Ranked]:
-        """`rank`, and what else there is to know.
+        """Like `rank`, with the log-probability of every token.
 
         Args:
           batch_rows: rows computed at once.
           names: of the prompts, for messages.
-          given: of each candidate, how many characters at its start stand there without being scored.
+          given: for each candidate, the length in characters of a prefix that is read but not scored.
         """
         _refuse_text(prompts, *candidates)
         if len(prompts) != len(candidates):
             raise ValueError(f"{len(prompts)} prompts and {len(candidates)} lists of candidates")
         names = list(map(_name, prompts)) if names is None else names
         given = given or [[0] * len(texts) for texts in candidates]
-        asked = []
+        pairs = []  # of each prompt: ids before and ids of each continuation
         for prompt, texts, counts in zip(prompts, candidates, given, strict=True):
             before = self.prompt_ids(prompt)
-            told = ((text[:count], text[count:]) for text, count in zip(texts, counts, strict=True))
-            asked.append([(before + self.tokenizer.encode(first), self.tokenizer.encode(rest)) for first, rest in told])
-        of_pairs = [name for name, texts in zip(names, candidates) for _ in texts]
-        found = iter(ranking.continuations(self, list(itertools.chain(*asked)), batch_rows, of_pairs))
-        piece = functools.cache(lambda token: self.tokenizer.decode([token]))
+            split = ((text[:count], text[count:]) for text, count in zip(texts, counts, strict=True))
+            pairs.append(
+                [(before + self.tokenizer.encode(first), self.tokenizer.encode(rest)) for first, rest in split]
+            )
+        pair_names = [name for name, texts in zip(names, candidates) for _ in texts]
+        scored = iter(ranking.continuations(self, list(itertools.chain(*pairs)), batch_rows, pair_names))
+        token_text = functools.cache(lambda token: self.tokenizer.decode([token]))
         ranked = []
-        for pairs in asked:
-            of_prompt = [next(found) for _ in pairs]
+        for prompt_pairs in pairs:
+            continuations = [next(scored) for _ in prompt_pairs]
             tokens = [
-                list(zip(map(piece, answer), one.tokens.tolist(), strict=True))
-                for (_, answer), one in zip(pairs, of_prompt)
+                list(zip(map(token_text, ids), continuation.log_probabilities.tolist(), strict=True))
+                for (_, ids), continuation in zip(prompt_pairs, continuations)
             ]
-            cut = any(self.is_cut(before, len(answer)) for before, answer in pairs)
-            ranked.append(Ranked([one.score for one in of_prompt], tokens, cut))
+            cut = any(self.is_cut(before, len(ids)) for before, ids in prompt_pairs)
+            ranked.append(Ranked([continuation.score for continuation in continuations], tokens, cut))
         return ranked
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int = 256) -> list[str]:
         """Greedy continuations, each up to `</s>` or `max_new_tokens`."""
-        return [written.text for written in self.generate_prompts(prompts, max_new_tokens)]
+        return [generated.text for generated in self.generate_prompts(prompts, max_new_tokens)]
 
     def generate_prompts(
         self,
@@ -97,41 +104,41 @@ class Model(Network):
         stop: Sequence[Sequence[str]] | None = None,
         batch_rows: int = 16,
         names: Sequence[str] | None = None,
-    ) -> list[Written]:
-        """`generate`, and what else there is to know.
+    ) -> list[Generated]:
+        """Like `generate`, with how each text ended.
 
         Args:
-          max_new_tokens: of all prompts, or of each.
-          stop: of each prompt, texts of which the first to appear ends the answer, without being a part of it.
+          max_new_tokens: one for all prompts, or one per prompt.
+          stop: for each prompt, texts that end the answer and are excluded from it.
           batch_rows: prompts answered at once.
           names: of the prompts, for messages.
         """
         _refuse_text(prompts)
         names = list(map(_name, prompts)) if names is None else names
-        return self.go_on(list(map(self.prompt_ids, prompts)), max_new_tokens, stop, batch_rows, names)
+        return self.generate_from_ids(list(map(self.prompt_ids, prompts)), max_new_tokens, stop, batch_rows, names)
 
-    def go_on(
+    def generate_from_ids(
         self,
         ids: Sequence[Sequence[int]],
         max_new_tokens: int | Sequence[int],
         stop: Sequence[Sequence[str]] | None = None,
         batch_rows: int = 16,
         names: Sequence[str] | None = None,
-    ) -> list[Written]:
-        """`generate_prompts` after token ids as they are; no `</s>` is added."""
+    ) -> list[Generated]:
+        """Like `generate_prompts`, from token ids as they are; no `</s>` is added."""
         stop = [()] * len(ids) if stop is None else stop
-        written = []
+        results = []
         for answer, ends in zip(decoding.greedy(self, ids, max_new_tokens, batch_rows, names, stop), stop):
             text = self.tokenizer.decode(answer.ids)
-            end = min((place for place in map(text.find, ends) if place >= 0), default=None)
-            written.append(Written(text[:end], answer.truncated and end is None, answer.prompt_cut))
-        return written
+            end = min((index for index in map(text.find, ends) if index >= 0), default=None)
+            results.append(Generated(text[:end], answer.truncated and end is None, answer.prompt_cut))
+        return results
 
     def save(self, path: str | os.PathLike, format: str = "hf") -> None:
         """Writes the model so that `OPTForCausalLM.from_pretrained(path)` loads it.
 
         Raises:
-          ValueError: another `format`.
+          ValueError: `format` is not "hf".
         """
         if format != "hf":
             raise ValueError(f"format {format!r} is unknown; use 'hf'")
@@ -139,10 +146,10 @@ class Model(Network):
 
 
 def _refuse_text(*lists: Sequence[str]) -> None:
-    """A text is a sequence of texts, one a character: never what was meant."""
-    for one in lists:
-        if isinstance(one, str):
-            raise TypeError(f"expected a list of texts, got the text {_name(one)}; write [{_name(one)}]")
+    """Refuses a string in place of a list of strings: iterating over it would yield its characters."""
+    for texts in lists:
+        if isinstance(texts, str):
+            raise TypeError(f"expected a list of texts, got the text {_name(texts)}; write [{_name(texts)}]")
 
 
 def _name(prompt: str) -> str:
@@ -160,21 +167,21 @@ def load_model(
     """Loads a model.
 
     Args:
-      source: a MODEL_DIR of ours, a Hugging Face directory, a hub name such as facebook/opt-iml-1.3b, or a metaseq
-        checkpoint.
-      mesh: where its parameters go; None: the first device.
+      source: a MODEL_DIR of a training run, a Hugging Face directory, a hub name such as facebook/opt-iml-1.3b, or a
+        metaseq checkpoint.
+      mesh: devices for the parameters; None: the first device.
       step: which checkpoint of a MODEL_DIR; None: the latest.
-      tokenizer: directory or hub name, for weights that come without one (metaseq's).
-      precision: of the computation, a name in `model.config.PRECISIONS`; parameters are float32.
+      tokenizer: directory or hub name, for weights without a tokenizer (metaseq's).
+      precision: compute dtype, a name in `model.config.PRECISIONS`; parameters are float32.
 
     Raises:
-      UserError: there is no model in `source`.
+      UserError: `source` holds no model.
     """
     mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
     directory = Path(source)
     if is_run(directory):
         config, params, meta = read_run(directory, mesh, step)
-        name, found = f"{directory} step {meta['step']}", directory / "tokenizer"
+        name, tokenizer_source = f"{directory} step {meta['step']}", directory / "tokenizer"
         trained_with, leading_eos = (meta["settings"][key] for key in ("tokenizer", "Data.leading_eos"))
     else:
         path = weights.resolve(source)
@@ -182,9 +189,9 @@ def load_model(
         sharding.check_divides(config, mesh)
         shardings = sharding.parameter_shardings(decoder.abstract_params(config), mesh)
         params = weights.load(path, config, shardings)
-        found, leading_eos, name, trained_with = path, True, str(source), None
+        tokenizer_source, leading_eos, name, trained_with = path, True, str(source), None
     decoder.check_params(params, config, name)
-    vocabulary = Tokenizer.load(tokenizer or found)
+    vocabulary = Tokenizer.load(tokenizer or tokenizer_source)
     if trained_with not in (None, vocabulary.fingerprint):
-        raise UserError(f"{tokenizer or found}: not the tokenizer that {name} was trained with")
+        raise UserError(f"{tokenizer or tokenizer_source}: not the tokenizer that {name} was trained with")
     return Model(config, params, vocabulary, mesh, source=name, leading_eos=leading_eos, dtype=PRECISIONS[precision])

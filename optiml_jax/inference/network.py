@@ -1,4 +1,4 @@
-"""A decoder with its parameters, mesh and tokenizer: what computes logits."""
+"""A decoder with its parameters, mesh and tokenizer; computes logits."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.fingerprint import fingerprint
 from optiml_jax.tokenizer import Tokenizer
 
-# Of the rows of a device that are computed together: what bounds memory on GPUs is slower than less on CPUs.
+# Positions per device computed together. GPUs need a bound for memory; CPUs are faster with less.
 POSITIONS = {"cpu": 2_048}
 
 
@@ -22,7 +22,7 @@ class Network:
 
     Attributes:
       leading_eos: whether prompts start with `</s>`, as training examples did.
-      source: where it came from; with `step` for a run of ours.
+      source: where the weights came from, with the step for a training run.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Network:
 
         Args:
           tokens_BT: ids as they are; no `</s>` is added.
-          segment_ids_BT: 0 for padding, one positive id a document in one contiguous run; None: each row is one.
+          segment_ids_BT: 0 for padding, one positive id per document in one contiguous run; None: one document per row.
         """
         tokens_BT = np.asarray(tokens_BT, np.int32)
         segment_ids_BT = np.ones_like(tokens_BT) if segment_ids_BT is None else np.asarray(segment_ids_BT, np.int32)
@@ -62,39 +62,39 @@ class Network:
             return self.fetch(_logits(self.params, *batch, self.config, self.dtype))[:rows]
 
     @property
-    def most_positions(self) -> int:
-        """Of the rows that are computed together, all devices' (a single row may be longer)."""
+    def max_batch_positions(self) -> int:
+        """Maximum positions computed together, on all devices (a single row may be longer)."""
         device = self.mesh.devices.flat[0].platform
         return POSITIONS.get(device, 32_768) * sharding.batch_parts(self.mesh.shape)
 
     def place(self, x_BT: np.ndarray) -> jax.Array:
-        """An array on the mesh, rows split over (data, fsdp) and filled up with zeros to divide."""
+        """Puts an array on the mesh, its rows split over (data, fsdp) and zero-padded to divide."""
         x_BT = np.pad(x_BT, ((0, -len(x_BT) % sharding.batch_parts(self.mesh.shape)), *((0, 0),) * (x_BT.ndim - 1)))
         where = NamedSharding(self.mesh, sharding.spec("B" + "T" * (x_BT.ndim - 1)))
         return jax.make_array_from_callback(x_BT.shape, where, lambda part: x_BT[part])
 
     def fetch(self, x: jax.Array) -> np.ndarray:
-        """The whole of an array, on every process, wherever its parts are."""
+        """Gathers an array to every process."""
         return np.asarray(x if x.is_fully_addressable else _replicate(self.mesh)(x))
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """What the model reads for a prompt; `</s>` for an empty one, which something must follow."""
+        """Token ids of a prompt, with its leading `</s>`; an empty prompt always gets one, to have a position."""
         return [self.tokenizer.eos_id] * (self.leading_eos or not prompt) + self.tokenizer.encode(prompt)
 
     def cut(self, ids: Sequence[int], room: int) -> list[int]:
-        """The last `room` of `ids`, behind their leading `</s>` where they have one: as training cuts (`data.rows`)."""
+        """Cuts `ids` on the left to `room` tokens, keeping a leading `</s>`, as training does (`data.batches`)."""
         if len(ids) <= room:
             return list(ids)
-        kept = [self.tokenizer.eos_id] * (ids[0] == self.tokenizer.eos_id)
-        return kept + list(ids[len(ids) - room + len(kept) :])
+        leading = [self.tokenizer.eos_id] * (ids[0] == self.tokenizer.eos_id)
+        return leading + list(ids[len(ids) - room + len(leading) :])
 
-    def is_cut(self, ids: Sequence[int], answer: int) -> bool:
-        """Whether a prompt loses its start to an answer of so many tokens, the last of which is not read."""
-        return len(ids) + answer > self.config.max_positions + 1
+    def is_cut(self, ids: Sequence[int], answer_length: int) -> bool:
+        """Whether a prompt loses its start to an answer of that length, whose last token is not read."""
+        return len(ids) + answer_length > self.config.max_positions + 1
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Changes with any bit of any parameter; the same on every mesh."""
+        """A hash that changes with any bit of any parameter; the same on every mesh."""
         with jax.set_mesh(self.mesh):
             return fingerprint(self.params)
 
@@ -114,7 +114,7 @@ def _replicate(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
 
 
 def restarting_positions(segment_ids_BT: np.ndarray) -> np.ndarray:
-    """Positions that count from 0 in each run of equal segment ids: int32 [B, T]."""
+    """Positions that restart at 0 in each run of equal segment ids: int32 [B, T]."""
     count_BT = np.broadcast_to(np.arange(segment_ids_BT.shape[1], dtype=np.int32), segment_ids_BT.shape)
     starts_BT = np.diff(segment_ids_BT, axis=1, prepend=-1) != 0
     return count_BT - np.maximum.accumulate(np.where(starts_BT, count_BT, 0), axis=1)

@@ -1,8 +1,9 @@
-"""Documents that start alike, laid out in rows so that what they share is computed once.
+"""Prefix sharing: token sequences are laid out in rows so that common prefixes are computed once.
 
-Sorted, each document shares its start with its neighbour: together they are a tree, written in depth-first order, where
-every token sees what it would see alone (`model.visibility`). So a prompt is read once for all its candidates, and an
-instruction with its demonstrations once for all prompts of a row; candidates of one token add no token at all.
+In sorted order each sequence shares a prefix with its neighbour. Together they form a tree, laid out in depth-first
+order, in which every token attends to what it would attend to in a row of its own (`model.visibility`). A prompt is
+read once for all its candidates, an instruction with its demonstrations once for all prompts of a row; single-token
+candidates add no token at all.
 """
 
 import dataclasses
@@ -14,64 +15,64 @@ import numpy as np
 
 from optiml_jax.data.packing import pack
 
-LEAST_SHARED = 16  # tokens; documents that share fewer, such as a leading </s>, are trees of their own
-ROWS = (32, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)  # lengths of rows: few programs to compile
+MIN_SHARED = 16  # tokens; sequences that share fewer, such as a leading </s>, form separate trees
+ROW_LENGTHS = (32, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)  # few, to compile few programs
 
 
 @dataclasses.dataclass(frozen=True)
-class Document:
-    """`ids` are read; the last of them are asked about what follows: `targets[-1]`, if any, follows `ids[-1]`."""
+class ScoredSequence:
+    """Token ids to read, and the targets of the last `len(targets)` of them: `targets[-1]` follows `ids[-1]`."""
 
     ids: list[int]
     targets: list[int]
 
 
-class Place(NamedTuple):
-    """Where a document lies: its row, the places of all its tokens in it, and the slots of its targets."""
+class Placement(NamedTuple):
+    """Location of a sequence: its row, the positions of all its tokens there, and the slots of its targets."""
 
     row: int
-    tokens: np.ndarray
+    positions: np.ndarray
     slots: np.ndarray
 
 
 @dataclasses.dataclass
-class Rows:
-    """A batch of rows; T positions, M targets of a position at most.
+class PackedRows:
+    """A batch of rows of T positions, with up to M targets per position.
 
     Attributes:
-      arrays: tokens, segment ids, positions and `until`, int32 [B, T]; targets [B, T, M]; which positions have some,
-        bool [B, T].
-      places: of the documents of these rows, by their number.
+      arrays: tokens, segment ids, positions and `until`, int32 [B, T]; targets, int32 [B, T, M]; a mask of the
+        positions with targets, bool [B, T].
+      placements: of the sequences in these rows, by their index.
     """
 
     arrays: tuple[np.ndarray, ...]
-    places: dict[int, Place]
+    placements: dict[int, Placement]
 
 
-def lay_out(documents: Sequence[Document], batch_rows: int, pad_id: int, most_positions: int) -> list[Rows]:
-    """All documents in batches of at most `batch_rows` rows and `most_positions` (a single row may be longer).
+def lay_out(sequences: Sequence[ScoredSequence], batch_rows: int, pad_id: int, max_positions: int) -> list[PackedRows]:
+    """Lays out sequences in batches of at most `batch_rows` rows and `max_positions` (a single row may be longer).
 
-    Trees are packed into rows of the length that leaves the least to compute, and rows that are not full join those of
-    a shorter length. Rows that do not fill a batch come in powers of two: no row is padding alone.
+    Trees are packed into rows of the length that leaves the least to compute, and partly filled rows join those of a
+    shorter length. Incomplete batches have sizes of powers of two, so that no row is all padding.
     """
-    order = sorted(range(len(documents)), key=lambda i: documents[i].ids)
-    shared = [0] + [shared_start(documents[i].ids, documents[j].ids) for i, j in itertools.pairwise(order)]
-    longest = max(len(document.ids) for document in documents)
-    lengths = [length for length in ROWS if length >= longest] or [longest]
-    planned = [_plan(documents, order, shared, length) for length in lengths]
-    alike = min(planned, key=lambda rows: sum(length * len(some) for length, some in rows.items()))
+    order = sorted(range(len(sequences)), key=lambda i: sequences[i].ids)
+    shared = [0] + [shared_prefix_length(sequences[i].ids, sequences[j].ids) for i, j in itertools.pairwise(order)]
+    longest = max(len(sequence.ids) for sequence in sequences)
+    lengths = [length for length in ROW_LENGTHS if length >= longest] or [longest]
+    plans = [_plan(sequences, order, shared, length) for length in lengths]
+    rows_by_length = min(plans, key=lambda rows: sum(length * len(group) for length, group in rows.items()))
     batches = []
-    for length, rows in alike.items():
-        most = min(batch_rows, max(1, most_positions // length))
+    for length, rows in rows_by_length.items():
+        max_rows = min(batch_rows, max(1, max_positions // length))
         while rows:
-            count = most if len(rows) >= most else 1 << len(rows).bit_length() - 1
-            batches.append(_emit(rows[:count], documents, length, pad_id))
+            count = max_rows if len(rows) >= max_rows else 1 << len(rows).bit_length() - 1
+            batches.append(_assemble(rows[:count], sequences, length, pad_id))
             rows = rows[count:]
     return batches
 
 
-def shared_start(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two documents share at their start."""
+def shared_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Number of tokens in the common prefix of two sequences."""
     n = min(len(a), len(b))
     if a[:n] == b[:n]:
         return n
@@ -82,16 +83,16 @@ def shared_start(a: Sequence[int], b: Sequence[int]) -> int:
     return low
 
 
-Tree = list[tuple[int, int]]  # documents in order, with the tokens that each shares with the one before
+Tree = list[tuple[int, int]]  # sequences in order, with the length of the prefix each shares with the one before
 
 
-def _plan(documents, order, shared, row_length) -> dict[int, list[list[Tree]]]:
-    """Rows of trees, of at most `row_length` tokens, by the shortest length that holds them."""
+def _plan(sequences, order, shared, row_length) -> dict[int, list[list[Tree]]]:
+    """Packs trees into rows of at most `row_length` tokens; returns the rows by the shortest length that holds them."""
     trees: list[Tree] = []
     sizes: list[int] = []
     for i, common in zip(order, shared):
-        length = len(documents[i].ids)
-        if not trees or common < LEAST_SHARED or sizes[-1] + length - common > row_length:
+        length = len(sequences[i].ids)
+        if not trees or common < MIN_SHARED or sizes[-1] + length - common > row_length:
             trees.append([(i, 0)])
             sizes.append(length)
         else:
@@ -100,40 +101,40 @@ def _plan(documents, order, shared, row_length) -> dict[int, list[list[Tree]]]:
     rows: dict[int, list[list[Tree]]] = {}
     for members in pack(sizes, row_length):
         used = sum(sizes[tree] for tree in members)
-        length = min((length for length in ROWS if length >= used), default=row_length)
+        length = min((length for length in ROW_LENGTHS if length >= used), default=row_length)
         rows.setdefault(length, []).append([trees[tree] for tree in members])
     return rows
 
 
-def _emit(rows: list[list[Tree]], documents: Sequence[Document], row_length: int, pad_id: int) -> Rows:
+def _assemble(rows: list[list[Tree]], sequences: Sequence[ScoredSequence], row_length: int, pad_id: int) -> PackedRows:
     shape = len(rows), row_length
     tokens_BT = np.full(shape, pad_id, np.int32)
     segment_ids_BT, positions_BT = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     until_BT = np.full(shape, row_length, np.int32)
-    asked: dict[tuple[int, int], dict[int, int]] = {}  # (row, position) -> target -> slot
-    places = {}
+    targets_at: dict[tuple[int, int], dict[int, int]] = {}  # (row, position) -> target -> slot
+    placements = {}
     for row, trees in enumerate(rows):
         end = 0
         for segment, tree in enumerate(trees, 1):
-            start, path = end, np.zeros(0, np.int64)  # places of the document's tokens, by depth
+            start, path = end, np.zeros(0, np.int64)  # positions of the sequence's tokens, by depth
             for i, common in tree:
-                fresh = documents[i].ids[common:]
-                here = np.arange(end, end + len(fresh))
+                branch = sequences[i].ids[common:]
+                positions = np.arange(end, end + len(branch))
                 until_BT[row, path[common:]] = end
-                tokens_BT[row, here], positions_BT[row, here] = fresh, common + np.arange(len(fresh))
-                path = np.concatenate([path[:common], here])
-                end += len(fresh)
-                found, targets = [], documents[i].targets
+                tokens_BT[row, positions], positions_BT[row, positions] = branch, common + np.arange(len(branch))
+                path = np.concatenate([path[:common], positions])
+                end += len(branch)
+                slots, targets = [], sequences[i].targets
                 for position, target in zip(path[len(path) - len(targets) :].tolist(), targets):
-                    slots = asked.setdefault((row, position), {})
-                    found.append(slots.setdefault(target, len(slots)))
-                places[i] = Place(row, path, np.array(found, np.int64))
+                    slot_by_target = targets_at.setdefault((row, position), {})
+                    slots.append(slot_by_target.setdefault(target, len(slot_by_target)))
+                placements[i] = Placement(row, path, np.array(slots, np.int64))
             segment_ids_BT[row, start:end] = segment
             until_BT[row, path] = end
-    most = max(map(len, asked.values()), default=1)
-    targets_BTM = np.zeros((*shape, 1 << (most - 1).bit_length()), np.int32)
+    max_targets = max(map(len, targets_at.values()), default=1)
+    targets_BTM = np.zeros((*shape, 1 << (max_targets - 1).bit_length()), np.int32)
     label_mask_BT = np.zeros(shape, bool)
-    for (row, position), slots in asked.items():
+    for (row, position), slot_by_target in targets_at.items():
         label_mask_BT[row, position] = True
-        targets_BTM[row, position, : len(slots)] = list(slots)
-    return Rows((tokens_BT, segment_ids_BT, positions_BT, until_BT, targets_BTM, label_mask_BT), places)
+        targets_BTM[row, position, : len(slot_by_target)] = list(slot_by_target)
+    return PackedRows((tokens_BT, segment_ids_BT, positions_BT, until_BT, targets_BTM, label_mask_BT), placements)

@@ -1,4 +1,4 @@
-"""Causal attention that never crosses a document of a packed row (OPT-IML section 3.2, "document attention")."""
+"""Causal attention inside the documents of packed rows (OPT-IML section 3.2, "document attention")."""
 
 import functools
 import itertools
@@ -11,7 +11,7 @@ from optiml_jax.model.blocked_attention import blocked_attention
 from optiml_jax.model.flash_attention import flash_attention
 from optiml_jax.model.visibility import sees, visible
 
-AUTO = {"cpu": "blocked", "gpu": "pallas"}  # the fastest on each kind of device
+AUTO = {"cpu": "blocked", "gpu": "pallas"}  # the fastest implementation per platform
 
 
 def attention(
@@ -30,41 +30,41 @@ def attention(
       q_BTHK: queries, already scaled by K**-0.5 (OPT scales the query, not the scores).
       k_BTHK, v_BTHK: keys and values.
       segment_ids_BT: int32; 0 is padding, each document has one positive id in one contiguous run.
-      until_BT: int32, where documents share their start (`visibility.py`); None: they do not.
-      implementation: "dense" scores all pairs and is the oracle; "blocked" (plain JAX) and "pallas" (a kernel for GPUs
-        from Ampere on) skip what lies outside a document; "auto" takes the fastest on this device.
-      interpret: runs the kernel in its interpreter, on any device; the others are none and ignore it.
+      until_BT: int32, where documents share a prefix (`visibility.py`); None if they do not.
+      implementation: "dense" scores all pairs and is the reference; "blocked" (plain JAX) and "pallas" (a kernel for
+        GPUs from Ampere on) skip keys outside the document; "auto" takes the fastest on this device.
+      interpret: runs the kernel in its interpreter, on any device; other implementations ignore it.
 
     Returns:
-      [B, T, H, K] in the dtype of `q_BTHK`. Positions of padding hold values nobody may read.
+      [B, T, H, K] in the dtype of `q_BTHK`. Values at padding positions are unspecified.
 
     Raises:
-      ValueError: `implementation` cannot do this. Nothing falls back silently.
+      ValueError: `implementation` does not support the arguments. There is no silent fallback.
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"attention implementation {implementation!r} is not available; choose from {IMPLEMENTATIONS}")
     device = sharding.platform()
     if implementation == "auto":
         implementation = AUTO.get(device, "dense")
-    compute = _ON_A_DEVICE[implementation]
+    compute = _IMPLEMENTATIONS[implementation]
     if implementation == "pallas":
         if device != "gpu" and not interpret:
             raise ValueError(
-                f"attention implementation 'pallas' runs on GPUs; on a {device} use 'blocked' or interpret"
+                f"attention implementation 'pallas' runs on GPUs; on a {device} use 'blocked' or interpret=True"
             )
-        compute = functools.partial(compute, trees=until_BT is not None, interpret=interpret)
-    seen = visible(segment_ids_BT, until_BT)
+        compute = functools.partial(compute, shared_prefixes=until_BT is not None, interpret=interpret)
+    bounds = visible(segment_ids_BT, until_BT)
     if jax.sharding.get_abstract_mesh().empty:
-        return compute(q_BTHK, k_BTHK, v_BTHK, *seen)
-    # Each device has its own rows and heads; left to itself, the partitioner would gather rows to loop over them.
+        return compute(q_BTHK, k_BTHK, v_BTHK, *bounds)
+    # Each device computes its own rows and heads; the partitioner would gather rows to loop over them.
     heads = sharding.spec("BTHK")
     specs = (heads, heads, heads, sharding.spec("BT"), sharding.spec("BT"))
     mapped = jax.shard_map(compute, in_specs=specs, out_specs=heads, check_vma=False)
-    return mapped(q_BTHK, k_BTHK, v_BTHK, *seen)
+    return mapped(q_BTHK, k_BTHK, v_BTHK, *bounds)
 
 
 def visible_mask(until_BT: jax.Array) -> jax.Array:
-    """[B, 1, T, T] bool: which key (last axis) each query sees. Every position sees itself, so that no row is empty."""
+    """Which keys (last axis) each query attends to: [B, 1, T, T] bool. Every position attends to itself."""
     count_T = jnp.arange(until_BT.shape[1])
     return sees(count_T[:, None], count_T, until_BT[:, None, None, :])
 
@@ -78,10 +78,11 @@ def dense_attention(q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, mas
 
 
 def next_attention(q_B1HK: jax.Array, *parts: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-    """Attention of one more token, [B, 1, H, K]; scores and softmax in float32.
+    """Attention of one new token, [B, 1, H, K]; scores and softmax in float32.
 
     Args:
-      parts: keys and values, [B, H, C, K], and which of them are seen, bool [B, C]; of the parts together.
+      parts: tuples of keys and values, [B, H, C, K], and a mask of the visible ones, bool [B, C]; the softmax runs over
+        all parts together.
     """
     f32 = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     q_BHK = q_B1HK[:, 0]
@@ -91,14 +92,14 @@ def next_attention(q_B1HK: jax.Array, *parts: tuple[jax.Array, jax.Array, jax.Ar
     ]
     weights_BHC = jax.nn.softmax(jnp.concatenate(scores, -1), axis=-1).astype(q_BHK.dtype)
     ends = list(itertools.accumulate(x.shape[-1] for x in scores))[:-1]
-    of_parts = zip(jnp.split(weights_BHC, ends, -1), parts)
-    return sum(jnp.einsum("bhc,bhck->bhk", weights, values) for weights, (_, values, _) in of_parts)[:, None]
+    weighted = zip(jnp.split(weights_BHC, ends, -1), parts)
+    return sum(jnp.einsum("bhc,bhck->bhk", weights, values) for weights, (_, values, _) in weighted)[:, None]
 
 
-# What each device computes of its rows and heads, from (queries, keys, values, and of `visible` first and until).
-_ON_A_DEVICE = {
+# Each device's computation on its rows and heads, from (queries, keys, values, first, until); see `visible`.
+_IMPLEMENTATIONS = {
     "dense": lambda q, k, v, _, until_BT: dense_attention(q, k, v, visible_mask(until_BT)),
     "blocked": blocked_attention,
     "pallas": flash_attention,
 }
-IMPLEMENTATIONS = ("auto", *_ON_A_DEVICE)
+IMPLEMENTATIONS = ("auto", *_IMPLEMENTATIONS)

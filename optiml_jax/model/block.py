@@ -1,4 +1,4 @@
-"""One OPT decoder block (Zhang et al. 2022, section 2; metaseq `transformer_decoder.py`)."""
+"""An OPT decoder block (Zhang et al. 2022, section 2; metaseq `transformer_decoder.py`)."""
 
 import math
 from collections.abc import Callable
@@ -12,16 +12,17 @@ from jax.ad_checkpoint import checkpoint_name
 from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
 
-# What a remat policy may keep, by `checkpoint_name`: what matrix products made, and two numbers a norm and position.
+# Names for remat policies (`checkpoint_name`): the results of matrix products, and two statistics per norm and
+# position.
 PRODUCTS = ("query", "key", "value", "residual", "activation")
 STATISTICS = ("norm_mean", "norm_inverse")
 
 
 class Affine(nnx.Module):
-    """A linear map whose kernel keeps the axes of the sharding table (`DHK`, `HKD`, `DF`, `FD`).
+    """A linear map whose kernel keeps the dimensions of the sharding table (`DHK`, `HKD`, `DF`, `FD`).
 
-    Computed as one matrix times another plus a vector: so cuBLAS adds the bias in its own epilogue, where for `DHK` it
-    would first be written out for every position.
+    Computed as a product of two matrices plus a vector, so that cuBLAS adds the bias in the product's epilogue; with
+    the dimensions of `DHK`, XLA would first broadcast it to every position.
     """
 
     def __init__(self, shape: tuple[int, ...], out_axes: int, rngs: nnx.Rngs, scale: float, bias: bool) -> None:
@@ -31,10 +32,10 @@ class Affine(nnx.Module):
         self._in_axes = len(shape) - out_axes
 
     def __call__(self, x: jax.Array, scale: float = 1.0) -> jax.Array:
-        """[B, T, *in] -> [B, T, *out], times `scale`, which the parameters take on as they are cast."""
+        """[B, T, *in] -> [B, T, *out]. `scale` is folded into the weights when they are cast."""
         rows_BTI = x.reshape(*x.shape[:2], -1)
         if math.prod(x.shape[:2]) < rows_BTI.shape[2] and scale != 1.0:
-            return self(x) * scale  # few positions, as in decoding: the result is smaller than the parameters
+            return self(x) * scale  # few positions, as in decoding: scaling the result is cheaper
         shape = self.kernel[...].shape[self._in_axes :]
         y = rows_BTI @ (self.kernel[...] * scale).astype(x.dtype).reshape(-1, math.prod(shape))
         if hasattr(self, "bias"):
@@ -59,8 +60,8 @@ class Norm(nnx.Module):
 def layer_norm(x_BTD: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
     """Layer norm over D in float32.
 
-    The backward pass is written out, from the mean and the inverse deviation: XLA's own would write float32 arrays of
-    the whole size for the gradients of scale and bias, and take both statistics once more.
+    The backward pass is written out from the mean and the inverse deviation: XLA's own would write full-size float32
+    arrays for the gradients of scale and bias, and compute both statistics again.
     """
     return _norm_forward(x_BTD, scale_D, bias_D)[0]
 
@@ -74,8 +75,8 @@ def _norm_forward(x_BTD, scale_D, bias_D):
     return y_BTD.astype(x_BTD.dtype), (x_BTD, mean_BT1, inverse_BT1, scale_D)
 
 
-def _norm_backward(kept, d_y_BTD):
-    x_BTD, mean_BT1, inverse_BT1, scale_D = kept
+def _norm_backward(residuals, d_y_BTD):
+    x_BTD, mean_BT1, inverse_BT1, scale_D = residuals
     d_BTD = d_y_BTD.astype(jnp.float32)
     z_BTD = (x_BTD.astype(jnp.float32) - mean_BT1) * inverse_BT1
     d_z_BTD = d_BTD * scale_D
@@ -88,11 +89,11 @@ layer_norm.defvjp(_norm_forward, _norm_backward)
 
 
 class Block(nnx.Module):
-    """The parameters of one block, unstacked. Only their declaration is NNX: see `decoder.py` for the stacked tree."""
+    """Parameters of one block. NNX only declares them; `decoder.py` stacks them over layers."""
 
     def __init__(self, config: OPTConfig, rngs: nnx.Rngs) -> None:
         D, H, K, F = config.model_dim, config.heads, config.head_dim, config.ffn_dim
-        # metaseq shrinks what writes to the residual stream by sqrt(2 * layers), as GPT-2 does.
+        # metaseq divides the weights that write to the residual stream by sqrt(2 * layers), as GPT-2 does.
         scale = config.init_scale
         residual = scale / (2 * config.layers) ** 0.5
         self.attention_norm = Norm(D)
@@ -105,18 +106,18 @@ class Block(nnx.Module):
         self.down = Affine((F, D), 1, rngs, residual, config.biases)
 
 
-# (q, k, v), each [B, T, H, K] -> ([B, T, H, K], whatever the caller wants kept, such as a cache)
+# (q, k, v), each [B, T, H, K] -> ([B, T, H, K], auxiliary output of the caller's choice, such as a KV cache)
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 def block_forward(
     block: Block, x_BTD: jax.Array, attend: Attend, config: OPTConfig, dropout_key: jax.Array | None = None
 ) -> tuple[jax.Array, Any]:
-    """The block's output [B, T, D], sharded over T between blocks, and what `attend` kept.
+    """Returns the block's output [B, T, D], sharded over T between blocks, and the auxiliary output of `attend`.
 
     Args:
       x_BTD: residual stream in the compute dtype.
-      attend: the attention over this block's queries, keys and values; queries come scaled.
+      attend: attention over this block's queries (already scaled), keys and values.
       dropout_key: None for inference.
     """
     keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
@@ -127,8 +128,8 @@ def block_forward(
     scaled = ((block.query, config.head_dim**-0.5), (block.key, 1.0), (block.value, 1.0))
     q_BTHK, k_BTHK, v_BTHK = (constrain(project(y_BTD, scale), "BTHK") for project, scale in scaled)
     q_BTHK, k_BTHK, v_BTHK = map(checkpoint_name, (q_BTHK, k_BTHK, v_BTHK), PRODUCTS[:3])
-    out_BTHK, kept = attend(q_BTHK, k_BTHK, v_BTHK)
-    # Without this constraint the backward pass spreads T into the scores: all-to-alls of gigabytes a layer.
+    out_BTHK, auxiliary = attend(q_BTHK, k_BTHK, v_BTHK)
+    # Without this constraint the backward pass shards the scores over T: gigabytes of all-to-alls per layer.
     y_BTD = block.out(constrain(out_BTHK, "BTHK"))
     x_BTD = constrain(x_BTD + dropout(y_BTD, config.dropout, keys[0]), "BTD", sharding.RESIDUAL)
     x_BTD = checkpoint_name(x_BTD, "residual")
@@ -142,12 +143,12 @@ def block_forward(
     x_BTD = constrain(x_BTD + dropout(y_BTD, config.dropout, keys[1]), "BTD", sharding.RESIDUAL)
     if not config.pre_norm:
         x_BTD = block.mlp_norm(x_BTD)
-    return x_BTD, kept
+    return x_BTD, auxiliary
 
 
 @jax.custom_vjp
 def relu(x: jax.Array) -> jax.Array:
-    """As `jax.nn.relu`, but the backward pass needs its output alone, which the next matrix product keeps anyway."""
+    """Like `jax.nn.relu`, but its backward pass uses the output, which the next matrix product saves anyway."""
     return jnp.maximum(x, 0)
 
 
@@ -164,20 +165,20 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes a share `rate` of `x` and scales the rest; the identity without a key."""
+    """Zeroes a fraction `rate` of `x` and rescales the rest; the identity if `key` is None."""
     if key is None or rate == 0:
         return x
-    kept = random_bits(key, x.shape) >= jnp.uint32(round(rate * 2**32))
-    return jnp.where(kept, x / (1 - rate), jnp.zeros((), x.dtype))
+    keep = random_bits(key, x.shape) >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
 
 
 def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """uint32 of `shape`: hashes of the key and of where each number is. The same on every mesh.
+    """Random uint32 of `shape`: hashes of the key and of each element's index, the same on every mesh.
 
-    Lowbias32 (Wellons 2018, "Prospecting for hash functions"): two hashes of a row's number and the key, then two
-    rounds over them and the number of the column. A quarter of the operations of JAX's threefry, and good enough to
-    choose what is dropped. Nothing of the size of `shape` is the same in every layer: XLA would compute that once,
-    before a scan over layers, and read it from memory in each.
+    Lowbias32 (Wellons 2018, "Prospecting for hash functions"): two hashes of the row's index and the key, then two
+    rounds over them and the column's index. A quarter of the operations of JAX's threefry, and random enough for
+    dropout. Every layer's key changes all intermediate arrays of the size of `shape`; XLA would otherwise hoist them
+    out of a scan over layers and read them from memory in each.
     """
     *lengths, width = shape
     row = jnp.arange(math.prod(lengths), dtype=jnp.uint32).reshape(*lengths, 1)

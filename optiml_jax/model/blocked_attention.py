@@ -1,8 +1,8 @@
-"""Attention in blocks that lie inside a document: exact, linear in memory, in plain JAX. The path for CPUs.
+"""Blocked attention in plain JAX: exact, linear in memory, skips blocks outside a document. The CPU implementation.
 
-For each block of queries a loop runs over the blocks of keys that it sees anything of, with a running softmax (Dao et
-al. 2022, algorithm 1); those of other documents, and of other branches of a tree, are never touched. With OPT-IML's
-short documents that leaves an eighth to a quarter of the pairs.
+For each block of queries, a loop with a running softmax (Dao et al. 2022, algorithm 1) visits the blocks of keys that
+any of them attends to; blocks of other documents, and of other branches of a shared prefix, are skipped. With OPT-IML's
+short documents an eighth to a quarter of the pairs remain.
 """
 
 import functools
@@ -10,10 +10,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from optiml_jax.model.visibility import fill, sees
+from optiml_jax.model.visibility import pad, sees
 
-BLOCK = 64  # of 32 to 256, the fastest at 512 and 2,048 positions that keeps the accuracy of the dense form
-NEVER = -1e30  # a score that exp turns into 0; an infinity would turn differences into NaN
+BLOCK = 64  # of 32 to 256, the fastest at 512 and 2,048 positions with the accuracy of the dense form
+NEVER = -1e30  # score of a masked pair: exp gives 0, and differences are not NaN as they would be for infinities
 
 
 def blocked_attention(
@@ -31,24 +31,24 @@ def blocked_attention(
     """
     T = q_BTHK.shape[1]
     block = min(block, T)
-    _, until_BT = fill(first_BT, until_BT, -T % block)
+    _, until_BT = pad(first_BT, until_BT, -T % block)
     split = functools.partial(_split, block=block)
     until_Bnb = split(until_BT)
-    rows = (split(q_BTHK), split(k_BTHK), split(v_BTHK), until_Bnb, *_seen(until_Bnb))
+    rows = (split(q_BTHK), split(k_BTHK), split(v_BTHK), until_Bnb, *_visible_blocks(until_Bnb))
     out_BnHbK = jax.lax.map(lambda row: _row_attention(*row), rows)
     return _join(out_BnHbK)[:, :T]
 
 
 def _split(x, block):
-    """[B, T, H, K] -> [B, n, H, b, K]; [B, T] -> [B, n, b]. T is filled up."""
+    """[B, T, H, K] -> [B, n, H, b, K]; [B, T] -> [B, n, b]. T is padded to a multiple of the block."""
     B, T = x.shape[:2]
     x = jnp.pad(x, ((0, 0), (0, -T % block), *((0, 0),) * (x.ndim - 2)))
     x = x.reshape(B, -1, block, *x.shape[2:])
     return x.swapaxes(2, 3) if x.ndim == 5 else x
 
 
-def _seen(until_Bnb):
-    """The key blocks that each query block sees anything of, itself first, int32 [B, n, n], and how many, [B, n]."""
+def _visible_blocks(until_Bnb):
+    """Key blocks that each query block attends to, itself first, int32 [B, n, n], and their number, [B, n]."""
     n, b = until_Bnb.shape[1:]
     count_n = jnp.arange(n, dtype=jnp.int32)
     back_nn = count_n[:, None] - count_n
@@ -67,7 +67,7 @@ def _row_attention(q_nHbK, k_nHbK, v_nHbK, until_nb, seen_nn, seen_n):
 
 
 def _scores(q_HbK, k_HbK, until_nb, i, j):
-    """Float32 scores [H, b, b] of query block i against key block j, `NEVER` where the pair must not meet."""
+    """Float32 scores [H, b, b] of query block i against key block j; `NEVER` where masked."""
     count_b = jnp.arange(q_HbK.shape[1])
     query_b, key_b = i * len(count_b) + count_b, j * len(count_b) + count_b
     allowed_bb = sees(query_b[:, None], key_b, until_nb[j])
@@ -79,9 +79,9 @@ def _row_forward(q_nHbK, k_nHbK, v_nHbK, until_nb, seen_nn, seen_n):
     def query_block(i):
         q_HbK = q_nHbK[i]
 
-        def add(place, sums):
+        def add(index, sums):
             top_Hb, scale_Hb, out_HbK = sums
-            j = seen_nn[i, place]
+            j = seen_nn[i, index]
             scores_Hbb = _scores(q_HbK, k_nHbK[j], until_nb, i, j)
             new_top_Hb = jnp.maximum(top_Hb, scores_Hbb.max(-1))
             weights_Hbb = jnp.exp(scores_Hbb - new_top_Hb[..., None])
@@ -93,7 +93,7 @@ def _row_forward(q_nHbK, k_nHbK, v_nHbK, until_nb, seen_nn, seen_n):
             return new_top_Hb, scale_Hb, out_HbK * shrink_Hb[..., None] + added_HbK
 
         shape_Hb = q_HbK.shape[:2]
-        # The diagonal comes first: there every query meets itself, so no row of scores is `NEVER` alone.
+        # The diagonal block comes first: there every query attends to itself, so the running maximum is finite.
         sums = add(0, (jnp.full(shape_Hb, NEVER), jnp.zeros(shape_Hb), jnp.zeros(q_HbK.shape, jnp.float32)))
         top_Hb, scale_Hb, out_HbK = jax.lax.fori_loop(1, seen_n[i], add, sums)
         return (out_HbK / scale_Hb[..., None]).astype(q_HbK.dtype), top_Hb + jnp.log(scale_Hb)
@@ -102,8 +102,8 @@ def _row_forward(q_nHbK, k_nHbK, v_nHbK, until_nb, seen_nn, seen_n):
     return out_nHbK, (q_nHbK, k_nHbK, v_nHbK, until_nb, seen_nn, seen_n, out_nHbK, log_scale_nHb)
 
 
-def _row_backward(kept, d_out_nHbK):
-    q_nHbK, k_nHbK, v_nHbK, until_nb, seen_nn, seen_n, out_nHbK, log_scale_nHb = kept
+def _row_backward(residuals, d_out_nHbK):
+    q_nHbK, k_nHbK, v_nHbK, until_nb, seen_nn, seen_n, out_nHbK, log_scale_nHb = residuals
     f32 = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def query_block(sums, i):
@@ -111,9 +111,9 @@ def _row_backward(kept, d_out_nHbK):
         # sum over keys of weight * d_weight, from the output alone (Dao et al. 2022, section B.2)
         inner_Hb = (d_out_HbK.astype(jnp.float32) * out_nHbK[i].astype(jnp.float32)).sum(-1)
 
-        def add(place, sums):
+        def add(index, sums):
             dq_HbK, dk_nHbK, dv_nHbK = sums
-            j = seen_nn[i, place]
+            j = seen_nn[i, index]
             scores_Hbb = _scores(q_HbK, k_nHbK[j], until_nb, i, j)
             weights_Hbb = jnp.exp(scores_Hbb - log_scale_nHb[i][..., None])
             d_weights_Hbb = f32("hqk,hsk->hqs", d_out_HbK, v_nHbK[j])

@@ -1,4 +1,4 @@
-"""Shape of an OPT model (Zhang et al. 2022, table 1; Hugging Face `OPTConfig`)."""
+"""Architecture of an OPT model (Zhang et al. 2022, table 1; Hugging Face `OPTConfig`)."""
 
 import dataclasses
 
@@ -7,23 +7,23 @@ import jax.numpy as jnp
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.settings import check_fields
 
-PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}  # of the computation
+PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}  # compute dtypes
 POSITION_OFFSET = 2  # metaseq starts learned positions at padding_idx + 1; the table's first two rows are unused
 
 
 @dataclasses.dataclass(frozen=True)
 class OPTConfig:
-    """One OPT architecture; the defaults are OPT-125M.
+    """Shape of an OPT model; the defaults are OPT-125M.
 
     Attributes:
       vocab_size: V, rows of the embedding (50,272: OPT's 50,265 ids padded to a multiple of 32).
       embedding_dim: width of the embedding where it differs from `model_dim` (350M: 512); None means `model_dim`.
-      pre_norm: norm before attention and MLP, and a final norm. 350M alone has it after them and no final norm.
+      pre_norm: norm before attention and MLP, and a final norm. Only 350M normalizes after them, without a final norm.
       activation: "relu" (OPT) or "gelu" (Galactica).
       biases: whether projections have biases (Galactica has none).
-      dropout: on the embeddings (OPT-IML section 3.3; OPT's pre-training left them out) and on both outputs of a block,
-        in training only. Attention weights have none: metaseq pre-trained with 0.1 there (`opt_baselines.py`), the
-        released configurations say 0.0, and OPT-IML does not mention it.
+      dropout: rate on the embeddings (OPT-IML section 3.3; OPT's pre-training had none there) and on both outputs of a
+        block, in training only. Attention weights have no dropout: metaseq pre-trained with 0.1 (`opt_baselines.py`),
+        the released configurations say 0.0, and OPT-IML does not mention it.
       init_scale: standard deviation of random weights (Zhang et al. 2022, section 2.2).
     """
 

@@ -1,4 +1,4 @@
-"""The OPT decoder: parameters as a plain tree, layers stacked on axis 0; forward scans over them, or is unrolled."""
+"""The OPT decoder: a plain parameter tree with layers stacked on axis 0, and a forward pass scanned or unrolled."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -15,8 +15,9 @@ from optiml_jax.model.block import PRODUCTS, STATISTICS, Block, Norm, block_forw
 from optiml_jax.model.config import POSITION_OFFSET, OPTConfig
 from optiml_jax.model.lookup import look_up
 
-# What the backward pass finds stored of each block: all that it needs; what attention and matrix products made, with
-# bias and activation; attention alone; the block's input alone.
+# Rematerialization policies: what is saved per block for the backward pass. "none": everything; "dots": results of
+# matrix products and attention, with bias and activation; "attention-saved": attention's; "full": only the block's
+# input.
 REMAT = {
     "none": None,
     "dots": jax.checkpoint_policies.save_only_these_names(*PRODUCTS, *STATISTICS, *flash_attention.RESULTS),
@@ -25,28 +26,28 @@ REMAT = {
 }
 
 
-def _whole_layers_on_a_gpu() -> bool:
+def _is_gpu_with_whole_layers() -> bool:
     mesh = jax.sharding.get_abstract_mesh()
     return sharding.platform() == "gpu" and (mesh.empty or mesh.size == mesh.shape["data"])
 
 
-# Whether the program holds each block by itself. A scan writes what a layer keeps into stacked arrays, which are first
-# filled with zeros, and copies it back out: a quarter of a step's traffic at 1.3B. Without it a program takes five
-# times as long to compile, and CPUs run it more slowly; where layers are gathered, a scan bounds how many are at once.
-LAYERS = {"auto": _whole_layers_on_a_gpu, "scan": lambda: False, "unrolled": lambda: True}
+# Whether the program holds each block separately. A scan writes what a layer saves into stacked arrays, which are first
+# filled with zeros, and copies it back out: a quarter of a step's memory traffic at 1.3B. An unrolled program takes
+# five times as long to compile, and is slower on CPUs; where layers are gathered, a scan bounds how many are at once.
+LAYERS = {"auto": _is_gpu_with_whole_layers, "scan": lambda: False, "unrolled": lambda: True}
 
 
 @functools.cache
 def block_graphdef(config: OPTConfig) -> nnx.GraphDef:
-    """The structure of a block without its arrays; merged with one layer's arrays inside the scan."""
+    """The structure of a block without its arrays, to be merged with one layer's arrays."""
     return nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(0))))[0]
 
 
 def init_params(key: jax.Array, config: OPTConfig) -> dict:
-    """Random parameters in float32, as OPT initialises them (Zhang et al. 2022, section 2.2).
+    """Random parameters in float32, as OPT initializes them (Zhang et al. 2022, section 2.2).
 
-    Layers are made one after another: `vmap` over layers would hold whole stacked leaves a device before they are
-    sharded.
+    Layers are initialized one after another: `vmap` over layers would hold whole stacked arrays on each device before
+    they are sharded.
     """
     block_key, token_key, position_key, in_key, out_key = jax.random.split(key, 5)
 
@@ -81,27 +82,27 @@ def parameter_count(config: OPTConfig) -> int:
 
 
 def check_params(params: dict, config: OPTConfig, origin: str) -> None:
-    """Compares names and shapes: `nnx.merge` would take a renamed or reshaped tree without a word.
+    """Compares names and shapes, because `nnx.merge` accepts a renamed or reshaped tree silently.
 
     Raises:
       UserError: names the first parameter that differs.
     """
-    have, want = (
+    actual, expected = (
         {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
         for leaves in map(jax.tree_util.tree_leaves_with_path, (params, abstract_params(config)))
     )
-    for name in sorted(have.keys() ^ want.keys()):
-        state = "is missing" if name in want else f"is not part of this model{nearest(name, want)}"
-        raise UserError(f"{origin}: parameter {name} {state}; does the model configuration fit the weights?")
-    for name, shape in want.items():
-        if have[name] != shape:
-            raise UserError(f"{origin}: parameter {name} has shape {have[name]}, the configuration wants {shape}")
+    for name in sorted(actual.keys() ^ expected.keys()):
+        state = "is missing" if name in expected else f"is not part of this model{nearest(name, expected)}"
+        raise UserError(f"{origin}: parameter {name} {state}; does the model configuration match the weights?")
+    for name, shape in expected.items():
+        if actual[name] != shape:
+            raise UserError(f"{origin}: parameter {name} has shape {actual[name]}, the configuration needs {shape}")
 
 
 def gathered_embedding(params: dict, dtype: jnp.dtype) -> jax.Array:
-    """[V, E] in the compute dtype, whole in its width on every device.
+    """The embedding [V, E] in the compute dtype, with its whole width on every device.
 
-    Pinned twice: cast first, then gathered. XLA left to itself gathers float32 and casts afterwards, twice the bytes.
+    Constrained twice, before and after the gather: XLA by itself gathers float32 and casts afterwards, twice the bytes.
     """
     stored_VD = sharding.constrain(params["token_embedding"].astype(dtype), "VD", sharding.PARAMETERS)
     return _gather(stored_VD)
@@ -112,7 +113,7 @@ def _gather(stored_VD: jax.Array) -> jax.Array:
     return sharding.constrain(stored_VD, "VD", sharding.GATHERED)
 
 
-# The gradient comes in shards (`head.py`, `lookup.py`) and stays so; the constraint's own transpose would gather it.
+# The gradient arrives sharded (`head.py`, `lookup.py`) and stays so; the constraint's own transpose would gather it.
 _gather.defvjp(
     lambda x_VD: (_gather(x_VD), None), lambda _, d_VD: (sharding.constrain(d_VD, "VD", sharding.PARAMETERS),)
 )
@@ -142,13 +143,13 @@ def run_blocks(
     """Runs all blocks.
 
     Args:
-      layer_inputs: a tree stacked over layers (a cache), or None.
+      layer_inputs: a tree stacked over layers (a KV cache), or None.
       layer_attend: makes a block's `Attend` from its slice of `layer_inputs`.
       remat: a name in `REMAT`.
-      unrolled: one block after another in the program, not a scan.
+      unrolled: whether the program holds one block after another instead of a scan.
 
     Returns:
-      [B, T, D], and what every block's attention kept, stacked over layers.
+      [B, T, D], and the auxiliary outputs of every block's attention, stacked over layers.
     """
 
     def body(x_BTD: jax.Array, layer: tuple) -> tuple[jax.Array, Any]:
@@ -158,22 +159,23 @@ def run_blocks(
         return block_forward(block, x_BTD, layer_attend(inputs), config, key)
 
     if REMAT[remat] is not None:
-        # prevent_cse guards against what cannot happen inside a scan, and costs speed there.
+        # prevent_cse guards against an optimization that cannot occur inside a scan, and costs speed there.
         body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=unrolled)
     layers = (jnp.arange(config.layers), params["blocks"], layer_inputs)
     if not unrolled:
         return jax.lax.scan(body, x_BTD, layers)
-    kept = []
+    auxiliaries = []
     for index, weights, inputs in _unstack(layers, config.layers):
-        # Cast once, before the block, for both passes: a slice of float32 would be written out first, and cast in each.
+        # Cast once, before the block, for both passes; otherwise each would write out a float32 slice and cast it.
         weights = {name: part | _cast_kernel(part, x_BTD.dtype) for name, part in weights.items()}
-        x_BTD, found = body(x_BTD, (index, weights, inputs))
-        kept.append(found)
-    return x_BTD, jax.tree.map(lambda *found: jnp.stack(found), *kept)
+        x_BTD, auxiliary = body(x_BTD, (index, weights, inputs))
+        auxiliaries.append(auxiliary)
+    return x_BTD, jax.tree.map(lambda *layers: jnp.stack(layers), *auxiliaries)
 
 
 def _unstack(tree: Any, count: int) -> Iterator[Any]:
-    """Split, not indexed: the gradient of splitting is one concatenation, of indexing a sum of whole stacked arrays."""
+    """Splits a stacked tree into layers. The gradient is one concatenation; that of indexing sums whole stacked
+    arrays."""
     leaves, structure = jax.tree.flatten(tree)
     for parts in zip(*(jax.lax.split(leaf, [1] * count) for leaf in leaves)):
         yield jax.tree.unflatten(structure, [part[0] for part in parts])
@@ -184,7 +186,7 @@ def _cast_kernel(part: dict, dtype: jnp.dtype) -> dict:
 
 
 def finish(params: dict, x_BTD: jax.Array, config: OPTConfig) -> jax.Array:
-    """Final norm and, in 350M, the projection to the embedding's width: [B, T, E], ready for the vocabulary."""
+    """Applies the final norm and, in 350M, the projection to the embedding's width: [B, T, E], input of the head."""
     if config.pre_norm:
         norm = nnx.merge(_norm_graphdef(config.model_dim), params["final_norm"])
         x_BTD = norm(x_BTD)
@@ -213,19 +215,19 @@ def forward(
     layers: str = "scan",
     implementation: str = "auto",
 ) -> jax.Array:
-    """Hidden states that the embedding turns into logits.
+    """Computes the hidden states that the embedding turns into logits.
 
     Args:
       params: the tree of `init_params`, stored in any dtype.
       tokens_BT, segment_ids_BT, positions_BT: int32; positions count from 0 in each document, segment 0 is padding.
-      until_BT: int32, where documents share their start (`visibility.py`).
-      embedding_VD: `gathered_embedding`, where the caller needs it too; made here otherwise.
+      until_BT: int32, where documents share a prefix (`visibility.py`).
+      embedding_VD: `gathered_embedding`, if the caller needs it too; computed here otherwise.
       dtype: compute dtype.
-      dropout_key: one key a step, None for inference.
+      dropout_key: one key per step, None for inference.
       layers: a name in `LAYERS`.
 
     Returns:
-      [B, T, E] in `dtype`; logits are this times the embedding, transposed.
+      [B, T, E] in `dtype`; logits are its product with the transposed embedding.
     """
     if embedding_VD is None:
         embedding_VD = gathered_embedding(params, dtype)
@@ -244,5 +246,5 @@ def forward(
 
 
 def project_vocabulary(hidden_BTD: jax.Array, embedding_VD: jax.Array) -> jax.Array:
-    """Logits [..., V] in float32 (the embedding is tied)."""
+    """Logits [..., V] in float32, with the tied embedding."""
     return jnp.einsum("...d,vd->...v", hidden_BTD, embedding_VD, preferred_element_type=jnp.float32)

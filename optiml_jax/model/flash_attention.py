@@ -1,13 +1,13 @@
-"""Attention on GPUs: one Pallas-Triton kernel forward and two backward, which touch no block outside a document.
+"""Attention on GPUs: one Pallas-Triton kernel forward and two backward, which skip blocks outside a document.
 
-FlashAttention-2 (Dao 2023), where one integer a key takes the place of a mask (`visibility.py`). A block of queries
-reads the keys from where its first document starts to the diagonal, but for branches that have ended; a block of keys
-is read by the queries up to its last `until`: with OPT-IML's short documents an eighth to a quarter of all pairs.
-Scores and sums are float32. There is no dropout on attention weights, as in OPT-IML's training code.
+FlashAttention-2 (Dao 2023), with one integer per key instead of a mask (`visibility.py`). A block of queries visits the
+keys from the start of its first document to the diagonal, except for branches that have ended; a block of keys is
+visited by the queries up to its last `until`: with OPT-IML's short documents an eighth to a quarter of all pairs.
+Scores and sums are float32. Attention weights have no dropout, as in OPT-IML's training code.
 
-b is a position in a block of queries, c one in a block of keys. Triton's arrays have powers of two: inside the kernels
-an array of K columns is a tuple of pieces k; heads of 80 have one of 64 and one of 16, where filling up to 128 would
-cost half as much again.
+b is a position in a block of queries, c one in a block of keys. Triton's arrays have sizes of powers of two, so inside
+the kernels an array of K columns is a tuple of column groups k: heads of 80 have one of 64 and one of 16, which is a
+third less work than padding to 128.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ from jax.experimental.pallas import triton
 
 from optiml_jax.model import visibility
 
-LOG2_E = math.log2(math.e)  # GPUs have exp2
-START = -1e30  # below every score; finite, so that exp2(-inf - START) is 0 where a block shows a query nothing
-RESULTS = ("attention_output", "attention_log_sum")  # where a remat policy keeps them, the forward kernel runs once
+LOG2_E = math.log2(math.e)  # the kernels use exp2
+START = -1e30  # below every score, but finite: exp2(-inf - START) is 0 where a block is entirely masked for a query
+RESULTS = ("attention_output", "attention_log_sum")  # a remat policy that saves these runs the forward kernel once
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """How one kernel divides its work: rows and columns of a block of scores, warps of a program, stages of a loop."""
+    """Tiling of one kernel: rows and columns of a block of scores, warps per program, pipeline stages."""
 
     queries: int
     keys: int
@@ -39,15 +39,15 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """Of the three kernels."""
+    """Tilings of the three kernels."""
 
     forward: Tile
     d_query: Tile
     d_key: Tile
 
 
-# By head size (the next larger of these) and bytes of a number. Those of two bytes: the fastest of up to 84 on packed
-# rows on an H200; all fit A100, RTX 4090 and H200.
+# By head size (rounded up to the next of these) and bytes per number. For two bytes: the fastest of up to 84 tilings on
+# packed rows on an H200; all fit A100, RTX 4090 and H200.
 TILES = {
     (64, 2): Tiles(Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 3)),
     (80, 2): Tiles(Tile(64, 64, 4, 2), Tile(64, 64, 4, 2), Tile(64, 64, 4, 3)),
@@ -55,7 +55,7 @@ TILES = {
     (64, 4): Tiles(Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2)),
     (128, 4): Tiles(Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2)),
 }
-SMALLEST = 16  # what Triton's products need in every dimension
+SMALLEST = 16  # minimum size of every dimension of a Triton product
 
 
 def flash_attention(
@@ -64,7 +64,7 @@ def flash_attention(
     v_BTHK: jax.Array,
     first_BT: jax.Array,
     until_BT: jax.Array,
-    trees: bool = False,
+    shared_prefixes: bool = False,
     tiles: Tiles | None = None,
     interpret: bool = False,
 ) -> jax.Array:
@@ -72,9 +72,9 @@ def flash_attention(
 
     Args:
       first_BT, until_BT: of `visibility.visible`.
-      trees: whether documents share their start: then blocks of other branches are looked for and skipped, which
-        would only cost time where each document is by itself.
-      tiles: None takes those of the table.
+      shared_prefixes: whether documents share prefixes. The kernels then look for blocks of other branches and skip
+        them, which would only cost time where they do not.
+      tiles: None takes the table's.
       interpret: runs the kernels as XLA operations, on any device.
 
     Raises:
@@ -83,15 +83,15 @@ def flash_attention(
     T, K = q_BTHK.shape[1], q_BTHK.shape[3]
     fitting = [size for size, width in TILES if size >= K and width == q_BTHK.dtype.itemsize]
     if not fitting:
-        raise ValueError(f"attention implementation 'pallas' has heads of up to 128, not {K}; choose 'dense'")
+        raise ValueError(f"attention implementation 'pallas' supports heads of up to 128, not {K}; choose 'dense'")
     tiles = tiles or TILES[min(fitting), q_BTHK.dtype.itemsize]
     longest = max(SMALLEST, pl.next_power_of_2(T))
     tiles = Tiles(*(_shrink(getattr(tiles, field.name), longest) for field in dataclasses.fields(Tiles)))
     block = max(max(tile.queries, tile.keys) for tile in (tiles.forward, tiles.d_query, tiles.d_key))
-    more = -T % block
-    first_BT, until_BT = visibility.fill(first_BT, until_BT, more)
-    q_BTHK, k_BTHK, v_BTHK = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))) for x in (q_BTHK, k_BTHK, v_BTHK))
-    return _attend(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, trees, interpret)[:, :T]
+    padding = -T % block
+    first_BT, until_BT = visibility.pad(first_BT, until_BT, padding)
+    q_BTHK, k_BTHK, v_BTHK = (jnp.pad(x, ((0, 0), (0, padding), (0, 0), (0, 0))) for x in (q_BTHK, k_BTHK, v_BTHK))
+    return _attend(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, shared_prefixes, interpret)[:, :T]
 
 
 def _shrink(tile: Tile, longest: int) -> Tile:
@@ -99,15 +99,15 @@ def _shrink(tile: Tile, longest: int) -> Tile:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6, 7))
-def _attend(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, trees, interpret):
-    return _forward(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, trees, interpret)[0]
+def _attend(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, shared_prefixes, interpret):
+    return _forward(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, shared_prefixes, interpret)[0]
 
 
-def _forward(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, trees, interpret):
+def _forward(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, shared_prefixes, interpret):
     B, T, H, _ = q_BTHK.shape
     call = _Call(q_BTHK.shape, tiles.forward, interpret)
     out_BTHK, log_sum_BHT = call(
-        functools.partial(_forward_kernel, trees=trees),
+        functools.partial(_forward_kernel, shared_prefixes=shared_prefixes),
         "attention_forward",
         tiles.forward.queries,
         inputs=[
@@ -123,18 +123,25 @@ def _forward(q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, tiles, trees, interpret
     return out_BTHK, (q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, out_BTHK, log_sum_BHT)
 
 
-def _backward(tiles, trees, interpret, kept, d_out_BTHK):
-    q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, out_BTHK, log_sum_BHT = kept
+def _backward(tiles, shared_prefixes, interpret, residuals, d_out_BTHK):
+    q_BTHK, k_BTHK, v_BTHK, first_BT, until_BT, out_BTHK, log_sum_BHT = residuals
     # sum over keys of weight * d_weight, from the output alone (Dao et al. 2022, section B.2)
     inner_BHT = jnp.einsum("bthk,bthk->bht", d_out_BTHK.astype(jnp.float32), out_BTHK.astype(jnp.float32))
-    given = q_BTHK, k_BTHK, v_BTHK, d_out_BTHK, log_sum_BHT, inner_BHT, first_BT, until_BT
-    return _d_query(*given, tiles.d_query, trees, interpret), *_d_key(*given, tiles.d_key, interpret), None, None
+    arguments = q_BTHK, k_BTHK, v_BTHK, d_out_BTHK, log_sum_BHT, inner_BHT, first_BT, until_BT
+    return (
+        _d_query(*arguments, tiles.d_query, shared_prefixes, interpret),
+        *_d_key(*arguments, tiles.d_key, interpret),
+        None,
+        None,
+    )
 
 
-def _d_query(q_BTHK, k_BTHK, v_BTHK, d_out_BTHK, log_sum_BHT, inner_BHT, first_BT, until_BT, tile, trees, interpret):
+def _d_query(
+    q_BTHK, k_BTHK, v_BTHK, d_out_BTHK, log_sum_BHT, inner_BHT, first_BT, until_BT, tile, shared_prefixes, interpret
+):
     call = _Call(q_BTHK.shape, tile, interpret)
     (dq_BTHK,) = call(
-        functools.partial(_d_query_kernel, trees=trees),
+        functools.partial(_d_query_kernel, shared_prefixes=shared_prefixes),
         "attention_d_query",
         tile.queries,
         inputs=[
@@ -175,11 +182,11 @@ _attend.defvjp(_forward, _backward)
 
 
 class _Call:
-    """A kernel over a grid of (block, row of the batch, head), and how each program sees its arrays."""
+    """A kernel over a grid of (block, row of the batch, head), and the part of each array that a program sees."""
 
     def __init__(self, shape, tile, interpret):
         self._B, self._T, self._H, self._K = shape
-        self._width = sum(_pieces(self._K)[-1])
+        self._width = sum(_column_groups(self._K)[-1])
         self._tile, self._interpret = tile, interpret
 
     def block(self, size):  # of [B, T, H, K]
@@ -198,7 +205,7 @@ class _Call:
         return pl.BlockSpec((None, self._T), lambda i, b, h: (b, 0))
 
     def __call__(self, kernel, name, size, inputs, outputs):
-        """`size`: positions of a program's own block."""
+        """Runs the kernel; `size` is the number of positions of a program's own block."""
         return pl.pallas_call(
             functools.partial(kernel, tile=self._tile, K=self._K),
             grid=(self._T // size, self._B, self._H),
@@ -211,74 +218,75 @@ class _Call:
         )(*(x for x, _ in inputs))
 
 
-def _pieces(K: int) -> list[tuple[int, int]]:
-    """(start, width) of the powers of two that K columns are, the last filled up to what products need."""
-    found, start = [], 0
+def _column_groups(K: int) -> list[tuple[int, int]]:
+    """(start, width) of the powers of two that make up K columns; the last is padded to what products need."""
+    groups, start = [], 0
     while start < K:
         width = max(SMALLEST, 1 << ((K - start).bit_length() - 1))
-        found.append((start, width))
+        groups.append((start, width))
         start += width
-    return found
+    return groups
 
 
-def _columns(ref, here, start, width, K):
-    """The reference to a piece at positions `here`, and the mask of the columns that are there, None for all."""
+def _columns(ref, rows, start, width, K):
+    """Reference to a column group at positions `rows`, and a mask of its real columns, None if all are."""
     mask = (start + jnp.arange(width) < K)[None, :] if start + width > K else None
-    return ref.at[here, pl.ds(start, width)], mask
+    return ref.at[rows, pl.ds(start, width)], mask
 
 
 def _reader(ref, K):
-    """Loads positions of `ref` [n, K] in pieces; columns that are not there are 0."""
+    """Returns a function that loads positions of `ref` [n, K] as column groups; padded columns are 0."""
 
-    def read(here=slice(None)):
-        found = []
-        for start, width in _pieces(K):
-            part, mask = _columns(ref, here, start, width, K)
-            found.append(triton.load(part, mask=mask, other=None if mask is None else 0))
-        return tuple(found)
+    def read(rows=slice(None)):
+        groups = []
+        for start, width in _column_groups(K):
+            part, mask = _columns(ref, rows, start, width, K)
+            groups.append(triton.load(part, mask=mask, other=None if mask is None else 0))
+        return tuple(groups)
 
     return read
 
 
-def _write(ref, pieces, K):
-    for (start, width), x in zip(_pieces(K), pieces):
+def _write(ref, groups, K):
+    for (start, width), x in zip(_column_groups(K), groups):
         part, mask = _columns(ref, slice(None), start, width, K)
         triton.store(part, x.astype(ref.dtype), mask=mask)
 
 
 def _dot(a, b):
-    """Float32 sums; products of float32 in full, not in TF32."""
+    """Product with float32 sums; float32 operands are not rounded to TF32."""
     precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     return jax.lax.dot_general(a, b, (((1,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32)
 
 
 def _inner(a, b):
-    """Products of rows with rows over all K columns: [b, k] and [c, k] in pieces to [b, c]."""
+    """Inner products of rows over all K columns: column groups [b, k] and [c, k] to [b, c]."""
     return sum(_dot(x, y.T) for x, y in zip(a, b))
 
 
 def _add_weighted(sums, weights_bc, x):
-    """Pieces `sums` [b, k] plus `weights_bc` times the pieces `x` [c, k]."""
+    """Adds `weights_bc` times the column groups `x` [c, k] to the column groups `sums` [b, k]."""
     return tuple(part + _dot(weights_bc.astype(y.dtype), y) for part, y in zip(sums, x))
 
 
-def _zeros(pieces):
-    return tuple(jnp.zeros(x.shape, jnp.float32) for x in pieces)
+def _zeros(groups):
+    return tuple(jnp.zeros(x.shape, jnp.float32) for x in groups)
 
 
-def _where_seen(add, start, until_ref, tile, trees):
-    """`add`, but for blocks of keys that no query from `start` on sees: those of branches that have ended."""
-    if not trees:
+def _skip_ended_branches(add, start, until_ref, tile, shared_prefixes):
+    """Wraps `add` to skip blocks of keys that no query from `start` on attends to: those of branches that have
+    ended."""
+    if not shared_prefixes:
         return add
 
-    def add_if_seen(j, sums):
-        seen = until_ref[pl.ds(j * tile.keys, tile.keys)].max() > start
-        return jax.lax.cond(seen, add, lambda _, sums: sums, j, sums)
+    def add_if_visible(j, sums):
+        visible = until_ref[pl.ds(j * tile.keys, tile.keys)].max() > start
+        return jax.lax.cond(visible, add, lambda _, sums: sums, j, sums)
 
-    return add_if_seen
+    return add_if_visible
 
 
-def _forward_kernel(q_ref, k_ref, v_ref, first_ref, until_ref, out_ref, log_sum_ref, *, tile, K, trees):
+def _forward_kernel(q_ref, k_ref, v_ref, first_ref, until_ref, out_ref, log_sum_ref, *, tile, K, shared_prefixes):
     start = pl.program_id(0) * tile.queries
     t_b = start + jnp.arange(tile.queries)
     q_bk = _reader(q_ref, K)()
@@ -286,25 +294,27 @@ def _forward_kernel(q_ref, k_ref, v_ref, first_ref, until_ref, out_ref, log_sum_
 
     def add(j, sums):
         top_b, scale_b, out_bk = sums
-        here = pl.ds(j * tile.keys, tile.keys)
+        keys = pl.ds(j * tile.keys, tile.keys)
         s_c = j * tile.keys + jnp.arange(tile.keys)
-        sees_bc = visibility.sees(t_b[:, None], s_c[None, :], until_ref[here][None, :])
-        scores_bc = jnp.where(sees_bc, _inner(q_bk, read_k(here)) * LOG2_E, -jnp.inf)
+        sees_bc = visibility.sees(t_b[:, None], s_c[None, :], until_ref[keys][None, :])
+        scores_bc = jnp.where(sees_bc, _inner(q_bk, read_k(keys)) * LOG2_E, -jnp.inf)
         new_top_b = jnp.maximum(top_b, scores_bc.max(1))
         weights_bc = jnp.exp2(scores_bc - new_top_b[:, None])
         shrink_b = jnp.exp2(top_b - new_top_b)
-        out_bk = _add_weighted((x * shrink_b[:, None] for x in out_bk), weights_bc, read_v(here))
+        out_bk = _add_weighted((x * shrink_b[:, None] for x in out_bk), weights_bc, read_v(keys))
         return new_top_b, scale_b * shrink_b + weights_bc.sum(1), out_bk
 
-    nothing = jnp.full(tile.queries, START), jnp.zeros(tile.queries), _zeros(q_bk)
+    initial = jnp.full(tile.queries, START), jnp.zeros(tile.queries), _zeros(q_bk)
     blocks = first_ref[start] // tile.keys, pl.cdiv(start + tile.queries, tile.keys)
-    top_b, scale_b, out_bk = jax.lax.fori_loop(*blocks, _where_seen(add, start, until_ref, tile, trees), nothing)
+    top_b, scale_b, out_bk = jax.lax.fori_loop(
+        *blocks, _skip_ended_branches(add, start, until_ref, tile, shared_prefixes), initial
+    )
     _write(out_ref, (x / scale_b[:, None] for x in out_bk), K)
     log_sum_ref[...] = top_b + jnp.log2(scale_b)
 
 
 def _d_query_kernel(
-    q_ref, k_ref, v_ref, d_out_ref, log_sum_ref, inner_ref, first_ref, until_ref, dq_ref, *, tile, K, trees
+    q_ref, k_ref, v_ref, d_out_ref, log_sum_ref, inner_ref, first_ref, until_ref, dq_ref, *, tile, K, shared_prefixes
 ):
     start = pl.program_id(0) * tile.queries
     t_b = start + jnp.arange(tile.queries)
@@ -313,18 +323,18 @@ def _d_query_kernel(
     read_k, read_v = _reader(k_ref, K), _reader(v_ref, K)
 
     def add(j, dq_bk):
-        here = pl.ds(j * tile.keys, tile.keys)
+        keys = pl.ds(j * tile.keys, tile.keys)
         s_c = j * tile.keys + jnp.arange(tile.keys)
-        sees_bc = visibility.sees(t_b[:, None], s_c[None, :], until_ref[here][None, :])
-        k_ck = read_k(here)
+        sees_bc = visibility.sees(t_b[:, None], s_c[None, :], until_ref[keys][None, :])
+        k_ck = read_k(keys)
         scores_bc = _inner(q_bk, k_ck) * LOG2_E
         weights_bc = jnp.where(sees_bc, jnp.exp2(scores_bc - log_sum_b[:, None]), 0.0)
-        d_weights_bc = _inner(d_out_bk, read_v(here))
+        d_weights_bc = _inner(d_out_bk, read_v(keys))
         d_scores_bc = weights_bc * (d_weights_bc - inner_b[:, None])
         return _add_weighted(dq_bk, d_scores_bc, k_ck)
 
     blocks = first_ref[start] // tile.keys, pl.cdiv(start + tile.queries, tile.keys)
-    add = _where_seen(add, start, until_ref, tile, trees)
+    add = _skip_ended_branches(add, start, until_ref, tile, shared_prefixes)
     _write(dq_ref, jax.lax.fori_loop(*blocks, add, _zeros(q_bk)), K)
 
 
@@ -337,15 +347,15 @@ def _d_key_kernel(q_ref, k_ref, v_ref, d_out_ref, log_sum_ref, inner_ref, until_
 
     def add(i, sums):
         dk_ck, dv_ck = sums
-        here = pl.ds(i * tile.queries, tile.queries)
+        queries = pl.ds(i * tile.queries, tile.queries)
         t_b = i * tile.queries + jnp.arange(tile.queries)
         sees_cb = visibility.sees(t_b[None, :], s_c[:, None], until_c[:, None])
-        q_bk, d_out_bk = read_q(here), read_d_out(here)
+        q_bk, d_out_bk = read_q(queries), read_d_out(queries)
         scores_cb = _inner(k_ck, q_bk) * LOG2_E
-        weights_cb = jnp.where(sees_cb, jnp.exp2(scores_cb - log_sum_ref[here][None, :]), 0.0)
+        weights_cb = jnp.where(sees_cb, jnp.exp2(scores_cb - log_sum_ref[queries][None, :]), 0.0)
         dv_ck = _add_weighted(dv_ck, weights_cb, d_out_bk)
         d_weights_cb = _inner(v_ck, d_out_bk)
-        d_scores_cb = weights_cb * (d_weights_cb - inner_ref[here][None, :])
+        d_scores_cb = weights_cb * (d_weights_cb - inner_ref[queries][None, :])
         return _add_weighted(dk_ck, d_scores_cb, q_bk), dv_ck
 
     blocks = start // tile.queries, pl.cdiv(until_c.max(), tile.queries)

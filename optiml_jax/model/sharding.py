@@ -1,4 +1,4 @@
-"""Where every array lives: two tables from dimension letters to mesh axes, read top to bottom.
+"""Sharding of every array: two tables from dimension letters to mesh axes.
 
 Mesh axes: `data` (replicas), `fsdp` (parameters and batch), `tensor` (heads, feed-forward, vocabulary).
 """
@@ -14,13 +14,13 @@ from optiml_jax.common.settings import check
 from optiml_jax.model.config import OPTConfig
 
 AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # what the rows of a batch are split over
+BATCH_AXES = ("data", "fsdp")  # the axes over which the rows of a batch are split
 
-# dimension letter -> mesh axes; letters not named are replicated
+# dimension letter -> mesh axes; letters without an entry are replicated
 PARAMETERS = {"D": "fsdp", "H": "tensor", "F": "tensor", "V": "tensor"}
 ACTIVATIONS = {"B": BATCH_AXES, "H": "tensor", "F": "tensor", "V": "tensor"}
 RESIDUAL = ACTIVATIONS | {"T": "tensor"}  # between blocks only
-GATHERED = {"V": "tensor"}  # the embedding while it is used: whole in D, so that lookup and head exchange nothing
+GATHERED = {"V": "tensor"}  # the embedding in use: whole in D, so that lookup and head need no communication
 
 # N layers, P positions, E embedding width (350M: 512, else the embedding is VD)
 SHAPES = {
@@ -63,19 +63,19 @@ def spec(letters: str, table: Mapping[str, str | tuple[str, ...]] = ACTIVATIONS)
 
 
 def batch_parts(sizes: Mapping[str, int]) -> int:
-    """How many parts the rows of a batch are split into, given the sizes of the mesh axes (`mesh.shape`)."""
+    """Into how many parts the rows of a batch are split, given the sizes of the mesh axes (`mesh.shape`)."""
     return math.prod(sizes[axis] for axis in BATCH_AXES)
 
 
 def constrain(x: jax.Array, letters: str, table: Mapping[str, str | tuple[str, ...]] = ACTIVATIONS) -> jax.Array:
-    """Pins `x` to the table's sharding under `jax.set_mesh`; without a mesh (one device) it does nothing."""
+    """Constrains `x` to the table's sharding under `jax.set_mesh`; without a mesh (one device) it does nothing."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, spec(letters, table))
 
 
 def platform() -> str:
-    """Of the devices of the mesh in force, which need not be there (`plan`), else of this machine's: "cpu" or "gpu"."""
+    """Platform of the current mesh, whose devices may be abstract (`plan`), else of this machine: "cpu" or "gpu"."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device.platform if device else jax.default_backend()
 
@@ -89,7 +89,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[j
     devices = jax.devices() if devices is None else list(devices)
     names = ("DATA_AXIS", "FSDP_AXIS", "TENSOR_AXIS")
     data, fsdp, tensor = shape = tuple(check(*setting, int) for setting in zip(names, (data, fsdp, tensor)))
-    if math.prod(shape) != len(devices):  # jax would silently leave the others idle
+    if math.prod(shape) != len(devices):  # jax would silently leave the other devices idle
         raise UserError(
             f"DATA_AXIS * FSDP_AXIS * TENSOR_AXIS = {data} * {fsdp} * {tensor} = {math.prod(shape)}, but there are "
             f"{len(devices)} devices; choose axes that multiply to {len(devices)}"
@@ -104,10 +104,10 @@ def check_divides(
     row_length: int | None = None,
     accumulation: int = 1,
 ) -> None:
-    """Refuses a mesh whose axes do not divide what they shard, and microbatches that do not divide the batch.
+    """Refuses a mesh whose axes do not divide the dimensions they shard, and a batch that microbatches do not divide.
 
     Args:
-      batch_rows: of the global batch, all microbatches of it.
+      batch_rows: of the global batch, over all its microbatches.
 
     Raises:
       UserError: names the dimension, its size and the axis.
@@ -123,11 +123,11 @@ def check_divides(
         needs.append(("ROW_LENGTH", row_length, tensor, "TENSOR_AXIS"))
     for name, size, parts, axis in needs:
         if size % parts:
-            raise UserError(f"{name} {size} does not divide over {axis} = {parts}; choose a divisor of {size}")
+            raise UserError(f"{name} {size} is not divisible by {axis} = {parts}; choose a divisor of {size}")
     parts = batch_parts(mesh.shape) * accumulation
     if batch_rows is not None and batch_rows % parts:
         axes = "DATA_AXIS * FSDP_AXIS * Computation.accumulation"
-        raise UserError(f"BATCH_ROWS {batch_rows} does not divide over {axes} = {parts}; take a multiple")
+        raise UserError(f"BATCH_ROWS {batch_rows} is not divisible by {axes} = {parts}; choose a multiple")
 
 
 def parameter_specs(tree: dict) -> dict:

@@ -1,8 +1,9 @@
-"""Who sees whom in a packed row, as one integer a key: the first position after it that no longer sees it.
+"""Attention mask of packed rows, as one integer per key: the first query position that no longer attends to it.
 
-The key at s is visible to the queries at t with s <= t < until[s]. In a document that is its end. Documents that start
-alike may share their start: laid out as a tree in depth-first order, positions counting from the root, a key is visible
-to what lies below it, so `until` is the end of its subtree and every token sees what it would see alone.
+The key at s is visible to the queries at t with s <= t < until[s]; in a plain document, until is its end. Documents
+with a common prefix may share it: laid out as a tree in depth-first order, with positions that count from the root, a
+key is visible to its descendants, so until is the end of its subtree, and every token attends to what it would attend
+to in a row of its own.
 """
 
 import jax
@@ -10,11 +11,11 @@ import jax.numpy as jnp
 
 
 def visible(segment_ids_BT: jax.Array, until_BT: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """Where each query may start to look, and `until` of each key: int32 [B, T] both.
+    """Returns the first key that each query may attend to, and `until` of each key: both int32 [B, T].
 
     Args:
-      segment_ids_BT: a document, or a tree of them, is a run of one id; 0 is padding.
-      until_BT: of trees; None: every run is one document. Must not lead out of its run.
+      segment_ids_BT: one id per document, or per tree of documents, in one contiguous run; 0 is padding.
+      until_BT: for trees; None if every run is one document. Must not exceed the end of its run.
     """
     T = segment_ids_BT.shape[1]
     count_T = jnp.arange(T, dtype=jnp.int32)
@@ -28,12 +29,12 @@ def visible(segment_ids_BT: jax.Array, until_BT: jax.Array | None = None) -> tup
 
 
 def sees(t: jax.Array, s: jax.Array, until: jax.Array) -> jax.Array:
-    """Whether the query at t sees the key at s; the three broadcast."""
+    """Whether the query at t attends to the key at s; the three arguments broadcast."""
     return (s <= t) & (t < until)
 
 
-def fill(first_BT: jax.Array, until_BT: jax.Array, more: int) -> tuple[jax.Array, jax.Array]:
-    """With `more` positions behind the row, which see themselves and nothing of the row."""
+def pad(first_BT: jax.Array, until_BT: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Appends `count` positions, which attend only to each other."""
     T = first_BT.shape[1]
-    room = ((0, 0), (0, more))
-    return jnp.pad(first_BT, room, constant_values=T), jnp.pad(until_BT, room, constant_values=T + more)
+    width = ((0, 0), (0, count))
+    return jnp.pad(first_BT, width, constant_values=T), jnp.pad(until_BT, width, constant_values=T + count)

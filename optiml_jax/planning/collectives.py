@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read from its text (XLA's HLO)."""
+"""Communication of a compiled program between devices, read from its text (XLA's HLO)."""
 
 import collections
 import dataclasses
@@ -9,7 +9,18 @@ from collections.abc import Iterator
 import numpy as np
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8, "f64": 8}  # others 4
+BYTES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "bf16": 2,
+    "f16": 2,
+    "s16": 2,
+    "u16": 2,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+}  # default 4
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(-start)?\(")
@@ -21,14 +32,14 @@ _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One instruction.
+    """A collective instruction.
 
     Attributes:
-      kind: a name of `KINDS`.
-      types: its result's type as the program writes it, such as "bf16[8,128]{1,0}".
-      sent_bytes: what a device sends each time, by ring algorithms.
+      kind: a name in `KINDS`.
+      types: HLO type of its result, such as "bf16[8,128]{1,0}".
+      sent_bytes: bytes that a device sends per execution, with ring algorithms.
       group: devices (by their number in the mesh) that take part together; the first such group.
-      count: times a step; loops whose length depends on the data count once.
+      count: executions per step; loops of data-dependent length count once.
       in_open_loop: whether it lies in such a loop.
     """
 
@@ -41,9 +52,9 @@ class Collective:
 
 
 def collectives(text: str, devices: int) -> list[Collective]:
-    """The collectives of a compiled program (`compiled.as_text()`) over `devices` devices."""
+    """Lists the collectives of a compiled program (`compiled.as_text()`) over `devices` devices."""
     lines, entry = _computations(text)
-    found: list[Collective] = []
+    instructions: list[Collective] = []
 
     def visit(name: str, times: int, in_open_loop: bool) -> None:
         for line in lines[name]:
@@ -53,7 +64,7 @@ def collectives(text: str, devices: int) -> list[Collective]:
                 group = _group(line, devices)
                 if len(group) > 1:
                     sent = _sent_bytes(kind, types, bool(started), len(group))
-                    found.append(Collective(kind, types, sent, group, times, in_open_loop))
+                    instructions.append(Collective(kind, types, sent, group, times, in_open_loop))
                 continue
             trips = _TRIPS.search(line) if " while(" in line else None
             inner_times = times * int(trips[1]) if trips else times
@@ -63,20 +74,20 @@ def collectives(text: str, devices: int) -> list[Collective]:
                     visit(called, inner_times, inner_open)
 
     visit(entry, 1, False)
-    return found
+    return instructions
 
 
-def totals(found: list[Collective]) -> dict[str, dict[str, int]]:
-    """Count and bytes sent by a device, a step, by kind."""
+def totals(instructions: list[Collective]) -> dict[str, dict[str, int]]:
+    """Count and bytes sent per device and step, by kind."""
     sums = collections.defaultdict(lambda: {"count": 0, "bytes": 0})
-    for one in found:
-        sums[one.kind]["count"] += one.count
-        sums[one.kind]["bytes"] += one.count * one.sent_bytes
+    for instruction in instructions:
+        sums[instruction.kind]["count"] += instruction.count
+        sums[instruction.kind]["bytes"] += instruction.count * instruction.sent_bytes
     return {kind: sums[kind] for kind in KINDS if kind in sums}
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """Lines of each computation, and the name of the program's own."""
+    """Lines of each computation, and the name of the entry computation."""
     lines: dict[str, list[str]] = {}
     entry = name = ""
     for line in text.splitlines():
@@ -97,7 +108,7 @@ def _called(line: str) -> Iterator[str]:
 
 
 def array_bytes(types: str) -> int:
-    """Of all arrays of an HLO type."""
+    """Total bytes of the arrays of an HLO type."""
     return sum(
         BYTES.get(dtype, 4) * math.prod(int(size) for size in shape.split(",") if size)
         for dtype, shape in _ARRAY.findall(types)
@@ -105,7 +116,7 @@ def array_bytes(types: str) -> int:
 
 
 def _sent_bytes(kind: str, types: str, started: bool, group: int) -> int:
-    """By ring algorithms. The type of a `-start` names operands and results, except all-reduce's."""
+    """Bytes sent with ring algorithms. The type of a `-start` lists operands and results, except for all-reduce."""
     size = array_bytes(types)
     if kind == "all-reduce":
         return 2 * size * (group - 1) // group
@@ -120,7 +131,7 @@ def _sent_bytes(kind: str, types: str, started: bool, group: int) -> int:
 
 
 def _group(line: str, devices: int) -> tuple[int, ...]:
-    """The first group of devices, from any of the forms in which XLA writes them."""
+    """The first group of devices, from any of XLA's notations."""
     if pairs := re.search(r"source_target_pairs=\{(\{.*?\})\}", line):
         moved = [pair for pair in re.findall(r"(\d+),(\d+)", pairs[1]) if pair[0] != pair[1]]
         return tuple(int(device) for device in moved[0]) if moved else ()
@@ -143,7 +154,7 @@ def _iota(shape: str, order: str | None) -> np.ndarray:
 
 
 def _mesh_group(axes: str, device_ids: str | None, used: str) -> tuple[int, ...]:
-    """`mesh['a'=8,'b'=8], device_ids=([8,8]T(1,0)) {'a'}`; an axis used in part is `'a':(before)size`."""
+    """Parses `mesh['a'=8,'b'=8], device_ids=([8,8]T(1,0)) {'a'}`; a partly used axis is `'a':(before)size`."""
     sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
     ids = np.arange(math.prod(sizes.values()))
     if device_ids and (iota := re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", device_ids)):

@@ -1,4 +1,4 @@
-"""Whether a training step fits GPUs that are not there: the program of `step.compiled_step`, compiled and measured."""
+"""Compiles a training step for GPUs that are not there, and measures its memory and communication."""
 
 import dataclasses
 import math
@@ -16,16 +16,16 @@ from optiml_jax.training import step
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation
 
-MATMUL_EFFICIENCY = 0.6  # of the data sheet's FLOP/s, what large bf16 products reach
-LABEL_SHARE = 0.15  # of the positions, those the vocabulary is projected for
-EXECUTED = {"none": 3, "dots": 3, "attention-saved": 4, "full": 4}  # forward passes' worth of products in a step
-VISITED = 0.19  # of the pairs of a row, what attention computes of OPT-IML's short documents
+MATMUL_EFFICIENCY = 0.6  # fraction of the data sheet's FLOP/s that large bf16 products reach
+LABEL_SHARE = 0.15  # fraction of the positions that are projected to the vocabulary
+EXECUTED = {"none": 3, "dots": 3, "attention-saved": 4, "full": 4}  # matrix products per step, in forward passes
+VISITED = 0.19  # fraction of a row's pairs that attention computes for OPT-IML's short documents
 CANDIDATES_COMPILED = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What decides the program: the settings of a gin file, and a mesh (data, fsdp, tensor) that need not be there."""
+    """The settings that determine the program, and a mesh (data, fsdp, tensor) of devices that need not exist."""
 
     model: OPTConfig
     optimization: Optimization
@@ -41,21 +41,21 @@ class Setup:
 
     @property
     def batch_parts(self) -> int:
-        """Devices that hold different rows."""
+        """Number of devices that hold different rows."""
         return sharding.batch_parts(dict(zip(sharding.AXES, self.axes)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Bytes of one device, and what a step does.
+    """Memory per device, and the cost of a step.
 
     Attributes:
-      parameter_bytes, optimizer_bytes, batch_bytes: the arguments, from shapes and shardings.
-      argument_bytes, temporary_bytes: as the compiler counts them.
-      peak_bytes: arguments, temporaries, and results that do not take an argument's place.
-      gradient_bytes: float32 gradients within the temporaries; two of each while microbatches are summed.
+      parameter_bytes, optimizer_bytes, batch_bytes: of the arguments, from shapes and shardings.
+      argument_bytes, temporary_bytes: as counted by the compiler.
+      peak_bytes: arguments, temporaries, and results that do not alias an argument.
+      gradient_bytes: float32 gradients within the temporaries; two copies while microbatches are summed.
       collectives: of the compiled program.
-      seconds: by what takes them: compute, memory, network; nothing is assumed to overlap.
+      seconds: lower bounds for compute, memory and network, without overlap.
       compiled_for: "cuda", or "cpu" where the plugin is missing.
     """
 
@@ -72,16 +72,17 @@ class Plan:
 
 
 def described_devices(card: Card, count: int) -> tuple[Sequence[jax.Device], str]:
-    """Devices to compile for: `card`s in nodes of eight if the CUDA plugin is installed, else this machine's CPU.
+    """Devices to compile for: `card`s in nodes of eight if the CUDA plugin is installed, else this machine's CPU
+    devices.
 
-    Needs JAX_PLATFORMS=cpu, and for the second as many forced host devices.
+    Requires JAX_PLATFORMS=cpu and, without the plugin, that many forced host devices.
     """
     per_node = math.gcd(count, DEVICES_PER_NODE)
     shape = f"1x{count // per_node}x{per_node}"
     try:
         described = topologies.get_topology_desc(platform="cuda", target_config=card.target_config(), topology=shape)
         return described.devices, "cuda"
-    except (NotImplementedError, RuntimeError, ValueError):  # no plugin, or one of another version
+    except (NotImplementedError, RuntimeError, ValueError):  # no plugin, or another version's
         return jax.devices()[:count], "cpu"
 
 
@@ -99,14 +100,14 @@ def make_plan(setup: Setup, card: Card) -> Plan:
     shape = (setup.batch_rows, setup.row_length)
     batch = {name: jax.ShapeDtypeStruct(shape, dtype) for name, dtype in step.BATCH_DTYPES.items()}
     key = jax.eval_shape(lambda: jax.random.key(0))
-    # Not set_mesh: it would put the eager operations of tracing on devices that are not there.
+    # Not set_mesh, which would run tracing's eager operations on devices that are not there.
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         program = step.compiled_step(setup.model, setup.optimization, computation, mesh)
         compiled = program.trace(state, batch, key).lower().compile()
     memory = compiled.memory_analysis()
     shardings = step.state_shardings(state, setup.optimization, mesh)
     parameter_bytes = _shard_bytes(state.params, shardings.params)
-    found = collectives(compiled.as_text(), mesh.size)
+    instructions = collectives(compiled.as_text(), mesh.size)
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     return Plan(
         parameter_bytes=parameter_bytes,
@@ -116,8 +117,8 @@ def make_plan(setup: Setup, card: Card) -> Plan:
         temporary_bytes=temporaries,
         peak_bytes=arguments + temporaries + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         gradient_bytes=parameter_bytes * (2 if computation.accumulation > 1 else 1),
-        collectives=found,
-        seconds=_seconds(setup, card, parameter_bytes, found),
+        collectives=instructions,
+        seconds=_seconds(setup, card, parameter_bytes, instructions),
         compiled_for=compiled_for,
     )
 
@@ -127,21 +128,21 @@ def _shard_bytes(tree, shardings) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
-def _seconds(setup: Setup, card: Card, parameter_bytes: int, found: list[Collective]) -> dict[str, float]:
-    """Floors of a step, one after another; kernels in between, and waiting for others, are not counted."""
+def _seconds(setup: Setup, card: Card, parameter_bytes: int, instructions: list[Collective]) -> dict[str, float]:
+    """Lower bounds on step time with no overlap, ignoring kernel launches and stragglers."""
     model, devices = setup.model, math.prod(setup.axes)
     passes = EXECUTED[setup.computation.remat]
     tokens = setup.batch_rows * setup.row_length
     body = model.layers * (4 * model.model_dim**2 + 2 * model.model_dim * model.ffn_dim)
     head = LABEL_SHARE * model.vocab_size * model.embedding_width
-    # Scores and their product with the values, where attention skips other documents: all but "dense".
+    # Scores, and their product with the values, where attention skips other documents ("dense" does not).
     pairs = 2 * model.layers * VISITED * setup.row_length * model.model_dim
     flops = 2 * tokens * (passes * (body + pairs) + 4 * head)
     state = 7 * parameter_bytes + 2 * parameter_bytes * setup.computation.accumulation  # Adam; sums of gradients
     sent = {"node": 0, "network": 0}
-    for one in found:
-        nodes = {device // DEVICES_PER_NODE for device in one.group}
-        sent["node" if len(nodes) == 1 else "network"] += one.count * one.sent_bytes
+    for instruction in instructions:
+        nodes = {device // DEVICES_PER_NODE for device in instruction.group}
+        sent["node" if len(nodes) == 1 else "network"] += instruction.count * instruction.sent_bytes
     return {
         "compute": flops / devices / (card.flops * MATMUL_EFFICIENCY),
         "memory": state / card.memory_bandwidth,
@@ -150,9 +151,9 @@ def _seconds(setup: Setup, card: Card, parameter_bytes: int, found: list[Collect
 
 
 def temporary_estimate(setup: Setup) -> int:
-    """Temporaries of a device by arithmetic: gradients, what the backward pass finds stored, one layer at work.
+    """Estimates the temporaries of a device: gradients, saved activations, and one layer's work space.
 
-    Within a factor of two of the compiler's; good for ratios between neighbouring setups.
+    Within a factor of two of the compiler's; meant for ratios between similar setups.
     """
     model, computation = setup.model, setup.computation
     _, fsdp, tensor = setup.axes
@@ -165,17 +166,17 @@ def temporary_estimate(setup: Setup) -> int:
     layer = 6 * stream + (4 * stream + positions * model.ffn_dim * width) // tensor
     weights = 2 * body // model.layers // tensor * width
     table = embedding // tensor * (8 + width)
-    kept = {
+    saved = {
         "full": stream // tensor,
         "attention-saved": 2 * stream // tensor,
         "dots": (6 * stream + positions * model.ffn_dim * width) // tensor,
         "none": (10 * stream + 2 * positions * model.ffn_dim * width) // tensor,
     }[computation.remat]
-    return gradients + model.layers * kept + layer + weights + table
+    return gradients + model.layers * saved + layer + weights + table
 
 
 def changes(setup: Setup) -> Iterator[tuple[str, Setup]]:
-    """Neighbouring setups that need less memory, the cheapest first, and the settings that make them."""
+    """Similar setups that need less memory, cheapest first, each with the settings that select it."""
     model, computation = setup.model, setup.computation
     data, fsdp, tensor = setup.axes
 
@@ -183,31 +184,32 @@ def changes(setup: Setup) -> Iterator[tuple[str, Setup]]:
         return dataclasses.replace(base, computation=dataclasses.replace(base.computation, **values))
 
     smallest = setup
-    named = []
+    words = []
     if computation.remat != "full":
         smallest = with_computation(smallest, remat="full")
-        named.append("--gin.REMAT=\"'full'\"")
-        yield " ".join(named), smallest
+        words.append("--gin.REMAT=\"'full'\"")
+        yield " ".join(words), smallest
     accumulation = computation.accumulation
     while smallest.local_rows > 1 and smallest.local_rows % 2 == 0:
         accumulation *= 2
         smallest = with_computation(smallest, accumulation=accumulation)
-        yield " ".join([*named, f"--gin.Computation.accumulation={accumulation}"]), smallest
+        yield " ".join([*words, f"--gin.Computation.accumulation={accumulation}"]), smallest
     moved = dataclasses.replace(smallest)
     while data > 1 and data % 2 == 0 and model.model_dim % (2 * fsdp) == 0:
         data, fsdp = data // 2, fsdp * 2
         moved = dataclasses.replace(smallest, axes=(data, fsdp, tensor))
-        yield _named(moved, setup), moved
+        yield _flags(moved, setup), moved
     while fsdp > 1 and fsdp % 2 == 0 and 2 * tensor <= DEVICES_PER_NODE and model.heads % (2 * tensor) == 0:
         fsdp, tensor = fsdp // 2, tensor * 2
-        # Twice the rows a group: the same number of positions a device, in twice as many microbatches.
+        # Twice the rows per group: the same positions per device, in twice as many microbatches.
         moved = with_computation(
             dataclasses.replace(smallest, axes=(data, fsdp, tensor)), accumulation=moved.computation.accumulation * 2
         )
-        yield _named(moved, setup), moved
+        yield _flags(moved, setup), moved
 
 
-def _named(setup: Setup, before: Setup) -> str:
+def _flags(setup: Setup, before: Setup) -> str:
+    """The command-line flags that turn `before` into `setup`."""
     words = []
     if setup.computation.remat != before.computation.remat:
         words.append(f"--gin.REMAT=\"'{setup.computation.remat}'\"")
@@ -220,9 +222,10 @@ def _named(setup: Setup, before: Setup) -> str:
 
 
 def nearest_fit(setup: Setup, plan: Plan, card: Card) -> tuple[str, Plan] | None:
-    """The first change that fits by arithmetic and then compiles to fit; None where no neighbour does.
+    """Returns the first change that is estimated to fit and compiles to fit, with its flags and plan; None if none
+    does.
 
-    The arithmetic is scaled by how far it is off for `plan`.
+    The estimate is scaled by its error for `plan`.
     """
     scale = plan.temporary_bytes / temporary_estimate(setup)
     tried = 0
@@ -234,9 +237,9 @@ def nearest_fit(setup: Setup, plan: Plan, card: Card) -> tuple[str, Plan] | None
             break
         tried += 1
         try:
-            found = make_plan(other, card)
+            candidate = make_plan(other, card)
         except UserError:  # the batch does not divide that way
             continue
-        if found.peak_bytes <= card.limit_bytes:
-            return words, found
+        if candidate.peak_bytes <= card.limit_bytes:
+            return words, candidate
     return None

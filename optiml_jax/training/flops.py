@@ -1,4 +1,4 @@
-"""Model FLOP/s utilisation, with the formula beside the number."""
+"""Model FLOP/s utilization (MFU), reported with its formula."""
 
 import jax
 
@@ -8,7 +8,7 @@ FORMULA = "6 * parameters * real_tokens / (step_seconds * devices * peak FLOP/s)
 
 
 def peak_flops(override: float | None = None) -> float | None:
-    """Peak bf16 FLOP/s of one of this process's devices; None where it is not known (CPU)."""
+    """Peak bf16 FLOP/s of one of this process's devices; None if unknown (CPU)."""
     if override is not None:
         return override
     card = card_of(jax.local_devices()[0].device_kind)
@@ -16,5 +16,5 @@ def peak_flops(override: float | None = None) -> float | None:
 
 
 def mfu(parameters: int, real_tokens: int, seconds: float, devices: int, peak: float | None) -> float | None:
-    """By `FORMULA`: attention, recomputation and padding do not count; None without a peak."""
+    """MFU by `FORMULA`, which excludes attention, recomputation and padding; None without a peak."""
     return None if peak is None else 6 * parameters * real_tokens / (seconds * devices * peak)

@@ -1,4 +1,4 @@
-"""What a run does beside its steps: it logs them, saves them and has them validated."""
+"""Hooks of the training loop: logging, checkpointing, validation."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from optiml_jax.checkpoints.checkpoints import Checkpoints
+from optiml_jax.checkpoints.orbax import Checkpoints
 from optiml_jax.common.distributed import from_first, together
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.metrics_log import MetricsLog
@@ -22,12 +22,12 @@ from optiml_jax.training.loop import Run
 
 @dataclasses.dataclass(frozen=True)
 class Logging:
-    """When to write what.
+    """Intervals of logging and checkpointing.
 
     Attributes:
       log_every, checkpoint_every: in steps; the last step is always saved.
-      keep_checkpoints: newest ones kept.
-      peak_flops: of one device, where `optiml_jax.common.cards` does not know it.
+      keep_checkpoints: number of newest checkpoints to keep.
+      peak_flops: of one device, for devices that are not in `optiml_jax.common.cards`.
     """
 
     log_every: int = 10
@@ -40,9 +40,9 @@ class Logging:
 
 
 class StepLog:
-    """The hook of every step: looks at its loss and writes rows of `metrics.jsonl`.
+    """Hook of every step: checks its loss and writes rows of `metrics.jsonl`.
 
-    Metrics are fetched one step late, while the device works on the next: it never waits for us.
+    Metrics are fetched one step late, while the device computes the next step, so that it never waits for the host.
     """
 
     def __init__(self, run: Run, model_dir: Path, logging: Logging) -> None:
@@ -50,22 +50,22 @@ class StepLog:
         self._parameters = decoder.parameter_count(run.config)
         self._peak = flops.peak_flops(logging.peak_flops)
         self._log = MetricsLog(model_dir, run.step, run.optimization.train_steps, active=jax.process_index() == 0)
-        self._waiting: tuple | None = None  # step, metrics, batch
+        self._pending: tuple | None = None  # step, metrics, batch
         self._last = time.perf_counter()
 
     def __call__(self, step: int, params: Any) -> None:
         self.flush()
-        self._waiting = step, self._run.metrics, self._run.batch
+        self._pending = step, self._run.metrics, self._run.batch
 
     def flush(self) -> None:
-        """Until the last step is looked at.
+        """Checks and logs the pending step.
 
         Raises:
           UserError: the loss is not finite, or the fp16 loss scale is at its floor.
         """
-        if self._waiting is None:
+        if self._pending is None:
             return
-        (step, metrics, batch), self._waiting = self._waiting, None
+        (step, metrics, batch), self._pending = self._pending, None
         values = {name: value.item() for name, value in jax.device_get(metrics).items()}
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
@@ -88,9 +88,9 @@ class StepLog:
             }
         )
 
-    def validated(self, step: int, scores: dict[str, float], said: str) -> None:
-        """Writes what a validation found. Its time is no step's."""
-        self._log.validated(step, scores, said)
+    def validated(self, step: int, scores: dict[str, float], message: str) -> None:
+        """Logs a validation. Validation time is excluded from step timing."""
+        self._log.validated(step, scores, message)
         self._last = time.perf_counter()
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ def _check_finite(number: int, values: dict[str, float], precision: str) -> None
     if precision != "fp16":
         raise UserError(
             f"step {number}: loss {values['loss']}, gradient norm {values['grad_norm']}; lower LEARNING_RATE "
-            "or look at the weights the run started from (the last checkpoint is sound)"
+            "or check the initial weights (the last checkpoint is intact)"
         )
     if values["loss_scale"] <= loss_scale.FLOOR:
         raise UserError(
@@ -113,10 +113,10 @@ def _check_finite(number: int, values: dict[str, float], precision: str) -> None
 
 
 class Saver:
-    """The hook that saves: only a state whose loss has been looked at, and that no damaged token has touched.
+    """Hook that saves checkpoints, after checking the loss of the last step and the checksums of the data read so far.
 
     Args:
-      meta: metadata of a checkpoint, given the loader's state.
+      meta: returns the metadata of a checkpoint, given the loader's state.
     """
 
     def __init__(
@@ -137,12 +137,12 @@ class Saver:
 
 
 class Validator:
-    """The hook that validates: scores go to the log, and the weights with the best average to MODEL_DIR/best.
+    """Hook that validates: logs the scores, and saves the weights with the best average to MODEL_DIR/best.
 
     Args:
-      score: of parameters, `evaluation.validation.Validation.scorer`'s.
+      score: scores parameters, see `evaluation.validation.Validation.scorer`.
       best: checkpoints of the best weights.
-      before: the rows of `validation.jsonl` that the run goes on from.
+      before: the rows of `validation.jsonl` at the start of this run.
     """
 
     def __init__(
@@ -155,19 +155,19 @@ class Validator:
         before: Sequence[dict[str, Any]],
     ) -> None:
         self._run, self._log, self._score, self._checkpoints, self._meta = run, log, score, best, meta
-        best.forget_after(run.step)  # of a run that went on past the checkpoint that this one goes on from
+        best.delete_after(run.step)  # left by a run that continued beyond the checkpoint from which this one resumes
         self._best = max((row["average"] for row in before if row["step"] == best.latest), default=-math.inf)
 
     def __call__(self, step: int, params: Any) -> None:
         self._log.flush()
         start = time.perf_counter()
         scores = self._score(params)
-        # One process decides for all: each of them takes part in saving.
+        # One process decides for all, because every process must take part in saving.
         average, better = from_first(np.array([scores["average"], scores["average"] > self._best])).tolist()
-        said = f"validation at step {step}: average {100 * average:.1f}{', the best so far' if better else ''}"
-        self._log.validated(step, scores, f"{said} ({time.perf_counter() - start:.0f} s)")
+        message = f"validation at step {step}: average {100 * average:.1f}{', the best so far' if better else ''}"
+        self._log.validated(step, scores, f"{message} ({time.perf_counter() - start:.0f} s)")
         if better:
             with together():
-                self._run.loader.check()  # no damaged token has touched what is kept
+                self._run.loader.check()  # do not save weights trained on damaged tokens
             self._best = average
             self._checkpoints.save_weights(step, params, self._meta(self._run.loader.state))

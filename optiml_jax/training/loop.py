@@ -1,4 +1,4 @@
-"""The training loop: a batch, a step, and the hooks that are due."""
+"""The training loop: next batch, step, hooks."""
 
 import dataclasses
 import math
@@ -19,22 +19,22 @@ from optiml_jax.training import step
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation, TrainState
 
-AGREE_SECONDS = 5.0  # between the moments at which many processes ask each other whether to stop
+AGREE_SECONDS = 5.0  # interval at which several processes agree on whether to stop
 
 
-# (every so many steps, and after the last one; called with the step and the parameters after it)
+# (interval in steps, function called with the step and the parameters after it); also called after the last step
 Hook = tuple[int, Callable[[int, dict], None]]
 
 
 @dataclasses.dataclass
 class Run:
-    """What the loop works on.
+    """State of the training loop.
 
     Attributes:
-      state: after `step` batches; the step that follows takes its memory.
-      loader: stands at the next batch.
-      rows: of each global batch, those this process reads.
-      key: of the run; each step folds its number in.
+      state: after `step` batches; donated to the next step.
+      loader: positioned at the next batch.
+      rows: rows of each global batch that this process reads.
+      key: of the run; each step folds in its number.
       metrics, batch: of the last step, for hooks; metrics are still on the device.
     """
 
@@ -56,18 +56,18 @@ def run_steps(run: Run, hooks: Sequence[Hook] = ()) -> bool:
     """Trains from `run.step` to the last step.
 
     Args:
-      hooks: called in this order, every so many steps and after the last one.
+      hooks: called in this order, at their interval and after the last step.
 
     Returns:
-      Whether the last step was reached; False when SIGTERM or SIGINT asked to stop.
+      True if the last step was reached, False if SIGTERM or SIGINT stopped the run.
     """
     total = run.optimization.train_steps
     advance = step.compiled_step(run.config, run.optimization, run.computation, run.mesh)
-    where = NamedSharding(run.mesh, sharding.spec("BT"))
+    batch_sharding = NamedSharding(run.mesh, sharding.spec("BT"))
     with _StopSignals() as stop:
         while run.step < total and not stop.agreed(run):
             run.batch = next(run.loader)
-            arrays = to_devices(run.batch.arrays, where, run.batch_rows, run.rows)
+            arrays = to_devices(run.batch.arrays, batch_sharding, run.batch_rows, run.rows)
             key = jax.random.fold_in(run.key, run.step)
             run.state, run.metrics = advance(run.state, arrays, key)
             run.step += 1
@@ -77,53 +77,53 @@ def run_steps(run: Run, hooks: Sequence[Hook] = ()) -> bool:
     return run.step == total
 
 
-def steps_until_asking(seconds: float) -> int:
-    """Steps that take about `AGREE_SECONDS`, at least one, given the seconds of one."""
+def steps_between_agreements(seconds: float) -> int:
+    """Number of steps, at least one, that take about `AGREE_SECONDS`, given the seconds per step."""
     return max(1, int(AGREE_SECONDS / max(seconds, 1e-3)))
 
 
 class _StopSignals:
-    """Notes SIGTERM and SIGINT, so that a step is finished and saved before the process ends; a second one ends it.
+    """Catches SIGTERM and SIGINT, so that the current step is finished and saved; a second signal ends the process.
 
-    Many processes ask each other about every `AGREE_SECONDS`, since that waits for the device, but after a step at
-    most: a cluster's grace is minutes, and ten steps of a large model are longer.
+    Several processes agree on stopping about every `AGREE_SECONDS`, because agreeing waits for the device, but at least
+    after every step: a cluster's grace period is minutes, and ten steps of a large model take longer.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._asks_at, self._asked_at, self._asked_when = 0, 0, -math.inf  # steps; a moment in seconds
-        self._before: dict[int, Any] = {}
+        self.requested = False
+        self._next_step, self._last_step, self._last_time = 0, 0, -math.inf  # of agreements
+        self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "_StopSignals":
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
-        except ValueError:  # not the main thread (a notebook's worker, a test): signals stay as they are
+                self._previous_handlers[number] = signal.signal(number, self._request)
+        except ValueError:  # not the main thread (a notebook's worker, a test): leave the handlers as they are
             pass
         return self
 
     def agreed(self, run: Run) -> bool:
-        """Whether to stop before another step. Many processes stop at the same one, whichever of them was asked:
-        a process alone in a step would wait for the others for ever."""
+        """Whether to stop before the next step. All processes stop at the same step, whichever received the signal: a
+        process alone in a step would wait for the others forever."""
         if jax.process_count() == 1:
-            return self.asked
+            return self.requested
         number = run.step
-        if number < self._asks_at:
+        if number < self._next_step:
             return False
-        jax.block_until_ready(run.state)  # two programs that exchange something at once can deadlock on CPUs
-        seconds = (time.monotonic() - self._asked_when) / max(number - self._asked_at, 1)
-        everyone = multihost_utils.process_allgather(np.array([self.asked, seconds], np.float32))
-        # From the same numbers on every process, so that all ask again at the same step.
-        asked, seconds = np.asarray(everyone).reshape(-1, 2).max(0)
-        self._asked_at, self._asked_when = number, time.monotonic()
-        self._asks_at = number + steps_until_asking(float(seconds))
-        return bool(asked)
+        jax.block_until_ready(run.state)  # two programs that communicate at once can deadlock on CPUs
+        seconds = (time.monotonic() - self._last_time) / max(number - self._last_step, 1)
+        gathered = multihost_utils.process_allgather(np.array([self.requested, seconds], np.float32))
+        # Computed from the same numbers on every process, so that all agree again at the same step.
+        requested, seconds = np.asarray(gathered).reshape(-1, 2).max(0)
+        self._last_step, self._last_time = number, time.monotonic()
+        self._next_step = number + steps_between_agreements(float(seconds))
+        return bool(requested)
 
-    def _note(self, number: int, frame: Any) -> None:
-        self.asked = True
-        for restored, handler in self._before.items():
+    def _request(self, number: int, frame: Any) -> None:
+        self.requested = True
+        for restored, handler in self._previous_handlers.items():
             signal.signal(restored, handler)
 
     def __exit__(self, *_: Any) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)

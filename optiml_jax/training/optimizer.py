@@ -16,8 +16,8 @@ class Optimization:
 
     Attributes:
       learning_rate: the peak.
-      train_steps: batches in all; it sets the end of the decay.
-      clip_norm: largest global gradient norm.
+      train_steps: total number of batches, which sets the end of the decay.
+      clip_norm: maximum global gradient norm.
     """
 
     learning_rate: float = 5e-5
@@ -34,9 +34,9 @@ class Optimization:
 
 
 def learning_rate(settings: Optimization, updates: jax.Array) -> jax.Array:
-    """The rate of the update that follows `updates` finished ones.
+    """Learning rate of the update that follows `updates` finished ones.
 
-    The first update already moves (1/warmup of the peak) and the last one still does.
+    The first update (1/warmup of the peak) and the last one both have a positive rate.
     """
     warmup = min(settings.warmup_steps, settings.train_steps)
     rising = (updates + 1) / max(warmup, 1)
@@ -45,7 +45,7 @@ def learning_rate(settings: Optimization, updates: jax.Array) -> jax.Array:
 
 
 def make_optimizer(settings: Optimization) -> optax.GradientTransformation:
-    """Clip, Adam with float32 moments, schedule. Its state counts updates: a step skipped in fp16 is none."""
+    """Clipping, Adam with float32 moments, schedule. Its state counts updates, without steps that fp16 skipped."""
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
         optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon),
@@ -54,5 +54,5 @@ def make_optimizer(settings: Optimization) -> optax.GradientTransformation:
 
 
 def update_count(optimizer_state: optax.OptState) -> jax.Array:
-    """Updates made so far, an int32 scalar."""
+    """Number of updates so far, an int32 scalar."""
     return optimizer_state[1].count  # Adam's, the second of the chain above

@@ -1,4 +1,4 @@
-"""The training step: a pure function of (state, batch, key), jitted with every sharding stated."""
+"""The training step: a pure function of (state, batch, key), jitted with explicit shardings."""
 
 import dataclasses
 import functools
@@ -33,9 +33,9 @@ class Computation:
 
     Attributes:
       precision: "fp32"; "bf16" (compute; parameters and Adam stay float32); "fp16" (with dynamic loss scaling).
-      remat: what the backward pass finds stored, a name in `decoder.REMAT`.
-      layers: "scan" over them or "unrolled"; "auto" unrolls on GPUs that hold whole layers (`decoder.LAYERS`).
-      accumulation: microbatches a step; the loss is the mean over the labels of all of them.
+      remat: what is saved for the backward pass, a name in `decoder.REMAT`.
+      layers: "scan" or "unrolled"; "auto" unrolls on GPUs that hold whole layers (`decoder.LAYERS`).
+      accumulation: microbatches per step; the loss is the mean over the labels of all of them.
       attention: implementation passed to `model.attention.attention`.
     """
 
@@ -47,17 +47,17 @@ class Computation:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for name, value, known in (
+        for name, value, choices in (
             ("precision", self.precision, PRECISIONS),
             ("remat", self.remat, decoder.REMAT),
             ("layers", self.layers, decoder.LAYERS),
         ):
-            if value not in known:
-                raise UserError(f"Computation.{name}: {value!r} is unknown; use one of {', '.join(known)}")
+            if value not in choices:
+                raise UserError(f"Computation.{name}: {value!r} is unknown; use one of {', '.join(choices)}")
 
 
 class TrainState(NamedTuple):
-    """Everything a step changes. Batches are counted by the loop, updates inside `optimizer`."""
+    """Everything that a step changes. The loop counts batches, `optimizer` counts updates."""
 
     params: dict
     optimizer: optax.OptState
@@ -72,13 +72,13 @@ def abstract_state(config: OPTConfig, settings: Optimization, computation: Compu
 
 
 def state_shardings(state: TrainState, settings: Optimization, mesh: Mesh) -> TrainState:
-    """`NamedSharding`s of a state. Adam's moments lie where their parameters lie: left alone, they would be whole on
-    every device, since zeros depend on nothing from which a sharding could follow."""
+    """`NamedSharding`s of a state. Adam's moments are sharded like their parameters; by default they would be
+    replicated, because the zeros they start from depend on no sharded array."""
     replicated = NamedSharding(mesh, PartitionSpec())
     params = sharding.parameter_shardings(state.params, mesh)
     optimizer = optax.tree_map_params(
         make_optimizer(settings),
-        lambda _, where: where,
+        lambda _, param_sharding: param_sharding,
         state.optimizer,
         params,
         transform_non_params=lambda _: replicated,
@@ -89,7 +89,7 @@ def state_shardings(state: TrainState, settings: Optimization, mesh: Mesh) -> Tr
 def init_state(
     key: jax.Array, config: OPTConfig, settings: Optimization, computation: Computation, mesh: Mesh
 ) -> TrainState:
-    """Random parameters, born sharded, and an empty optimizer."""
+    """Random parameters, created sharded, with a new optimizer state."""
     shardings = state_shardings(abstract_state(config, settings, computation), settings, mesh)
 
     def init(key: jax.Array) -> TrainState:
@@ -100,7 +100,7 @@ def init_state(
 
 
 def state_from_params(params: dict, settings: Optimization, computation: Computation, mesh: Mesh) -> TrainState:
-    """An empty optimizer around given, already sharded parameters."""
+    """A new optimizer state for existing, already sharded parameters."""
     abstract = jax.eval_shape(
         lambda p: TrainState(p, make_optimizer(settings).init(p), loss_scale.initial(computation.precision)), params
     )
@@ -140,28 +140,28 @@ def gradients(
     dropout_key: jax.Array | None,
     scale: jax.Array | float = 1.0,
 ) -> tuple[jax.Array, dict]:
-    """Mean nats a label token of the whole (global) batch, and its gradients in float32.
+    """Mean nats per label token of the global batch, and its gradients in float32.
 
-    What is differentiated is the *sum* of the nats times `scale`; the float32 gradients are divided afterwards, as in
-    metaseq (`optim/fp16_optimizer.py`). Dividing first would send cotangents of scale / labels through float16: with
+    The *sum* of the nats times `scale` is differentiated, and the float32 gradients are divided afterwards, as in
+    metaseq (`optim/fp16_optimizer.py`). Dividing first would pass cotangents of scale / labels through float16: with
     the 78,600 labels of a 30B batch at the initial scale, below its smallest normal number.
 
     Args:
-      scale: of the loss; gradients are infinite or NaN where float16 could not hold the scaled ones.
+      scale: of the loss; gradients are infinite or NaN where the scaled ones overflow float16.
     """
 
     def loss(params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
         return batch_nats(params, batch, config, computation, key) * scale
 
     def mean(scaled: jax.Array, grads: dict) -> tuple[jax.Array, dict]:
-        whole = scale * jnp.maximum(batch["label_mask_BT"].sum(), 1)
-        return scaled / whole, jax.tree.map(lambda g: g / whole, grads)
+        total = scale * jnp.maximum(batch["label_mask_BT"].sum(), 1)
+        return scaled / total, jax.tree.map(lambda g: g / total, grads)
 
     n = computation.accumulation
     if n == 1:
         return mean(*jax.value_and_grad(loss)(params, batch, dropout_key))
 
-    # Microbatch i takes every n-th row, so that each device keeps the rows it has.
+    # Microbatch i takes every n-th row, so that each device keeps its own rows.
     micro = jax.tree.map(lambda x_BT: x_BT.reshape(x_BT.shape[0] // n, n, x_BT.shape[1]).swapaxes(0, 1), batch)
 
     def add(sums: tuple, inputs: tuple) -> tuple[tuple, None]:
@@ -178,18 +178,18 @@ def gradients(
 def train_step(
     state: TrainState, batch: dict, key: jax.Array, config: OPTConfig, settings: Optimization, computation: Computation
 ) -> tuple[TrainState, dict]:
-    """One update, or none where fp16 overflowed: then the parameters and moments do not change by a bit.
+    """Performs one update. If fp16 overflows, parameters and moments stay bit-identical.
 
     Args:
       batch: `[B, T]` arrays of `BATCH_DTYPES`.
-      key: one a batch.
+      key: one per batch.
 
     Returns:
-      The next state, and scalars: loss (nats a label token), grad_norm, learning_rate, loss_scale, label_tokens,
+      The next state, and scalars: loss (nats per label token), grad_norm, learning_rate, loss_scale, label_tokens,
       updates.
     """
     loss, grads = gradients(state.params, batch, config, computation, key, state.scale.scale)
-    norm = optax.tree.norm(grads)  # an inf or nan anywhere makes it one
+    norm = optax.tree.norm(grads)  # not finite if any gradient is not
     rate = learning_rate(settings, update_count(state.optimizer))
     changes, optimizer = make_optimizer(settings).update(grads, state.optimizer, state.params)
     updated = (optax.apply_updates(state.params, changes), optimizer)
@@ -216,9 +216,8 @@ def compiled_step(
 ) -> Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]:
     """`train_step` under jit; the state is donated. Call it under `jax.set_mesh(mesh)`.
 
-    The same program for the same settings, so that another run in this process need not compile again.
-
-    Shardings out equal those in: without them the second call would compile again, on another layout.
+    Cached, so that another run with the same settings in this process does not compile again. Output shardings equal
+    input shardings; otherwise the second call would compile again for another layout.
     """
     state = state_shardings(abstract_state(config, settings, computation), settings, mesh)
     batch = dict.fromkeys(BATCH_DTYPES, NamedSharding(mesh, sharding.spec("BT")))

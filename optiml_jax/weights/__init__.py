@@ -1,4 +1,4 @@
-"""Weights in and out: Hugging Face (safetensors and `.bin`, directories and hub names) and metaseq, on any mesh."""
+"""Foreign weight formats: Hugging Face (safetensors and `.bin`, directories and hub names) and metaseq, on any mesh."""
 
 from optiml_jax.weights.config import check_config, hf_config, was_exported
 from optiml_jax.weights.load import load, load_hf, read_config, stored_dtype

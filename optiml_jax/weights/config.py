@@ -1,4 +1,4 @@
-"""`config.json` of Hugging Face's OPT, read into ours and written from it."""
+"""Conversion between Hugging Face's `config.json` of OPT and `OPTConfig`."""
 
 import dataclasses
 import json
@@ -6,10 +6,11 @@ from pathlib import Path
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import OPTConfig
+from optiml_jax.tokenizer import OPT_EOS_ID, OPT_PAD_ID
 
-MARKER = "optiml_jax_version"  # in config.json: a directory that an export wrote, and may replace
+MARKER = "optiml_jax_version"  # in config.json: marks a directory that an export wrote and may replace
 
-# ours -> (theirs, the value transformers takes where the file says nothing)
+# our field -> (Hugging Face's name, transformers' default)
 FIELDS = {
     "vocab_size": ("vocab_size", 50_272),
     "layers": ("num_hidden_layers", 12),
@@ -23,7 +24,7 @@ FIELDS = {
     "biases": ("enable_bias", True),
     "dropout": ("dropout", 0.1),
 }
-# What transformers can do and we do not: their name -> (the only value we take, what another one would mean).
+# Options of transformers without a counterpart here: name -> (the only accepted value, meaning of any other value).
 FIXED = {
     "layer_norm_elementwise_affine": (True, "layer norms without scale and bias"),
     "tie_word_embeddings": (True, "an output projection that is not the token embedding"),
@@ -31,7 +32,7 @@ FIXED = {
 
 
 def parse_config(raw: dict, origin: str) -> OPTConfig:
-    """`OPTConfig` from the contents of a `config.json`; `origin` names it in errors."""
+    """Parses the contents of a `config.json`; `origin` names the file in errors."""
     if not isinstance(raw, dict) or raw.get("model_type") != "opt":
         kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
         raise UserError(f"{origin}: architecture {kind!r} is unknown; only 'opt' (model_type) can be loaded")
@@ -40,7 +41,7 @@ def parse_config(raw: dict, origin: str) -> OPTConfig:
             raise UserError(f"{origin}: architecture {architecture!r} is unknown; only OPTForCausalLM can be loaded")
     for name, (value, meaning) in FIXED.items():
         if raw.get(name, value) != value:
-            raise UserError(f"{origin}: {name} = {raw[name]} means {meaning}, which this model does not have")
+            raise UserError(f"{origin}: {name} = {raw[name]} means {meaning}, which is not supported")
 
     fields = {ours: raw.get(theirs, default) for ours, (theirs, default) in FIELDS.items()}
     for ours, value in fields.items():
@@ -52,7 +53,7 @@ def parse_config(raw: dict, origin: str) -> OPTConfig:
     if fields["pre_norm"] and raw.get("_remove_final_layer_norm", False):
         raise UserError(
             f"{origin}: _remove_final_layer_norm means pre-norm without the final norm (fine-tuned before transformers "
-            "4.20.1), which this model does not have"
+            "4.20.1), which is not supported"
         )
     if fields["embedding_dim"] == fields["model_dim"]:
         fields["embedding_dim"] = None
@@ -62,18 +63,19 @@ def parse_config(raw: dict, origin: str) -> OPTConfig:
         raise UserError(f"{origin}: {error}") from error
 
 
-def check_config(found: OPTConfig, wanted: OPTConfig, origin: str) -> None:
-    """Refuses weights of another architecture: heads, activation and places of norms do not show in any shape.
+def check_config(actual: OPTConfig, expected: OPTConfig, origin: str) -> None:
+    """Refuses weights of another architecture; heads, activation and norm placement do not show in any shape.
 
     Args:
-      found, wanted: of the weights, of the model. Dropout and the scale of random weights may differ.
+      actual, expected: of the weights and of the model. Dropout and the scale of random weights may differ.
       origin: names the weights in the message.
 
+    Raises:
     Raises:
       UserError: names the first difference and both values.
     """
     for field in dataclasses.fields(OPTConfig):
-        theirs, ours = getattr(found, field.name), getattr(wanted, field.name)
+        theirs, ours = getattr(actual, field.name), getattr(expected, field.name)
         if field.name not in ("dropout", "init_scale") and theirs != ours:
             raise UserError(
                 f"{origin}: has {field.name} = {theirs}, OPTConfig.{field.name} is {ours}; "
@@ -81,20 +83,22 @@ def check_config(found: OPTConfig, wanted: OPTConfig, origin: str) -> None:
             )
 
 
-def hf_config(config: OPTConfig, dtype: str, bos: int = 2, eos: int = 2, pad: int = 1) -> dict:
-    """Contents of `config.json` for `transformers.OPTForCausalLM`.
+def hf_config(
+    config: OPTConfig, dtype: str, bos: int = OPT_EOS_ID, eos: int = OPT_EOS_ID, pad: int = OPT_PAD_ID
+) -> dict:
+    """Returns the contents of `config.json` for `transformers.OPTForCausalLM`.
 
     Args:
-      dtype: of the tensors written: "float32", "float16" or "bfloat16".
-      bos: the id that starts a text: OPT starts with `</s>`.
+      dtype: of the saved tensors: "float32", "float16" or "bfloat16".
+      bos: id of the first token of a text: OPT starts with `</s>`.
     """
     from optiml_jax import __version__
 
-    written = {theirs: getattr(config, ours) for ours, (theirs, _) in FIELDS.items()}
+    fields = {theirs: getattr(config, ours) for ours, (theirs, _) in FIELDS.items()}
     return {
         "architectures": ["OPTForCausalLM"],
         "model_type": "opt",
-        **written,
+        **fields,
         "word_embed_proj_dim": config.embedding_width,
         "_remove_final_layer_norm": False,
         "layer_norm_elementwise_affine": True,
@@ -110,7 +114,7 @@ def hf_config(config: OPTConfig, dtype: str, bos: int = 2, eos: int = 2, pad: in
 
 
 def was_exported(directory: Path) -> bool:
-    """Whether an export wrote `directory`."""
+    """Whether `directory` was written by an export."""
     try:
         return MARKER in json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

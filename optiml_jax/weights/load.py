@@ -1,4 +1,4 @@
-"""Configuration and parameters from any checkpoint that is not our own."""
+"""Loads configuration and parameters from foreign checkpoints."""
 
 import json
 import os
@@ -16,12 +16,12 @@ from optiml_jax.weights.source import resolve
 
 
 def read_config(source: str | os.PathLike) -> OPTConfig:
-    """The architecture of a Hugging Face directory or hub name, or of a metaseq checkpoint.
+    """Reads the architecture of a Hugging Face directory or hub name, or of a metaseq checkpoint.
 
-    A metaseq checkpoint has its own configuration; a `config.json` in its directory goes before that.
+    A metaseq checkpoint contains its configuration; a `config.json` in its directory takes precedence.
 
     Raises:
-      UserError: no readable `config.json`, another architecture, or a variant of OPT that `OPTConfig` cannot say.
+      UserError: `config.json` is missing or unreadable, or describes a model that `OPTConfig` cannot represent.
     """
     path = resolve(source)
     file = (path if path.is_dir() else path.parent) / "config.json"
@@ -39,13 +39,13 @@ def read_config(source: str | os.PathLike) -> OPTConfig:
 def load(
     source: str | os.PathLike, config: OPTConfig, shardings: dict | None = None, dtype: jnp.dtype = jnp.float32
 ) -> dict:
-    """Parameters from a Hugging Face directory or hub name, or from a metaseq checkpoint; see `load_hf`."""
+    """Loads parameters from a Hugging Face directory or hub name, or from a metaseq checkpoint; see `load_hf`."""
     path = resolve(source)
     return (load_metaseq if is_metaseq(path) else load_hf)(path, config, shardings, dtype)
 
 
 def stored_dtype(source: str | os.PathLike, config: OPTConfig) -> jnp.dtype:
-    """The widest type that the tensors of a Hugging Face directory or metaseq checkpoint have on disk."""
+    """The widest dtype that the tensors of a checkpoint have on disk."""
     path = resolve(source)
     tensors = metaseq.read_tensors(path, config) if is_metaseq(path) else read_tensors(path)
     return max((tensor.dtype for tensor in tensors.values()), key=lambda dtype: dtype.itemsize)
@@ -54,19 +54,19 @@ def stored_dtype(source: str | os.PathLike, config: OPTConfig) -> jnp.dtype:
 def load_hf(
     source: str | os.PathLike, config: OPTConfig, shardings: dict | None = None, dtype: jnp.dtype = jnp.float32
 ) -> dict:
-    """Parameters from a Hugging Face directory or hub name.
+    """Loads parameters from a Hugging Face directory or hub name.
 
     Args:
       source: directory or hub name; safetensors or `.bin`, one file or several, fp32, fp16 or bf16.
       config: usually `read_config(source)`.
       shardings: a tree like the parameters' (`sharding.parameter_shardings`); None puts them on the first device.
-      dtype: of the parameters; what is on disk is cast on the device.
+      dtype: of the parameters; tensors are cast on the device.
 
     Returns:
       The tree of `decoder.init_params`.
 
     Raises:
-      UserError: damaged, missing or surplus files or tensors, wrong shapes (names both), values that are not finite.
+      UserError: files or tensors are damaged, missing or unexpected, a shape differs, or a value is not finite.
     """
     directory = resolve(source)
     return place(read_tensors(directory), config, shardings, dtype, str(directory))

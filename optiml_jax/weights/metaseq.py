@@ -1,10 +1,10 @@
-"""metaseq checkpoints (facebookresearch/metaseq), read as they lie on disk and without running their pickles.
+"""metaseq checkpoints (facebookresearch/metaseq), read without running their pickles.
 
-One checkpoint is a family of files `<prefix>[-model_part-P][-shardR].pt`: P counts Megatron's tensor-parallel parts, R
-FSDP's shards of each. A file's `model` holds either tensors by name (`distributed/stitch_fsdp_ckpt.py` writes such
-consolidated ones) or one flat parameter for each FSDP wrapper (fairscale's `FlatParameter`). `shard_metadata` names
-what is in them; the released 125M-66B files (`reshard-model_part-*.pt`, `scripts/reshard_mp.py`) lost it, so there the
-order in which the modules of that time registered their parameters has to be known: `metaseq_names.parameter_order`.
+A checkpoint is a family of files `<prefix>[-model_part-P][-shardR].pt`: P counts Megatron's tensor-parallel parts, R
+FSDP's shards of each. A file's `model` holds either tensors by name (consolidated by `distributed/stitch_fsdp_ckpt.py`)
+or one flat parameter per FSDP wrapper (fairscale's `FlatParameter`), whose contents `shard_metadata` lists. The
+released 125M-66B files (`reshard-model_part-*.pt`, `scripts/reshard_mp.py`) lost that list, so for them the order in
+which the modules of that time registered their parameters is needed: `metaseq_names.parameter_order`.
 """
 
 import functools
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import OPTConfig
-from optiml_jax.weights import metaseq_names, torch_file
+from optiml_jax.weights import metaseq_names, metaseq_pickles, torch_file
 from optiml_jax.weights.directory import FORMS
 from optiml_jax.weights.place import place
 from optiml_jax.weights.stored import Flat, Joined, Stored, Tensor, cut
@@ -30,7 +30,8 @@ Family = dict[int, dict[int, Path]]  # part -> shard -> file
 
 
 def is_metaseq(path: str | os.PathLike) -> bool:
-    """Whether `path` is a metaseq checkpoint: a `.pt` file, its name without part and shard, or a directory of one."""
+    """Whether `path` is a metaseq checkpoint: a `.pt` file, its name without part and shard, or a directory with
+    one."""
     path = Path(path)
     if path.is_dir():
         return any(path.glob("*.pt")) and not any(any(path.glob(f"{stem}*.{suffix}")) for stem, suffix in FORMS)
@@ -40,7 +41,7 @@ def is_metaseq(path: str | os.PathLike) -> bool:
 def load_metaseq(
     source: str | os.PathLike, config: OPTConfig, shardings: dict | None = None, dtype: jnp.dtype = jnp.float32
 ) -> dict:
-    """Parameters from a metaseq checkpoint; arguments, result and errors as in `load_hf`.
+    """Loads parameters from a metaseq checkpoint; arguments, result and errors as in `load_hf`.
 
     Args:
       source: a directory with one checkpoint, a `.pt` file, or `<directory>/<prefix>[.pt]` of a sharded one.
@@ -49,10 +50,10 @@ def load_metaseq(
 
 
 def read_metaseq_config(source: str | os.PathLike) -> OPTConfig:
-    """The architecture: from the configuration in the checkpoint and the shapes of its tensors.
+    """Reads the architecture from the checkpoint's configuration and the shapes of its tensors.
 
     Raises:
-      UserError: there is no configuration in it, or one that `OPTConfig` cannot say.
+      UserError: the checkpoint has no configuration, or one that `OPTConfig` cannot represent.
     """
     family = find_family(source)
     first = _load(family[0][0])
@@ -63,10 +64,10 @@ def read_metaseq_config(source: str | os.PathLike) -> OPTConfig:
 
 
 def find_family(source: str | os.PathLike) -> Family:
-    """The files of one checkpoint by part and shard.
+    """Finds the files of one checkpoint, by part and shard.
 
     Raises:
-      UserError: none, more than one checkpoint, or parts or shards missing.
+      UserError: there is no checkpoint, more than one, or parts or shards are missing.
     """
     source = Path(source)
     if source.is_dir():
@@ -75,13 +76,13 @@ def find_family(source: str | os.PathLike) -> Family:
             names = sorted(groups)
             raise UserError(
                 f"{source}: holds {len(groups)} checkpoints ({', '.join(names[:4])}); "
-                f"name one of them, as in {source / names[0]}"
+                f"choose one of them, as in {source / names[0]}"
             )
         family = next(iter(groups.values()), {})
     else:
         family = _named(source)
     if not family:
-        raise UserError(f"{source}: no metaseq checkpoint (.pt files) there")
+        raise UserError(f"{source}: contains no metaseq checkpoint (.pt files)")
     count = max(len(shards) for shards in family.values())
     for part in range(max(family) + 1):
         for shard in range(max(count, max(family.get(part, {0: None})) + 1)):
@@ -111,14 +112,14 @@ def _families(files: Iterable[Path]) -> dict[str, Family]:
     return groups
 
 
-@functools.lru_cache(maxsize=2048)  # the configuration, then the tensors; names and offsets only
+@functools.lru_cache(maxsize=2048)  # read twice: for the configuration and the tensors; holds names and offsets only
 def _load_cached(file: Path, size: int, modified: int) -> dict:
-    state = torch_file.load(file, metaseq_names.stand_in)
+    state = torch_file.load(file, metaseq_pickles.inert_class)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise UserError(f"{file}: no 'model' in it; is this a metaseq checkpoint?")
+        raise UserError(f"{file}: has no 'model'; is this a metaseq checkpoint?")
     for name, tensor in state["model"].items():
         if not isinstance(tensor, Stored):
-            raise UserError(f"{file}: {name} is no tensor; is this a metaseq checkpoint?")
+            raise UserError(f"{file}: {name} is not a tensor; is this a metaseq checkpoint?")
     return state
 
 
@@ -132,7 +133,7 @@ def _flat_keys(model: dict[str, Stored]) -> list[str]:
 
 
 def read_tensors(source: str | os.PathLike, config: OPTConfig) -> dict[str, Tensor]:
-    """Every weight by Hugging Face's bare name."""
+    """Reads every weight by Hugging Face's bare name."""
     family = find_family(source)
     return _join([_read_part(family[part], len(family), config) for part in sorted(family)], str(source))
 
@@ -143,14 +144,14 @@ def _shapes(family: Family) -> dict[str, tuple[int, ...]]:
 
 
 def _read_part(files: dict[int, Path], parts: int, config: OPTConfig | None) -> dict[str, Stored | Flat]:
-    """The tensors of one tensor-parallel part by metaseq's names, FSDP undone."""
+    """Reads the tensors of one tensor-parallel part by metaseq's names, with FSDP's sharding undone."""
     states = [_load(files[shard]) for shard in sorted(files)]
     model = states[0]["model"]
     flat = _flat_keys(model)
     if not flat:
         if len(states) > 1:
             raise UserError(
-                f"{files[0]}: tensors by name in a checkpoint of {len(states)} shards; keep one file a part"
+                f"{files[0]}: tensors by name in a checkpoint of {len(states)} shards; keep one file per part"
             )
         return dict(model)
     if "shard_metadata" in states[0]:
@@ -161,14 +162,14 @@ def _read_part(files: dict[int, Path], parts: int, config: OPTConfig | None) -> 
     tensors: dict[str, Stored | Flat] = {}
     for key in flat:
         if key not in names:
-            raise UserError(f"{files[0]}: {key} is not described by shard_metadata; write the checkpoint again")
+            raise UserError(f"{files[0]}: {key} is not listed in shard_metadata; write the checkpoint again")
         runs = []
         for shard, state in zip(sorted(files), states):
             if key not in state["model"]:
                 raise UserError(f"{files[shard]}: {key} is missing, but other shards have it")
             run = state["model"][key]
             if len(run.shape) != 1 or run.strides is not None or run.dtype != model[key].dtype:
-                raise UserError(f"{files[shard]}: {key} is no flat parameter: {run.shape}, {run.dtype}")
+                raise UserError(f"{files[shard]}: {key} is not a flat parameter: {run.shape}, {run.dtype}")
             runs.append(run.rows(0, run.shape[0] - (padding[shard][key] if padding else 0)))
         tensors |= _unflatten(tuple(runs), names[key], key, files[0], spare=0 if padding else len(runs) - 1)
     return tensors
@@ -177,12 +178,12 @@ def _read_part(files: dict[int, Path], parts: int, config: OPTConfig | None) -> 
 def _unflatten(
     runs: tuple[Stored, ...], names: list[tuple[str, tuple[int, ...]]], key: str, file: Path, spare: int
 ) -> dict[str, Flat]:
-    """The tensors in one flat parameter; at most `spare` elements at its end are padding."""
-    have, want = sum(run.shape[0] for run in runs), sum(metaseq_names.size(shape) for _, shape in names)
-    if not 0 <= have - want <= spare:
+    """Splits a flat parameter into its tensors; at most `spare` elements at its end are padding."""
+    actual, expected = sum(run.shape[0] for run in runs), sum(metaseq_names.size(shape) for _, shape in names)
+    if not 0 <= actual - expected <= spare:
         raise UserError(
-            f"{file}: {key} has {have:,} elements in {len(runs)} shards, expected {want:,}; "
-            "are shards missing or surplus?"
+            f"{file}: {key} has {actual:,} elements in {len(runs)} shards, expected {expected:,}; "
+            "are shards missing or unexpected?"
         )
     tensors, start = {}, 0
     for name, shape in names:
@@ -193,7 +194,7 @@ def _unflatten(
 
 
 def _described(states: list[dict], files: dict[int, Path]) -> tuple[dict, dict]:
-    """From `shard_metadata`: for each flat parameter its names and shapes, and its padding in each shard."""
+    """Reads `shard_metadata`: names and shapes of each flat parameter, and its padding in each shard."""
     names: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
     padding: dict[int, dict[str, int]] = {}
     for shard, state in zip(sorted(files), states):
@@ -201,11 +202,11 @@ def _described(states: list[dict], files: dict[int, Path]) -> tuple[dict, dict]:
         try:
             for wrapper in state["shard_metadata"]["param_metadata"]:
                 path = wrapper["fsdp_path"]
-                for backing, about in wrapper["params"].items():
+                for backing, metadata in wrapper["params"].items():
                     key = _dotted(path, backing)
-                    padding[shard][key] = int(about["padding"])
-                    shapes = [tuple(map(int, shape)) for shape in about["shapes"]]
-                    names[key] = [(_dotted(path, name), shape) for name, shape in zip(about["names"], shapes)]
+                    padding[shard][key] = int(metadata["padding"])
+                    shapes = [tuple(map(int, shape)) for shape in metadata["shapes"]]
+                    names[key] = [(_dotted(path, name), shape) for name, shape in zip(metadata["names"], shapes)]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{files[shard]}: shard_metadata is damaged or of an older fairscale ({error})") from error
     return names, padding
@@ -216,21 +217,21 @@ def _dotted(path: str, name: str) -> str:
 
 
 def _join(parts: list[dict[str, Any]], origin: str) -> dict[str, Tensor]:
-    """Megatron undone: whole tensors by Hugging Face's bare names."""
+    """Joins tensor-parallel parts: whole tensors by Hugging Face's bare names."""
     for number, part in enumerate(parts):
         if part.keys() != parts[0].keys():
             name = min(part.keys() ^ parts[0].keys())
             raise UserError(f"{origin}: tensor {name} is not in every model part (0 and {number} differ)")
     tensors: dict[str, Tensor] = {}
     for name in parts[0]:
-        pieces = [part[name] for part in parts]
-        if any(piece.shape != pieces[0].shape for piece in pieces):
+        slices = [part[name] for part in parts]
+        if any(slice_.shape != slices[0].shape for slice_ in slices):
             raise UserError(f"{origin}: tensor {name} has different shapes in different model parts")
         for bare, thirds, axis in metaseq_names.targets(name):
-            chosen = pieces
+            selected = slices
             if thirds is not None:
-                rows = pieces[0].shape[0] // 3
-                chosen = [piece.rows(thirds * rows, (thirds + 1) * rows) for piece in pieces]
-            whole = len(chosen) == 1 or axis is None  # what is not split is the same in every part
-            tensors[bare] = chosen[0] if whole else Joined(tuple(chosen), axis)
+                rows = slices[0].shape[0] // 3
+                selected = [slice_.rows(thirds * rows, (thirds + 1) * rows) for slice_ in slices]
+            whole = len(selected) == 1 or axis is None  # a tensor that is not split is equal in every part
+            tensors[bare] = selected[0] if whole else Joined(tuple(selected), axis)
     return tensors

@@ -1,4 +1,4 @@
-"""What metaseq calls OPT's parameters, how Megatron splits them, in which order modules register them."""
+"""metaseq's parameter names, their tensor-parallel split, and the order in which its modules register them."""
 
 import math
 import re
@@ -18,16 +18,16 @@ RENAMED = {
 # Buffers, and the output projection: shared with the embedding (`share_decoder_input_output_embed`, checked below).
 DROPPED = ("version", "output_projection.weight")
 
-# Axis of a torch weight that tensor parallelism splits (`reshard_megatron_parts`); what matches none is in every part.
+# Axis of a torch weight that tensor parallelism splits (`reshard_megatron_parts`); other weights are in every part.
 SPLIT = (
     (re.compile(r"embed_tokens\.weight"), 0),
     (re.compile(r"layers\.\d+\.(self_attn\.(qkv|q|k|v)_proj|fc1)\.(weight|bias)"), 0),
     (re.compile(r"layers\.\d+\.(self_attn\.out_proj|fc2)\.weight"), 1),
 )
 QKV = re.compile(r"(?P<path>layers\.\d+\.self_attn)\.qkv_proj\.(?P<kind>weight|bias)")
-THIRDS = ("k", "v", "q")  # the rows of `qkv_proj` in each part, whatever its name says (`handle_qkv_proj`)
+THIRDS = ("k", "v", "q")  # the order of the rows of `qkv_proj` in each part, despite its name (`handle_qkv_proj`)
 
-# cfg.model: name -> the only value that this model can be
+# cfg.model: name -> the only supported value
 FIXED = {
     "alibi": False,
     "scale_attn": False,
@@ -49,7 +49,8 @@ FIELDS = {
 
 
 def targets(name: str) -> list[tuple[str, int | None, int | None]]:
-    """Where a tensor of metaseq goes: (Hugging Face's bare name, which third of its rows, split axis or None)."""
+    """Returns the destination of a metaseq tensor: (Hugging Face's bare name, which third of its rows, split axis or
+    None)."""
     name = name.removeprefix("decoder.")
     if name in DROPPED:
         return []
@@ -66,24 +67,24 @@ def size(shape: tuple[int, ...]) -> int:
 def read_config(
     state: dict, shapes: dict[str, tuple[int, ...]], root_elements: int | None, parts: int, origin: str
 ) -> OPTConfig:
-    """The architecture of a checkpoint.
+    """Reads the architecture of a checkpoint.
 
     Args:
-      state: of its first file; `cfg` (a dictionary) or, older, `args` (a namespace).
+      state: of its first file; `cfg` (a dictionary) or, in older files, `args` (a namespace).
       shapes: of the tensors by Hugging Face's bare names, where the checkpoint names them.
-      root_elements: of the flat parameter outside the layers, else: it tells the size of the vocabulary.
+      root_elements: otherwise, the size of the flat parameter outside the layers, which determines the vocabulary.
       parts: of tensor parallelism.
 
     Raises:
-      UserError: no configuration, or one of another model.
+      UserError: there is no configuration, or one of an unsupported model.
     """
     cfg = state.get("cfg") or {}
     model = _get(cfg, "model") or state.get("args")
     if model is None:
-        raise UserError(f"{origin}: no cfg in it; pass the model's configuration")
+        raise UserError(f"{origin}: has no cfg; pass the model's configuration")
     for name, value in FIXED.items():
         if _get(model, name, value) not in (value, None):
-            raise UserError(f"{origin}: cfg.model.{name} = {_get(model, name)} is a model that cannot be represented")
+            raise UserError(f"{origin}: cfg.model.{name} = {_get(model, name)} is not supported")
     raw = {theirs: _get(model, name) for theirs, name in FIELDS.items()}
     for theirs, name in FIELDS.items():
         if raw[theirs] is None:
@@ -109,14 +110,14 @@ def read_config(
             if isinstance(positions, int):
                 break
         raw |= {"vocab_size": 1, "max_position_embeddings": positions}
-        known = parse_config(raw, origin)
-        rest = sum(size(shape) for name, shape in _root(known, 1) if "embed_tokens" not in name)
-        raw["vocab_size"] = (root_elements - rest) // known.embedding_width * parts
+        partial = parse_config(raw, origin)
+        rest = sum(size(shape) for name, shape in _root(partial, 1) if "embed_tokens" not in name)
+        raw["vocab_size"] = (root_elements - rest) // partial.embedding_width * parts
     return parse_config(raw, origin)
 
 
 def is_megatron(state: dict) -> bool:
-    """Whether the model was built for tensor parallelism, of one part perhaps."""
+    """Whether the model was built for tensor parallelism, possibly of a single part."""
     model = _get(state.get("cfg") or {}, "model") or state.get("args")
     names = [str(_get(model, name) or "") for name in ("arch", "_name")]
     return any("megatron" in name or "model_parallel" in name for name in names)
@@ -133,7 +134,7 @@ def parameter_order(
 
     Args:
       parts: of tensor parallelism; shapes are those of one part.
-      combined: one `qkv_proj` (built for tensor parallelism), not three projections.
+      combined: whether queries, keys and values share one `qkv_proj` (built for tensor parallelism).
       keys: of the flat parameters.
     """
     names = _root(config, parts)
@@ -145,15 +146,15 @@ def parameter_order(
     ]
     names[at:at] = layers
     paths = {key.rpartition(".")[0]: key for key in keys}
-    held: dict[str, list[tuple[str, tuple[int, ...]]]] = {key: [] for key in keys}
+    contents: dict[str, list[tuple[str, tuple[int, ...]]]] = {key: [] for key in keys}
     for name, shape in names:
         wrapper = name
         while wrapper and wrapper not in paths:
             wrapper = wrapper.rpartition(".")[0]
         if wrapper not in paths:
-            raise UserError(f"{file}: no flat parameter holds {name}; does the configuration fit the checkpoint?")
-        held[paths[wrapper]].append((name, shape))
-    return held
+            raise UserError(f"{file}: no flat parameter holds {name}; does the configuration match the checkpoint?")
+        contents[paths[wrapper]].append((name, shape))
+    return contents
 
 
 def _root(config: OPTConfig, parts: int) -> list[tuple[str, tuple[int, ...]]]:
@@ -190,55 +191,6 @@ def _layer(config: OPTConfig, parts: int, combined: bool) -> list[tuple[str, tup
         *linear("fc2", D, F // parts),
         *norm("final_layer_norm"),
     ]
-
-
-class Inert:
-    """Stands for an object of a class that is not imported: keeps its state as attributes and does nothing."""
-
-    def __new__(cls, *_: Any, **__: Any) -> "Inert":
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __call__(self, *_: Any, **__: Any) -> "Inert":
-        return Inert()
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.__dict__.update(state)
-
-    def append(self, _: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def __hash__(self) -> int:
-        return 0
-
-
-INERT_PACKAGES = ("argparse", "omegaconf", "metaseq", "fairseq", "fairscale", "enum")
-INERT_NAMES = {
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-    ("typing", "Any"),
-    ("torch", "device"),
-    *(("torch", name) for name in ("float16", "bfloat16", "float32", "float64", "int64", "int32", "bool")),
-}
-
-
-def stand_in(module: str, name: str) -> Any:
-    """`Inert` for what a checkpoint's configuration and training state hold beside tensors, None for the rest."""
-    if module.partition(".")[0] in INERT_PACKAGES or (module, name) in INERT_NAMES:
-        return Inert
-    if module in ("builtins", "__builtin__") and name in ("set", "frozenset", "dict", "list", "int", "float", "bool"):
-        return {"set": set, "frozenset": frozenset, "dict": dict, "list": list}.get(name, Inert)
-    if (module, name) == ("collections", "defaultdict"):
-        return Inert
-    return None
 
 
 def _get(container: Any, name: str, default: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Hugging Face's tensor names beside ours: one table, read by the loader and the export."""
+"""The table of Hugging Face's tensor names and our parameter paths, used by the loader and the export."""
 
 import dataclasses
 import math
@@ -10,9 +10,9 @@ from optiml_jax.model.decoder import abstract_params
 
 PREFIXES = ("model.decoder.", "decoder.")  # OPTForCausalLM and OPTModel; a bare OPTDecoder has none
 EXPORT_PREFIX = PREFIXES[0]
-HEAD = "lm_head.weight"  # tied: the token embedding again, or absent
+HEAD = "lm_head.weight"  # tied to the token embedding: an equal copy, or absent
 
-# theirs -> (ours, number of input axes of a linear map; 0: not transposed, only reshaped)
+# Hugging Face's name -> (our path, number of input axes of a linear map; 0: reshaped, not transposed)
 MODEL = {
     "embed_tokens.weight": ("token_embedding", 0),
     "embed_positions.weight": ("position_embedding", 0),
@@ -43,13 +43,13 @@ LAYER = {
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """Where one tensor of theirs lives in our tree.
+    """Location of a Hugging Face tensor in the parameter tree.
 
     Attributes:
-      path: of the leaf, with slashes.
-      layer: index on the leaf's first axis, or None for a leaf without layers.
-      inputs: leading input axes of a linear map (torch stores [out, in]); 0 for a table or a vector.
-      shape: the tensor's, as torch stores it.
+      path: of the array, with slashes.
+      layer: index on the array's first axis, or None for an array without layers.
+      inputs: number of leading input axes of a linear map (torch stores [out, in]); 0 for a table or a vector.
+      shape: of the tensor, as torch stores it.
     """
 
     path: str
@@ -59,30 +59,30 @@ class Slot:
 
 
 def slots(config: OPTConfig) -> dict[str, Slot]:
-    """Every tensor of the architecture in Hugging Face's order, names without prefix."""
+    """The slots of every tensor of the architecture in Hugging Face's order, by names without prefix."""
     shapes = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(abstract_params(config))
     }
-    found = {}
+    slots_by_name = {}
     for name, (path, inputs) in MODEL.items():
         if path in shapes:
-            found[name] = Slot(path, None, inputs, torch_shape(shapes[path], path, inputs))
+            slots_by_name[name] = Slot(path, None, inputs, torch_shape(shapes[path], path, inputs))
     for layer in range(config.layers):
         for name, (path, inputs) in LAYER.items():
             if path in shapes:
                 shape = torch_shape(shapes[path][1:], path, inputs)
-                found[f"layers.{layer}.{name}"] = Slot(path, layer, inputs, shape)
-    return found
+                slots_by_name[f"layers.{layer}.{name}"] = Slot(path, layer, inputs, shape)
+    return slots_by_name
 
 
 def torch_shape(shape: tuple[int, ...], path: str, inputs: int) -> tuple[int, ...]:
-    """[out, in] of a linear map, all axes of a bias in one, an embedding table as it is."""
+    """Torch's shape: [out, in] of a linear map, all axes of a bias in one, an embedding table unchanged."""
     if inputs:
         return math.prod(shape[inputs:]), math.prod(shape[:inputs])
     return (math.prod(shape),) if path.endswith("bias") else shape
 
 
 def bare(name: str) -> str:
-    """`name` without the prefix of the class that was saved."""
+    """Removes the prefix of the class that was saved."""
     return next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)

@@ -1,4 +1,4 @@
-"""A folder of weights that is complete or not there at all: written beside its name, then renamed."""
+"""Output folders that are complete or absent: written under a temporary name, then renamed."""
 
 import os
 import shutil
@@ -7,25 +7,25 @@ from pathlib import Path
 
 from optiml_jax.common.errors import UserError
 
-SMALL_FILES_BYTES = 10_000_000  # room for configuration and tokenizer when the disk is checked
+SMALL_FILES_BYTES = 10_000_000  # allowance for configuration and tokenizer in the check of free space
 
 
-def prepare(directory: Path, size: int, may_go: Callable[[Path], bool] = lambda _: False) -> Path:
-    """An empty `<directory>.partial` to write to.
+def prepare(directory: Path, size: int, may_replace: Callable[[Path], bool] = lambda _: False) -> Path:
+    """Creates an empty `<directory>.partial` to write to.
 
     Args:
       size: of the weights, in bytes.
-      may_go: whether what is in `directory` may be replaced.
+      may_replace: whether the existing contents of `directory` may be replaced.
 
     Raises:
       UserError: the target is in use, or the disk is too small.
     """
-    if directory.exists() and not (directory.is_dir() and (not any(directory.iterdir()) or may_go(directory))):
+    if directory.exists() and not (directory.is_dir() and (not any(directory.iterdir()) or may_replace(directory))):
         raise UserError(f"{directory}: exists and is not an earlier export; choose another name or remove it")
     partial = directory.with_name(directory.name + ".partial")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+        shutil.rmtree(partial, ignore_errors=True)  # left by an export that was killed
         free = shutil.disk_usage(directory.parent).free
         if free < size + SMALL_FILES_BYTES:
             raise UserError(
@@ -39,7 +39,7 @@ def prepare(directory: Path, size: int, may_go: Callable[[Path], bool] = lambda 
 
 
 def put_in_place(partial: Path, directory: Path) -> None:
-    """Gives what is finished its name; what had it steps aside first."""
+    """Renames the finished folder to its final name; an earlier export is moved aside first and then removed."""
     if directory.exists() and any(directory.iterdir()):
         old = directory.with_name(directory.name + ".replaced")
         shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Streams weights tensor by tensor into the sharding they will have; the host never holds a stacked leaf."""
+"""Streams weights tensor by tensor into their sharding; the host never holds a stacked array."""
 
 import functools
 from collections.abc import Mapping
@@ -21,77 +21,79 @@ IGNORED = {"version"}  # a buffer of early conversions
 def place(
     tensors: Mapping[str, Tensor], config: OPTConfig, shardings: dict | None, dtype: jnp.dtype, origin: str
 ) -> dict:
-    """Parameters from tensors with Hugging Face's names, read one at a time in the order given.
+    """Builds parameters from tensors with Hugging Face's names, read one at a time in the given order.
 
     Args:
       shardings: a tree like the parameters'; None puts them on the first device.
-      dtype: of the parameters; what is on disk is cast on the device.
+      dtype: of the parameters; tensors are cast on the device.
       origin: names the source in errors.
 
     Raises:
-      UserError: missing or surplus tensors, wrong shapes or dtypes, values that are not finite.
+      UserError: tensors are missing or unexpected, or have wrong shapes, dtypes or values that are not finite.
     """
-    wanted = names.slots(config)
-    found = _match(tensors, wanted, origin)
+    slots = names.slots(config)
+    tensors_by_name = _match(tensors, slots, origin)
     leaves, structure = jax.tree_util.tree_flatten_with_path(abstract_params(config, dtype))
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     placed = [device] * len(leaves) if shardings is None else structure.flatten_up_to(shardings)
-    where = dict(zip(paths, placed))
+    sharding_of = dict(zip(paths, placed))
     params: dict[str, Any] = {
-        path: _zeros(leaf.shape, leaf.dtype, where[path]) if path.startswith("blocks/") else None
+        path: _zeros(leaf.shape, leaf.dtype, sharding_of[path]) if path.startswith("blocks/") else None
         for path, (_, leaf) in zip(paths, leaves)
     }
     shapes = {path: leaf.shape for path, (_, leaf) in zip(paths, leaves)}
 
-    for name, tensor in found.items():
-        slot = wanted[name]
-        sharding = where[slot.path]
-        # Sent as torch stores it: the device casts and transposes, quicker than the host and nothing is there twice.
+    for name, tensor in tensors_by_name.items():
+        slot = slots[name]
+        sharding = sharding_of[slot.path]
+        # Sent in torch's layout: casting and transposing are faster on the device and need no second copy on the host.
         array = _to_devices(tensor.read(), _torch_sharding(sharding, slot, len(shapes[slot.path])))
         if slot.layer is None:
             params[slot.path], finite = _convert(sharding, slot.inputs, shapes[slot.path], dtype)(array)
         else:
             params[slot.path], finite = _write_layer(sharding, slot.inputs)(params[slot.path], array, slot.layer)
-        if not finite:  # waits for the device, so that one tensor at a time is on the host
-            raise UserError(f"{tensor.file}: tensor {name} holds NaN or infinite values (as {jnp.dtype(dtype).name})")
+        if not finite:  # waits for the device, so that the host holds one tensor at a time
+            raise UserError(f"{tensor.file}: tensor {name} has NaN or infinite values (as {jnp.dtype(dtype).name})")
         del array
     return jax.tree_util.tree_unflatten(structure, [params[path] for path in paths])
 
 
-def _match(tensors: Mapping[str, Tensor], wanted: Mapping[str, names.Slot], origin: str) -> dict[str, Tensor]:
-    """Tensors by bare name, every one in its place and none left over."""
-    found: dict[str, Tensor] = {}
+def _match(tensors: Mapping[str, Tensor], slots: Mapping[str, names.Slot], origin: str) -> dict[str, Tensor]:
+    """Matches tensors to slots by bare name, and checks that none is missing, unexpected or of the wrong shape."""
+    matched: dict[str, Tensor] = {}
     for full, tensor in tensors.items():
         name = names.bare(full)
-        if name in found:
-            raise UserError(f"{origin}: tensor {name} is there twice, once as {full}; keep one")
+        if name in matched:
+            raise UserError(f"{origin}: tensor {name} appears twice, once as {full}; keep one")
         if name not in IGNORED:
-            found[name] = tensor
-    head, embedding = found.pop(names.HEAD, None), found.get("embed_tokens.weight")
-    if surplus := sorted(found.keys() - wanted.keys()):
+            matched[name] = tensor
+    head, embedding = matched.pop(names.HEAD, None), matched.get("embed_tokens.weight")
+    if surplus := sorted(matched.keys() - slots.keys()):
         raise UserError(
-            f"{origin}: tensor {surplus[0]} is not part of the configured model{nearest(surplus[0], wanted)}"
+            f"{origin}: tensor {surplus[0]} is not part of the configured model{nearest(surplus[0], slots)}"
             + (f" ({len(surplus)} such tensors)" if len(surplus) > 1 else "")
         )
-    if missing := sorted(wanted.keys() - found.keys()):
+    if missing := sorted(slots.keys() - matched.keys()):
         raise UserError(
             f"{origin}: tensor {missing[0]} is missing" + (f" ({len(missing)} are)" if len(missing) > 1 else "")
         )
-    for name, slot in wanted.items():
-        if found[name].shape != slot.shape:
+    for name, slot in slots.items():
+        if matched[name].shape != slot.shape:
             raise UserError(
-                f"{found[name].file}: tensor {name} has shape {found[name].shape}, the configuration wants {slot.shape}"
+                f"{matched[name].file}: tensor {name} has shape {matched[name].shape}; the model has {slot.shape}"
             )
-        if found[name].dtype not in FLOATS.values():
-            raise UserError(f"{found[name].file}: tensor {name} is {found[name].dtype}; weights are fp32, fp16 or bf16")
+        if matched[name].dtype not in FLOATS.values():
+            raise UserError(
+                f"{matched[name].file}: tensor {name} is {matched[name].dtype}; weights are fp32, fp16 or bf16"
+            )
     if head is not None and not _same(head, embedding):
         raise UserError(f"{origin}: {names.HEAD} differs from embed_tokens.weight; an untied output is not supported")
-    return found
+    return matched
 
 
 def _same(head: Stored, embedding: Stored, chunk: int = 4_096) -> bool:
-    """Equal to the bit, compared a few rows at a time."""
+    """Whether two tensors are bit-equal; compares a few rows at a time."""
     if (head.shape, head.dtype) != (embedding.shape, embedding.dtype):
         return False
     if head == embedding:  # the same bytes of the same file
@@ -103,21 +105,21 @@ def _same(head: Stored, embedding: Stored, chunk: int = 4_096) -> bool:
 
 
 def _torch_sharding(sharding: Sharding, slot: names.Slot, rank: int) -> Sharding:
-    """The sharding of one tensor as torch stores it ([out, in], split axes joined, no layers), from its leaf's.
+    """The sharding of a tensor in torch's layout ([out, in], split axes joined, no layers), from its array's.
 
     Args:
-      rank: of the leaf.
+      rank: of the array.
     """
     if not isinstance(sharding, NamedSharding):
         return sharding
     axes = [*sharding.spec, *[None] * (rank - len(sharding.spec))][slot.layer is not None :]
     if slot.inputs:
-        axes = [axes[slot.inputs], axes[0]]  # of H and K, F or D the first alone is sharded
+        axes = [axes[slot.inputs], axes[0]]  # of joined axes (H and K) only the first is sharded
     return NamedSharding(sharding.mesh, PartitionSpec(*axes[: len(slot.shape)]))
 
 
 def _to_devices(host: np.ndarray, sharding: Sharding) -> jax.Array:
-    """Each device of this process takes its part."""
+    """Copies to each device of this process its part of the array."""
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
@@ -134,7 +136,7 @@ def _zeros(shape: tuple[int, ...], dtype: jnp.dtype, sharding: Sharding) -> jax.
 def _convert(sharding: Sharding, inputs: int, shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
     def convert(tensor: jax.Array) -> tuple[jax.Array, jax.Array]:
         leaf = (tensor.T if inputs else tensor).reshape(shape).astype(dtype)
-        return leaf, jnp.isfinite(jnp.abs(leaf).max())  # `all` would hold a flag for each element of the embedding
+        return leaf, jnp.isfinite(jnp.abs(leaf).max())  # `all` would need a flag for each element of the embedding
 
     return jax.jit(convert, out_shardings=(sharding, None))
 

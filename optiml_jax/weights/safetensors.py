@@ -1,6 +1,6 @@
 """The safetensors format: a JSON header, then the tensors' bytes (huggingface/safetensors, README, "Format").
 
-Read and written here because the library memory-maps a file that it reads and wants in memory all that it writes.
+Read and written here because the library memory-maps files on reading, and holds all tensors in memory on writing.
 """
 
 import json
@@ -18,17 +18,17 @@ MAX_HEADER = 100_000_000  # the library's own limit
 
 
 def read_header(file: Path) -> dict[str, Stored]:
-    """The tensors of one file, in the order of their bytes.
+    """Reads the header of a file: its tensors in the order of their bytes.
 
     Raises:
-      UserError: not a safetensors file, truncated, or a tensor that is not fp16, bf16 or fp32.
+      UserError: the file is not safetensors, is truncated, or has a tensor that is not fp16, bf16 or fp32.
     """
     try:
         total = file.stat().st_size
         with file.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
             if total < 8 or size > min(MAX_HEADER, total - 8):
-                raise UserError(f"{file}: truncated, or no safetensors file; fetch or write it again")
+                raise UserError(f"{file}: truncated or not a safetensors file; fetch or write it again")
             header = json.loads(stream.read(size))
         header.pop("__metadata__", None)
         tensors = {name: _entry(file, name, entry, 8 + size) for name, entry in header.items()}
@@ -52,14 +52,16 @@ def _entry(file: Path, name: str, entry: dict, base: int) -> Stored:
         raise UserError(f"{file}: tensor {name} is {entry['dtype']}; only F32, F16 and BF16 weights can be loaded")
     dtype, shape = FLOATS[NAMES[entry["dtype"]]], tuple(int(size) for size in entry["shape"])
     if end - begin != math.prod(shape) * dtype.itemsize or begin < 0:
-        raise UserError(f"{file}: tensor {name} has {end - begin:,} bytes, which {entry['dtype']} {shape} does not fit")
+        raise UserError(
+            f"{file}: tensor {name} has {end - begin:,} bytes, which does not match {entry['dtype']} {shape}"
+        )
     return Stored(file, base + begin, dtype, shape)
 
 
 def write_file(file: Path, shapes: dict[str, tuple[int, ...]], dtype: str, tensors: Iterable[np.ndarray]) -> None:
     """Writes tensors one at a time; `tensors` yields them in the order of `shapes`."""
     code = next(code for code, name in NAMES.items() if name == dtype)
-    header, offset = {"__metadata__": {"format": "pt"}}, 0  # transformers refuses a file without a format
+    header, offset = {"__metadata__": {"format": "pt"}}, 0  # transformers requires a format
     for name, shape in shapes.items():
         size = math.prod(shape) * FLOATS[dtype].itemsize
         header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, offset + size]}
@@ -73,7 +75,7 @@ def write_file(file: Path, shapes: dict[str, tuple[int, ...]], dtype: str, tenso
 
 
 def shard(shapes: dict[str, tuple[int, ...]], itemsize: int, limit: float) -> Iterator[dict[str, tuple[int, ...]]]:
-    """Groups tensors, in order, into files of at most `limit` bytes (a larger tensor has a file of its own)."""
+    """Groups tensors, in order, into files of at most `limit` bytes (a larger tensor gets its own file)."""
     group: dict[str, tuple[int, ...]] = {}
     size = 0
     for name, shape in shapes.items():

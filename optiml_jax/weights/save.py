@@ -1,4 +1,4 @@
-"""Export to Hugging Face: safetensors, `config.json` and the tokenizer, complete or not there at all."""
+"""Export to Hugging Face: safetensors, `config.json` and the tokenizer, in a folder that is complete or absent."""
 
 import collections
 import functools
@@ -19,7 +19,7 @@ from optiml_jax.common.distributed import together
 from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.decoder import check_params
-from optiml_jax.tokenizer import SPECIAL, Tokenizer
+from optiml_jax.tokenizer import OPT_EOS_ID, OPT_PAD_ID, SPECIAL, Tokenizer
 from optiml_jax.weights import names, output_folder, safetensors
 from optiml_jax.weights.config import hf_config, was_exported
 from optiml_jax.weights.stored import FLOATS
@@ -33,28 +33,28 @@ def save_hf(
     dtype: jnp.dtype | None = None,
     max_shard_bytes: float = 5e9,
 ) -> Path:
-    """Writes a directory that `transformers.OPTForCausalLM` and `AutoTokenizer` load.
+    """Writes a directory that `transformers.OPTForCausalLM` and `AutoTokenizer` can load.
 
-    It is written as `<directory>.partial` and renamed at the end. Every process of a distributed run calls this; the
-    first one writes. One tensor at a time is gathered from the devices.
+    It is written as `<directory>.partial` and renamed at the end. Every process of a distributed run must call this;
+    the first one writes. Tensors are gathered from the devices one at a time.
 
     Args:
-      tokenizer: None leaves its files out.
-      directory: new or empty, or an earlier export, which is replaced.
+      tokenizer: None omits its files.
+      directory: new, empty, or an earlier export, which is replaced.
       dtype: float32, float16 or bfloat16 on disk; None keeps the parameters'.
-      max_shard_bytes: more is spread over several files with an index.
+      max_shard_bytes: larger weights are split into several files with an index.
 
     Returns:
       The directory.
 
     Raises:
-      UserError: the target holds something else, the disk is too small, or a value is not finite (in `dtype`).
+      UserError: the target holds something else, the disk is too small, or a value is not finite in `dtype`.
     """
     directory = Path(directory)
     check_params(params, config, str(directory))
     name = jnp.dtype(params["token_embedding"].dtype if dtype is None else dtype).name
     if name not in FLOATS:
-        raise UserError(f"{directory}: weights are written as float32, float16 or bfloat16, not {name}")
+        raise UserError(f"{directory}: weights can be saved as float32, float16 or bfloat16, not {name}")
     slots = names.slots(config)
     shapes = {names.EXPORT_PREFIX + key: slot.shape for key, slot in slots.items()}
     tensors = _gather(params, slots, name, directory)
@@ -63,7 +63,7 @@ def save_hf(
         partial = output_folder.prepare(directory, total, was_exported) if jax.process_index() == 0 else None
     with together():
         if partial is None:
-            collections.deque(tensors, maxlen=0)  # takes part in every gather
+            collections.deque(tensors, maxlen=0)  # takes part in every gather of the writing process
             return directory
         try:
             _write_weights(partial, shapes, name, tensors, max_shard_bytes, total)
@@ -73,7 +73,7 @@ def save_hf(
             raise UserError(f"{directory}: cannot be written ({error.strerror or error})") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-            if jax.process_count() > 1:  # the others go on gathering, whatever went wrong here
+            if jax.process_count() > 1:  # the other processes keep gathering even if writing failed here
                 collections.deque(tensors, maxlen=0)
     return directory
 
@@ -91,20 +91,20 @@ def _write_weights(
         safetensors.write_file(directory / "model.safetensors", shapes, dtype, tensors)
         return
     files = [f"model-{index:05d}-of-{len(shards):05d}.safetensors" for index in range(1, len(shards) + 1)]
-    for file, held in zip(files, shards):
-        safetensors.write_file(directory / file, held, dtype, (next(tensors) for _ in held))
+    for file, names_in_file in zip(files, shards):
+        safetensors.write_file(directory / file, names_in_file, dtype, (next(tensors) for _ in names_in_file))
     index = {
         "metadata": {"total_size": total},
-        "weight_map": {name: file for file, held in zip(files, shards) for name in held},
+        "weight_map": {name: file for file, names_in_file in zip(files, shards) for name in names_in_file},
     }
     _write_json(directory / "model.safetensors.index.json", index)
 
 
 def _write_rest(directory: Path, config: OPTConfig, tokenizer: Tokenizer | None, dtype: str) -> None:
-    """Configuration and tokenizer; `</s>` starts and ends a text, as in facebook/opt-*."""
-    bos, eos, pad = (2, 2, 1) if tokenizer is None else (tokenizer.eos_id, tokenizer.eos_id, tokenizer.pad_id)
-    _write_json(directory / "config.json", hf_config(config, dtype, bos, eos, pad))
-    ids = {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
+    """Writes configuration and tokenizer; `</s>` starts and ends a text, as in facebook/opt-*."""
+    eos, pad = (OPT_EOS_ID, OPT_PAD_ID) if tokenizer is None else (tokenizer.eos_id, tokenizer.pad_id)
+    _write_json(directory / "config.json", hf_config(config, dtype, eos, eos, pad))
+    ids = {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": pad}
     _write_json(directory / "generation_config.json", {"_from_model_config": True, **ids})
     if tokenizer is None:
         return
@@ -128,7 +128,7 @@ def _write_json(file: Path, content: Any) -> None:
 
 
 def _gather(params: dict, slots: dict[str, names.Slot], dtype: str, origin: Path) -> Iterator[np.ndarray]:
-    """Every tensor as torch stores it, gathered from the devices when asked for."""
+    """Yields every tensor in torch's layout, gathered from the devices on demand."""
     leaves = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)

@@ -1,4 +1,4 @@
-"""Where weights come from: a directory, or a name on the Hugging Face hub."""
+"""Locates weights: a directory, or a name on the Hugging Face hub."""
 
 import os
 import re
@@ -22,17 +22,17 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def is_hf(path: str | os.PathLike) -> bool:
-    """Whether `path` is a Hugging Face model directory: `config.json`, and no metaseq checkpoint beside it."""
+    """Whether `path` is a Hugging Face model directory: it has a `config.json` and no metaseq checkpoint."""
     return (Path(path) / "config.json").is_file() and not is_metaseq(path)
 
 
 def resolve(source: str | os.PathLike) -> Path:
-    """The directory of `source`: itself, or the hub's files for a name, from the local cache when they are there.
+    """Returns the directory of `source`: itself, or the local snapshot of a hub name, downloaded if necessary.
 
-    A metaseq checkpoint (a `.pt` file, or the name that its files share) stays as it is.
+    A metaseq checkpoint (a `.pt` file, or the common name of its files) is returned as it is.
 
     Raises:
-      UserError: neither a directory nor a hub name, or the hub did not give it.
+      UserError: `source` is neither a directory nor a hub name, or cannot be downloaded.
     """
     if Path(source).is_dir() or is_metaseq(source):
         return Path(source)
@@ -50,17 +50,17 @@ def _cached(name: str) -> Path | None:
 
     try:
         path = Path(snapshot_download(name, local_files_only=True))
-    except (LocalEntryNotFoundError, ValueError):  # not there, or not even a valid name: the hub says which
+    except (LocalEntryNotFoundError, ValueError):  # not cached, or an invalid name, which the hub will report
         return None
     try:
         complete = is_hf(path) and bool(directory.weight_files(path))
-    except UserError:  # a shard is missing: an earlier download was interrupted
+    except UserError:  # a shard is missing because an earlier download was interrupted
         complete = False
     return path if complete else None
 
 
 def _download(name: str) -> Path:
-    """Fetches configuration, tokenizer and one form of the weights (facebook/opt-* come in up to four)."""
+    """Downloads configuration, tokenizer and one form of the weights (facebook/opt-* have up to four)."""
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -68,4 +68,4 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=SMALL_FILES + (SAFETENSORS if has_safetensors else BIN)))
     except Exception as error:  # network, authentication and missing repositories come in many classes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{name}: no such directory, and the hub did not give it ({reason})") from error
+        raise UserError(f"{name}: not a directory, and downloading it from the hub failed ({reason})") from error

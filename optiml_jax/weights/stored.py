@@ -1,4 +1,4 @@
-"""One tensor in a file: where its bytes are, read into memory only when asked (safetensors and torch share it)."""
+"""Tensors on disk, located by file and offset and read on demand (shared by safetensors and torch files)."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ import numpy as np
 from optiml_jax.common.errors import UserError
 
 FLOATS = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
-ALIGNMENT = 64  # jax takes a host buffer without a copy only at this alignment; numpy gives 16
+ALIGNMENT = 64  # jax uses a host buffer without a copy only at this alignment; numpy's is 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Stored:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def rows(self, start: int, stop: int) -> "Stored":
-        """Part of the tensor: rows `start` to `stop` of its first axis."""
+        """Rows `start` to `stop` of the first axis."""
         start, stop = min(start, self.shape[0]), min(stop, self.shape[0])
         row = math.prod(self.shape[1:]) if self.strides is None else self.strides[0]
         offset = self.offset + start * row * self.dtype.itemsize
         return dataclasses.replace(self, offset=offset, shape=(stop - start, *self.shape[1:]))
 
     def read(self) -> np.ndarray:
-        """The tensor, in memory of its own: a memory map counts as resident once touched, whole shards at a time."""
+        """Reads the tensor into new memory: touched pages of a memory map count as resident, whole shards at a time."""
         if self.strides is None:
             return read_bytes(self.file, self.offset, self.nbytes).view(self.dtype).reshape(self.shape)
         span = 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides)) if self.nbytes else 0
@@ -78,7 +78,7 @@ class Flat:
 
 @dataclasses.dataclass(frozen=True)
 class Joined:
-    """A tensor split along one axis (Megatron's tensor parallelism); all parts have the same shape."""
+    """A tensor split along one axis (Megatron's tensor parallelism) into parts of equal shape."""
 
     parts: tuple["Stored | Flat", ...]
     axis: int
@@ -108,25 +108,25 @@ Tensor = Stored | Flat | Joined
 
 
 def cut(runs: tuple[Stored, ...], start: int, stop: int) -> tuple[Stored, ...]:
-    """Elements `start` to `stop` of runs laid end to end."""
-    found, first = [], 0
+    """Selects elements `start` to `stop` of runs laid end to end."""
+    selected, first = [], 0
     for run in runs:
         low, high = max(start - first, 0), min(stop - first, run.shape[0])
         if low < high:
-            found.append(run.rows(low, high))
+            selected.append(run.rows(low, high))
         first += run.shape[0]
-    return tuple(found)
+    return tuple(selected)
 
 
 def aligned(size: int) -> np.ndarray:
-    """`size` bytes that jax takes without a copy."""
+    """Allocates `size` bytes aligned so that jax uses them without a copy."""
     raw = np.empty(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size]
 
 
 def read_bytes(file: Path, offset: int, size: int) -> np.ndarray:
-    """`size` bytes from `offset`, see `read_into`."""
+    """Reads `size` bytes from `offset`, see `read_into`."""
     data = aligned(size)
     read_into(file, offset, data)
     return data
@@ -136,13 +136,13 @@ def read_into(file: Path, offset: int, data: np.ndarray) -> None:
     """Fills `data` (uint8) from `offset`.
 
     Raises:
-      UserError: the file is shorter, or cannot be read.
+      UserError: the file is too short, or cannot be read.
     """
     view, done = memoryview(data), 0
     try:
         with file.open("rb", buffering=0) as stream:
             stream.seek(offset)
-            while done < len(view):  # Linux hands over at most 2 GiB a call
+            while done < len(view):  # Linux reads at most 2 GiB per call
                 got = stream.readinto(view[done:])
                 if not got:
                     raise UserError(f"{file}: truncated at byte {offset + done}; fetch or write the file again")

@@ -1,7 +1,7 @@
-"""Torch's zip files (`.bin`, `.pt`) without torch, and without running what a pickle asks for.
+"""Reads torch's zip files (`.bin`, `.pt`) without torch, and without running code that a pickle asks for.
 
 A zip holds `<root>/data.pkl`, a pickle of the state with persistent ids for storages, and `<root>/data/<key>`, the
-storages' bytes, uncompressed. The unpickler below knows the few names that tensors need and refuses every other.
+storages' bytes, uncompressed. The unpickler below knows the few names that tensors need and refuses all others.
 """
 
 import collections
@@ -18,19 +18,19 @@ from optiml_jax.common.errors import UserError
 from optiml_jax.weights.stored import FLOATS, Stored
 
 STORAGES = {"FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16"}
-# Storages that buffers and counters of a checkpoint have; no weight may be one.
+# Storages of buffers and counters; weights cannot have these types.
 OTHER_STORAGES = {"LongStorage": np.int64, "IntStorage": np.int32, "BoolStorage": np.bool_, "DoubleStorage": np.float64}
 MAX_PICKLE = 1 << 30  # names and shapes only: the 175B model's are a few megabytes
 
 
-def load(file: Path, stand_in: Callable[[str, str], Any] | None = None) -> Any:
-    """What `file` holds, each tensor a `Stored`.
+def load(file: Path, inert_class: Callable[[str, str], Any] | None = None) -> Any:
+    """Reads the contents of `file`, each tensor as a `Stored`.
 
     Args:
-      stand_in: for a (module, name) that is not needed for tensors, what takes its place, or None to refuse it.
+      inert_class: returns a replacement for a (module, name) that tensors do not need, or None to refuse it.
 
     Raises:
-      UserError: truncated, not a zip, an older format, or a pickle that wants a foreign class.
+      UserError: the file is truncated, not a zip or of an older format, or its pickle needs an unknown class.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -43,14 +43,14 @@ def load(file: Path, stand_in: Callable[[str, str], Any] | None = None) -> Any:
             if records[f"{root}data.pkl"].file_size > MAX_PICKLE:
                 raise UserError(f"{file}: data.pkl is too large to hold names and shapes only")
             with archive.open(f"{root}data.pkl") as stream, file.open("rb") as raw:
-                return _Unpickler(stream, file, raw, root, records, stand_in).load()
+                return _Unpickler(stream, file, raw, root, records, inert_class).load()
     except UserError:
         raise
     except zipfile.BadZipFile as error:
         with file.open("rb") as stream:
             legacy = stream.read(1) == b"\x80"
-        way = "it has the format before torch 1.6; save it again with a newer torch" if legacy else "fetch it again"
-        raise UserError(f"{file}: truncated or not a torch file; {way}") from error
+        remedy = "it has the format before torch 1.6; save it again with a newer torch" if legacy else "fetch it again"
+        raise UserError(f"{file}: truncated or not a torch file; {remedy}") from error
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged pickle raises nearly anything
@@ -59,9 +59,9 @@ def load(file: Path, stand_in: Callable[[str, str], Any] | None = None) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, stream, file: Path, raw, root: str, records: dict, stand_in: Callable | None) -> None:
+    def __init__(self, stream, file: Path, raw, root: str, records: dict, inert_class: Callable | None) -> None:
         super().__init__(stream)
-        self._file, self._raw, self._root, self._records, self._stand_in = file, raw, root, records, stand_in
+        self._file, self._raw, self._root, self._records, self._inert_class = file, raw, root, records, inert_class
 
     def find_class(self, module: str, name: str) -> Any:
         known = {
@@ -76,9 +76,9 @@ class _Unpickler(pickle.Unpickler):
             return FLOATS[STORAGES[name]]
         if module == "torch" and name in OTHER_STORAGES:
             return np.dtype(OTHER_STORAGES[name])
-        if self._stand_in is not None and (found := self._stand_in(module, name)) is not None:
-            return found
-        raise UserError(f"{self._file}: the pickle wants {module}.{name}, which weights do not need; it was not run")
+        if self._inert_class is not None and (replacement := self._inert_class(module, name)) is not None:
+            return replacement
+        raise UserError(f"{self._file}: its pickle needs {module}.{name}, which weights do not need; it was not run")
 
     def persistent_load(self, pid: tuple) -> tuple[np.dtype, str, int]:
         kind, dtype, key, _, count = pid
@@ -99,7 +99,7 @@ class _Unpickler(pickle.Unpickler):
         return Stored(self._file, start, dtype, shape, None if _contiguous(shape, strides) else strides)
 
     def _data_start(self, record: zipfile.ZipInfo) -> int:
-        """Byte of the record's data: its local header may have another length than the central one."""
+        """Offset of the record's data, from its local header, whose length may differ from the central one's."""
         self._raw.seek(record.header_offset)
         signature, name_length, extra_length = struct.unpack("<4s22xHH", self._raw.read(30))
         if signature != b"PK\x03\x04":

@@ -1,4 +1,4 @@
-"""One module a benchmark, each with `discover(directory, options) -> tasks.catalog.registry.Benchmark`.
+"""Benchmarks, one module each, with `discover(directory, options) -> tasks.catalog.registry.Benchmark`.
 
-One that needs no data directory says `BUILT_IN = True`.
+A benchmark that needs no data directory sets `BUILT_IN = True`.
 """

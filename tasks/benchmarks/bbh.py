@@ -31,18 +31,18 @@ UNREAD = {"model_outputs/*": "answers of models", "code-davinci-002-outputs/**/*
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """The tasks whose files are there.
+    """Discovers the tasks that have data.
 
     Raises:
-      MissingError: there is none.
+      MissingError: there are none.
       DataError: a task's prompt file is not there or not as the authors wrote it.
     """
-    found = {}
+    sources = {}
     for name in stems(NAME):
         file = name.removesuffix(COT)
         if any((directory / pattern).is_file() for pattern in _patterns(file)):
-            found[name] = _source(file, name.endswith(COT), directory / "cot-prompts" / f"{file}.txt")
-    return wordings.discover(NAME, directory, options, found, UNREAD)
+            sources[name] = _source(file, name.endswith(COT), directory / "cot-prompts" / f"{file}.txt")
+    return wordings.discover(NAME, directory, options, sources, UNREAD)
 
 
 def _patterns(file: str) -> tuple[str, ...]:
@@ -68,24 +68,24 @@ def read_prompt(path: Path) -> tuple[str, list[tuple[str, str]], str]:
     stands before the reasons: a line break, in one file a space.
 
     Raises:
-      DataError: it is not there, or holds no solved question.
+      DataError: the file does not exist, or has no solved question.
     """
     description, *questions = records.content(path).partition("-----\n")[2].strip().split("\n\nQ: ")
     solved = [question.partition(f"\nA:{THINK}") for question in questions]
     if not solved or not all(reasons.strip() for _, _, reasons in solved):
         raise DataError(f"{path}: no solved questions (Q: ... A:{THINK} ...) after -----; fetch it again")
-    return description, [(asked, reasons.strip()) for asked, _, reasons in solved], solved[0][2][0]
+    return description, [(question, reasons.strip()) for question, _, reasons in solved], solved[0][2][0]
 
 
 def _read(solved: list[tuple[str, str]], prompt: Path, path: Path, split: str) -> Iterator[Row | Skipped]:
     if split == SHOWN_SPLIT:
-        for number, (asked, reasons) in enumerate(solved, start=1):
-            yield Row(number, f"{prompt}#{number}", {"input": asked, "reasons": reasons})
+        for number, (question, reasons) in enumerate(solved, start=1):
+            yield Row(number, f"{prompt}#{number}", {"input": question, "reasons": reasons})
         return
-    found = records.document(path)
-    if not isinstance(found, dict) or not isinstance(found.get("examples"), list):
+    content = records.document(path)
+    if not isinstance(content, dict) or not isinstance(content.get("examples"), list):
         raise DataError(f'{path}: not an object with "examples", as BIG-Bench Hard writes it')
-    for number, example in enumerate(found["examples"], start=1):
+    for number, example in enumerate(content["examples"], start=1):
         where = f"{path}#{number}"
         yield Row(number, where, example) if isinstance(example, dict) else Skipped(where, "not an object")
 
@@ -93,5 +93,5 @@ def _read(solved: list[tuple[str, str]], prompt: Path, path: Path, split: str) -
 def _recipe(reasoned: bool, after: str, row: Mapping[str, Any]) -> Iterator[Fields]:
     reasons = row.get("reasons")
     answer = text(row, "target") if reasons is None else reasons.rpartition("answer is ")[2].removesuffix(".")
-    told = reasons if reasoned and reasons else answer
-    yield {"input": text(row, "input"), "stop": STOP, "separator": after if reasoned else " "} | answers(told)
+    solution = reasons if reasoned and reasons else answer
+    yield {"input": text(row, "input"), "stop": STOP, "separator": after if reasoned else " "} | answers(solution)

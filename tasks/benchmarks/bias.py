@@ -32,10 +32,10 @@ UNREAD = {
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """The tasks whose files are there.
+    """Discovers the tasks that have data.
 
     Raises:
-      MissingError: there is none.
+      MissingError: there are none.
     """
     return wordings.discover(NAME, directory, options, SOURCES, UNREAD)
 
@@ -66,7 +66,8 @@ def _read_winobias(path: Path, split: str) -> Iterator[Row | Skipped]:
 
 
 def _winobias(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """One mention in brackets is the occupation, another the pronoun; a few sentences have the pronoun twice."""
+    """Splits a sentence: one mention in brackets is the occupation, another the pronoun; a few sentences have the
+    pronoun twice."""
     mentions = MENTION.findall(row["sentence"])
     pronouns = [mention for mention in mentions if mention.lower() in PRONOUNS]
     nouns = [mention for mention in mentions if mention.lower() not in PRONOUNS]

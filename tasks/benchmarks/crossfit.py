@@ -25,22 +25,22 @@ FILE = re.compile(r"(?P<task>.+?)(?P<shots>_\d+_\d+)?_(train|dev|test)\.tsv")
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """The tasks whose files are there.
+    """Discovers the tasks that have data.
 
     Raises:
-      MissingError: there is none.
+      MissingError: there are none.
     """
     patterns: dict[str, set[tuple[bool, str]]] = {}
     for path in directory.rglob("*.tsv"):
-        if found := FILE.fullmatch(path.name):
-            name = task_name(NAME, found["task"]).removeprefix(f"{NAME}.")
-            some = f"{found['task']}{'_*' if found['shots'] else ''}_{{split}}.tsv"
-            place = path.relative_to(directory).with_name(some)
-            patterns.setdefault(name, set()).add((found["shots"] is not None, str(place)))
+        if match := FILE.fullmatch(path.name):
+            name = task_name(NAME, match["task"]).removeprefix(f"{NAME}.")
+            some = f"{match['task']}{'_*' if match['shots'] else ''}_{{split}}.tsv"
+            pattern = path.relative_to(directory).with_name(some)
+            patterns.setdefault(name, set()).add((match["shots"] is not None, str(pattern)))
     read = records.tabs("input", "output", rest=True)
     sources = {
-        name: Source(tuple(pattern for _, pattern in sorted(found)), _record, read, once=True)
-        for name, found in patterns.items()
+        name: Source(tuple(pattern for _, pattern in sorted(match)), _record, read, once=True)
+        for name, match in patterns.items()
     }
     return wordings.discover(NAME, directory, options, sources)
 

@@ -47,10 +47,10 @@ NUMBERED = re.compile(r"(\d+) (.*)")
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """The tasks whose files are there.
+    """Discovers the tasks that have data.
 
     Raises:
-      MissingError: there is none.
+      MissingError: there are none.
     """
     sources = {}
     for task, (folder, snapshot) in DATA_SETS.items():
@@ -115,11 +115,11 @@ def _said(acts: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _acts(path: Path) -> Iterator[Row | Skipped]:
-    """The acts of a file, or its whole dialogues."""
+    """Yields the acts of a file, or its whole dialogues."""
     if path.suffix == ".yml":
         try:
-            found = yaml.load(path.read_text("utf-8"), yaml.CSafeLoader)["acts"]
-            acts = [act for acts in found for act in acts]
+            document = yaml.load(path.read_text("utf-8"), yaml.CSafeLoader)["acts"]
+            acts = [act for acts in document for act in acts]
         except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
             raise DataError(f"{path}: not ParlAI's YAML ({str(error).splitlines()[0]}); fetch the file again") from None
         for number, act in enumerate(acts, start=1):
@@ -142,8 +142,8 @@ def _acts(path: Path) -> Iterator[Row | Skipped]:
                 yield Row(number, where, json.loads(line))
             except ValueError as error:
                 yield Skipped(where, f"not JSON ({error})")
-        elif found := NUMBERED.fullmatch(line):
-            said, *answer = found[2].split("\t")
-            yield Row(number, where, {"text": said, "labels": answer, "starts": found[1] == "1"})
+        elif match := NUMBERED.fullmatch(line):
+            utterance, *answer = match[2].split("\t")
+            yield Row(number, where, {"text": utterance, "labels": answer, "starts": match[1] == "1"})
         elif line.strip():
             yield Skipped(where, 'neither "text:...", nor a numbered line')

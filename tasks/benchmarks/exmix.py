@@ -75,10 +75,10 @@ STANCES = {
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """The tasks whose files are there.
+    """Discovers the tasks that have data.
 
     Raises:
-      MissingError: there is none.
+      MissingError: there are none.
     """
     return wordings.discover(NAME, directory, options, SOURCES)
 
@@ -92,16 +92,16 @@ def _aligned(path: Path, split: str) -> Iterator[Row | Skipped]:
     other = path.with_name(path.name.replace(".modern.", ".original."))
     if not other.is_file():
         raise DataError(f"{other}: is not there; its lines are the answers to those of {path.name}")
-    for (number, one), (_, two) in itertools.zip_longest(
+    for (number, modern), (_, original) in itertools.zip_longest(
         records.lines(path), records.lines(other), fillvalue=(0, None)
     ):
-        if one is None or two is None:
-            short = path if one is None else other
+        if modern is None or original is None:
+            short = path if modern is None else other
             raise DataError(f"{short}: fewer lines than the file beside it, whose lines belong to its own; fetch both")
-        if wrong := next((line for line in (one, two) if isinstance(line, Skipped)), None):
+        if wrong := next((line for line in (modern, original) if isinstance(line, Skipped)), None):
             yield wrong
         else:
-            yield Row(number, f"{path}:{number}", {"input": one, "output": two})
+            yield Row(number, f"{path}:{number}", {"input": modern, "output": original})
 
 
 def _styles(path: Path, split: str) -> Iterator[Row | Skipped]:
@@ -112,14 +112,14 @@ def _styles(path: Path, split: str) -> Iterator[Row | Skipped]:
     for row in records.tabs("input", "output")(path, split):
         if isinstance(row, Row):
             *numbers, sentence = row.values["input"].split(" ", len(changes))
-            codes = [known[number] for known, number in zip(changes, numbers) if number in known]
+            codes = [code[number] for code, number in zip(changes, numbers) if number in code]
             row = row._replace(values=row.values | {"codes": codes if changes else [name], "input": sentence})
         yield row
 
 
 def _style(row: Mapping[str, Any]) -> Iterator[Fields]:
-    asked = " ".join(STYLES[code] for code in row["codes"]) or "Leave this sentence as it is."
-    yield {"instruction": asked} | next(_pair(row))
+    instruction = " ".join(STYLES[code] for code in row["codes"]) or "Leave this sentence as it is."
+    yield {"instruction": instruction} | next(_pair(row))
 
 
 def _machine_written(path: Path, split: str) -> Iterator[Row | Skipped]:
@@ -132,21 +132,21 @@ def _machine_written(path: Path, split: str) -> Iterator[Row | Skipped]:
 def _arguments(path: Path, split: str) -> Iterator[Row | Skipped]:
     """UKP's sentences of one split, which is a column. What cannot be used is counted with "train"."""
     for row in records.table(path, delimiter="\t"):
-        own = split == "train" if isinstance(row, Skipped) else row.values.get("set") in wordings.NAMES[split]
-        if own:
+        in_split = split == "train" if isinstance(row, Skipped) else row.values.get("set") in wordings.NAMES[split]
+        if in_split:
             yield row
 
 
 def _argument(row: Mapping[str, Any]) -> Iterator[Fields]:
-    found = text(row, "annotation")
-    if found not in STANCES:
-        raise UnusableError(f"the annotation {found!r} is none of {', '.join(STANCES)}")
-    yield {"topic": text(row, "topic"), "input": text(row, "sentence")} | answers(STANCES[found])
+    annotation = text(row, "annotation")
+    if annotation not in STANCES:
+        raise UnusableError(f"the annotation {annotation!r} is none of {', '.join(STANCES)}")
+    yield {"topic": text(row, "topic"), "input": text(row, "sentence")} | answers(STANCES[annotation])
 
 
 def _entity(row: Mapping[str, Any]) -> Iterator[Fields]:
     """KILT: a passage with a marked mention, and the titles that it may mean."""
-    titles = [one["answer"] for one in value(row, "output") if one.get("answer")]
+    titles = [output["answer"] for output in value(row, "output") if output.get("answer")]
     yield {"input": text(row, "input")} | answers(*titles)
 
 
@@ -160,12 +160,12 @@ def _intent(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 def _slots(row: Mapping[str, Any]) -> Iterator[Fields]:
     """DialoGLUE's slots: spans of what a user says."""
-    said = text(row, "userInput.text")
-    found = []
+    utterance = text(row, "userInput.text")
+    slots = []
     for label in row.get("labels", []):
         span = label["valueSpan"]
-        found.append(f"{label['slot']}: {said[span.get('startIndex', 0) : span.get('endIndex')]}")
-    yield {"input": said} | answers("; ".join(found) or "none")
+        slots.append(f"{label['slot']}: {utterance[span.get('startIndex', 0) : span.get('endIndex')]}")
+    yield {"input": utterance} | answers("; ".join(slots) or "none")
 
 
 def _news(row: Mapping[str, Any]) -> Iterator[Fields]:

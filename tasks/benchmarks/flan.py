@@ -87,33 +87,35 @@ class Pattern(NamedTuple):
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """The tasks whose rows are there.
+    """Discovers the tasks that have rows.
 
     Raises:
       MissingError: no patterns.
       DataError: a file that does not hold them.
     """
-    known = catalog(NAME)
+    rows = catalog(NAME)
     path = next((directory / place for place in PLACES if (directory / place).is_file()), None)
     if path is None:
         raise MissingError(f"{directory}: no flan/templates.py; put github.com/google-research/flan there")
     patterns = load(path)
     decisions = reviewed_templates(NAME)
     tasks, left_out = {}, []
-    for row in known.values():
+    for row in rows.values():
         stem = row.name.removeprefix(f"{NAME}.")
         folders = [base / place for base in _bases(directory) for place in (row.source, ALSO.get(row.source)) if place]
-        there = next((records.splits(folder) for folder in folders if folder.is_dir() and records.splits(folder)), None)
-        if there is None:
+        available = next(
+            (records.splits(folder) for folder in folders if folder.is_dir() and records.splits(folder)), None
+        )
+        if available is None:
             continue
         key = KEYS.get(stem, stem)
         if key not in patterns:
             left_out.append(Skipped(str(path), f"no patterns of {key}"))
             continue
-        kept, dropped = reviewed(patterns[key], decisions, options.all_templates)
-        left_out += [Skipped(f"{path}#{one.id}", reason) for one, reason in dropped]
-        tasks[row.name] = _task(row, stem, path, _splits(stem, there), kept, options)
-    return Benchmark(tasks, tuple(left_out), known)
+        selected, dropped = reviewed(patterns[key], decisions, options.all_templates)
+        left_out += [Skipped(f"{path}#{pattern.id}", reason) for pattern, reason in dropped]
+        tasks[row.name] = _task(row, stem, path, _splits(stem, available), selected, options)
+    return Benchmark(tasks, tuple(left_out), rows)
 
 
 def _bases(directory: Path) -> tuple[Path, Path]:
@@ -126,20 +128,21 @@ def _load(path: Path, stamp: tuple[int, int]) -> dict[str, tuple[Pattern, ...]]:
         tree = ast.parse(path.read_bytes().decode("utf-8"))
         assigned = (node for node in tree.body if isinstance(node, ast.Assign))
         values = [node.value for node in assigned if [ast.unparse(name) for name in node.targets] == ["PATTERNS"]]
-        found = ast.literal_eval(values[-1]) if values else None
+        content = ast.literal_eval(values[-1]) if values else None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start:,}") from None
     except SyntaxError as error:
         raise DataError(f"{path}:{error.lineno}: not Python ({error.msg})") from None
     except (ValueError, RecursionError, MemoryError, TypeError) as error:
         raise DataError(f"{path}: PATTERNS is more than texts ({type(error).__name__})") from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise DataError(f"{path}: no dictionary PATTERNS; it is flan/templates.py of the official repository")
-    for key, pairs in found.items():
+    for key, pairs in content.items():
         if not isinstance(key, str) or not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
             raise DataError(f"{path}: PATTERNS[{key!r}] is no list of pairs of texts")
     return {
-        key: tuple(Pattern(f"{key}_{index}", *pair) for index, pair in enumerate(pairs)) for key, pairs in found.items()
+        key: tuple(Pattern(f"{key}_{index}", *pair) for index, pair in enumerate(pairs))
+        for key, pairs in content.items()
     }
 
 
@@ -163,15 +166,15 @@ def reviewed(
     patterns: Sequence[Pattern], decisions: Mapping[str, tuple[str, str]], everything: bool = False
 ) -> tuple[list[Pattern], list[tuple[Pattern, str]]]:
     """The pairs that are taken, and the others with the reason."""
-    usual = collections.Counter(one.target for one in patterns).most_common(1)[0][0]
-    kept, dropped = [], []
-    for one in patterns:
-        decision, reason = decisions.get(one.id, ("drop", "another target than the task's, and not reviewed"))
-        if everything or one.target == usual or decision == "keep":
-            kept.append(one)
+    usual = collections.Counter(pattern.target for pattern in patterns).most_common(1)[0][0]
+    selected, dropped = [], []
+    for pattern in patterns:
+        decision, reason = decisions.get(pattern.id, ("drop", "another target than the task's, and not reviewed"))
+        if everything or pattern.target == usual or decision == "keep":
+            selected.append(pattern)
         else:
-            dropped.append((one, reason))
-    return kept, dropped
+            dropped.append((pattern, reason))
+    return selected, dropped
 
 
 class Stretch(NamedTuple):
@@ -187,25 +190,25 @@ class Stretch(NamedTuple):
     last: int = 0
 
 
-def _splits(task: str, there: Mapping[str, tuple[Path, ...]]) -> dict[str, Stretch]:
+def _splits(task: str, available: Mapping[str, tuple[Path, ...]]) -> dict[str, Stretch]:
     """FLAN's splits of what a data set has."""
-    found = {}
-    train = next((there[name] for name in ("train", "train_xl", "train_r" + task[-1]) if name in there), ())
-    own = "validation_mismatched" if task == "mnli_mismatched" else "validation_matched"
-    names = (own, "validation", "dev", "dev_r" + task[-1])
-    validation = next((there[name] for name in names if name in there), ())
-    test = there.get("test", there.get("test_r" + task[-1], ()))
+    stretches = {}
+    train = next((available[name] for name in ("train", "train_xl", "train_r" + task[-1]) if name in available), ())
+    matched = "validation_mismatched" if task == "mnli_mismatched" else "validation_matched"
+    names = (matched, "validation", "dev", "dev_r" + task[-1])
+    validation = next((available[name] for name in names if name in available), ())
+    test = available.get("test", available.get("test_r" + task[-1], ()))
     carved = 0 if task in OWN_VALIDATION or not train else CARVED.get(task, 200)
     if train:
-        found["train"] = Stretch(train, STARTS.get(task, 0), MAX_EXAMPLES, carved)
+        stretches["train"] = Stretch(train, STARTS.get(task, 0), MAX_EXAMPLES, carved)
     if carved:
-        found["validation"] = Stretch(train, last=carved)
+        stretches["validation"] = Stretch(train, last=carved)
         test = test if task in TEST_LABELS else validation
     elif validation:
-        found["validation"] = Stretch(validation)
+        stretches["validation"] = Stretch(validation)
     if test:
-        found["test"] = Stretch(test)
-    return found
+        stretches["test"] = Stretch(test)
+    return stretches
 
 
 def _task(
@@ -224,9 +227,9 @@ def _task(
         source=row.source,
         files=(path, *files),
         splits=tuple(splits),
-        templates=tuple(Template(one.id, Metric(row.metric)) for one in patterns),
+        templates=tuple(Template(pattern.id, Metric(row.metric)) for pattern in patterns),
         read=functools.partial(_read, splits),
-        render=functools.partial(render, row.name, stem, {one.id: one for one in patterns}),
+        render=functools.partial(render, row.name, stem, {pattern.id: pattern for pattern in patterns}),
         options=options,
         demonstrations="train" if "train" in splits else next(iter(splits)),
         max_examples=MAX_EXAMPLES,
@@ -236,23 +239,23 @@ def _task(
 def _read(splits: Mapping[str, Stretch], split: str) -> Iterator[Record | Skipped]:
     """The rows of a split; a record's fields are `where` and `row`."""
     stretch = splits.get(split, Stretch(()))
-    found = records.read(stretch.files)
+    rows = records.read(stretch.files)
     if end := stretch.last or stretch.without:
-        head = list(itertools.islice(found, 2 * end + 1))
+        head = list(itertools.islice(rows, 2 * end + 1))
         end = end if len(head) > 2 * end else len(head) // FEW
-        found = itertools.chain(head, found)
-        found = collections.deque(found, maxlen=end) if stretch.last else _all_but(found, end)
+        rows = itertools.chain(head, rows)
+        rows = collections.deque(rows, maxlen=end) if stretch.last else _all_but(rows, end)
     stop = None if stretch.count is None else stretch.start + stretch.count
-    for row in itertools.islice(found, stretch.start, stop):
+    for row in itertools.islice(rows, stretch.start, stop):
         yield row if isinstance(row, Skipped) else Record(str(row.number), {"where": row.where, "row": row.values})
 
 
-def _all_but(found: Iterator, last: int) -> Iterator:
+def _all_but(stream: Iterator, last: int) -> Iterator:
     """A stream without its end."""
-    waiting = collections.deque(itertools.islice(found, last))
-    for item in found:
-        waiting.append(item)
-        yield waiting.popleft()
+    pending = collections.deque(itertools.islice(stream, last))
+    for item in stream:
+        pending.append(item)
+        yield pending.popleft()
 
 
 def render(
@@ -272,7 +275,7 @@ def render(
     missing = {name for text in pattern[1:] for name in FIELD.findall(text)} - fields.keys()
     if missing:
         return Skipped(f"{where} by template {pattern.id}", f"the row has no field {min(missing)}")
-    source, target = (FIELD.sub(lambda found: str(fields[found[1]]), text).strip() for text in pattern[1:])
+    source, target = (FIELD.sub(lambda match: str(fields[match[1]]), text).strip() for text in pattern[1:])
     if not source or not target:
         return Skipped(f"{where} by template {pattern.id}", "no target" if source else "no source")
     options = tuple(option.strip() for option in fields.get("options", ()))

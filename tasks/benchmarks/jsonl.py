@@ -74,15 +74,15 @@ def _sources(directory: Path) -> Iterator[tuple[str, dict[str, tuple[Path, ...]]
             raise DataError(f"{directory}: not one of {', '.join(records.SUFFIXES)}")
         yield name, {"train": (directory,)}
         return
-    found = records.splits(directory)
-    if set(found) & set(SPLITS):  # the folder is one data set
-        yield directory.name, found
+    splits = records.splits(directory)
+    if set(splits) & set(SPLITS):  # the folder is one data set
+        yield directory.name, splits
         return
-    for name, files in found.items():
+    for name, files in splits.items():
         yield name, {"train": files}
-    for folder in sorted(path for path in directory.iterdir() if path.is_dir() and path.name not in found):
-        if set(own := records.splits(folder)) & set(SPLITS):
-            yield folder.name, own
+    for folder in sorted(path for path in directory.iterdir() if path.is_dir() and path.name not in splits):
+        if set(folder_splits := records.splits(folder)) & set(SPLITS):
+            yield folder.name, folder_splits
 
 
 def _task(stem: str, category: str | None, splits: Mapping[str, Any], metric: Metric, options: Options) -> Task:
@@ -110,7 +110,7 @@ def _row(task: Task) -> CatalogRow:
 
 
 def _stamp(files: Sequence[Path]) -> tuple[tuple[Path, int, int], ...]:
-    """What tells one state of files from another, for what is remembered of them."""
+    """Returns a key of the state of the files, for caches of their contents."""
     return tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
@@ -118,13 +118,13 @@ def _stamp(files: Sequence[Path]) -> tuple[tuple[Path, int, int], ...]:
 def _categories(stamp: tuple[tuple[Path, int, int], ...]) -> tuple[str, ...]:
     """The categories of a data set, in the order met."""
     files = tuple(file for file, *_ in stamp)
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for record in _records(files):
         if isinstance(record, Record):
-            found.setdefault(slug(record.fields.get("category", "")) or "unknown", record.fields.get("category", ""))
-        if len(found) > MOST_CATEGORIES:
+            names.setdefault(slug(record.fields.get("category", "")) or "unknown", record.fields.get("category", ""))
+        if len(names) > MOST_CATEGORIES:
             raise DataError(f"{files[0]}: more than {MOST_CATEGORIES:,} categories; is `category` a free text?")
-    return tuple(found)
+    return tuple(names)
 
 
 def _read(
@@ -135,11 +135,11 @@ def _read(
     carved: int | None,
     split: str,
 ) -> Iterator[Record | Skipped]:
-    """One split. `carved`: instances of "train" that are its validation split, 0 for none, None for the usual."""
-    own = splits.get(split, splits.get("train", ()))
+    """Reads a split. `carved`: number of instances of "train" that form the validation split; None: the default."""
+    files = splits.get(split, splits.get("train", ()))
     from_train = split == "train" or split not in splits
-    last = _last(task, _stamp(own), category, metric, carved) if from_train and carved != 0 else -1
-    for record in _of_task(own, category, metric):
+    last = _last(task, _stamp(files), category, metric, carved) if from_train and carved != 0 else -1
+    for record in _of_task(files, category, metric):
         if isinstance(record, Skipped):
             if split in splits:
                 yield record
@@ -202,8 +202,13 @@ def _examples(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         instruction, text = _text(values, names[0]), _text(values, names[1], optional=True)
         if not (instruction + text).strip():
             raise UnusableError(f"{names[0]} is empty")
-        asked = {"form": "instruction", "instruction": instruction, "input": text, "question": f"{instruction}\0{text}"}
-        yield asked | _answers(values, values[names[2]], names[2])
+        fields = {
+            "form": "instruction",
+            "instruction": instruction,
+            "input": text,
+            "question": f"{instruction}\0{text}",
+        }
+        yield fields | _answers(values, values[names[2]], names[2])
         return
     if all(name in values for name in PROMPT):
         prompt = _text(values, PROMPT[0])
@@ -212,7 +217,7 @@ def _examples(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     raise UnusableError(f"has {', '.join(sorted(values)[:6]) or 'nothing'}, which is none of {FORMS}")
 
 
-def _turns(values: Mapping[str, Any], key: str, speaker: str, said: str) -> Iterator[dict[str, Any]]:
+def _turns(values: Mapping[str, Any], key: str, speaker: str, content_key: str) -> Iterator[dict[str, Any]]:
     messages = values[key]
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise UnusableError(f"{key} is no list of objects")
@@ -222,10 +227,10 @@ def _turns(values: Mapping[str, Any], key: str, speaker: str, said: str) -> Iter
         role = message.get(speaker)
         if role not in ROLES:
             raise UnusableError(f"a message of {speaker} {role!r}; known: {', '.join(ROLES)}")
-        text = _text(message, said)
+        text = _text(message, content_key)
         if ROLES[role] == "assistant" and turns and message.get("weight", 1) and text.strip():
             count += 1
-            yield {"form": "chat", "turns": tuple(turns), "question": repr(turns)} | _answers(values, text, said)
+            yield {"form": "chat", "turns": tuple(turns), "question": repr(turns)} | _answers(values, text, content_key)
         turns.append((ROLES[role], text))
     if not count:
         raise UnusableError("no turn of the assistant to learn")
@@ -246,11 +251,11 @@ def _answers(values: Mapping[str, Any], output: Any, name: str) -> dict[str, Any
         metric = Metric.parse(values.get("metric") or ("rouge_l" if candidates is None else "accuracy"))
     except UserError as error:
         raise UnusableError(str(error)) from None
-    found = {"references": tuple(references), "candidates": candidates, "metric": metric}
+    fields = {"references": tuple(references), "candidates": candidates, "metric": metric}
     category = values.get("category")
     if category is not None and not isinstance(category, str):
         raise UnusableError(f"category is {type(category).__name__}, not text")
-    return found | ({} if category is None else {"category": category})
+    return fields | ({} if category is None else {"category": category})
 
 
 def _text(values: Mapping[str, Any], name: str, optional: bool = False) -> str:
@@ -273,12 +278,12 @@ def render(task: str, record: Record, template: Template, worded_as: str | None 
     """The example of a record: instructions in the paper's wordings (2.4), prompts and chats as they are."""
     fields = record.fields
     target = prompts.pick("reference", task, record.id, fields["references"])
-    own = 0
+    own_start = 0
     if fields["form"] == "instruction":
         wording = worded_as or record.id
-        source, own = prompts.task_level_source(task, wording, fields["instruction"], fields["input"])
+        source, own_start = prompts.task_level_source(task, wording, fields["instruction"], fields["input"])
     elif fields["form"] == "prompt":
         source = fields["prompt"]
     else:
         source = "\n".join([*(SPOKEN[role] + text.strip() for role, text in fields["turns"]), "Assistant:"])
-    return Example(record.id, source, target, fields["references"], fields["candidates"], own=own)
+    return Example(record.id, source, target, fields["references"], fields["candidates"], input_start=own_start)

@@ -30,7 +30,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     """The subjects whose files are there.
 
     Raises:
-      MissingError: there is none.
+      MissingError: there are none.
     """
     return wordings.discover(NAME, directory, options, {subject: _source(subject) for subject in stems(NAME)}, UNREAD)
 

@@ -40,17 +40,17 @@ UNREAD = {
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """The tasks whose files are there.
+    """Discovers the tasks that have data.
 
     Raises:
-      MissingError: there is none.
+      MissingError: there are none.
     """
     return wordings.discover(NAME, directory, options, SOURCES, UNREAD)
 
 
 def ranked(candidates: list[str], right: int, **fields: Any) -> Fields:
     """A record that ranks its own candidates."""
-    texts = tuple(one.strip() for one in candidates)
+    texts = tuple(candidate.strip() for candidate in candidates)
     if not 0 <= right < len(texts):
         raise UnusableError(f"no candidate is number {right + 1} of {len(texts)}")
     if not all(texts) or len(set(texts)) < len(texts):
@@ -60,10 +60,10 @@ def ranked(candidates: list[str], right: int, **fields: Any) -> Fields:
 
 def _label(row: Mapping[str, Any]) -> int:
     """0 of true, 1 of false: in SuperGLUE's files also as text."""
-    found = value(row, "label")
-    if found not in LABEL:
-        raise UnusableError(f"the label is {found!r}, neither true nor false")
-    return LABEL[found]
+    label = value(row, "label")
+    if label not in LABEL:
+        raise UnusableError(f"the label is {label!r}, neither true nor false")
+    return LABEL[label]
 
 
 def _capitalised(choice: str, first: bool) -> str:
@@ -84,10 +84,10 @@ def _read_piqa(path: Path, split: str) -> Iterator[Row | Skipped]:
     if not beside.is_file():
         raise DataError(f"{path}: its labels, {beside.name}, are not beside it")
     labels = [line for _, line in records.lines(beside)]
-    found = list(records.read([path]))
-    if len(found) != len(labels):
-        raise DataError(f"{beside}: {len(labels)} labels for the {len(found)} records of {path.name}; fetch both again")
-    for row, label in zip(found, labels):
+    rows = list(records.read([path]))
+    if len(rows) != len(labels):
+        raise DataError(f"{beside}: {len(labels)} labels for the {len(rows)} records of {path.name}; fetch both again")
+    for row, label in zip(rows, labels):
         yield row if isinstance(row, Skipped) else row._replace(values=row.values | {"label": label})
 
 
@@ -170,7 +170,7 @@ def _wic(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 def _read_wsc(path: Path, split: str) -> Iterator[Row | Skipped]:
     """SuperGLUE's WSC, one row a passage and pronoun: its nouns, those that the pronoun does not refer to as well."""
-    found: dict[tuple, Row] = {}
+    by_pronoun: dict[tuple, Row] = {}
     for row in records.read([path]):
         if isinstance(row, Skipped):
             yield row
@@ -181,9 +181,9 @@ def _read_wsc(path: Path, split: str) -> Iterator[Row | Skipped]:
         except UnusableError as error:
             yield Skipped(row.where, str(error))
             continue
-        row = found.setdefault(key, row._replace(values=row.values | {"nouns": {}}))
+        row = by_pronoun.setdefault(key, row._replace(values=row.values | {"nouns": {}}))
         row.values["nouns"][noun] = right or row.values["nouns"].get(noun, False)
-    yield from found.values()
+    yield from by_pronoun.values()
 
 
 def _wsc(row: Mapping[str, Any]) -> Iterator[Fields]:
@@ -217,16 +217,16 @@ def _multirc(row: Mapping[str, Any]) -> Iterator[Fields]:
     """Every answer of a question is to be called true or false."""
     passage = text(row, "passage.text").strip()
     for number, question in enumerate(value(row, "passage.questions"), start=1):
-        asked = {"passage": passage, "question_text": text(question, "question").strip()}
+        fields = {"passage": passage, "question_text": text(question, "question").strip()}
         judged = [(text(answer, "text").strip(), _judged(answer)) for answer in value(question, "answers")]
         if row["shown"]:
             solved = "\n".join(f"- [{right}] {answer}" for answer, right in judged)
-            yield asked | answers(solved)
+            yield fields | answers(solved)
             continue
         for answer, right in judged:
             candidates = [f"- [True] {answer}", f"- [False] {answer}"]
             name = f"{value(row, 'idx')}.{number}"
-            yield ranked(candidates, 0 if right else 1, part_of=name, **asked)
+            yield ranked(candidates, 0 if right else 1, part_of=name, **fields)
 
 
 def _judged(answer: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ STRETCH = 4 << 20  # characters of a .txt file that are one document; what follo
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """One task of all files.
+    """Makes one task of all files.
 
     Raises:
       MissingError: there is no file.
@@ -40,18 +40,18 @@ def _read(path: Path, split: str) -> Iterator[Row | Skipped]:
     if path.suffix != ".txt":
         yield Skipped(str(path), f"not one of .txt, {', '.join(records.SUFFIXES)}; take it away")
         return
-    number, kept, size = 1, [], 0
+    number, paragraphs, size = 1, [], 0
     for line, content in records.lines(path):
         if isinstance(content, Skipped):
             yield content
             continue
-        kept.append(content)
+        paragraphs.append(content)
         size += len(content) + 1
         if size > STRETCH and not content.strip():  # at the end of a paragraph
-            yield Row(number, f"{path}:{number}", {"text": "\n".join(kept)})
-            number, kept, size = line + 1, [], 0
-    if any(map(str.strip, kept)):
-        yield Row(number, f"{path}:{number}", {"text": "\n".join(kept)})
+            yield Row(number, f"{path}:{number}", {"text": "\n".join(paragraphs)})
+            number, paragraphs, size = line + 1, [], 0
+    if any(map(str.strip, paragraphs)):
+        yield Row(number, f"{path}:{number}", {"text": "\n".join(paragraphs)})
 
 
 def _document(row: Mapping[str, Any]) -> Iterator[wordings.Fields]:

@@ -41,7 +41,7 @@ SCARCE = ("turk",)  # of which templates that do not apply to all examples are k
 
 
 class PromptTemplate(NamedTuple):
-    """One template of a file. `choices`: jinja of the answers to rank, or None."""
+    """A template of a file. `choices`: jinja of the answers to rank, or None."""
 
     id: str
     jinja: str
@@ -51,51 +51,51 @@ class PromptTemplate(NamedTuple):
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """The template files whose rows are there. Parses those alone.
+    """Discovers the template files that have rows, and parses only those.
 
     Raises:
       MissingError: no templates.
     """
-    known = catalog(NAME)
+    catalog_rows = catalog(NAME)
     root = next((path for path in (directory / "templates", directory / NAME / "templates") if path.is_dir()), None)
     if root is None:
-        way_out = "copy promptsource/templates of github.com/bigscience-workshop/promptsource there"
-        raise MissingError(f"{directory}: no folder templates; {way_out}")
-    tasks, left_out, found = {}, [], dict(known)
+        remedy = "copy promptsource/templates of github.com/bigscience-workshop/promptsource there"
+        raise MissingError(f"{directory}: no folder templates; {remedy}")
+    tasks, left_out, rows = {}, [], dict(catalog_rows)
     for path in sorted(root.rglob(FILE)):
-        place = path.parent.relative_to(root)
-        folder = directory / "rows" / place
-        if not folder.is_dir() or not (there := records.splits(folder)):
+        name_path = path.parent.relative_to(root)
+        folder = directory / "rows" / name_path
+        if not folder.is_dir() or not (available := records.splits(folder)):
             continue
         try:
             templates = load(path)
         except DataError as error:
             left_out.append(Skipped(str(path), str(error).removeprefix(f"{path}")))
             continue
-        name = task_name(NAME, "__".join(place.parts))
-        by_kind = _by_kind(there)
-        kept, dropped = _usable(path, place, templates, by_kind, options)
+        name = task_name(NAME, "__".join(name_path.parts))
+        by_kind = _by_kind(available)
+        usable, dropped = _usable(path, name_path, templates, by_kind, options)
         left_out += dropped
-        if not kept:
+        if not usable:
             left_out.append(Skipped(str(path), "no template of the original task"))
             continue
-        row = known.get(name) or CatalogRow(name, NAME, "unknown", str(place), "train", metric_of(kept))
-        found[name] = row
-        tasks[name] = _task(row, path, by_kind, kept, options)
-    return Benchmark(tasks, tuple(left_out), found)
+        row = catalog_rows.get(name) or CatalogRow(name, NAME, "unknown", str(name_path), "train", metric_of(usable))
+        rows[name] = row
+        tasks[name] = _task(row, path, by_kind, usable, options)
+    return Benchmark(tasks, tuple(left_out), rows)
 
 
-def _by_kind(there: Mapping[str, tuple[Path, ...]]) -> dict[str, tuple[Path, ...]]:
+def _by_kind(available: Mapping[str, tuple[Path, ...]]) -> dict[str, tuple[Path, ...]]:
     """The files of "train", "validation" and "test": of all splits of that kind (train_r1, validation_matched).
 
     The rounds of ANLI, which evaluations ask apart, are splits of their own too.
     """
     kinds: dict[str, tuple[Path, ...]] = {}
     for kind, stems in SPLITS.items():
-        files = [path for split, paths in there.items() if split.split("_")[0] in stems for path in paths]
+        files = [path for split, paths in available.items() if split.split("_")[0] in stems for path in paths]
         if files:
             kinds[kind] = tuple(files)
-    rounds = {split: files for split, files in there.items() if ROUND.fullmatch(split)}
+    rounds = {split: files for split, files in available.items() if ROUND.fullmatch(split)}
     return kinds | rounds
 
 
@@ -128,13 +128,13 @@ def _load(path: Path, stamp: tuple[int, int]) -> tuple[PromptTemplate, ...]:
     templates = content.get("templates") if isinstance(content, dict) else None
     if not isinstance(templates, dict):
         raise DataError(f"{path}: no mapping templates")
-    found: dict[str, PromptTemplate] = {}
+    by_name: dict[str, PromptTemplate] = {}
     for key, fields in templates.items():
         template = _template(str(key), fields)
         if template is None:
             raise DataError(f"{path}: template {key} has no texts name and jinja")
-        found[template.id if template.id not in found else f"{template.id} {key}"] = template
-    return tuple(template._replace(id=name) for name, template in found.items())
+        by_name[template.id if template.id not in by_name else f"{template.id} {key}"] = template
+    return tuple(template._replace(id=name) for name, template in by_name.items())
 
 
 def load(path: Path) -> tuple[PromptTemplate, ...]:
@@ -164,13 +164,13 @@ def _template(key: str, fields: Any) -> PromptTemplate | None:
 
 def metric_of(templates: Sequence[PromptTemplate]) -> str:
     """A task's metric: accuracy of ranked answers where most templates name it and have answers to rank."""
-    ranked = sum("Accuracy" in one.metrics and one.choices is not None for one in templates)
+    ranked = sum("Accuracy" in template.metrics and template.choices is not None for template in templates)
     return METRICS["Accuracy" if 2 * ranked > len(templates) else "ROUGE"]
 
 
 def _usable(
     path: Path,
-    place: Path,
+    name_path: Path,
     templates: Sequence[PromptTemplate],
     splits: Mapping[str, tuple[Path, ...]],
     options: Options,
@@ -179,21 +179,23 @@ def _usable(
 
     One that failed row by row would take its second for each of a hundred thousand.
     """
-    kept, dropped = [], []
+    usable, dropped = [], []
     decisions = reviewed_templates(NAME)
     first = [record for split in splits for record in itertools.islice(_read(splits, split), TRIED)]
     first = [record.fields["row"] for record in first if isinstance(record, Record)]
-    for one in templates:
-        decision, _ = decisions.get(f"{place.as_posix()}/{one.id}", ("keep" if one.original_task else "drop", ""))
+    for template in templates:
+        decision, _ = decisions.get(
+            f"{name_path.as_posix()}/{template.id}", ("keep" if template.original_task else "drop", "")
+        )
         if decision == "keep" or options.all_templates:
             try:
-                _compiled(one, options.t0_truncation)
+                _compiled(template, options.t0_truncation)
                 for row in first:
-                    _check_that_it_ends(one, options.t0_truncation, row)
-                kept.append(one)
+                    _check_that_it_ends(template, options.t0_truncation, row)
+                usable.append(template)
             except jinja_sandbox.TemplateError as error:
-                dropped.append(Skipped(f"{path}#{one.id}", f"template left out: {error}"))
-    return kept, dropped
+                dropped.append(Skipped(f"{path}#{template.id}", f"template left out: {error}"))
+    return usable, dropped
 
 
 def _check_that_it_ends(template: PromptTemplate, truncate: bool, row: Mapping[str, Any]) -> None:
@@ -208,15 +210,15 @@ def _check_that_it_ends(template: PromptTemplate, truncate: bool, row: Mapping[s
 @functools.cache
 def _compiled(
     template: PromptTemplate, truncate: bool
-) -> tuple[jinja_sandbox.Template, jinja_sandbox.Template | None, list | None]:
+) -> tuple[jinja_sandbox.JinjaTemplate, jinja_sandbox.JinjaTemplate | None, list | None]:
     """Template and answers, compiled; the answers themselves where they are the same for every row."""
     text = template.jinja
     if truncate:  # as upstream's `apply`, by substitution in the template's text
         text = text.replace("}}", f" | string | truncate({TRUNCATED}) }}}}")
     if template.choices is None:
-        return jinja_sandbox.Template(text), None, None
-    choices = jinja_sandbox.Template(template.choices)
-    return jinja_sandbox.Template(text), choices, _parts(choices.render({})) if choices.constant else None
+        return jinja_sandbox.JinjaTemplate(text), None, None
+    choices = jinja_sandbox.JinjaTemplate(template.choices)
+    return jinja_sandbox.JinjaTemplate(text), choices, _parts(choices.render({})) if choices.constant else None
 
 
 def _task(
@@ -227,7 +229,7 @@ def _task(
     options: Options,
 ) -> Task:
     metric = Metric(metric_of(templates))
-    by_id = {one.id: one for one in templates}
+    by_id = {template.id: template for template in templates}
     return Task(
         name=row.name,
         benchmark=NAME,
@@ -235,7 +237,7 @@ def _task(
         source=row.source,
         files=(path, *(file for files in splits.values() for file in files)),
         splits=tuple(splits),
-        templates=tuple(Template(one.id, metric) for one in templates),
+        templates=tuple(Template(template.id, metric) for template in templates),
         read=functools.partial(_read, splits),
         render=functools.partial(render, row.name, by_id, options.t0_truncation),
         options=options,
@@ -264,14 +266,16 @@ def render(
     worded_as: str | None = None,
 ) -> Example | Skipped:
     """The example that a template makes of a row. A random choice in it is drawn by row and template."""
-    own = templates[template.id]
-    where, row = f"{record.fields['where']} by template {own.id}", record.fields["row"]
-    text, choices, _ = _compiled(own, truncate)
+    prompt_template = templates[template.id]
+    where, row = f"{record.fields['where']} by template {prompt_template.id}", record.fields["row"]
+    text, choices, _ = _compiled(prompt_template, truncate)
     names = text.names | choices.names if choices else text.names
     if missing := names - row.keys() - {"answer_choices"}:
         return Skipped(where, f"the row has no field {min(missing)}")
     try:
-        parts, answers = _rendered(own, truncate, row, prompts.draw("choice", task, f"{record.id}/{own.id}"))
+        parts, answers = _rendered(
+            prompt_template, truncate, row, prompts.draw("choice", task, f"{record.id}/{prompt_template.id}")
+        )
     except jinja_sandbox.TemplateError as error:
         return Skipped(where, str(error))
     if len(parts) != 2 or not all(parts):

@@ -36,18 +36,18 @@ UNREAD = {
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """The tasks whose files are there.
+    """Discovers the tasks that have data.
 
     Raises:
-      MissingError: there is none.
-      DataError: the instructions of a task are not there.
+      MissingError: there are none.
+      DataError: the instructions of a task are not available.
     """
-    found = {}
+    sources = {}
     for task in stems(NAME):
         patterns = (f"data/{task}/train.csv", f"{task}/train.csv")
-        there = any((directory / pattern).is_file() for pattern in patterns)
-        found[task] = _source(task, patterns, directory) if there else Source(patterns, _recipe)
-    return wordings.discover(NAME, directory, options, found, UNREAD)
+        available = any((directory / pattern).is_file() for pattern in patterns)
+        sources[task] = _source(task, patterns, directory) if available else Source(patterns, _recipe)
+    return wordings.discover(NAME, directory, options, sources, UNREAD)
 
 
 def _source(task: str, patterns: tuple[str, ...], directory: Path) -> Source:
@@ -80,11 +80,11 @@ def read_prompt(path: Path) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
 
 def _read(path: Path, split: str) -> Iterator[Row | Skipped]:
     """HELM's split."""
-    found = list(records.table(path))
-    order = np.random.default_rng(SEED).permutation(len(found))
-    asked = -(-len(found) * 8 // 10)
-    for place in order[asked:] if split == SHOWN_SPLIT else order[:asked]:
-        yield found[place]
+    rows = list(records.table(path))
+    order = np.random.default_rng(SEED).permutation(len(rows))
+    evaluated = -(-len(rows) * 8 // 10)
+    for index in order[evaluated:] if split == SHOWN_SPLIT else order[:evaluated]:
+        yield rows[index]
 
 
 def _recipe(row: Mapping[str, Any], labels: tuple[str, ...] = (), shown: tuple[str, ...] = ()) -> Iterator[Fields]:
@@ -93,5 +93,5 @@ def _recipe(row: Mapping[str, Any], labels: tuple[str, ...] = (), shown: tuple[s
         label = labels[int(label) - 1]  # as `datasets` numbers them; 0 is "Unlabeled"
     if label not in labels:
         raise UnusableError(f"the label {label!r} is none of {', '.join(labels[:5])}")
-    asked = "\n".join(f"{field}: {text(row, field).strip()}" for field in shown)
-    yield {"asked": asked} | answers(label)
+    question = "\n".join(f"{field}: {text(row, field).strip()}" for field in shown)
+    yield {"asked": question} | answers(label)

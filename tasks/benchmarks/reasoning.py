@@ -41,10 +41,10 @@ UNREAD = {
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """The tasks whose files are there.
+    """Discovers the tasks that have data.
 
     Raises:
-      MissingError: there is none.
+      MissingError: there are none.
     """
     return wordings.discover(NAME, directory, options, SOURCES, UNREAD)
 
@@ -72,20 +72,22 @@ def _strategyqa(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _aqua(row: Mapping[str, Any]) -> Iterator[Fields]:
-    yield reasoned(_asked(text(row, "question"), texts(row, "options")), text(row, "rationale"), text(row, "correct"))
+    yield reasoned(
+        _with_options(text(row, "question"), texts(row, "options")), text(row, "rationale"), text(row, "correct")
+    )
 
 
-def _asked(question: str, options: Sequence[str]) -> str:
+def _with_options(question: str, options: Sequence[str]) -> str:
     return f"{question}\n{', '.join(options)}"
 
 
 def _coqa(row: Mapping[str, Any]) -> Iterator[Fields]:
     """A story's questions, each after those before it."""
-    said = text(row, "story")
+    conversation = text(row, "story")
     for question, answer in zip(value(row, "questions"), value(row, "answers"), strict=True):
-        said += f"\n{text(question, 'input_text')}"
-        yield reasoned(said, text(answer, "span_text"), text(answer, "input_text"))
-        said += f" {text(answer, 'input_text')}"
+        conversation += f"\n{text(question, 'input_text')}"
+        yield reasoned(conversation, text(answer, "span_text"), text(answer, "input_text"))
+        conversation += f" {text(answer, 'input_text')}"
 
 
 def _read_coqa(path: Path, split: str) -> Iterator[Row | Skipped]:
@@ -106,11 +108,11 @@ def _joined(questions: str) -> Callable[[Path, str], Iterator[Row | Skipped]]:
         file = path.parent / questions.replace("{split}", "train" if split == "train" else "dev")
         if not file.is_file():
             raise DataError(f"{file}: is not there; it has the questions of {path.name}")
-        known = {row.values.get("id"): row.values for row in records.read([file]) if isinstance(row, Row)}
+        questions_by_id = {row.values.get("id"): row.values for row in records.read([file]) if isinstance(row, Row)}
         for row in records.read([path]):
             if isinstance(row, Row):
-                found = known.get(row.values.get("id"))
-                row = row._replace(values=row.values | {"asked": found, "questions": file.name})
+                question = questions_by_id.get(row.values.get("id"))
+                row = row._replace(values=row.values | {"asked": question, "questions": file.name})
             yield row
 
     return read
@@ -122,9 +124,9 @@ def _explained(name: str) -> Callable[[Mapping[str, Any]], Iterator[Fields]]:
     def recipe(row: Mapping[str, Any]) -> Iterator[Fields]:
         if row["asked"] is None:
             raise UnfitError(f"its question is not in {row['questions']}")
-        choices = {one["label"]: one["text"] for one in value(row, "asked.question.choices")}
+        choices = {choice["label"]: choice["text"] for choice in value(row, "asked.question.choices")}
         answer = choices[text(row, "asked.answerKey")]
-        yield reasoned(_asked(text(row, "asked.question.stem"), list(choices.values())), text(row, name), answer)
+        yield reasoned(_with_options(text(row, "asked.question.stem"), list(choices.values())), text(row, name), answer)
 
     return recipe
 
@@ -139,10 +141,12 @@ def _read_esnli(path: Path, split: str) -> Iterator[Row | Skipped]:
     if path.suffix == ".csv":
         for row in records.table(path):
             if isinstance(row, Row):
-                found = row.values
+                columns_of_row = row.values
                 names = {"s1": "Sentence1", "s2": "Sentence2", "label": "gold_label"}
-                values = {name: found.get(column) for name, column in names.items()}
-                row = row._replace(values=values | {"why": [found.get(f"Explanation_{i}") or "" for i in (1, 2, 3)]})
+                values = {name: columns_of_row.get(column) for name, column in names.items()}
+                row = row._replace(
+                    values=values | {"why": [columns_of_row.get(f"Explanation_{i}") or "" for i in (1, 2, 3)]}
+                )
             yield row
         return
     end = path.suffix
@@ -151,22 +155,22 @@ def _read_esnli(path: Path, split: str) -> Iterator[Row | Skipped]:
     if missing := [file for file in files[:4] if not file.is_file()]:
         raise DataError(f"{missing[0]}: is not there; its lines belong to those of {path.name}")
     columns = [records.lines(file) for file in files if file.is_file()]
-    for found in itertools.zip_longest(*columns, fillvalue=(0, None)):
-        lines = [line for _, line in found]
-        where = f"{path}:{found[0][0]}"
+    for columns_of_row in itertools.zip_longest(*columns, fillvalue=(0, None)):
+        lines = [line for _, line in columns_of_row]
+        where = f"{path}:{columns_of_row[0][0]}"
         if any(not isinstance(line, str) for line in lines):
             yield Skipped(where, "a line of one of the files is missing or cannot be read")
             continue
-        yield Row(found[0][0], where, dict(zip(("s1", "s2", "label"), lines)) | {"why": lines[3:]})
+        yield Row(columns_of_row[0][0], where, dict(zip(("s1", "s2", "label"), lines)) | {"why": lines[3:]})
 
 
 def _esnli(row: Mapping[str, Any]) -> Iterator[Fields]:
     options = ("entailment", "neutral", "contradiction")
     if row["label"] not in options:
         raise UnusableError(f"the label {row['label']!r} is none of {', '.join(options)}")
-    asked = f"Premise: {row['s1'].strip()}\nHypothesis: {row['s2'].strip()}\nDoes the premise entail the hypothesis?"
-    why = next((one for one in row["why"] if one.strip()), "")
-    yield reasoned(_asked(asked, options), why, row["label"])
+    question = f"Premise: {row['s1'].strip()}\nHypothesis: {row['s2'].strip()}\nDoes the premise entail the hypothesis?"
+    why = next((explanation for explanation in row["why"] if explanation.strip()), "")
+    yield reasoned(_with_options(question, options), why, row["label"])
 
 
 def _read_math(path: Path, split: str) -> Iterator[Row | Skipped]:
@@ -174,8 +178,8 @@ def _read_math(path: Path, split: str) -> Iterator[Row | Skipped]:
     if records.stem(path) and path.suffix != ".json":
         yield from records.read([path])
     else:
-        found = records.document(path)
-        yield Row(1, str(path), found) if isinstance(found, dict) else Skipped(str(path), "not one problem")
+        problem = records.document(path)
+        yield Row(1, str(path), problem) if isinstance(problem, dict) else Skipped(str(path), "not one problem")
 
 
 def _math(row: Mapping[str, Any]) -> Iterator[Fields]:
@@ -184,38 +188,42 @@ def _math(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def boxed(solution: str) -> str:
-    r"""What stands in the last \boxed{...} of a solution.
+    r"""Returns the contents of the last \boxed{...} of a solution.
 
     Raises:
       UnusableError: there is none.
     """
-    _, found, rest = solution.rpartition("\\boxed")
-    if found and rest[:1] == " ":
+    _, command, rest = solution.rpartition("\\boxed")
+    if command and rest[:1] == " ":
         return rest.split("$")[0].strip()
     depth = 0
-    for place, sign in enumerate(rest):
+    for index, sign in enumerate(rest):
         depth += (sign == "{") - (sign == "}")
-        if found and not depth:
-            return rest[1:place]
+        if command and not depth:
+            return rest[1:index]
     raise UnusableError("no answer in a box")
 
 
 def _proofwriter(row: Mapping[str, Any]) -> Iterator[Fields]:
     """A theory's questions that a proof answers; the proof is told by the sentences that it takes."""
-    sentences = {name: text(one, "text") for kind in ("triples", "rules") for name, one in value(row, kind).items()}
+    sentences = {
+        name: text(sentence, "text") for kind in ("triples", "rules") for name, sentence in value(row, kind).items()
+    }
     for question in value(row, "questions").values():
         proof = str(question.get("proofs") or "").split(" OR ")[0]
         used = [sentences[name] for name in dict.fromkeys(re.findall(r"triple\d+|rule\d+", proof)) if name in sentences]
         if used:
-            asked = f"{text(row, 'theory')}\nIs the following statement true or false? {text(question, 'question')}"
-            yield reasoned(asked, " ".join(used), str(question["answer"]).lower())
+            statement = f"{text(row, 'theory')}\nIs the following statement true or false? {text(question, 'question')}"
+            yield reasoned(statement, " ".join(used), str(question["answer"]).lower())
 
 
 def _qasc(row: Mapping[str, Any]) -> Iterator[Fields]:
-    choices = {one["label"]: one["text"] for one in value(row, "question.choices")}
+    choices = {choice["label"]: choice["text"] for choice in value(row, "question.choices")}
     facts = [text(row, name).strip() for name in ("fact1", "fact2", "combinedfact")]
     why = " ".join(fact if fact.endswith(".") else f"{fact}." for fact in facts)
-    yield reasoned(_asked(text(row, "question.stem"), list(choices.values())), why, choices[text(row, "answerKey")])
+    yield reasoned(
+        _with_options(text(row, "question.stem"), list(choices.values())), why, choices[text(row, "answerKey")]
+    )
 
 
 def _qed(row: Mapping[str, Any]) -> Iterator[Fields]:
@@ -223,9 +231,9 @@ def _qed(row: Mapping[str, Any]) -> Iterator[Fields]:
     annotation = value(row, "annotation")
     if annotation.get("explanation_type") != "single_sentence":
         raise UnfitError(f"explained by {annotation.get('explanation_type')}, not by a single sentence")
-    spans = [text(one, "paragraph_reference.string") for one in value(annotation, "answer")]
-    asked = f"{text(row, 'paragraph_text')}\n{text(row, 'question_text')}"
-    yield reasoned(asked, text(annotation, "selected_sentence.string"), ", ".join(spans))
+    spans = [text(span, "paragraph_reference.string") for span in value(annotation, "answer")]
+    prompt = f"{text(row, 'paragraph_text')}\n{text(row, 'question_text')}"
+    yield reasoned(prompt, text(annotation, "selected_sentence.string"), ", ".join(spans))
 
 
 def _read_sensemaking(path: Path, split: str) -> Iterator[Row | Skipped]:
@@ -233,11 +241,11 @@ def _read_sensemaking(path: Path, split: str) -> Iterator[Row | Skipped]:
     if path.name != "subtaskA_data_all.csv":
         for number, row in enumerate(records.table(path), start=1):
             if isinstance(row, Row):
-                found = row.values
-                right, wrong = found.get("Correct Statement"), found.get("Incorrect Statement")
+                columns = row.values
+                right, wrong = columns.get("Correct Statement"), columns.get("Incorrect Statement")
                 first = prompts.draw("first", NAME, str(number)) % 2
                 pair = (wrong, right) if first else (right, wrong)
-                row = row._replace(values={"pair": pair, "wrong": 1 - first, "why": found.get("Right Reason1")})
+                row = row._replace(values={"pair": pair, "wrong": 1 - first, "why": columns.get("Right Reason1")})
             yield row
         return
     others = [path.with_name(f"subtask{name}_answers_all.csv") for name in "AC"]
@@ -255,25 +263,25 @@ def _read_sensemaking(path: Path, split: str) -> Iterator[Row | Skipped]:
         yield row
 
 
-def _by_id(found: Iterator[Row | Skipped]) -> dict[str, str]:
-    return {row.values["id"]: row.values["answer"] for row in found if isinstance(row, Row)}
+def _by_id(rows: Iterator[Row | Skipped]) -> dict[str, str]:
+    return {row.values["id"]: row.values["answer"] for row in rows if isinstance(row, Row)}
 
 
 def _sensemaking(row: Mapping[str, Any]) -> Iterator[Fields]:
     first, second = row["pair"]
-    asked = f"Which of the following two sentences does not make sense?\nA: {first}\nB: {second}"
-    yield reasoned(asked, row["why"], "AB"[row["wrong"]])
+    question = f"Which of the following two sentences does not make sense?\nA: {first}\nB: {second}"
+    yield reasoned(question, row["why"], "AB"[row["wrong"]])
 
 
 def _winowhy(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """What a pronoun refers to, by each of the reasons that people found valid."""
+    """Yields the referent of a pronoun, once per reason that annotators accepted."""
     before, pronoun, after = (text(row, f"text.{name}").strip() for name in ("txt1", "pron", "txt2"))
     options = texts(row, "answers")
     answer = options["AB".index(text(row, "correctAnswer").strip(". ")[0])]
-    asked = _asked(f'{before} {pronoun} {after}\nWhat does "{pronoun}" refer to?', options)
+    question = _with_options(f'{before} {pronoun} {after}\nWhat does "{pronoun}" refer to?', options)
     for reason, source, _, label in value(row, "reasons"):
         if label == "Valid" and source == "human":
-            yield reasoned(asked, reason, answer)
+            yield reasoned(question, reason, answer)
 
 
 def _source(task: str, *patterns: str, recipe: Callable, **more: Any) -> Source:

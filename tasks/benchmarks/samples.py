@@ -20,9 +20,9 @@ HELD_OUT_INSTANCES = 32  # of each train task
 
 def discover(directory: Path | None, options: Options) -> Benchmark:
     """The sample tasks (`directory`: another folder in that layout). They are small: every file is read."""
-    found = super_natural_instructions.discover_folder(NAME, directory or DIRECTORY, options, HELD_OUT_INSTANCES)
-    tasks = {name: _with_answer_format(task) for name, task in found.tasks.items()}
-    return dataclasses.replace(found, tasks=tasks)
+    benchmark = super_natural_instructions.discover_folder(NAME, directory or DIRECTORY, options, HELD_OUT_INSTANCES)
+    tasks = {name: _with_answer_format(task) for name, task in benchmark.tasks.items()}
+    return dataclasses.replace(benchmark, tasks=tasks)
 
 
 def _with_answer_format(task: Task) -> Task:

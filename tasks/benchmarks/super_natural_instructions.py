@@ -25,7 +25,7 @@ from optiml_jax.evaluation.metrics import Metric
 from tasks.catalog.registry import Benchmark, CatalogRow, MissingError, catalog, slug, task_name
 from tasks.example import Example, Record, Skipped, Template
 from tasks.prompting import prompts
-from tasks.prompting.subsampling import WAY_OUT
+from tasks.prompting.subsampling import REMEDY
 from tasks.task import SHOWN_SPLIT, Options, Task
 
 NAME = "super_natural_instructions"
@@ -57,15 +57,15 @@ def discover_folder(benchmark: str, directory: Path, options: Options, held_out:
       DataError: two files of one task, no task of any split, or a file that is not in the catalog cannot be read.
     """
     held_out = held_out if options.held_out_instances is None else options.held_out_instances
-    known = catalog(benchmark)
-    roles = split_lists(benchmark, directory) or {name: row.split for name, row in known.items()}
+    catalog_rows = catalog(benchmark)
+    roles = split_lists(benchmark, directory) or {name: row.split for name, row in catalog_rows.items()}
     paths: dict[str, Path] = {}
     left_out = []
     for path in sorted((directory / "tasks").glob("*.json")):
         name = task_name(benchmark, path.stem)
         if path.stem.startswith("subtask"):  # of release 1, under the same number and not always the same name
             number = task_name(benchmark, path.stem[3:].split("_")[0] + "_")
-            name = next((known for known in roles if known.startswith(number)), name)
+            name = next((catalog_rows for catalog_rows in roles if catalog_rows.startswith(number)), name)
         if name not in roles:
             left_out.append(Skipped(str(path), "in no split"))
         elif name in paths:
@@ -73,10 +73,12 @@ def discover_folder(benchmark: str, directory: Path, options: Options, held_out:
         else:
             paths[name] = path
     if not paths:
-        raise MissingError(f"{directory}: no file of a known task in tasks/*.json; the official release has one a task")
+        raise MissingError(
+            f"{directory}: no file of a known task in tasks/*.json; the official release has one per task"
+        )
     rows = {}
     for name, role in roles.items():
-        row = known.get(name) or _row(benchmark, name, paths.get(name))
+        row = catalog_rows.get(name) or _row(benchmark, name, paths.get(name))
         rows[name] = dataclasses.replace(row, split=role)
     tasks = {name: _task(rows[name], path, held_out, options) for name, path in paths.items()}
     return Benchmark(tasks, tuple(left_out), rows)
@@ -89,14 +91,14 @@ def split_lists(benchmark: str, directory: Path) -> dict[str, str]:
         path = directory / "splits" / name_of_list
         for line in path.read_text(encoding="utf-8").split() if path.exists() else ():
             name = task_name(benchmark, line)
-            there = roles.setdefault(name, role)
-            if there != role and "test_xlingual" not in (there, role):
-                raise DataError(f"{path}: {line} is in {there}_tasks.txt too; a task has one split")
+            earlier = roles.setdefault(name, role)
+            if earlier != role and "test_xlingual" not in (earlier, role):
+                raise DataError(f"{path}: {line} is in {earlier}_tasks.txt too; a task has one split")
     return roles
 
 
 def _row(benchmark: str, name: str, path: Path | None) -> CatalogRow:
-    """What the catalog would say, from the file itself; of a file that is not there no category is known."""
+    """Returns a catalog row from the file itself; without a file the category is empty."""
     if path is None:
         return CatalogRow(name, benchmark, "", "", "", TEMPLATE.metric.name)
     task = load(path)
@@ -122,7 +124,7 @@ def _task(row: CatalogRow, path: Path, held_out: int, options: Options) -> Task:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """One task file.
+    """Reads a task file.
 
     Raises:
       DataError: the file is not strict UTF-8, not JSON, or lacks `Definition` or `Instances`.
@@ -157,7 +159,7 @@ def read(path: Path, allow_empty: bool = False) -> Iterator[Record | Skipped]:
     """
     task = load(path)
     if not task["Instances"] and not allow_empty:
-        raise DataError(f'{path}: "Instances" is empty; {WAY_OUT}')
+        raise DataError(f'{path}: "Instances" is empty; {REMEDY}')
     definition = _definition(task)
     seen: collections.Counter[str] = collections.Counter()
     for number, instance in enumerate(task["Instances"]):
@@ -258,6 +260,6 @@ def render(
 ) -> Example:
     """The prompt of one instance (paper 2.4); the target is one of the references, drawn by the instance's id."""
     fields = record.fields
-    source, own = prompts.task_level_source(task, worded_as or record.id, fields["definition"], fields["input"])
+    source, own_start = prompts.task_level_source(task, worded_as or record.id, fields["definition"], fields["input"])
     target = prompts.pick("reference", task, record.id, fields["outputs"])
-    return Example(record.id, source, target, fields["outputs"], candidates, own=own)
+    return Example(record.id, source, target, fields["outputs"], candidates, input_start=own_start)

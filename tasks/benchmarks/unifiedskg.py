@@ -40,10 +40,10 @@ UNREAD = {
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """The tasks whose files are there.
+    """Discovers the tasks that have data.
 
     Raises:
-      MissingError: there is none.
+      MissingError: there are none.
     """
     return wordings.discover(NAME, directory, options, {task: _source(task) for task in stems(NAME)}, UNREAD)
 
@@ -65,8 +65,8 @@ def _dumped(row: Mapping[str, Any]) -> Iterator[Fields]:
     yield _grounded(text(row, "struct_in"), text(row, "text_in"), text(row, "seq_out"), *row.get("references", ()))
 
 
-def _grounded(struct: str, asked: str, *outputs: str) -> Fields:
-    return {"struct_in": struct.strip(), "text_in": asked.strip()} | answers(*outputs)
+def _grounded(struct: str, question: str, *outputs: str) -> Fields:
+    return {"struct_in": struct.strip(), "text_in": question.strip()} | answers(*outputs)
 
 
 # --- tables
@@ -75,23 +75,23 @@ def _grounded(struct: str, asked: str, *outputs: str) -> Fields:
 def linear_table(header: Sequence[Any], cells: Sequence[Sequence[Any]], question: str) -> str:
     """`col : a | b row 1 : x | y row 2 : ...`, of as many rows as fit."""
     head = "col : " + " | ".join(map(str, header))
-    written = [" | ".join(" ".join(str(cell).split()) for cell in row) for row in cells]
-    over = len(head) + sum(len(f" row {i} : {row}") for i, row in enumerate(written, start=1)) - MAX_TABLE
+    row_texts = [" | ".join(" ".join(str(cell).split()) for cell in row) for row in cells]
+    over = len(head) + sum(len(f" row {i} : {row}") for i, row in enumerate(row_texts, start=1)) - MAX_TABLE
     if over > 0:
-        asked = {word for word in WORD.findall(question.lower()) if len(word) > 2}
-        of_use = [bool(asked & set(WORD.findall(row.lower()))) for row in written]
-        places = sorted(range(len(written)), key=lambda place: (of_use[place], -place))
-        for place in places[:-1]:
-            over -= len(written[place]) + len(" row 10 : ")
-            written[place] = ""
+        question_words = {word for word in WORD.findall(question.lower()) if len(word) > 2}
+        relevant = [bool(question_words & set(WORD.findall(row.lower()))) for row in row_texts]
+        order = sorted(range(len(row_texts)), key=lambda index: (relevant[index], -index))
+        for index in order[:-1]:
+            over -= len(row_texts[index]) + len(" row 10 : ")
+            row_texts[index] = ""
             if over <= 0:
                 break
-    kept = (row for row in written if row)
-    return " ".join((head, *(f"row {number} : {row}" for number, row in enumerate(kept, start=1))))
+    remaining = (row for row in row_texts if row)
+    return " ".join((head, *(f"row {number} : {row}" for number, row in enumerate(remaining, start=1))))
 
 
-def _lower(struct: str, asked: str, output: str) -> Fields:
-    return _grounded(struct.lower(), asked.lower(), output.lower())
+def _lower(struct: str, question: str, output: str) -> Fields:
+    return _grounded(struct.lower(), question.lower(), output.lower())
 
 
 def _fetaqa(row: Mapping[str, Any]) -> Iterator[Fields]:
@@ -115,20 +115,20 @@ def _read_wikitq(path: Path, split: str) -> Iterator[Row | Skipped]:
 def _wikitq(row: Mapping[str, Any]) -> Iterator[Fields]:
     header, *cells = _tsv_table(row["file"])
     question = row["utterance"]
-    found = ", ".join(_unescaped(one) for one in row["targetValue"].split("|"))
-    yield _lower(linear_table(header, cells, question), question, found)
+    target = ", ".join(_unescaped(text_) for text_ in row["targetValue"].split("|"))
+    yield _lower(linear_table(header, cells, question), question, target)
 
 
 @functools.lru_cache(maxsize=64)
 def _tsv_table(path: Path) -> list[list[str]]:
     if not path.is_file():
         raise UnusableError(f"its table {path} is not there")
-    found = [
+    table = [
         [_unescaped(cell) for cell in line.split("\t")] for _, line in records.lines(path) if isinstance(line, str)
     ]
-    if len(found) < 2:
+    if len(table) < 2:
         raise UnusableError(f"its table {path} has no rows")
-    return found
+    return table
 
 
 def _unescaped(cell: str) -> str:
@@ -151,7 +151,7 @@ def _tab_fact(row: Mapping[str, Any]) -> Iterator[Fields]:
     if isinstance(content[-1], str):
         pairs = list(zip(content[0], content[1], strict=True))
     else:
-        pairs = [(one[0], int(one[-1].endswith("=True"))) for one in content]
+        pairs = [(entry[0], int(entry[-1].endswith("=True"))) for entry in content]
     for statement, label in pairs:
         yield _lower(linear_table(header, cells, statement), statement, ("refuted", "entailed")[label])
 
@@ -166,8 +166,8 @@ def _hash_table(path: Path) -> list[list[str]]:
 def _read_wikisql(path: Path, split: str) -> Iterator[Row | Skipped]:
     """WikiSQL: questions, with their tables in `<split>.tables.jsonl` beside."""
     file = path.with_name(path.name.replace(".jsonl", ".tables.jsonl"))
-    found = records.read([file]) if file.is_file() else ()
-    tables = {row.values.get("id"): row.values for row in found if isinstance(row, Row)}
+    rows = records.read([file]) if file.is_file() else ()
+    tables = {row.values.get("id"): row.values for row in rows if isinstance(row, Row)}
     for row in records.read([path]):
         if isinstance(row, Row):
             table = tables.get(row.values.get("table_id"))
@@ -180,12 +180,12 @@ def _wikisql(row: Mapping[str, Any]) -> Iterator[Fields]:
     if row["table"] is None:
         raise UnusableError(f"its table {row.get('table_id')} is not in {row['tables']}")
     header, cells, question = row["table"]["header"], row["table"]["rows"], text(row, "question")
-    found = ", ".join(answer_of(row["sql"], cells))
-    yield _lower(linear_table(header, cells, question), question, found)
+    target = ", ".join(answer_of(row["sql"], cells))
+    yield _lower(linear_table(header, cells, question), question, target)
 
 
 def answer_of(query: Mapping[str, Any], cells: Sequence[Sequence[Any]]) -> list[str]:
-    """What one of WikiSQL's queries gives: `sel` a column, `agg` an aggregation, `conds` column, operator, value."""
+    """Returns the result of a WikiSQL query: `sel` a column, `agg` an aggregation, `conds` column, operator, value."""
     chosen = [row[query["sel"]] for row in cells if all(_holds(row[c], op, want) for c, op, want in query["conds"])]
     name = ("", "max", "min", "count", "sum", "avg")[query["agg"]]
     if not name:
@@ -198,11 +198,11 @@ def answer_of(query: Mapping[str, Any], cells: Sequence[Sequence[Any]]) -> list[
     return [f"{ {'max': max, 'min': min, 'sum': sum, 'avg': statistics.fmean}[name](numbers):g}"]
 
 
-def _holds(cell: Any, operator: int, wanted: Any) -> bool:
-    one, two = _number(cell), _number(wanted)
+def _holds(cell: Any, operator: int, operand: Any) -> bool:
+    left, right = _number(cell), _number(operand)
     if operator == 0:
-        return one == two if one is not None and two is not None else str(cell).lower() == str(wanted).lower()
-    return one is not None and two is not None and (one > two if operator == 1 else one < two)
+        return left == right if left is not None and right is not None else str(cell).lower() == str(operand).lower()
+    return left is not None and right is not None and (left > right if operator == 1 else left < right)
 
 
 def _number(cell: Any) -> float | None:
@@ -223,8 +223,8 @@ def _read_dart(path: Path, split: str) -> Iterator[Row | Skipped]:
 
 def _dart(row: Mapping[str, Any]) -> Iterator[Fields]:
     struct = " | ".join(f"{s} : {p.lower()} : {o}" for s, p, o in value(row, "tripleset"))
-    found = [text(one, "text") for one in value(row, "annotations")]
-    for outputs in [[one] for one in found] if row["apart"] else [found]:
+    texts_ = [text(target, "text") for target in value(row, "annotations")]
+    for outputs in [[target] for target in texts_] if row["apart"] else [texts_]:
         yield _grounded(struct, "", *outputs)
 
 
@@ -235,7 +235,7 @@ def linear_schema(schema: Mapping[str, Any]) -> str:
     """`| database | table : column , column | ...` of one entry of Spider's tables.json."""
     tables = []
     for number, name in enumerate(schema["table_names_original"]):
-        columns = [column.lower() for of, column in schema["column_names_original"] if of == number]
+        columns = [column.lower() for table, column in schema["column_names_original"] if table == number]
         tables.append(f" | {name.lower()} : {' , '.join(columns)}")
     return f"| {schema['db_id']}{''.join(tables)}"
 
@@ -248,15 +248,15 @@ def normalized(query: str) -> str:
 
 def _read_database(path: Path, split: str) -> Iterator[Row | Skipped]:
     """Questions to databases, with the schema of `tables.json` beside them, or beside Spider's."""
-    places = (path.with_name("tables.json"), path.parent.parent / "spider" / "tables.json")
+    paths = (path.with_name("tables.json"), path.parent.parent / "spider" / "tables.json")
     schemas: dict[str, Any] = {}
-    for place in places:
-        if place.is_file():
-            schemas = {one["db_id"]: one for one in records.document(place)} | schemas
+    for file in paths:
+        if file.is_file():
+            schemas = {schema["db_id"]: schema for schema in records.document(file)} | schemas
     for row in records.read([path]):
         if isinstance(row, Row):
             name = row.values.get("db_id") or row.values.get("database_id")
-            row = row._replace(values=row.values | {"name": name, "schema": schemas.get(name), "tables": places[0]})
+            row = row._replace(values=row.values | {"name": name, "schema": schemas.get(name), "tables": paths[0]})
         yield row
 
 
@@ -276,14 +276,14 @@ def _sql2text(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 def _interaction(row: Mapping[str, Any]) -> Iterator[Fields]:
     """SParC and CoSQL: every turn, the latest question first, then those before it, backwards."""
-    said: list[str] = []
+    utterances: list[str] = []
     for turn in value(row, "interaction"):
-        said.append(text(turn, "utterance").strip())
-        yield _grounded(_database(row), _latest_first(said), normalized(text(turn, "query")))
+        utterances.append(text(turn, "utterance").strip())
+        yield _grounded(_database(row), _latest_first(utterances), normalized(text(turn, "query")))
 
 
-def _latest_first(said: Sequence[str]) -> str:
-    *before, last = said
+def _latest_first(utterances: Sequence[str]) -> str:
+    *before, last = utterances
     return last + (" || " + " | ".join(reversed(before)) if before else "")
 
 
@@ -299,7 +299,7 @@ def _read_dialogues(path: Path, split: str) -> Iterator[Row | Skipped]:
 
 
 def _dialogue(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """What is known after each turn of the user, from all slots that there are."""
+    """The belief state after each turn of the user, chosen from all slots."""
     if row["schema"] is None:
         raise UnusableError("no schema.json beside the dialogues")
     turns = row.get("turns")
@@ -307,16 +307,16 @@ def _dialogue(row: Mapping[str, Any]) -> Iterator[Fields]:
         raise UnusableError("a dialogue without turns")
     slots = [slot for service in row["schema"] for slot in service["slots"]]
     struct = "".join(f"{slot['name']}: {', '.join(slot['possible_values']) or 'none'}; " for slot in slots)
-    said: list[str] = []
+    utterances: list[str] = []
     for turn in turns:
-        said.append(text(turn, "utterance").strip())
+        utterances.append(text(turn, "utterance").strip())
         if turn["speaker"] != "USER":
             continue
         state: dict[str, Any] = {}
         for frame in turn["frames"]:
             state |= frame.get("state", {}).get("slot_values", {})
-        known = ", ".join(f"{slot} {values[0]}".replace("-", " ") for slot, values in sorted(state.items()) if values)
-        yield _lower(struct, _latest_first(said), known or "none")
+        belief = ", ".join(f"{slot} {values[0]}".replace("-", " ") for slot, values in sorted(state.items()) if values)
+        yield _lower(struct, _latest_first(utterances), belief or "none")
 
 
 SPIDER, SCHEMAS = ("spider/{split}.json", "spider/{split}_*.json"), ("spider/tables.json",)

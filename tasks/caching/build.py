@@ -1,6 +1,6 @@
-"""Brings the token store of a mixture up to date: does only what is missing or out of date.
+"""Brings the token store of a mixture up to date, doing only what is missing or out of date.
 
-Out of date is what was made from other raw files (by content), by other code, or with other options.
+A task is out of date if its raw files (by content), the code that renders it, or its options have changed.
 """
 
 import contextlib
@@ -14,11 +14,10 @@ from optiml_jax.common import files
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.cache_paths import manifest_path
 from optiml_jax.data.manifest import Manifest, TaskSize, present
-from optiml_jax.data.store import FORMAT
+from optiml_jax.data.store import FORMAT, SPLIT
 from optiml_jax.data.verify import check_store
 from optiml_jax.tokenizer import Tokenizer
 from tasks.caching import estimate, pipeline, shard
-from tasks.caching.shard import SPLIT
 from tasks.caching.work_item import Job, identity
 from tasks.catalog import mixtures
 from tasks.example import Skipped
@@ -27,10 +26,11 @@ from tasks.task import Task
 
 
 @dataclass(frozen=True)
-class Result:
+class CacheResult:
     """A mixture whose store and manifest are up to date.
 
-    `written` of its `tasks` were made by this run, in `seconds` of the pipeline (without imports and discovery).
+    `written` are those of its `tasks` that this run cached, in `seconds` of the pipeline (without imports and
+    discovery).
     """
 
     tasks: list[Task]
@@ -44,21 +44,21 @@ def run(
     job: Job,
     tokenizer: Tokenizer,
     beam_flags: Sequence[str] = (),
-    announce: Callable[[estimate.Plan], None] | None = None,
-) -> Result:
+    announce: Callable[[estimate.StorePlan], None] | None = None,
+) -> CacheResult:
     """Brings the store and the manifest of a mixture up to date.
 
     Args:
       beam_flags: Beam's own command line, such as `--runner=FlinkRunner`.
-      announce: told what is planned before it is done; None for no plan.
+      announce: called with the plan before work starts; None skips planning.
 
     Raises:
-      UserError: unknown mixture, no data, the store was made with another tokenizer or format, or is being written.
-      DataError: files or records that cannot be used. Tasks without fault are cached all the same.
+      UserError: the mixture is unknown, there are no data, or the store has another tokenizer or format, or is in use.
+      DataError: files or records cannot be used. Tasks without faults are cached nevertheless.
     """
     mixture = mixtures.mixture(job.mixture)
-    found = mixture.discover(job.data_dir, job.options)
-    tasks, cache_dir, seconds = mixture.tasks(found), Path(job.cache_dir), 0.0
+    discovered = mixture.discover(job.data_dir, job.options)
+    tasks, cache_dir, seconds = mixture.tasks(discovered), Path(job.cache_dir), 0.0
     path = manifest_path(cache_dir, mixture.name)
     with exclusive(cache_dir):
         open_store(cache_dir, tokenizer)
@@ -66,7 +66,7 @@ def run(
         if pending:
             if announce:
                 announce(estimate.plan(pending, tokenizer))
-            path.unlink(missing_ok=True)  # a mixture that is described is complete
+            path.unlink(missing_ok=True)  # a manifest promises a complete mixture
             for task in pending:
                 clear(cache_dir, task)
             seconds = pipeline.write(job, pending, beam_flags)
@@ -74,34 +74,35 @@ def run(
             TaskSize(task.name, task.benchmark, task.category, read_stats(cache_dir, task.name)["examples"])
             for task in tasks
         )
-        known = tuple(size for size in sizes if size.examples)
-        manifest = Manifest(mixture.name, known, mixture.eps, present(mixture.proportions, known), found.coverage)
+        nonempty = tuple(size for size in sizes if size.examples)
+        proportions = present(mixture.proportions, nonempty)
+        manifest = Manifest(mixture.name, nonempty, mixture.eps, proportions, discovered.coverage)
         manifest.write(path)
-    left_out = (*found.left_out, *mixture.not_drawn(found))
-    return Result(tasks, pending, left_out, manifest, seconds)
+    left_out = (*discovered.left_out, *mixture.not_drawn(discovered))
+    return CacheResult(tasks, pending, left_out, manifest, seconds)
 
 
 @contextlib.contextmanager
 def exclusive(cache_dir: Path) -> Iterator[None]:
-    """Held while a store is written; ends with the process, however that ends.
+    """Locks a store while it is written, until the block or the process ends.
 
-    Two writers would never tear a file (each is written whole, then named), but one would remove what the other has
-    finished, and describe a mixture whose tasks are gone.
+    Two writers would not corrupt a file (each is written under a temporary name), but one would remove what the other
+    has finished, and describe a mixture whose tasks are gone.
 
     Raises:
-      UserError: another process holds it, or the folder is no place for a store.
+      UserError: another process holds the lock, or the folder contains other files.
     """
-    there = cache_dir.is_dir() and any(cache_dir.iterdir())
-    if there and not any((cache_dir / name).exists() for name in (files.LOCK, "store.json")):
+    occupied = cache_dir.is_dir() and any(cache_dir.iterdir())
+    if occupied and not any((cache_dir / name).exists() for name in (files.LOCK, "store.json")):
         raise UserError(f"{cache_dir}: holds files but no token store; give an empty --cache_dir")
     with files.exclusive(cache_dir, "wait for it or give another --cache_dir"):
-        for left in cache_dir.rglob(".*.tmp"):  # by a killed run
+        for left in cache_dir.rglob(".*.tmp"):  # left by a killed run
             left.unlink(missing_ok=True)
         yield
 
 
 def open_store(cache_dir: Path, tokenizer: Tokenizer) -> None:
-    """Makes an empty store for the tokenizer, or checks that the store is one of it."""
+    """Creates an empty store for the tokenizer, or checks that the existing store has that tokenizer."""
     path = cache_dir / "store.json"
     if path.exists():
         header = json.loads(path.read_text(encoding="utf-8"))
@@ -117,17 +118,17 @@ def open_store(cache_dir: Path, tokenizer: Tokenizer) -> None:
     except OSError as error:
         raise UserError(f"--cache_dir={cache_dir}: cannot be written ({error.strerror})") from error
     ids = {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
-    shard.write_json(path, {"format": FORMAT, "tokenizer": ids})  # last: with it the store exists
+    shard.write_json(path, {"format": FORMAT, "tokenizer": ids})  # written last: it marks the store as complete
 
 
 def read_stats(cache_dir: str | os.PathLike, task: str) -> dict | None:
-    """The stats of a finished task; None when it is not finished."""
+    """The stats of a finished task; None if it is not finished."""
     path = Path(cache_dir) / "tasks" / task / f"{SPLIT}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def is_current(job: Job, fingerprint: str, task: Task) -> bool:
-    """The task is finished and would come out the same."""
+    """Whether a task is finished and would be cached identically."""
     stats = read_stats(job.cache_dir, task.name)
     if not stats or not identity(job, fingerprint, task).items() <= stats.items():
         return False
@@ -137,7 +138,7 @@ def is_current(job: Job, fingerprint: str, task: Task) -> bool:
 
 
 def clear(cache_dir: Path, task: Task) -> None:
-    """Takes a task out of the store, its stats first, and what a killed run may have left of it."""
+    """Removes a task from the store, stats first, with anything that a killed run may have left of it."""
     directory = cache_dir / "tasks" / task.name
     (directory / f"{SPLIT}.json").unlink(missing_ok=True)
     for path in [*directory.glob(f"{SPLIT}[-.]*"), *directory.glob(f".{SPLIT}[-.]*.tmp")]:
@@ -145,7 +146,7 @@ def clear(cache_dir: Path, task: Task) -> None:
 
 
 def verify(cache_dir: str | os.PathLike) -> Iterator[str]:
-    """A line for each fault of a store: damaged or missing files, another tokenizer, mixtures of other sizes.
+    """Yields a message for each fault of a store: damaged or missing files, another tokenizer, mixtures of other sizes.
 
     Raises:
       UserError: there is no store.
@@ -159,4 +160,4 @@ def verify(cache_dir: str | os.PathLike) -> Iterator[str]:
         yield str(error)
         return
     if fingerprint != header["tokenizer"]["fingerprint"]:
-        yield f"{path}: not the tokenizer that made this store; put that one there or cache again in an empty folder"
+        yield f"{path}: not the tokenizer that made this store; restore it or cache again in an empty folder"

@@ -1,4 +1,5 @@
-"""The caching pipeline on Apache Beam: in this process, on a process a core, or on a cluster that shares the files."""
+"""The caching pipeline on Apache Beam: in this process, in one process per core, or on a cluster with a shared file
+system."""
 
 import argparse
 import contextlib
@@ -15,23 +16,23 @@ from typing import TextIO
 from tqdm import tqdm
 
 from optiml_jax.common.errors import DataError, UserError, nearest
-from tasks.caching.shard import SPLIT
-from tasks.caching.work_item import FAILED, Job, elements, worker, write_element
+from optiml_jax.data.store import SPLIT
+from tasks.caching.work_item import FAILED, Job, work_items, worker, write_item
 from tasks.task import Task
 
-IN_MEMORY_BYTES = 24 << 20  # raw bytes up to which starting worker processes costs more than they save
+IN_MEMORY_BYTES = 24 << 20  # with fewer raw bytes, starting worker processes costs more than it saves
 
 
 def write(job: Job, pending: Sequence[Task], beam_flags: Sequence[str]) -> float:
-    """Runs the pipeline over `pending` with a progress bar of finished tasks; seconds it took.
+    """Runs the pipeline over `pending` with a progress bar of finished tasks; returns the seconds it took.
 
     Raises:
-      DataError: the first fault that a worker met; the other tasks are written.
+      DataError: the first fault that a worker reported; the other tasks are written.
     """
-    beam, pipeline_options = import_beam()  # two seconds: not when there is nothing to do
+    beam, pipeline_options = import_beam()  # takes two seconds, so it is only imported when there is work
     flags = list(beam_flags)
     if not any(flag.startswith("--runner") for flag in flags):
-        # Beam's default would first try to download the Prism runner
+        # Beam's default would try to download the Prism runner first.
         flags.append("--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner")
         if not any(flag.startswith("--direct_running_mode") for flag in flags):
             large = sum(file.stat().st_size for task in pending for file in task.files) > IN_MEMORY_BYTES
@@ -44,11 +45,15 @@ def write(job: Job, pending: Sequence[Task], beam_flags: Sequence[str]) -> float
     failed = [path.with_suffix(FAILED) for path in paths]
     worker.cache_clear()
     processes = "--direct_running_mode=multi_processing" in flags
-    with one_thread_a_worker(processes), quiet_workers(job, processes) as terminal, Progress(paths + failed, terminal):
+    with (
+        one_thread_per_worker(processes),
+        quiet_workers(job, processes) as terminal,
+        Progress(paths + failed, terminal),
+    ):
         pipeline = beam.Pipeline(options=pipeline_options(flags))
         names = pipeline | beam.Create([task.name for task in pending]) | "deal out" >> beam.Reshuffle()
-        shards = names | beam.FlatMap(elements, job) | "deal out shards" >> beam.Reshuffle()
-        _ = shards | beam.Map(write_element, job)
+        shards = names | beam.FlatMap(work_items, job) | "deal out shards" >> beam.Reshuffle()
+        _ = shards | beam.Map(write_item, job)
         pipeline.run().wait_until_finish()
     messages = [path.read_text(encoding="utf-8") for path in failed if path.exists()]
     if messages:
@@ -58,8 +63,8 @@ def write(job: Job, pending: Sequence[Task], beam_flags: Sequence[str]) -> float
 
 
 @contextlib.contextmanager
-def one_thread_a_worker(processes: bool) -> Iterator[None]:
-    """Keeps the tokenizer of a worker process from starting a thread a core beside a process a core."""
+def one_thread_per_worker(processes: bool) -> Iterator[None]:
+    """Limits the tokenizer of each worker process to one thread, because there is already one process per core."""
     name, before = "RAYON_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS")
     if processes:
         os.environ[name] = "1"
@@ -72,7 +77,8 @@ def one_thread_a_worker(processes: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_workers(job: Job, processes: bool) -> Iterator[TextIO]:
-    """Where to draw the progress bar. Beam's worker processes log twenty lines each to stderr: a file takes them."""
+    """Yields the stream for the progress bar; sends the log of Beam's worker processes (twenty lines each) to a
+    file."""
     if not processes:
         yield sys.stderr
         return
@@ -88,7 +94,7 @@ def quiet_workers(job: Job, processes: bool) -> Iterator[TextIO]:
 
 
 def import_beam() -> tuple[ModuleType, type]:
-    """Beam without the warnings about clouds that its import logs."""
+    """Imports Beam without the warnings about clouds that its import logs."""
     logging.disable(logging.WARNING)
     try:
         import apache_beam
@@ -99,31 +105,33 @@ def import_beam() -> tuple[ModuleType, type]:
 
 
 def beam_flags() -> set[str]:
-    """Every flag that Beam and its runners know."""
+    """All flags of Beam and its runners."""
     parser = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
     for options in import_beam()[1].__subclasses__():
         options._add_argparse_args(parser)
     return set(parser._option_string_actions)
 
 
-def check_flags(given: Sequence[str], own: Sequence[str]) -> None:
-    """Beam ignores flags it does not know; a misspelt one of a tool must not be.
+def check_flags(arguments: Sequence[str], tool_flags: Sequence[str]) -> None:
+    """Refuses flags that are unknown to Beam, which would silently ignore them.
 
     Args:
-      own: the tool's flags, of which a near one is suggested.
+      tool_flags: flags of the tool itself; the error suggests the nearest.
 
     Raises:
-      UserError: a flag that neither knows.
+      UserError: a flag belongs to neither the tool nor Beam.
     """
-    known = beam_flags()
-    for flag in given:
+    beam_names = beam_flags()
+    for flag in arguments:
         name = flag.split("=")[0]
-        if flag.startswith("-") and name not in known:
-            raise UserError(f"{name}: neither a flag of this tool nor of Beam{nearest(name, own) or '; see --help'}")
+        if flag.startswith("-") and name not in beam_names:
+            raise UserError(
+                f"{name}: neither a flag of this tool nor of Beam{nearest(name, tool_flags) or '; see --help'}"
+            )
 
 
 class Progress:
-    """A bar over files as they appear, drawn by a thread: the pipeline's workers may be anywhere."""
+    """A progress bar over files as they appear, drawn by a thread, because the workers may run anywhere."""
 
     def __init__(self, paths: Sequence[Path], stream: TextIO) -> None:
         self.waiting, self.total = list(paths), len(paths) // 2  # each task ends in one of two files
@@ -136,15 +144,15 @@ class Progress:
 
     def watch(self) -> None:
         while not self.done.wait(0.2):
-            self.look()
+            self.update()
 
-    def look(self) -> None:
-        still = [path for path in self.waiting if not path.exists()]
-        self.bar.update(len(self.waiting) - len(still))
-        self.waiting = still
+    def update(self) -> None:
+        missing = [path for path in self.waiting if not path.exists()]
+        self.bar.update(len(self.waiting) - len(missing))
+        self.waiting = missing
 
     def __exit__(self, *exception: object) -> None:
         self.done.set()
         self.thread.join()
-        self.look()
+        self.update()
         self.bar.close()

@@ -1,7 +1,8 @@
-"""Writes one shard of what a task trains on: text in, the files of the token store out. No Beam, no seqio.
+"""Writes one shard of a task's training examples: text in, files of the token store out. Imports neither Beam nor
+seqio.
 
-Every file gets its name by `os.replace` when it is whole, and `<split>.json` comes last: whatever is killed when, what
-has a final name is complete, and a split without its `.json` is not there.
+Every file is written under a temporary name and renamed when it is complete, and `<split>.json` is written last: a file
+with its final name is complete, and a split without its `.json` does not exist.
 """
 
 import collections
@@ -18,17 +19,16 @@ import numpy as np
 
 from optiml_jax.common.errors import DataError
 from optiml_jax.common.files import atomic
-from optiml_jax.data.store import FORMAT, INDEX_DTYPE, PIECE, TOKEN_DTYPE, shard_path
+from optiml_jax.data.store import CHUNK_SHIFT, FORMAT, INDEX_DTYPE, SPLIT, TOKEN_DTYPE, shard_path
 from optiml_jax.tokenizer import Tokenizer, join
 from tasks.example import Example, Skipped
-from tasks.prompting.subsampling import WAY_OUT, Choice, Pair, Pool
+from tasks.prompting.subsampling import REMEDY, Choice, Pool, RecordTemplate
 from tasks.task import Task
 
-BATCH = 1024  # examples tokenised at once
-SHARD_BYTES = 64 << 20  # raw bytes of a shard, about 15 seconds of work
-LISTED = 1000  # skipped records named in the stats
-ROW_LENGTH = 2048  # OPT's; what is longer, with its </s>, is counted as truncated or comes in pieces
-SPLIT = "train"  # the one that is tokenised: evaluations take texts
+BATCH = 1024  # examples tokenized at once
+SHARD_BYTES = 64 << 20  # raw bytes per shard, about 15 seconds of work
+LISTED = 1000  # skipped records listed in the stats
+ROW_LENGTH = 2048  # OPT's; a longer example, with its </s>, is counted as truncated or stored in chunks
 KINDS = ("tokens", "index", "ids")
 SUMS = ("examples", "tokens", "label_tokens", "skipped_count", "raw_examples", "truncated")
 
@@ -44,7 +44,8 @@ def shard_count(files: Sequence[Path]) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Of an example. `max_label_tokens`: longer labels are skipped, 0 keeps all. `row_length`: see `Task.longer`."""
+    """Limits of an example. `max_label_tokens`: longer labels are skipped, 0 keeps all. `row_length`: see
+    `Task.longer`."""
 
     max_label_tokens: int = 0
     row_length: int = ROW_LENGTH
@@ -59,13 +60,13 @@ def write_shard(
     limits: Limits = Limits(),
     choice: Choice | None = None,
 ) -> dict:
-    """Writes tokens, index and ids of one shard of what a task trains on.
+    """Writes tokens, index and ids of one shard of a task's training examples.
 
     Args:
-      choice: which pairs are taken, where it is known already.
+      choice: the selected pairs, if already known.
 
     Returns:
-      What the shard holds: counts, longest label, skipped records, checksums.
+      Stats of the shard: counts, longest label, skipped records, checksums.
 
     Raises:
       DataError: see `Pool`.
@@ -86,8 +87,8 @@ def write_shard(
     return stats
 
 
-def _render(pool: Pool, batch: list[Pair | Skipped], stats: dict) -> list[tuple[str, Example]]:
-    """Names and examples of a batch; what is left out is noted in `stats`."""
+def _render(pool: Pool, batch: list[RecordTemplate | Skipped], stats: dict) -> list[tuple[str, Example]]:
+    """Renders a batch; returns names and examples, and adds skipped records to `stats`."""
     rendered = []
     for pair in batch:
         example = pair if isinstance(pair, Skipped) else pool.render(pair)
@@ -104,8 +105,8 @@ def _skip(stats: dict, skipped: list[Skipped]) -> None:
     stats["skipped"] += [dataclasses.asdict(item) for item in skipped[: LISTED - len(stats["skipped"])]]
 
 
-class Row(NamedTuple):
-    """One example as it is stored. `flags`: of a piece of a longer document (`TokenStore.pieces`)."""
+class EncodedExample(NamedTuple):
+    """An example as it is stored. `flags`: of a chunk of a longer document (`TokenStore.chunk_flags`)."""
 
     name: str
     source: list[int]
@@ -114,30 +115,30 @@ class Row(NamedTuple):
 
     @property
     def labels(self) -> int:
-        """Label positions of it in a row, but for the last (a whole example's predicts `</s>`)."""
+        """Number of its label positions in a row, without the one that predicts `</s>`."""
         return len(self.label) - (self.flags & 1) - (self.flags >> 1)
 
 
 def _content(
     task: Task, named: list[tuple[str, Example]], tokenizer: Tokenizer, limits: Limits, stats: dict
 ) -> dict[str, bytes]:
-    """One batch as the bytes of each kind of file; adds it to `stats`."""
+    """The bytes of each kind of file for one batch; adds the batch to `stats`."""
     joined = [join(example.source, example.target, example.separator) for _, example in named]
-    rows = [Row(name, *ids) for (name, _), *ids in zip(named, *encode(joined, tokenizer))]
+    rows = [EncodedExample(name, *ids) for (name, _), *ids in zip(named, *encode(joined, tokenizer))]
     if task.longer == "chunk":
-        rows = [piece for row in rows for piece in pieces(row, limits.row_length)]
-    if most := limits.max_label_tokens:
-        reason = f"more than --max_label_tokens={most}"
-        long = [row for row in rows if row.labels > most]
+        rows = [chunk for row in rows for chunk in chunks(row, limits.row_length)]
+    if limit := limits.max_label_tokens:
+        reason = f"more than --max_label_tokens={limit}"
+        long = [row for row in rows if row.labels > limit]
         _skip(stats, [Skipped(f"{task.name}#{row.name}", f"label of {row.labels} tokens, {reason}") for row in long])
-        rows = [row for row in rows if row.labels <= most]
+        rows = [row for row in rows if row.labels <= limit]
     if not rows:
         return {}
     index = np.empty(len(rows), INDEX_DTYPE)
     index["label_start"] = [len(row.source) for row in rows]
     index["length"] = index["label_start"] + np.array([len(row.label) for row in rows])
     index["offset"] = stats["tokens"] + np.cumsum(index["length"], dtype=np.uint64) - index["length"]
-    index["label_start"] |= np.array([row.flags << PIECE for row in rows], np.uint32)
+    index["label_start"] |= np.array([row.flags << CHUNK_SHIFT for row in rows], np.uint32)
     count = int(index["length"].sum())
     flat = itertools.chain.from_iterable(itertools.chain(row.source, row.label) for row in rows)
 
@@ -155,11 +156,11 @@ def _content(
     }
 
 
-def pieces(document: Row, row_length: int) -> Iterator[Row]:
-    """A document without a source as examples that fill rows; one that fits, or has a source, as it is.
+def chunks(document: EncodedExample, row_length: int) -> Iterator[EncodedExample]:
+    """Splits a document without a source into chunks that fill rows; an example that fits or has a source is unchanged.
 
-    The document predicts each of its n tokens and `</s>`, from the token (at first `</s>`) before it. These n + 1
-    predictions are cut into stretches of a row; a stretch brings the token that its first prediction is made from.
+    The targets of a document are its n tokens and `</s>`, each predicted from the token before it (at first `</s>`).
+    These n + 1 predictions are split into chunks of a row; a chunk starts with the input token of its first prediction.
     """
     ids = document.label
     if document.source or len(ids) + 1 <= row_length:
@@ -168,14 +169,14 @@ def pieces(document: Row, row_length: int) -> Iterator[Row]:
     for number, start in enumerate(range(0, len(ids) + 1, row_length)):
         stop = min(start + row_length, len(ids) + 1)
         flags = 2 * (start > 0) + (stop <= len(ids))
-        yield Row(f"{document.name}/{number}", [], ids[max(start - 1, 0) : stop], flags)
+        yield EncodedExample(f"{document.name}/{number}", [], ids[max(start - 1, 0) : stop], flags)
 
 
 def encode(texts: list[tuple[str, str]], tokenizer: Tokenizer) -> tuple[list[list[int]], list[list[int]]]:
-    """Ids of sources and of targets. A first line that sources share (a task's definition) is tokenised once.
+    """Tokenizes sources and targets. A first line that sources share (a task's definition) is tokenized once.
 
-    A source is cut before a line break that follows a visible character. No piece of the byte-level BPE's pattern holds
-    both, so the ids are those of the whole source; a third of the real tokens need not be made again.
+    A source is split before a line break that follows a visible character. No token of the byte-level BPE's pattern
+    spans that position, so the ids are those of the whole source; this saves a third of the work.
     """
     heads, tails, targets = [], [], []
     for source, target in texts:
@@ -191,10 +192,10 @@ def encode(texts: list[tuple[str, str]], tokenizer: Tokenizer) -> tuple[list[lis
 
 
 def finish(cache_dir: Path, identity: dict, raw: dict, shards: list[dict], allow_empty: bool) -> None:
-    """Writes `train.json`: the split is complete.
+    """Writes `train.json`, which completes the split.
 
     Raises:
-      DataError: it has no examples, and that is not allowed.
+      DataError: the split has no examples, and `allow_empty` is False.
     """
     total = {key: sum(shard[key] for shard in shards) for key in SUMS}
     longest = max(shards, key=lambda shard: shard["longest_label"])
@@ -212,6 +213,6 @@ def finish(cache_dir: Path, identity: dict, raw: dict, shards: list[dict], allow
     }
     if not total["examples"] and not allow_empty:
         where = f"{identity['task']} ({', '.join(raw)}): no usable instance for {SPLIT}"
-        raise DataError(f"{where}; {WAY_OUT}")
+        raise DataError(f"{where}; {REMEDY}")
     directory = cache_dir / "tasks" / identity["task"]
     write_json(directory / f"{SPLIT}.json", stats)

@@ -1,4 +1,4 @@
-"""One element of the pipeline: a shard of a task. What is asked for, what its bytes follow from, and writing it."""
+"""Work items of the pipeline: a shard of a task, what determines its bytes, and writing it."""
 
 import contextlib
 import functools
@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.files import atomic
+from optiml_jax.data.store import SPLIT
 from optiml_jax.tokenizer import Tokenizer
 from tasks.caching import shard
-from tasks.caching.shard import SPLIT, Limits
+from tasks.caching.shard import Limits
 from tasks.catalog import mixtures
 from tasks.catalog.registry import module_of
 from tasks.prompting.subsampling import Choice, Pool
@@ -24,7 +25,7 @@ FAILED = ".failed"
 
 @dataclass(frozen=True)
 class Job:
-    """What to cache: the tasks that a mixture trains on."""
+    """Definition of a cache: the training tasks of a mixture."""
 
     mixture: str
     data_dir: str | None
@@ -33,8 +34,8 @@ class Job:
     limits: Limits = field(default_factory=Limits)
 
 
-class Element(NamedTuple):
-    """A shard of a task; `choice` is known beforehand where there are several."""
+class WorkItem(NamedTuple):
+    """A shard of a task; with several shards, `choice` (the selected pairs of the whole task) is already known."""
 
     task: str
     shard: int
@@ -43,8 +44,8 @@ class Element(NamedTuple):
 
 
 def identity(job: Job, fingerprint: str, task: Task) -> dict:
-    """Everything but the raw files that the bytes of a task follow from."""
-    known = {
+    """Everything except the raw files that determines the bytes of a task."""
+    fields = {
         "task": task.name,
         "benchmark": task.benchmark,
         "split": SPLIT,
@@ -56,51 +57,50 @@ def identity(job: Job, fingerprint: str, task: Task) -> dict:
         "max_label_tokens": job.limits.max_label_tokens,
         "max_examples": task.max_examples,
     }
-    return known | ({"row_length": job.limits.row_length} if task.longer == "chunk" else {})
+    return fields | ({"row_length": job.limits.row_length} if task.longer == "chunk" else {})
 
 
 @functools.lru_cache(maxsize=1)
 def worker(job: Job) -> tuple[Mapping[str, Task], Tokenizer]:
-    """What every element of a job needs, found once a process."""
-    found = mixtures.mixture(job.mixture).discover(job.data_dir, job.options)
-    return found.tasks, Tokenizer.load(Path(job.cache_dir) / "tokenizer")
+    """The tasks and tokenizer that every item of a job needs, loaded once per process."""
+    benchmark = mixtures.mixture(job.mixture).discover(job.data_dir, job.options)
+    return benchmark.tasks, Tokenizer.load(Path(job.cache_dir) / "tokenizer")
 
 
-def elements(name: str, job: Job) -> list[Element]:
-    """The shards of a task. Of several, each must know what is taken of the whole: one pass over it finds out."""
+def work_items(name: str, job: Job) -> list[WorkItem]:
+    """The shards of a task. With several, one pass over the whole task determines which pairs are selected."""
     task = worker(job)[0][name]
-    with _noted(job, name):
+    with _report_failure(job, name):
         shards = shard.shard_count(task.files)
         choice = Pool(task, SPLIT).choice if shards > 1 else None
-        return [Element(name, number, shards, choice) for number in range(shards)]
+        return [WorkItem(name, number, shards, choice) for number in range(shards)]
     return []
 
 
-def write_element(element: Element, job: Job) -> None:
+def write_item(item: WorkItem, job: Job) -> None:
     """Writes one shard and, if it is the last of its task to be written, the task's stats."""
     tasks, tokenizer = worker(job)
-    task, cache_dir = tasks[element.task], Path(job.cache_dir)
+    task, cache_dir = tasks[item.task], Path(job.cache_dir)
     directory = cache_dir / "tasks" / task.name
-    with _noted(job, task.name):
-        raw = fingerprints.raw_files(
-            task.files
-        )  # before reading: a file changed meanwhile is seen as changed next time
-        part = shard.write_shard(cache_dir, task, element.shard, element.shards, tokenizer, job.limits, element.choice)
+    with _report_failure(job, task.name):
+        # Before reading, so that a file that changes meanwhile counts as changed at the next run.
+        raw = fingerprints.raw_files(task.files)
+        part = shard.write_shard(cache_dir, task, item.shard, item.shards, tokenizer, job.limits, item.choice)
         parts = [part]
-        if element.shards > 1:
-            names = [f"{SPLIT}-{i:05d}-of-{element.shards:05d}.json" for i in range(element.shards)]
-            shard.write_json(directory / names[element.shard], part)
+        if item.shards > 1:
+            names = [f"{SPLIT}-{i:05d}-of-{item.shards:05d}.json" for i in range(item.shards)]
+            shard.write_json(directory / names[item.shard], part)
             if not all((directory / name).exists() for name in names):
                 return
             parts = [json.loads((directory / name).read_text(encoding="utf-8")) for name in names]
-        known = identity(job, tokenizer.fingerprint, task)
-        shard.finish(cache_dir, known, raw, parts, job.options.allow_empty_tasks)
+        fields = identity(job, tokenizer.fingerprint, task)
+        shard.finish(cache_dir, fields, raw, parts, job.options.allow_empty_tasks)
 
 
 @contextlib.contextmanager
-def _noted(job: Job, task: str) -> Iterator[None]:
-    """A fault in the data or the disk is written beside them, for the pipeline's caller to raise: Beam would wrap it
-    in its own traceback."""
+def _report_failure(job: Job, task: str) -> Iterator[None]:
+    """Writes a fault in the data or the disk to a file, for the pipeline's caller to raise; Beam would wrap it in a
+    traceback of its own."""
     try:
         yield
     except (UserError, OSError) as error:

@@ -1,13 +1,13 @@
-"""Which tasks are trained on together, and how often each is drawn (paper 2.3 and 4.2).
+"""Mixtures: which tasks are trained on together, and how often each is drawn (paper 2.3 and 4.2).
 
-Within a benchmark a task is drawn in proportion to min(examples, EPS); benchmarks share the draws as
-stated. `seqio_tasks.py` registers the same mixtures with the same rates, nested one level deep.
+Within a benchmark, a task is drawn in proportion to min(examples, EPS); benchmarks share the draws in stated
+proportions. `seqio_tasks.py` registers the same mixtures with the same rates, nested one level deep.
 
-`opt_iml`, the paper's own (section 5), takes three choices of section 4 together, and the paper does not say how they
-add up. Here: the instruction benchmarks are 100 parts in the proportions of 4.3 (CrossFit 4, ExMix 2, FLAN 20,
+`opt_iml`, the paper's own (section 5), combines three choices of section 4, and the paper does not say how they add up.
+Here, the instruction benchmarks are 100 parts in the proportions of 4.3 (CrossFit 4, ExMix 2, FLAN 20,
 Super-NaturalInstructions 25, PromptSource 45, T5 2, UnifiedSKG 2); one of Super-NaturalInstructions' parts goes to the
-reasoning sets, from which 4.6 took its share too; and pre-training text is 5% of everything (4.5), so that a part is
-0.95% of the draws. `opt_iml_max` also trains on what the others hold out (section 6: all 1,991 tasks).
+reasoning sets, as in 4.6; and pre-training text is 5% of everything (4.5), so that one part is 0.95% of the draws.
+`opt_iml_max` also trains on what the others hold out (section 6: all 1,991 tasks).
 """
 
 import functools
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from optiml_jax.common.errors import check_known
-from optiml_jax.data.manifest import EPS
+from optiml_jax.data.manifest import EPS, SEPARATOR
 from optiml_jax.data.settings import LEAVE_OUT, REFUSE
 from optiml_jax.evaluation.prompts.ledger import LEVELS
 from tasks.catalog import review
@@ -33,21 +33,21 @@ from tasks.catalog.registry import (
 from tasks.example import Skipped
 from tasks.task import Options, Task
 
-WAY_OUT = (
-    f"; docs/benchmark.md says where to get them, or leave them out: --missing_benchmarks={LEAVE_OUT} "
+REMEDY = (
+    f"; see docs/benchmark.md for where to get them, or leave them out: --missing_benchmarks={LEAVE_OUT} "
     f"(in gin MISSING_BENCHMARKS = '{LEAVE_OUT}')"
 )
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Tasks of some benchmarks to learn from.
+    """Training tasks of one or more benchmarks.
 
     Attributes:
-      proportions: benchmark -> its share of the draws. None for one benchmark, or to cap over all tasks alike.
-      splits: the official lists whose tasks are drawn from; OPT-IML-Max trains on those of the evaluation too.
-      holds_out: whether it leaves out what the paper evaluates on, though a benchmark's own list trains on it: the
-        categories of `held_out_categories`, and the tasks that the review drops (`catalog/review.tsv`, paper 2.3).
+      proportions: benchmark -> share of the draws. None for one benchmark, or for one cap over all tasks.
+      splits: the official splits whose tasks are drawn; OPT-IML-Max also trains on evaluation tasks.
+      holds_out: whether it leaves out what the paper evaluates on even if the benchmark trains on it: the categories of
+        `held_out_categories`, and tasks that the review drops (`catalog/review.tsv`, paper 2.3).
     """
 
     name: str
@@ -58,34 +58,35 @@ class Mixture:
     holds_out: bool = False
 
     def discover(self, data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
-        """Everything in the folders of its benchmarks; see `discover_all` for the errors."""
-        found = discover_all(self.benchmarks, data_dir, options)
+        """Discovers everything in the folders of its benchmarks; see `discover_all` for the errors."""
+        discovered = discover_all(self.benchmarks, data_dir, options)
         if self.proportions and options.missing_benchmarks == REFUSE:
-            there = {task.benchmark for task in self.tasks(found)}
-            if idle := [name for name in self.benchmarks if name not in there]:
-                raise MissingError(f"DATA_DIR: {data_dir} has no task of {', '.join(idle)} to train on{WAY_OUT}")
-        return found
+            available = {task.benchmark for task in self.tasks(discovered)}
+            if missing := [name for name in self.benchmarks if name not in available]:
+                raise MissingError(f"DATA_DIR: {data_dir} has no task of {', '.join(missing)} to train on{REMEDY}")
+        return discovered
 
-    def tasks(self, found: Benchmark) -> list[Task]:
-        """The tasks of `found` that are drawn from: what has no train split can only be evaluated."""
-        listed = [task for task in found.listed(*self.splits) if self._why_not(task, found) is None]
+    def tasks(self, discovered: Benchmark) -> list[Task]:
+        """The tasks in `discovered` that are drawn; a task without a train split can only be evaluated."""
+        listed = [task for task in discovered.listed(*self.splits) if self._exclusion(task, discovered) is None]
         return [task for task in listed if task.benchmark in self.benchmarks]
 
-    def not_drawn(self, found: Benchmark) -> list[Skipped]:
-        """The tasks of its lists that are not drawn from, each with the reason."""
-        reasons = {task.name: self._why_not(task, found) for task in found.listed(*self.splits)}
+    def not_drawn(self, discovered: Benchmark) -> list[Skipped]:
+        """The tasks of its splits that are not drawn, each with the reason."""
+        reasons = {task.name: self._exclusion(task, discovered) for task in discovered.listed(*self.splits)}
         return [Skipped(name, reason) for name, reason in reasons.items() if reason is not None]
 
-    def _why_not(self, task: Task, found: Benchmark) -> str | None:
-        if reason := self.dropped(found.rows[task.name], task.options.review):
+    def _exclusion(self, task: Task, discovered: Benchmark) -> str | None:
+        """Why a task is not drawn, or None."""
+        if reason := self.dropped(discovered.rows[task.name], task.options.review):
             return reason
         return None if "train" in task.splits else f"only {', '.join(task.splits)}"
 
     def dropped(self, row: CatalogRow, own_review: str | None = None) -> str | None:
-        """Why a task of its lists is left out on purpose; None: it is not.
+        """Why a task of its splits is left out on purpose; None if it is not.
 
         Args:
-          own_review: the user's, beside the project's.
+          own_review: a user's review, in addition to the project's.
         """
         if self.holds_out and row.category in held_out_categories():
             return f"its category {row.category} is held out (paper 2.3, Table 15)"
@@ -97,42 +98,42 @@ class Mixture:
 
 @functools.cache
 def held_out_categories() -> frozenset[str]:
-    """The categories that the paper trains on nowhere (Table 15, 5.2 to 5.4): those of what is fully held out."""
+    """The categories that the paper never trains on (Table 15, 5.2 to 5.4): those of fully held-out tasks."""
     return frozenset(row["category"] for row in listed(CATALOG) if row["level"] == LEVELS[0])
 
 
 def discover_all(names: tuple[str, ...], data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
-    """Several benchmarks as one; a missing one may be left out, with its reason in `left_out`.
+    """Discovers several benchmarks; missing ones may be left out, with the reason in `left_out`.
 
     Raises:
-      MissingError: some are missing and are not to be left out, or all are.
+      MissingError: some are missing and may not be left out, or all are missing.
       UserError, DataError: see `registry.discover`.
     """
-    found, missing = [], {}
+    discovered, missing = [], {}
     for name in names:
         try:
-            found.append(discover(name, data_dir, options))
+            discovered.append(discover(name, data_dir, options))
         except MissingError as error:
             missing[name] = str(error)
-            found.append(Benchmark({}, (Skipped(name, str(error)),), catalog(name)))
+            discovered.append(Benchmark({}, (Skipped(name, str(error)),), catalog(name)))
     if missing and (options.missing_benchmarks == REFUSE or len(missing) == len(names)):
         if len(names) == 1:
             raise MissingError(missing[names[0]])
         first, *others = missing
         more = f"; nor those of {', '.join(others)}" if others else ""
-        raise MissingError(f"the data of {first} are not there ({missing[first]}){more}{WAY_OUT}")
-    return together(found)
+        raise MissingError(f"the data of {first} are not there ({missing[first]}){more}{REMEDY}")
+    return merge(discovered)
 
 
-def together(found: Iterable[Benchmark]) -> Benchmark:
-    """Several benchmarks as one."""
-    found = list(found)
-    tasks = {name: task for benchmark in found for name, task in benchmark.tasks.items()}
-    rows = {name: row for benchmark in found for name, row in benchmark.rows.items()}
-    return Benchmark(tasks, tuple(skipped for benchmark in found for skipped in benchmark.left_out), rows)
+def merge(discovered: Iterable[Benchmark]) -> Benchmark:
+    """Merges several benchmarks into one."""
+    discovered = list(discovered)
+    tasks = {name: task for benchmark in discovered for name, task in benchmark.tasks.items()}
+    rows = {name: row for benchmark in discovered for name, row in benchmark.rows.items()}
+    return Benchmark(tasks, tuple(skipped for benchmark in discovered for skipped in benchmark.left_out), rows)
 
 
-PARTS = {  # of 100 of the instructions: paper 4.3 (Table 5), one for reasoning as in 4.6
+PARTS = {  # of 100 parts of instructions: paper 4.3 (Table 5), one of them for reasoning as in 4.6
     "crossfit": 4,
     "exmix": 2,
     "flan": 20,
@@ -146,7 +147,7 @@ PRETRAIN = 5  # % of all draws (paper 4.5)
 PROPORTIONS = {name: parts * (100 - PRETRAIN) / 100 for name, parts in PARTS.items()} | {"pretrain_text": PRETRAIN}
 EVERYTHING = ("train", "test", "test_xlingual", "excluded")
 
-# those of the paper; each benchmark alone is a mixture of its name
+# the paper's; in addition, each benchmark is a mixture of its own name
 MIXTURES = {
     mixture.name: mixture
     for mixture in (
@@ -157,23 +158,25 @@ MIXTURES = {
 
 
 def names() -> list[str]:
-    """Every mixture there is: those of the paper, and each benchmark that has something to train on."""
-    asked_only = {name for name in benchmark_names() if (rows := catalog(name).values()) and _only_asked(rows)}
-    return sorted({*benchmark_names(), *MIXTURES} - asked_only)
+    """Names of all mixtures: the paper's, and each benchmark with training tasks."""
+    without_training = {
+        name for name in benchmark_names() if (rows := catalog(name).values()) and _only_evaluated(rows)
+    }
+    return sorted({*benchmark_names(), *MIXTURES} - without_training)
 
 
-def _only_asked(rows: Iterable[CatalogRow]) -> bool:
+def _only_evaluated(rows: Iterable[CatalogRow]) -> bool:
     return all(row.split == "test" for row in rows)
 
 
 def mixture(name: str) -> Mixture:
-    """The mixture of that name; "a+b" is one of several benchmarks, capped over all tasks alike.
+    """Returns the mixture of that name; "a+b" is a mixture of several benchmarks, with one cap over all tasks.
 
     Raises:
-      UserError: there is none; names the nearest.
+      UserError: there is none; the message suggests the nearest.
     """
-    if "+" in name:
-        parts = tuple(name.split("+"))
+    if SEPARATOR in name:
+        parts = tuple(name.split(SEPARATOR))
         for part in parts:
             check_known("benchmark", part, benchmark_names())
         return Mixture(name, parts)

@@ -1,8 +1,8 @@
-"""What was decided on pairs of a train and an evaluation task that might leak into each other (paper 2.3).
+"""Reviews: decisions on pairs of a training and an evaluation task that might leak into each other (paper 2.3).
 
-A review is a table that people fill in: `train`, `evaluation`, what was measured (`tools/find_overlap.py`), and
-`decision` ("keep", "drop_train", "drop_evaluation"; empty: nobody has looked), `reason`, `reviewer`. The project's own,
-`catalog/review.tsv`, holds the pairs of one data source; the mixtures of the paper apply it.
+A review is a table filled in by people: `train`, `evaluation`, the measured overlap (`tools/find_overlap.py`),
+`decision` ("keep", "drop_train", "drop_evaluation"; empty: undecided), `reason`, `reviewer`. The project's own,
+`catalog/review.tsv`, contains the pairs with a common data source; the paper's mixtures apply it.
 """
 
 import csv
@@ -22,12 +22,12 @@ DECISIONS = ("", KEEP, DROP_TRAIN, DROP_EVALUATION)
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One line of a review.
+class TaskPair:
+    """A line of a review.
 
     Attributes:
-      overlap: fraction of the evaluation task's examples that share a 13-gram with the train task, as text; empty: not
-        measured. `own`: without those that most of its examples have.
+      overlap: fraction of the evaluation task's examples that share a 13-gram with the training task, as text; empty:
+        not measured. `own`: without 13-grams that most of the task's examples have.
     """
 
     train: str
@@ -39,15 +39,15 @@ class Pair:
     reviewer: str = ""
 
 
-COLUMNS = tuple(field.name for field in fields(Pair))
+COLUMNS = tuple(field.name for field in fields(TaskPair))
 
 
 @functools.cache
-def read(path: str | os.PathLike = PATH) -> tuple[Pair, ...]:
-    """The pairs of a review.
+def read(path: str | os.PathLike = PATH) -> tuple[TaskPair, ...]:
+    """Reads the pairs of a review.
 
     Raises:
-      DataError: names file and line: other columns, an unknown decision, or one without its reason.
+      DataError: names file and line: wrong columns, an unknown decision, or one without its reason.
     """
     path = Path(path)
     try:
@@ -57,45 +57,45 @@ def read(path: str | os.PathLike = PATH) -> tuple[Pair, ...]:
     header, *rows = csv.reader(lines or [""], delimiter="\t", quoting=csv.QUOTE_NONE)
     if tuple(header) != COLUMNS:
         raise DataError(f"{path}:1: the columns are {', '.join(header)}, not {', '.join(COLUMNS)}")
-    pairs: dict[tuple[str, str], Pair] = {}
+    pairs: dict[tuple[str, str], TaskPair] = {}
     for number, row in enumerate(rows, start=2):
         if len(row) != len(COLUMNS):
             raise DataError(f"{path}:{number}: {len(row)} columns, not {len(COLUMNS)}")
-        pair = Pair(*row)
+        pair = TaskPair(*row)
         if pair.decision not in DECISIONS:
-            known = ", ".join(DECISIONS[1:])
-            raise DataError(f'{path}:{number}: decision "{pair.decision}"; use one of {known}, or nothing')
+            choices = ", ".join(DECISIONS[1:])
+            raise DataError(f'{path}:{number}: decision "{pair.decision}"; use one of {choices}, or nothing')
         if pair.decision and not pair.reason:
             raise DataError(f"{path}:{number}: {pair.decision} without a reason")
         if (pair.train, pair.evaluation) in pairs:
-            raise DataError(f"{path}:{number}: {pair.train} and {pair.evaluation} were decided on already")
+            raise DataError(f"{path}:{number}: {pair.train} and {pair.evaluation} were already decided")
         pairs[pair.train, pair.evaluation] = pair
     return tuple(pairs.values())
 
 
-def write(path: str | os.PathLike, pairs: Iterable[Pair]) -> None:
-    """A review, as `read` takes it."""
+def write(path: str | os.PathLike, pairs: Iterable[TaskPair]) -> None:
+    """Writes a review in the format of `read`."""
     rows = ("\t".join(asdict(pair).values()) for pair in pairs)
     write_atomically(path, "\n".join(["\t".join(COLUMNS), *rows]) + "\n")
 
 
-def merged(measured: Sequence[Pair], decided: Iterable[Pair]) -> list[Pair]:
-    """What was measured now with what was decided before; decisions on pairs that are no longer there stay."""
-    known = {(pair.train, pair.evaluation): pair for pair in decided}
-    found = []
+def merged(measured: Sequence[TaskPair], decided: Iterable[TaskPair]) -> list[TaskPair]:
+    """Combines new measurements with earlier decisions; decisions on pairs without a new measurement are preserved."""
+    earlier = {(pair.train, pair.evaluation): pair for pair in decided}
+    pairs = []
     for pair in measured:
-        before = known.pop((pair.train, pair.evaluation), pair)
-        found.append(Pair(*list(asdict(pair).values())[:4], before.decision, before.reason, before.reviewer))
-    return [*found, *(pair for pair in known.values() if pair.decision)]
+        before = earlier.pop((pair.train, pair.evaluation), pair)
+        pairs.append(TaskPair(*list(asdict(pair).values())[:4], before.decision, before.reason, before.reviewer))
+    return [*pairs, *(pair for pair in earlier.values() if pair.decision)]
 
 
 @functools.cache
 def dropped(path: str | os.PathLike, decision: str) -> Mapping[str, str]:
-    """Task -> why, of those that a review drops: train tasks by `DROP_TRAIN`, others by `DROP_EVALUATION`."""
+    """Dropped tasks with the reason: training tasks for `DROP_TRAIN`, evaluation tasks for `DROP_EVALUATION`."""
     side = {DROP_TRAIN: "train", DROP_EVALUATION: "evaluation"}[decision]
     other = {"train": "evaluation", "evaluation": "train"}[side]
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for pair in read(path):
         if pair.decision == decision:
-            found.setdefault(getattr(pair, side), f"{pair.reason} ({getattr(pair, other)})")
-    return found
+            reasons.setdefault(getattr(pair, side), f"{pair.reason} ({getattr(pair, other)})")
+    return reasons

@@ -1,8 +1,8 @@
-"""Jinja templates of other people's, rendered safely and the same way every time.
+"""Renders Jinja templates from untrusted sources safely and reproducibly.
 
-jinja2's immutable sandbox keeps a template from Python's attributes and modules. Here it is also kept from never ending
-and from filling the memory: loops, calls, filters and growing texts are charged to a budget, in steps and not in
-seconds, so that a render succeeds or fails alike on every machine. What is random draws from a seed.
+jinja2's immutable sandbox denies a template Python's attributes and modules. This one also bounds its time and memory:
+loops, calls, filters and growing strings are charged to a budget, counted in steps and not in seconds, so that a render
+succeeds or fails alike on every machine. Random choices are seeded.
 """
 
 import copy
@@ -18,15 +18,11 @@ from jinja2 import meta, nodes, runtime, sandbox, visitor
 from jinja2.exceptions import SecurityError
 from jinja2.utils import Namespace
 
-BUDGET = 200_000  # steps of a render: iterations, calls, elements of lists, 64 characters of text
+BUDGET = 200_000  # steps per render: iterations, calls, items of lists, 64 characters of text
 CHARACTERS = 64
 MAX_TEMPLATE = 1 << 16  # characters
-MAX_DIGITS = 10_000  # of what rounds or truncates
-MAX_BITS = 4096  # of a product
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
+MAX_DIGITS = 10_000  # argument of round and truncate
+MAX_BITS = 4096  # size of a product
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -43,14 +39,14 @@ METHODS = {
     list: _words("append copy count extend index insert pop remove reverse"),
     tuple: _words("count index"),
 }
-WIDE = re.compile(r"\d{4}|\*")  # in a format: a width of thousands
+WIDE = re.compile(r"\d{4}|\*")  # in a format: a width of a thousand or more
 MUTATES = re.compile(r"\.\s*(append|extend|insert|pop|remove|reverse|setdefault|update)\s*\(")
 RANDOM = re.compile(r"\b(choice|random)\b")
-STATE = " state"  # no name that a template could write
+STATE = " state"  # not a name that a template could use
 
 
-class State:
-    """What one render may still spend, and where its random numbers come from."""
+class RenderState:
+    """The remaining budget of a render, and its random numbers."""
 
     def __init__(self, seed: int) -> None:
         self.left = BUDGET
@@ -58,7 +54,7 @@ class State:
 
     @functools.cached_property
     def random(self) -> random.Random:
-        """Seeded when it is first asked for: most templates never do."""
+        """Created on first use, because most templates need no random numbers."""
         return random.Random(self._seed)
 
     def charge(self, steps: int = 1) -> None:
@@ -67,7 +63,7 @@ class State:
             raise SecurityError(f"more than {BUDGET:,} steps: does it end?")
 
     def result(self, value: Any) -> Any:
-        """`value`, paid for by its size."""
+        """Charges for `value` by its size, and returns it."""
         if isinstance(value, str):
             self.charge(1 + len(value) // CHARACTERS)
         elif isinstance(value, (list, tuple, dict, set)):
@@ -77,7 +73,7 @@ class State:
         return value
 
     def before(self, name: str, text: Any, args: tuple) -> tuple:
-        """Pays for what would grow before it does; its arguments, lists where they were iterators."""
+        """Charges in advance for operations that can grow; returns the arguments, with iterators turned into lists."""
         if name == "replace" and len(args) >= 2 and isinstance(text, str):
             self.charge(text.count(str(args[0])) * len(str(args[1])) // CHARACTERS)
         elif name == "join" and args:
@@ -92,14 +88,14 @@ class State:
 
 
 class Sandbox(sandbox.ImmutableSandboxedEnvironment):
-    """The environment that templates are compiled in; see the module."""
+    """The environment in which templates are compiled; see the module's docstring."""
 
     intercepted_binops = frozenset(("*", "**", "+", "%"))
 
     def __init__(self) -> None:
-        super().__init__(optimized=False, autoescape=False)  # nothing is computed while compiling
-        known = {**self.filters, "choice": _choice, "random": _choice, "most_frequent": _most_frequent}
-        self.filters = {name: _charged(name, known[name]) for name in FILTERS}
+        super().__init__(optimized=False, autoescape=False)  # no constant folding while compiling
+        available = {**self.filters, "choice": _choice, "random": _choice, "most_frequent": _most_frequent}
+        self.filters = {name: _charged(name, available[name]) for name in FILTERS}
         self.filters |= {"counted": _counted, "paid": _paid}
         self.globals = {"range": self.globals["range"], "dict": dict, "namespace": Namespace, "zip": zip}
 
@@ -107,18 +103,18 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
         return _Meter().visit(super()._parse(source, name, filename))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Methods of texts and containers by name; what the row's own lists lose is given back (`Template`)."""
+        """Allows methods of strings and containers by name; `JinjaTemplate` copies the row if a template mutates it."""
         for kind, methods in METHODS.items():
             if isinstance(obj, kind):
                 return attr in methods
         return isinstance(obj, (Namespace, runtime.LoopContext)) and not attr.startswith("_")
 
     def wrap_str_format(self, value: Any) -> None:
-        """Nothing stands in for `str.format`, whose widths are not bounded: it is no admitted method."""
+        """Disables the wrapper of `str.format`, which is not an allowed method because its widths are not bounded."""
 
     def call(self, context: runtime.Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Charges for the call, beforehand where its result may be far larger than its arguments."""
-        state: State = context[STATE]
+        """Charges for a call, in advance where its result may be far larger than its arguments."""
+        state: RenderState = context[STATE]
         if isinstance(obj, runtime.LoopContext) and args:
             args = (list(args[0]),)
             state.charge(len(args[0]))
@@ -126,8 +122,8 @@ class Sandbox(sandbox.ImmutableSandboxedEnvironment):
         return state.result(super().call(context, obj, *args, **kwargs))
 
     def call_binop(self, context: runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        """Arithmetic whose result stays small."""
-        state: State = context[STATE]
+        """Charges for arithmetic, and refuses results that would be too large."""
+        state: RenderState = context[STATE]
         if operator == "%" and isinstance(left, str):
             state.before("format", left, ())
         if operator == "*":
@@ -146,7 +142,7 @@ def _bits(number: Any) -> int:
 
 
 class _Meter(visitor.NodeTransformer):
-    """Puts what is charged into the syntax tree: loops, and texts that grow without a call."""
+    """Inserts charges into the syntax tree: for loops, and for strings that grow without a call."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         node = self.generic_visit(node)
@@ -168,7 +164,7 @@ def _filtered(node: nodes.Expr | None, name: str) -> nodes.Filter:
 
 @jinja2.pass_context
 def _counted(context: runtime.Context, values: Iterable) -> Iterator:
-    state: State = context[STATE]
+    state: RenderState = context[STATE]
     for value in values:
         state.charge()
         yield value
@@ -180,21 +176,23 @@ def _paid(context: runtime.Context, value: Any) -> Any:
 
 
 def _charged(name: str, function: Callable) -> Callable:
-    """A filter that pays for what it does."""
+    """Wraps a filter so that it charges for its work."""
     passed = getattr(function, "jinja_pass_arg", None)
 
     @jinja2.pass_context
     @functools.wraps(function, updated=())
     def charged(context: runtime.Context, value: Any, *args: Any, **kwargs: Any) -> Any:
-        state: State = context[STATE]
-        if name == "join":  # of (list, text between), where the method has them the other way round
+        state: RenderState = context[STATE]
+        if name == "join":  # the filter's arguments are (list, separator), the method's the other way round
             (value,) = state.before(name, args[0] if args else kwargs.get("d", ""), (value,))
         else:
             args = state.before(name, value, args)
         if passed is None:
             return state.result(function(value, *args, **kwargs))
-        given = {"context": context, "eval_context": context.eval_ctx, "environment": context.environment}[passed.name]
-        return state.result(function(given, value, *args, **kwargs))
+        passed_argument = {"context": context, "eval_context": context.eval_ctx, "environment": context.environment}[
+            passed.name
+        ]
+        return state.result(function(passed_argument, value, *args, **kwargs))
 
     return charged
 
@@ -205,7 +203,7 @@ def _choice(context: runtime.Context, values: Iterable) -> Any:
 
 
 def _most_frequent(values: Iterable) -> list | None:
-    """The values that come most often."""
+    """The most frequent values."""
     counts = Counter(values).most_common()
     return [value for value, count in counts if count == counts[0][1]] or None
 
@@ -214,46 +212,47 @@ _ENVIRONMENT = Sandbox()
 
 
 class TemplateError(Exception):
-    """Why a template cannot be compiled, or rendered with these values: one line."""
+    """Why a template cannot be compiled, or rendered with these values, in one line."""
 
 
 class EndlessError(TemplateError):
-    """It took too many steps."""
+    """The template took too many steps."""
 
 
-class Template:
+class JinjaTemplate:
     """A compiled template.
 
     Attributes:
-      names: the variables it reads and does not set.
-      constant: whether every render of it is the same.
+      names: variables that it reads and does not set.
+      constant: whether all renders of it are equal.
 
     Raises:
-      TemplateError: no template, or one that uses what is not admitted.
+      TemplateError: the text is not a template, or uses what is not allowed.
     """
 
     def __init__(self, text: str) -> None:
         if len(text) > MAX_TEMPLATE:
-            raise TemplateError(f"a template of {len(text):,} characters; {MAX_TEMPLATE:,} are admitted")
+            raise TemplateError(f"a template of {len(text):,} characters; the limit is {MAX_TEMPLATE:,}")
         self._mutates = bool(MUTATES.search(text))
         try:
             self._template = _ENVIRONMENT.from_string(text)
-            known = meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
-        except Exception as error:  # foreign code: whatever goes wrong is its fault
+            undeclared = meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
+        except Exception as error:  # templates can raise anything
             raise TemplateError(_line(error)) from None
-        self.names = frozenset(known - _ENVIRONMENT.globals.keys())
+        self.names = frozenset(undeclared - _ENVIRONMENT.globals.keys())
         self.constant = not self.names and not RANDOM.search(text)
 
     def render(self, values: Mapping[str, Any], seed: int = 0) -> str:
-        """The text; the same for the same values and seed.
+        """Renders the template; a function of the values and the seed.
 
         Raises:
           TemplateError: the template fails, or takes too many steps.
         """
-        state = State(seed)
+        state = RenderState(seed)
         values = copy.deepcopy(dict(values)) if self._mutates else values
         try:
-            # "shared": taken as they are, with the globals among them, where jinja2 would merge chains of mappings
+            # "shared" uses the mapping as it is, with the globals in it; otherwise jinja2 would merge chains of
+            # mappings.
             context = self._template.new_context({**_ENVIRONMENT.globals, **values, STATE: state}, shared=True)
             return "".join(map(state.result, self._template.root_render_func(context)))
         except Exception as error:

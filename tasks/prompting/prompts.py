@@ -1,12 +1,12 @@
-"""Prompts of task-level instructions: one of a few wordings an example, drawn by the example's id (paper 2.4).
+"""Prompts with task-level instructions: one of several wordings per example, drawn by the example's id (paper 2.4).
 
 The paper states the eight delimiters (footnote 5), that one is sampled for each example "to mitigate overfitting", and
-that none is inserted after instructions that end in ":". It nowhere states that the definition may open with
-"Instructions:" or "Task:" and the instance with "Input:"; that is only seen in the Super-NaturalInstructions prompts of
-Figures 7-16 (three, one and three of ten). We draw each uniformly and independently. Definition and instance meet in a
-line break, as the figures are set.
+that none is added after instructions that end in ":". That the definition may start with "Instructions:" or "Task:" and
+the instance with "Input:" is not stated, only seen in the Super-NaturalInstructions prompts of Figures 7-16 (three, one
+and three of ten). Here each is drawn uniformly and independently. Definition and instance are joined by a line break,
+as in the figures.
 
-Everything here is a pure function of its arguments: an example has the same prompt in every run, cache and process.
+All functions are pure: an example has the same prompt in every run, cache and process.
 """
 
 import hashlib
@@ -21,31 +21,31 @@ MARKERS = ("Input: ", "")
 
 
 def draw(purpose: str, task: str, example_id: str) -> int:
-    """64 uniform bits that depend on nothing else; purposes are independent of each other."""
+    """64 pseudo-random bits that depend only on the arguments; different purposes are independent."""
     text = "\0".join((purpose, task, example_id))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def pick(purpose: str, task: str, example_id: str, options: Sequence[T]) -> T:
-    """One of `options`, uniformly over example ids."""
+    """Picks one of `options`, uniformly over example ids."""
     return options[draw(purpose, task, example_id) % len(options)]
 
 
 def task_level_source(task: str, example_id: str, definition: str, text: str) -> tuple[str, int]:
-    """Source of a benchmark with one definition a task: opener, definition, line break, marker, input, delimiter.
+    """Source for a benchmark with one definition per task: opener, definition, line break, marker, input, delimiter.
 
     Returns:
-      The source, and where the example's own part of it begins (`Example.own`).
+      The source, and the offset of the input in it (`Example.input_start`).
     """
     instructions = pick("opener", task, example_id, OPENERS) + definition.strip()
-    own = len(instructions)
+    input_start = len(instructions)
     if text := text.strip():
         instructions += "\n" + pick("marker", task, example_id, MARKERS) + text
-    return with_delimiter(task, example_id, instructions), own
+    return with_delimiter(task, example_id, instructions), input_start
 
 
 def with_delimiter(task: str, example_id: str, instructions: str) -> str:
-    """Instructions ready for their output: a delimiter unless they end in ":" (paper 2.4)."""
+    """Appends a delimiter to instructions, unless they end in ":" (paper 2.4)."""
     instructions = instructions.rstrip()
     return (
         instructions if instructions.endswith(":") else instructions + pick("delimiter", task, example_id, DELIMITERS)

@@ -1,8 +1,8 @@
 """Tasks without instructions of their own, each put into one wording (paper 2.2).
 
-The wordings are `catalog/instructions.tsv`: a text with `{field}` where a field of the record goes, and the options of
-a classification. A benchmark of such tasks says where their files lie and what is made of a row of them. One whose
-prompts are known to the character, as those of an evaluation are, brings its wordings itself (`Source.wording`).
+The wordings are in `catalog/instructions.tsv`: a text with `{field}` placeholders, and the options of a classification.
+A benchmark of such tasks states where their files are and which records a row makes. One whose prompts are fixed to the
+character, such as those of an evaluation, defines its wordings itself (`Source.wording`).
 """
 
 import functools
@@ -27,20 +27,20 @@ NAMES = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"
 PAPERWORK = re.compile(r"(licen[cs]e|readme|\.git|notice|citation)", re.IGNORECASE)
 
 Fields = dict[str, Any]
-EXTRA = ("separator", "stop", "given", "part_of")  # of an `Example`
+EXTRA = ("separator", "stop", "given", "part_of")  # fields of `Example` that a record may set
 
 
 class UnfitError(Exception):
-    """Why a row that is as it should be is no example of the task: counted and listed, whatever share of the rows."""
+    """A well-formed row that is outside the task; counted, but not against the 1% of bad records."""
 
 
 class Wording(NamedTuple):
-    """How the records of a task are asked.
+    """How the records of a task are phrased.
 
     Attributes:
-      text: of a prompt, with `{field}`s.
+      text: of a prompt, with `{field}` placeholders.
       options: the answers of a classification.
-      exact: the text is the whole prompt, to the character: no delimiter is added, no white space taken away.
+      exact: whether the text is the whole prompt, to the character: no delimiter is added, no white space removed.
     """
 
     text: str
@@ -50,19 +50,20 @@ class Wording(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Where the records of a task lie, and what they are.
+    """Location of the records of a task, and the conversion of rows to records.
 
     Attributes:
-      patterns: of its files below the benchmark's folder, `{split}` for any of `NAMES`; one that ends in "/" is a
-        folder for `records.splits`. The first with files counts.
-      recipe: the records that a row makes: the fields that the wording names, and `references`, a tuple of texts.
-        Raises `UnusableError` where it makes none, `UnfitError` where it is not meant to.
-      read: the rows of a file, and the split that they are read for.
-      beside: patterns of files that `read` or `recipe` look into.
-      named: a split, also one more than `NAMES` -> patterns of files that say it otherwise, after the others.
-      once: of records of a split that say the same, the first alone is read.
-      wording, metric: where the catalog's are not meant.
-      drawn: whether each example is shown others at random, or all the first ones (`Task.demonstrations_drawn`).
+      patterns: of its files in the benchmark's folder, with `{split}` for any of `NAMES`; one that ends in "/" is a
+        folder for `records.splits`. The first pattern with files is used.
+      recipe: returns the records that a row makes: the fields that the wording names, and `references`, a tuple of
+        texts. Raises `UnusableError` for a bad row, `UnfitError` for one that is outside the task.
+      read: returns the rows of a file, given the split that they are read for.
+      beside: patterns of further files that `read` or `recipe` use.
+      named: split, possibly one not in `NAMES` -> further patterns of its files.
+      once: whether duplicate records of a split are read once.
+      wording, metric: in place of the catalog's.
+      drawn: whether each example has randomly drawn demonstrations, or all the first ones
+        (`Task.demonstrations_drawn`).
     """
 
     patterns: tuple[str, ...]
@@ -76,32 +77,33 @@ class Source:
     drawn: bool = True
 
     def splits(self, directory: Path) -> dict[str, tuple[Path, ...]]:
-        """The files of each split that is there."""
+        """The files of each split that has some."""
         folders = (directory / pattern for pattern in self.patterns if pattern.endswith("/"))
-        for there in (records.splits(folder) for folder in folders if folder.is_dir()):
-            if found := {split: there[name] for split, names in NAMES.items() for name in names if name in there}:
-                return found
-        found = {}
+        for available in (records.splits(folder) for folder in folders if folder.is_dir()):
+            matches = {split: available[name] for split, names in NAMES.items() for name in names if name in available}
+            if matches:
+                return matches
+        files_by_split = {}
         for split in dict.fromkeys((*NAMES, *self.named)):
             names = NAMES.get(split, ())
             patterns = [pattern.replace("{split}", name) for pattern in self.patterns for name in names]
             tried = (_files(directory, pattern) for pattern in (*patterns, *self.named.get(split, ())))
             if files := next(filter(None, tried), ()):
-                found[split] = files
-        return found
+                files_by_split[split] = files
+        return files_by_split
 
 
 def _files(directory: Path, pattern: str) -> tuple[Path, ...]:
     if "*" in pattern:
-        found = (path for path in directory.glob(pattern) if path.is_file() and not PAPERWORK.search(path.name))
-        return tuple(sorted(found))
+        matches = (path for path in directory.glob(pattern) if path.is_file() and not PAPERWORK.search(path.name))
+        return tuple(sorted(matches))
     path = directory / pattern
     return (path,) if path.is_file() else ()
 
 
 @functools.cache
 def wordings() -> dict[str, Wording]:
-    """The wording of every task that has one."""
+    """The wordings of the catalog, by task."""
     return {
         row["task"]: Wording(row["wording"].replace("\\n", "\n"), tuple(filter(None, row["options"].split("|"))))
         for row in listed(INSTRUCTIONS)
@@ -116,21 +118,21 @@ def discover(
     unread: Mapping[str, str] = {},
     longer: str = "cut",
 ) -> Benchmark:
-    """The tasks of a benchmark whose files are there.
+    """Discovers the tasks of a benchmark that have data.
 
     Args:
       sources: by the task's name without the benchmark's.
-      unread: pattern of files that are known and not read -> why.
+      unread: pattern of known files that are not read -> the reason.
       longer: see `Task`.
 
     Raises:
-      MissingError: no file of any task.
+      MissingError: there is no file of any task.
     """
-    known = catalog(benchmark)
+    rows = catalog(benchmark)
     tasks: dict[str, Task] = {}
     left_out: list[Skipped] = []
     seen: set[Path] = set()
-    for name, row in known.items():
+    for name, row in rows.items():
         source = sources.get(name.removeprefix(f"{benchmark}."))
         splits = source.splits(directory) if source else {}
         if not splits:
@@ -143,16 +145,16 @@ def discover(
         seen.update(beside)
         tasks[name] = _task(row, source, splits, beside, longer, options)
     for pattern, reason in unread.items():
-        found = [path for path in _files(directory, pattern) if path not in seen]
-        left_out += [Skipped(str(path), reason) for path in found]
-        seen.update(found)
+        matches = [path for path in _files(directory, pattern) if path not in seen]
+        left_out += [Skipped(str(path), reason) for path in matches]
+        seen.update(matches)
     others = (path for path in sorted(directory.rglob("*")) if path.is_file() and path not in seen)
     left_out += [Skipped(str(path), "no task reads it") for path in others if not PAPERWORK.search(path.name)]
     if not tasks:
         expected = ", ".join([pattern for source in sources.values() for pattern in source.patterns][:3])
-        might = f"; there might be {expected}, ..." if expected else ""
+        might = f"; expected {expected}, ..." if expected else ""
         raise MissingError(f"{directory}: no file of a known task{might} (docs/benchmark.md)")
-    return Benchmark(tasks, tuple(left_out), known)
+    return Benchmark(tasks, tuple(left_out), rows)
 
 
 def _task(
@@ -187,7 +189,7 @@ def _task(
 
 
 def _read(source: Source, splits: Mapping[str, tuple[Path, ...]], split: str) -> Iterator[Record | Skipped]:
-    """The records of a split, named by their number in it; what holds several is numbered within."""
+    """The records of a split, named by their number in it; several records of one row are numbered within it."""
     number = 0
     seen: set[int] = set()
     for path in splits.get(split, ()):
@@ -197,34 +199,33 @@ def _read(source: Source, splits: Mapping[str, tuple[Path, ...]], split: str) ->
                 continue
             number += 1
             try:
-                found = list(source.recipe(row.values))
-                if not found:
-                    raise UnusableError("holds no example")
+                records_of_row = list(source.recipe(row.values))
+                if not records_of_row:
+                    raise UnusableError("has no example")
             except UnfitError as error:
-                found = [{"unfit": str(error)}]
+                records_of_row = [{"unfit": str(error)}]
             except UnusableError as error:
                 yield Skipped(row.where, str(error))
                 continue
-            except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:  # a field of another kind
+            except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:  # a field of another type
                 yield Skipped(row.where, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
                 continue
-            for place, fields in enumerate(found, start=1):
+            for index, fields in enumerate(records_of_row, start=1):
                 if source.once:
                     if (content := hash(repr(fields))) in seen:
                         continue
                     seen.add(content)
-                name = str(number) if len(found) == 1 else f"{number}.{place}"
-                name = (
-                    f"{SHOWN_SPLIT}{name}" if split == SHOWN_SPLIT else name
-                )  # no record that is asked has such a name
+                name = str(number) if len(records_of_row) == 1 else f"{number}.{index}"
+                # The prefix keeps demonstrations apart from the records of other splits.
+                name = f"{SHOWN_SPLIT}{name}" if split == SHOWN_SPLIT else name
                 yield Record(name, {"where": row.where, **fields})
 
 
 def answers(*texts: str) -> Fields:
-    """The field of a record that says what is accepted.
+    """The field of a record with the accepted answers.
 
     Raises:
-      UnusableError: nothing does.
+      UnusableError: there is none.
     """
     references = tuple(dict.fromkeys(text.strip() for text in texts if text.strip()))
     if not references:
@@ -240,13 +241,13 @@ def render(
     template: Template,
     worded_as: str | None = None,
 ) -> Example | Skipped:
-    """The example of a record: the wording with its fields, a delimiter unless that ends in ":" (paper 2.4).
+    """Renders a record: the wording with its fields, and a delimiter unless that ends in ":" (paper 2.4).
 
-    What a record says of its answers goes along: `candidates` of its own, and of `Example` the fields `EXTRA`.
+    The record may set its own `candidates`, and the fields `EXTRA` of `Example`.
 
     Args:
-      task_level: what stands before the line of the first field is the instruction of the whole task, which
-        demonstrations come after.
+      task_level: whether the text before the line of the first field is the instruction of the whole task, after which
+        demonstrations are inserted.
     """
     fields, where = record.fields, record.fields["where"]
     if "unfit" in fields:
@@ -256,9 +257,9 @@ def render(
         return Skipped(where, f"no field {min(missing)}")
     target = prompts.pick("reference", task, record.id, fields["references"])
     if wording.exact:
-        source = FIELD.sub(lambda found: fields[found[1]], text)
+        source = FIELD.sub(lambda match: fields[match[1]], text)
     else:
-        source = FIELD.sub(lambda found: fields[found[1]].strip(), text).strip()
+        source = FIELD.sub(lambda match: fields[match[1]].strip(), text).strip()
         if text:
             source = prompts.with_delimiter(task, worded_as or record.id, source)
     candidates = fields.get("candidates", wording.options)
@@ -268,6 +269,6 @@ def render(
         target,
         fields["references"],
         candidates if template.metric.name == "accuracy" and target in candidates else None,
-        own=text.rindex("\n", 0, FIELD.search(text).start()) if task_level else 0,
+        input_start=text.rindex("\n", 0, FIELD.search(text).start()) if task_level else 0,
         **{name: fields[name] for name in EXTRA if name in fields},
     )

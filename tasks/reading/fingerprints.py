@@ -1,4 +1,4 @@
-"""What an artifact follows from beside its settings: source code, and raw files by content."""
+"""Fingerprints of what an artifact is made from: source code, and raw files by content."""
 
 import ast
 import functools
@@ -10,14 +10,14 @@ from pathlib import Path
 import optiml_jax
 
 PACKAGES = ("tasks",)
-FOLLOWED = ("optiml_jax.tokenizer",)  # of the engine, what decides a token
+FOLLOWED = ("optiml_jax.tokenizer",)  # the part of the engine that affects tokens
 
 
 @functools.cache
 def code_version(*modules: str) -> str:
-    """This project's version and a hash of these modules and everything of `tasks` that they import, whole files.
+    """This project's version and a hash of these modules and everything of `tasks` that they import.
 
-    A benchmark's own: a changed comment in another benchmark's module changes nothing.
+    A change in another benchmark's module does not affect it.
     """
     files = {name: _file(name) for name in _reached(modules)}
     digest = hashlib.sha256(b"\0".join(name.encode() + files[name].read_bytes() for name in sorted(files)))
@@ -25,14 +25,14 @@ def code_version(*modules: str) -> str:
 
 
 def _reached(modules: Sequence[str]) -> set[str]:
-    found: set[str] = set()
-    waiting = list(modules)
-    while waiting:
-        name = waiting.pop()
-        if name not in found and _file(name) is not None:
-            found.add(name)
-            waiting += [other for other in imports(_file(name)) if _is_ours(other)]
-    return found
+    reached: set[str] = set()
+    pending = list(modules)
+    while pending:
+        name = pending.pop()
+        if name not in reached and _file(name) is not None:
+            reached.add(name)
+            pending += [other for other in imports(_file(name)) if _is_ours(other)]
+    return reached
 
 
 def _is_ours(name: str) -> bool:
@@ -41,7 +41,7 @@ def _is_ours(name: str) -> bool:
 
 @functools.cache
 def _file(name: str) -> Path | None:
-    """The module's file; None where the name is none of a module (but of something in one)."""
+    """A module's file; None if the name is not a module (but something in one)."""
     try:
         spec = importlib.util.find_spec(name)
     except ModuleNotFoundError:
@@ -50,7 +50,7 @@ def _file(name: str) -> Path | None:
 
 
 def imports(file: Path) -> Iterator[str]:
-    """Names that a source file imports anywhere: modules, and what may be one in `from package import name`."""
+    """Names that a source file imports anywhere: modules, and candidates in `from package import name`."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -59,21 +59,21 @@ def imports(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def raw_files(files: Sequence[Path], known: dict | None = None) -> dict[str, dict]:
-    """Size, modification time (ns) and sha256 of each raw file; what did not change since `known` is not read again."""
-    found = {}
+def raw_files(files: Sequence[Path], earlier: dict | None = None) -> dict[str, dict]:
+    """Size, modification time (ns) and sha256 of each raw file; files unchanged since `earlier` are not read again."""
+    entries = {}
     for file in files:
         name, status = "/".join(file.parts[-2:]), file.stat()
         entry = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-        before = (known or {}).get(name, {})
+        before = (earlier or {}).get(name, {})
         same = entry.items() <= before.items()
         with file.open("rb") as content:
             digest = before["sha256"] if same else hashlib.file_digest(content, "sha256").hexdigest()
-        found[name] = entry | {"sha256": digest}
-    return found
+        entries[name] = entry | {"sha256": digest}
+    return entries
 
 
-def unchanged(files: Sequence[Path], known: dict) -> bool:
-    """Whether raw files have the content that they had when `known` was noted (`raw_files`)."""
-    found = raw_files(files, known)
-    return {name: file["sha256"] for name, file in found.items()} == {n: f["sha256"] for n, f in known.items()}
+def unchanged(files: Sequence[Path], earlier: dict) -> bool:
+    """Whether raw files have the same content as when `earlier` was computed by `raw_files`."""
+    entries = raw_files(files, earlier)
+    return {name: file["sha256"] for name, file in entries.items()} == {n: f["sha256"] for n, f in earlier.items()}

@@ -1,7 +1,7 @@
-"""What FLAN's templates call the fields of each data set's rows (Wei et al. 2022; `flan/tasks.py`, e9e4ec6).
+"""Maps the rows of each data set to the field names of FLAN's templates (Wei et al. 2022; `flan/tasks.py`, e9e4ec6).
 
-A recipe takes a row, under the names of TensorFlow Datasets or of `datasets`, and gives the fields that templates name:
-`options` and `answer` where there is something to choose from, `answers` where several are right.
+A recipe takes a row with the field names of TensorFlow Datasets or of `datasets` and returns the fields of the
+templates: `options` and `answer` where there is something to choose from, `answers` where several are right.
 """
 
 import re
@@ -14,15 +14,15 @@ Fields = dict[str, Any]
 Recipe = Callable[[Mapping[str, Any]], Fields]
 
 
-def _place(row: Mapping[str, Any], names: str, first: int = 0) -> int:
+def _label_index(row: Mapping[str, Any], names: str, first: int = 0) -> int:
     """A label: a number from `first`, a truth value, or a letter."""
-    found = value(row, names)
-    if isinstance(found, str) and found in "ABCDEFGH" and found:
-        return "ABCDEFGH".index(found)
+    label = value(row, names)
+    if isinstance(label, str) and label in "ABCDEFGH" and label:
+        return "ABCDEFGH".index(label)
     try:
-        return int(found) - first
+        return int(label) - first
     except (TypeError, ValueError):
-        raise UnusableError(f"the label {found!r} is no number") from None
+        raise UnusableError(f"the label {label!r} is no number") from None
 
 
 def _chosen(options: Sequence[str], place: int) -> Fields:
@@ -40,13 +40,13 @@ def named(*same: str, **renamed: str) -> Recipe:
 def labelled(options: Sequence[str], *same: str, label: str = "label", **renamed: str) -> Recipe:
     """A recipe of texts, and of fixed options."""
     fields = named(*same, **renamed)
-    return lambda row: fields(row) | _chosen(options, _place(row, label))
+    return lambda row: fields(row) | _chosen(options, _label_index(row, label))
 
 
 def ranked(options: Sequence[str], *same: str) -> Recipe:
     """A recipe of texts, and of options that are fields of the row."""
     fields = named(*same)
-    return lambda row: fields(row) | _chosen([text(row, name) for name in options], _place(row, "label"))
+    return lambda row: fields(row) | _chosen([text(row, name) for name in options], _label_index(row, "label"))
 
 
 def _translation(language: str, code: str) -> Recipe:
@@ -62,11 +62,11 @@ def _numbered(items: Sequence[str]) -> str:
 
 
 def _answers(row: Mapping[str, Any], names: str) -> Fields:
-    found = value(row, names)
-    found = [found] if isinstance(found, str) else found
-    if not found or not all(isinstance(one, str) for one in found):
+    texts_ = value(row, names)
+    texts_ = [texts_] if isinstance(texts_, str) else texts_
+    if not texts_ or not all(isinstance(text_, str) for text_ in texts_):
         raise UnusableError(f"no answer in {names}")
-    return {"answer": found[0], "answers": list(found)}
+    return {"answer": texts_[0], "answers": list(texts_)}
 
 
 def _wsc273(row: Mapping[str, Any]) -> Fields:
@@ -74,20 +74,20 @@ def _wsc273(row: Mapping[str, Any]) -> Fields:
     ending = whole[int(value(row, "pronoun_end")) :].strip()
     options = [f"{text(row, f'option{i}_normalized|options.{i - 1}')} {ending}" for i in (1, 2)]
     context = whole[: int(value(row, "pronoun_start"))].strip()
-    return {"context": context} | _chosen(options, _place(row, "label"))
+    return {"context": context} | _chosen(options, _label_index(row, "label"))
 
 
 def _record(row: Mapping[str, Any]) -> Fields:
-    before, found, after = text(row, "query").partition("@placeholder")
-    if not found:
+    before, placeholder, after = text(row, "query").partition("@placeholder")
+    if not placeholder:
         raise UnusableError("no @placeholder in the query")
     options = [entity + after for entity in texts(row, "entities")]
     answers = [answer + after for answer in texts(row, "answers")]
     if not answers:
         raise UnusableError("no answers")
     passage = text(row, "passage").split("\n@highlight")[0]
-    asked = {"passage": passage, "query": before.strip(), "options": options}
-    return asked | {"options_str": _options(options), "answer": answers[0], "answers": answers}
+    fields = {"passage": passage, "query": before.strip(), "options": options}
+    return fields | {"options_str": _options(options), "answer": answers[0], "answers": answers}
 
 
 def _arc(row: Mapping[str, Any]) -> Fields:
@@ -96,7 +96,7 @@ def _arc(row: Mapping[str, Any]) -> Fields:
         raise UnusableError(f"{len(choices)} choices; FLAN takes questions with four")
     key = value(row, "answerKey")
     labels = row["choices"].get("label") or []
-    place = labels.index(key) if key in labels else _place(row, "answerKey")
+    place = labels.index(key) if key in labels else _label_index(row, "answerKey")
     return {"question": text(row, "question")} | _chosen(choices, place)
 
 
@@ -162,10 +162,10 @@ def _sentiment140(row: Mapping[str, Any]) -> Fields:
 
 def _story_cloze(row: Mapping[str, Any]) -> Fields:
     if "context" in row:
-        return {"context": text(row, "context")} | _chosen(texts(row, "endings"), _place(row, "label", 1))
+        return {"context": text(row, "context")} | _chosen(texts(row, "endings"), _label_index(row, "label", 1))
     context = " ".join(text(row, f"input_sentence_{i}") for i in range(1, 5))
     endings = [text(row, f"sentence_quiz{i}") for i in (1, 2)]
-    return {"context": context} | _chosen(endings, _place(row, "answer_right_ending", 1))
+    return {"context": context} | _chosen(endings, _label_index(row, "answer_right_ending", 1))
 
 
 def _replaced(recipe: Recipe, field: str, *pairs: tuple[str, str]) -> Recipe:
@@ -181,12 +181,12 @@ def _replaced(recipe: Recipe, field: str, *pairs: tuple[str, str]) -> Recipe:
 
 
 def _winogrande(row: Mapping[str, Any]) -> Fields:
-    context, found, ending = text(row, "sentence").partition("_")
-    if not found:
+    context, blank, ending = text(row, "sentence").partition("_")
+    if not blank:
         raise UnusableError("no blank in the sentence")
     options = [text(row, f"option{i}") + ending for i in (1, 2)]
-    place = _place(row, "label") if "label" in row else _place(row, "answer", 1)
-    return {"context": context} | _chosen(options, place)
+    index = _label_index(row, "label") if "label" in row else _label_index(row, "answer", 1)
+    return {"context": context} | _chosen(options, index)
 
 
 def _referenced(recipe: Recipe) -> Recipe:
@@ -206,7 +206,7 @@ def _common_gen(row: Mapping[str, Any]) -> Fields:
 
 
 def _dart(row: Mapping[str, Any]) -> Fields:
-    triples = [one if isinstance(one, str) else ", ".join(one) for one in value(row, "tripleset")]
+    triples = [triple if isinstance(triple, str) else ", ".join(triple) for triple in value(row, "tripleset")]
     shown = re.sub(r"\[(.*?)\]", "", "; ".join(triples))
     return {"tripleset": shown, "tripleset_newline": "\n".join(triples), "target": text(row, "target")}
 
@@ -241,8 +241,8 @@ def _bool_q(row: Mapping[str, Any]) -> Fields:
     fields = labelled(YES, "question", text="passage", label="label|answer")(row)
     if "title" in row:
         return fields | {"title": text(row, "title")}
-    title, found, passage = fields["text"].partition(" -- ")  # SuperGLUE writes it before the passage
-    return fields | ({"title": title, "text": passage} if found else {})
+    title, separator, passage = fields["text"].partition(" -- ")  # SuperGLUE writes it before the passage
+    return fields | ({"title": title, "text": passage} if separator else {})
 
 
 def _trivia_qa(row: Mapping[str, Any]) -> Fields:
@@ -268,7 +268,7 @@ def _openbookqa(row: Mapping[str, Any]) -> Fields:
     question = text(row, "question.stem|question_stem")
     choices = [text(row, f"question.choice_{c}") for c in "ABCD"] if nested else texts(row, "choices.text")
     fact = row.get("fact1")
-    fields = {"question": question} | _chosen(choices, _place(row, "answerKey"))
+    fields = {"question": question} | _chosen(choices, _label_index(row, "answerKey"))
     return fields | ({"fact": fact} if isinstance(fact, str) else {})
 
 
@@ -276,7 +276,7 @@ def _hellaswag(row: Mapping[str, Any]) -> Fields:
     context = re.sub(r"\[.*?\]\s", "\n", re.sub(r"\[header\]\s", "", text(row, "context|ctx")))
     endings = [re.sub(r"\[.*?\]\s", "", ending) for ending in texts(row, "endings")]
     return {"context": context, "activity_label": row.get("activity_label", "")} | _chosen(
-        endings, _place(row, "label")
+        endings, _label_index(row, "label")
     )
 
 
@@ -357,7 +357,7 @@ RECIPES: dict[str, Recipe] = {
     "wmt16_translate_roen": _translation("Romanian", "ro"),
     "wmt16_translate_ruen": _translation("Russian", "ru"),
     "definite_pronoun_resolution": lambda row: (
-        named("sentence", "pronoun")(row) | _chosen(texts(row, "candidates"), _place(row, "label"))
+        named("sentence", "pronoun")(row) | _chosen(texts(row, "candidates"), _label_index(row, "label"))
     ),
     "winogrande": _winogrande,
     "wsc": labelled(YES, context="text", text1="span1_text", text2="span2_text"),

@@ -1,7 +1,7 @@
-"""Rows of local files: JSON, tables, Parquet, and what `datasets` and TensorFlow Datasets keep on disk.
+"""Reads rows of local files: JSON, tables, Parquet, and the formats of `datasets` and TensorFlow Datasets on disk.
 
-What benchmarks of tables read their records through. Nothing is fetched, nothing is executed; a line that cannot be
-used is named with its file and number, and the next one is read.
+Nothing is downloaded and nothing is executed. A line that cannot be used is reported with its file and number, and
+reading continues with the next.
 """
 
 import csv
@@ -17,16 +17,16 @@ from typing import IO, Any, NamedTuple
 from optiml_jax.common.errors import DataError, UserError
 from tasks.example import Skipped
 
-MAX_LINE = 16 << 20  # bytes; a longer line is passed over, never held in memory
+MAX_LINE = 16 << 20  # bytes; a longer line is skipped without holding it in memory
 MAX_LIST = 1 << 30  # bytes of a JSON list, which is read whole
 LINES = (".jsonl", ".json", ".jsonl.gz")
 SUFFIXES = (*LINES, ".parquet", ".arrow")
-PREPARED = re.compile(r"-(?P<split>\w+)\.tfrecord-\d{5}-of-\d{5}$")  # by TensorFlow Datasets, with features.json
+PREPARED = re.compile(r"-(?P<split>\w+)\.tfrecord-\d{5}-of-\d{5}$")  # files of TensorFlow Datasets
 _PART = re.compile(r"-\d{5}-of-\d{5}$")  # data sets in several files: train-00000-of-00003.parquet
 
 
 class Row(NamedTuple):
-    """One row. `number`: from 1 in its split, over all its files; `where`: "file:line", as an editor takes it."""
+    """A row of a file. `number`: from 1 in its split, over all its files; `where`: "file:line"."""
 
     number: int
     where: str
@@ -34,31 +34,31 @@ class Row(NamedTuple):
 
 
 def stem(path: Path) -> str | None:
-    """What a file of rows is called without its ending and its part number; None where it is none."""
+    """Name of a file of rows without its suffix and part number; None for other files."""
     suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
     return _PART.sub("", path.name.removesuffix(suffix)) if suffix and not path.name.startswith(".") else None
 
 
 def splits(folder: Path) -> dict[str, tuple[Path, ...]]:
-    """The splits of a data set in a folder: `<split>.<suffix>`, its parts, what `datasets` saves to disk, or what
-    TensorFlow Datasets prepared (there, or in the last of its folders of versions).
+    """Finds the splits of a data set in a folder: `<split>.<suffix>`, its parts, folders saved by `datasets`, or files
+    prepared by TensorFlow Datasets (there, or in the latest of its version folders).
 
     Raises:
       DataError: a `state.json` of `datasets` cannot be read.
     """
     if (folder / "state.json").is_file():
         return {"train": _saved(folder)}
-    found: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     versions = sorted(path.parent for path in folder.glob("*/features.json"))
     for path in sorted([*folder.iterdir(), *(versions[-1].iterdir() if versions else ())]):
         if (prepared := PREPARED.search(path.name)) and (path.parent / "features.json").is_file():
-            found.setdefault(prepared["split"], []).append(path)
+            files.setdefault(prepared["split"], []).append(path)
             continue
         if path.is_dir() and (path / "state.json").is_file():
-            found.setdefault(path.name, []).extend(_saved(path))
+            files.setdefault(path.name, []).extend(_saved(path))
         elif path.is_file() and not path.name.endswith((".arrow", "dataset_dict.json")) and (name := stem(path)):
-            found.setdefault(name, []).append(path)
-    return {split: tuple(paths) for split, paths in found.items()}
+            files.setdefault(name, []).append(path)
+    return {split: tuple(paths) for split, paths in files.items()}
 
 
 def _saved(folder: Path) -> tuple[Path, ...]:
@@ -67,15 +67,15 @@ def _saved(folder: Path) -> tuple[Path, ...]:
     try:
         files = [entry["filename"] for entry in json.loads(path.read_text(encoding="utf-8"))["_data_files"]]
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: not what datasets' save_to_disk writes ({error!r})") from None
+        raise DataError(f"{path}: not written by datasets' save_to_disk ({error!r})") from None
     return tuple(folder / Path(name).name for name in files)
 
 
 def read(files: Sequence[Path]) -> Iterator[Row | Skipped]:
-    """The rows of the files, one after the other, and what is none.
+    """Yields a Row per usable record and a Skipped per unusable one, in file order.
 
     Raises:
-      DataError: a file is damaged as a whole. UserError: it needs a package that is not there.
+      DataError: a file is damaged as a whole. UserError: a package that it needs is not installed.
     """
     numbers = itertools.count(1)
     for path in files:
@@ -88,10 +88,10 @@ def read(files: Sequence[Path]) -> Iterator[Row | Skipped]:
 
 
 def content(path: Path) -> str:
-    """A text file as a whole.
+    """Reads a text file.
 
     Raises:
-      DataError: it is not there, or not UTF-8.
+      DataError: the file is missing, or not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -100,7 +100,7 @@ def content(path: Path) -> str:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str | Skipped]]:
-    """The lines of a text file by number, without their ends.
+    """Yields the lines of a text file by number, without line ends.
 
     Raises:
       DataError: the file cannot be read.
@@ -116,12 +116,12 @@ def lines(path: Path) -> Iterator[tuple[int, str | Skipped]]:
 
 
 def tabs(*columns: str, rest: bool = False) -> Callable[[Path, str], Iterator[Row | Skipped]]:
-    """A reader of files of tabs without a header and without quotes; empty lines are no rows.
+    """Returns a reader of tab-separated files without header and quotes; empty lines are ignored.
 
     Args:
-      columns: their names. With `rest` there may be more cells, which are the list `rest`.
+      columns: their names. With `rest`, rows may have more cells, which become the list "rest".
     """
-    wanted = f"{len(columns)}{' or more' if rest else ''}"
+    expected = f"{len(columns)}{' or more' if rest else ''}"
 
     def read(path: Path, split: str) -> Iterator[Row | Skipped]:
         for number, line in lines(path):
@@ -130,7 +130,7 @@ def tabs(*columns: str, rest: bool = False) -> Callable[[Path, str], Iterator[Ro
             elif line.strip():
                 cells = line.split("\t")
                 if len(cells) < len(columns) or (len(cells) > len(columns) and not rest):
-                    yield Skipped(f"{path}:{number}", f"{len(cells)} columns, not {wanted}")
+                    yield Skipped(f"{path}:{number}", f"{len(cells)} columns, not {expected}")
                 else:
                     values: dict[str, Any] = dict(zip(columns, cells))
                     yield Row(number, f"{path}:{number}", values | ({"rest": cells[len(columns) :]} if rest else {}))
@@ -141,7 +141,7 @@ def tabs(*columns: str, rest: bool = False) -> Callable[[Path, str], Iterator[Ro
 def table(
     path: Path, split: str = "", *, delimiter: str = ",", columns: Sequence[str] = (), quotes: bool = True
 ) -> Iterator[Row | Skipped]:
-    """The rows of a CSV file, quotes and all (or none); `columns` where it has no header.
+    """Yields the rows of a CSV file; `columns` are given if it has no header.
 
     Raises:
       DataError: the file cannot be read, or a quote never ends.
@@ -159,9 +159,7 @@ def table(
                 else:
                     yield Row(reader.line_num, where, dict(zip(header, cells)))
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 at byte {error.start:,} of what was read last; fetch the file again"
-        ) from None
+        raise DataError(f"{path}: not UTF-8 at byte {error.start:,} of the last block; fetch the file again") from None
     except csv.Error as error:
         raise DataError(f"{path}:{start}: not a table ({error}); fetch the file again") from None
 
@@ -173,7 +171,7 @@ def _kind(path: Path) -> Callable[[Path], Iterator[tuple[int, dict[str, Any] | s
 
 
 def _json(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Line numbers with objects, or with what is wrong. A file that starts with "[" is one list."""
+    """Line numbers with objects or error messages. A file that starts with "[" is one list."""
     first = True
     for line, raw in _raw_lines(path):
         if raw is None:
@@ -191,7 +189,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _raw_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """The lines of a file by number; None for one that is too long to be held in memory."""
+    """Yields the lines of a file by number; None for a line that is too long to hold in memory."""
     try:
         with _open(path) as file:
             line = 0
@@ -217,23 +215,23 @@ def _object(raw: bytes) -> dict[str, Any] | str:
     except UnicodeEncodeError:
         return "text with half a surrogate pair"
     except RecursionError:
-        return "nested too deep"
-    except ValueError as error:  # and numbers of too many digits
+        return "nested too deeply"
+    except ValueError as error:  # also raised for numbers with too many digits
         return f"not JSON ({str(error).splitlines()[0]})"
     return values if isinstance(values, dict) else f"{type(values).__name__}, not an object"
 
 
 def document(path: Path) -> Any:
-    """A file that is one JSON value.
+    """Reads a file that is a single JSON value.
 
     Raises:
-      DataError: it is none, or too large to be read whole.
+      DataError: the file is not JSON, or too large.
     """
     try:
         with _open(path) as file:
             raw = file.read(MAX_LIST + 1)
         if len(raw) > MAX_LIST:
-            raise DataError(f"{path}: a JSON value of more than {MAX_LIST >> 30} GB; make JSON lines of it")
+            raise DataError(f"{path}: a JSON value of more than {MAX_LIST >> 30} GB; convert it to JSON lines")
         return json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start:,}") from None
@@ -244,7 +242,7 @@ def document(path: Path) -> Any:
 
 
 def _list(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """A file that is one JSON list, its elements by number."""
+    """Yields the elements of a file that is a single JSON list, by number."""
     for number, value in enumerate(document(path), start=1):
         yield number, value if isinstance(value, dict) else f"{type(value).__name__}, not an object"
 
@@ -269,7 +267,7 @@ def _columnar(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _prepared(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A file that TensorFlow Datasets wrote: its features say what is in it."""
+    """Yields the records of a file written by TensorFlow Datasets, whose features describe its content."""
     try:
         import tensorflow as tf
         import tensorflow_datasets as tfds
@@ -284,11 +282,11 @@ def _prepared(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's values as JSON would have them."""
+    """Converts NumPy values to JSON types."""
     if isinstance(value, dict):
-        return {name: _plain(own) for name, own in value.items()}
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     if hasattr(value, "tolist"):
         return _plain(value.tolist())
-    return [_plain(own) for own in value] if isinstance(value, (list, tuple)) else value
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

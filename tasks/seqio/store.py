@@ -1,4 +1,4 @@
-"""Cached mixtures as plain seqio mixtures, for t5x and whoever else reads through seqio."""
+"""Cached mixtures as seqio mixtures, for t5x and other users of seqio."""
 
 import functools
 import os
@@ -12,11 +12,10 @@ import tensorflow as tf
 from optiml_jax.common.errors import UserError, nearest
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.sampling import probabilities
-from optiml_jax.data.store import TokenStore
+from optiml_jax.data.store import SPLIT, TokenStore
 from tasks.seqio.vocabulary import OptVocabulary
 
 PREFIX = "cached:"
-SPLIT = "train"  # the one that is cached
 AT_ONCE = 1024  # examples read together
 SIGNATURE = {name: tf.TensorSpec((None,), tf.int32) for name in ("inputs", "targets")}
 
@@ -24,39 +23,39 @@ SIGNATURE = {name: tf.TensorSpec((None,), tf.int32) for name in ("inputs", "targ
 def to_seqio(
     mixture: str | os.PathLike, *, eps: int | None = None, proportions: Mapping[str, float] | None = None
 ) -> seqio.Mixture:
-    """A mixture that `seqio.get_dataset(mixture_or_task_name=to_seqio(...).name, ...)` takes.
+    """Registers a mixture for `seqio.get_dataset(mixture_or_task_name=to_seqio(...).name, ...)`.
 
     Args:
       mixture: the name of a registered mixture, which reads raw files; or a manifest, `CACHE_DIR/mixtures/NAME.json`,
-        for a mixture "cached:NAME" of tasks "cached:TASK" that reads the token store beside it: nothing is rendered or
-        tokenised again, and nothing counted for the rates. Registers it, in place of one of that name.
+        for a mixture "cached:NAME" of tasks "cached:TASK" that read the token store: nothing is rendered, tokenized or
+        counted again. It replaces a registered mixture of the same name.
       eps, proportions: of a manifest, in place of its own; see `optiml_jax.data.sampling.probabilities`.
 
     Returns:
       The mixture: source and target (with `</s>`) of the examples, at the rates at which training draws them.
 
     Raises:
-      UserError: no such mixture, manifest or store; `eps` or `proportions` that do not fit.
+      UserError: there is no such mixture, manifest or store; or `eps` or `proportions` are invalid.
     """
     if str(mixture) in seqio.MixtureRegistry.names() and not str(mixture).startswith(PREFIX):
         if eps is not None or proportions is not None:
             raise UserError(f"{mixture}: eps and proportions can be given for a manifest, CACHE_DIR/mixtures/NAME.json")
         return seqio.MixtureRegistry.get(str(mixture))
     if Path(mixture).suffix != ".json":
-        known = [name for name in seqio.MixtureRegistry.names() if not name.startswith(PREFIX)]
+        registered = [name for name in seqio.MixtureRegistry.names() if not name.startswith(PREFIX)]
         raise UserError(
-            f"no mixture {mixture}{nearest(str(mixture), known)}; give a name or CACHE_DIR/mixtures/NAME.json"
+            f"no mixture {mixture}{nearest(str(mixture), registered)}; give a name or CACHE_DIR/mixtures/NAME.json"
         )
     manifest = Manifest.read(mixture)
     eps = manifest.cap(eps)
     proportions = manifest.benchmarks if proportions is None else proportions
-    chances = probabilities(manifest, eps, proportions)  # for its errors
+    rates = probabilities(manifest, eps, proportions)  # raises for invalid arguments
     store = TokenStore(Path(mixture).parents[1])
     vocabulary = OptVocabulary(store.directory / "tokenizer")
     rate = functools.partial(seqio.mixing_rate_num_examples, maximum=eps)
     parts: dict[str, list[tuple]] = {}
     for task in manifest.tasks:
-        if chances[task.name] > 0:
+        if rates[task.name] > 0:
             parts.setdefault(task.benchmark, []).append((_add_task(store, task.name, vocabulary), rate))
     name = f"{PREFIX}{manifest.name}"
     if proportions is None:
@@ -91,7 +90,7 @@ def _add_task(store: TokenStore, task: str, vocabulary: OptVocabulary) -> str:
 
 
 class StoreSource(seqio.FunctionDataSource):
-    """The examples of a cached task; how many there are is read from its stats."""
+    """The examples of a cached task; their number is read from its stats."""
 
     def __init__(self, store: TokenStore, task: str, eos_id: int) -> None:
         self._store, self._task, self._eos_id = store, task, eos_id
@@ -101,16 +100,16 @@ class StoreSource(seqio.FunctionDataSource):
         return self._store.stats(self._task, SPLIT)["examples"] if split == SPLIT else None
 
     def _dataset(self, split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
-        count = len(self._store.lengths(self._task, SPLIT))  # a damaged file is raised here, not from TensorFlow
-        flags = self._store.pieces(self._task, SPLIT)
-        flags = [0] * count if flags is None else flags.tolist()  # a uint8 could not be added to a larger place
+        count = len(self._store.lengths(self._task, SPLIT))  # raises for a damaged file, before TensorFlow runs
+        flags = self._store.chunk_flags(self._task, SPLIT)
+        flags = [0] * count if flags is None else flags.tolist()  # Python integers: uint8 would overflow below
 
         def examples() -> Iterator[dict[str, np.ndarray]]:
             for start in range(0, count, AT_ONCE):
-                places = [(self._task, i) for i in range(start, min(start + AT_ONCE, count))]
-                for piece, (ids, label_start) in zip(flags[start:], self._store.read_many(SPLIT, places)):
-                    end = [] if piece & 1 else [self._eos_id]  # a document that goes on has no end here
-                    source, label = ids[:label_start], ids[label_start + (piece >> 1) :]
+                indices = [(self._task, i) for i in range(start, min(start + AT_ONCE, count))]
+                for chunk, (ids, label_start) in zip(flags[start:], self._store.read_many(SPLIT, indices)):
+                    end = [] if chunk & 1 else [self._eos_id]  # no end where the document continues
+                    source, label = ids[:label_start], ids[label_start + (chunk >> 1) :]
                     yield {"inputs": source.astype(np.int32), "targets": np.append(label, end).astype(np.int32)}
             self._store.check()
 

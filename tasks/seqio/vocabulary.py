@@ -13,21 +13,22 @@ from optiml_jax.tokenizer import Tokenizer
 
 
 class OptVocabulary(seqio.Vocabulary):
-    """Byte-level BPE with OPT's special ids: `</s>` 2 ends a text, `<pad>` is 1 (not 0, as seqio's packer assumes).
+    """Byte-level BPE with OPT's special ids: `</s>` is 2 and ends a text, `<pad>` is 1 (not 0, as seqio's packer
+    assumes).
 
-    The tokenizer is loaded at first use: a thousand tasks can be registered before anybody says which one it is.
+    The tokenizer is loaded on first use, so that tasks can be registered before it is known.
     """
 
     def __init__(self, source: str | os.PathLike | None) -> None:
-        """`source`: what `Tokenizer.load` takes; None raises a `UserError` when ids are needed."""
+        """`source`: argument of `Tokenizer.load`; None raises a `UserError` when ids are needed."""
         super().__init__()
         self.source = None if source is None else str(source)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         if self.source is None:
-            way_out = "set OPTIML_TOKENIZER or call tasks.seqio_tasks.use_data_dir(folder, tokenizer=...)"
-            raise UserError(f"TOKENIZER: {way_out}")
+            remedy = "set OPTIML_TOKENIZER or call tasks.seqio_tasks.use_data_dir(folder, tokenizer=...)"
+            raise UserError(f"TOKENIZER: {remedy}")
         return Tokenizer.load(self.source)
 
     @property
@@ -57,7 +58,7 @@ class OptVocabulary(seqio.Vocabulary):
         return self.tokenizer.decode(list(ids))
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        """One text: string [] -> int32 [tokens]."""
+        """Encodes a text: string [] -> int32 [tokens]."""
         encode = lambda text: np.array(self._encode(text.decode()), np.int32)  # noqa: E731
         ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
         ids.set_shape([None])

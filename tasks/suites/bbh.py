@@ -13,9 +13,9 @@ from tasks.suites import Part, Suite
 SHOTS = 3
 
 
-def parts(found: Benchmark) -> Iterator[Part]:
+def parts(discovered: Benchmark) -> Iterator[Part]:
     """Every file, twice."""
-    for task in found.tasks.values():
+    for task in discovered.tasks.values():
         yield Part(task, "test", None, shots=(SHOTS,), separator="\n\n")
 
 

@@ -10,11 +10,11 @@ from tasks.catalog.registry import Benchmark
 from tasks.suites import Part, Suite, stated
 
 
-def parts(found: Benchmark) -> Iterator[Part]:
+def parts(discovered: Benchmark) -> Iterator[Part]:
     """Every set."""
-    for task in found.tasks.values():
+    for task in discovered.tasks.values():
         group = "winobias" if "winobias" in task.name else None
-        yield Part(task, ("test", "validation"), stated(task, found), group=group)
+        yield Part(task, ("test", "validation"), stated(task, discovered), group=group)
 
 
 SUITE = Suite(NAME, (NAME,), parts)

@@ -10,11 +10,11 @@ TABLE_11 = ("anli_r1", "anli_r2", "anli_r3", "cb", "mnli_matched", "mnli_mismatc
 TABLE_11 += ("bool_q", "openbookqa", "arc_easy", "arc_challenge", "winogrande", "wsc")
 
 
-def parts(found: Benchmark) -> Iterator[Part]:
+def parts(discovered: Benchmark) -> Iterator[Part]:
     """The 15. "There is no few-shot setting for WSC" (Table 11)."""
-    for task in named(found, NAME, *TABLE_11):
+    for task in named(discovered, NAME, *TABLE_11):
         shots = (0,) if task.name == f"{NAME}.wsc" else (0, 5)
-        yield Part(task, ("test", "validation"), stated(task, found), shots=shots)
+        yield Part(task, ("test", "validation"), stated(task, discovered), shots=shots)
 
 
 SUITE = Suite(NAME, (NAME,), parts)

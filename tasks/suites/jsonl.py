@@ -6,10 +6,10 @@ from tasks.catalog.registry import Benchmark
 from tasks.suites import Part, Suite, by_official_lists
 
 
-def parts(found: Benchmark) -> Iterator[Part]:
+def parts(discovered: Benchmark) -> Iterator[Part]:
     """Every split but the one that is trained on."""
-    yield from by_official_lists(found)
-    for task in found.listed("train"):
+    yield from by_official_lists(discovered)
+    for task in discovered.listed("train"):
         if "test" in task.splits:
             yield Part(task, "test", "held_out_instances")
 

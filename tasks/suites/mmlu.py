@@ -9,11 +9,11 @@ from tasks.suites import Part, Suite, stated
 SEPARATOR = "\n\n"
 
 
-def parts(found: Benchmark, split: str = "test") -> Iterator[Part]:
+def parts(discovered: Benchmark, split: str = "test") -> Iterator[Part]:
     """Every subject."""
-    for task in found.tasks.values():
+    for task in discovered.tasks.values():
         if task.benchmark == NAME:
-            yield Part(task, split, stated(task, found), shots=(0, 5), separator=SEPARATOR, group=NAME)
+            yield Part(task, split, stated(task, discovered), shots=(0, 5), separator=SEPARATOR, group=NAME)
 
 
 SUITE = Suite(NAME, (NAME,), parts)

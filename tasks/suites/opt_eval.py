@@ -13,11 +13,11 @@ ON_TEST = {"storycloze", "arc_easy", "arc_challenge", "openbookqa", "winograd"}
 SEPARATOR = "\n\n"  # Brown et al. 2020, section 2.4: "1 or 2 newlines"; which of them where is not said
 
 
-def parts(found: Benchmark) -> Iterator[Part]:
+def parts(discovered: Benchmark) -> Iterator[Part]:
     """Every task."""
-    for name, task in found.tasks.items():
+    for name, task in discovered.tasks.items():
         splits = ("test", "validation") if name.removeprefix(f"{NAME}.") in ON_TEST else ("validation",)
-        yield Part(task, splits, stated(task, found), shots=(0, 32), separator=SEPARATOR)
+        yield Part(task, splits, stated(task, discovered), shots=(0, 32), separator=SEPARATOR)
 
 
 SUITE = Suite(NAME, (NAME,), parts)

@@ -7,9 +7,9 @@ from tasks.catalog.registry import Benchmark
 from tasks.suites import Part, Suite
 
 
-def parts(found: Benchmark) -> Iterator[Part]:
+def parts(discovered: Benchmark) -> Iterator[Part]:
     """Every task."""
-    for task in found.tasks.values():
+    for task in discovered.tasks.values():
         yield Part(task, "test", None, shots=(0, 5), separator="\n\n")
 
 

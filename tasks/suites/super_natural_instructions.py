@@ -9,9 +9,9 @@ from tasks.catalog.registry import Benchmark
 from tasks.suites import Part, Suite, by_official_lists
 
 
-def parts(found: Benchmark) -> Iterator[Part]:
+def parts(discovered: Benchmark) -> Iterator[Part]:
     """By the official lists."""
-    yield from by_official_lists(found, shots=(0, 2, 5))
+    yield from by_official_lists(discovered, shots=(0, 2, 5))
 
 
 SUITE = Suite("super_natural_instructions", ("super_natural_instructions",), parts)

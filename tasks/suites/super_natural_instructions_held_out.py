@@ -19,11 +19,11 @@ def asks(row: CatalogRow) -> bool:
     return row.split == "test" and row.category in CATEGORIES and row.name != VALIDATION
 
 
-def parts(found: Benchmark) -> Iterator[Part]:
+def parts(discovered: Benchmark) -> Iterator[Part]:
     """Every test task of the three categories."""
-    for name, task in found.tasks.items():
-        if asks(found.rows[name]):
-            yield Part(task, "test", stated(task, found), shots=(0, 2, 5))
+    for name, task in discovered.tasks.items():
+        if asks(discovered.rows[name]):
+            yield Part(task, "test", stated(task, discovered), shots=(0, 2, 5))
 
 
 SUITE = Suite("super_natural_instructions_held_out", (NAME,), parts)

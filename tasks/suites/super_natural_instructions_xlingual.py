@@ -6,10 +6,10 @@ from tasks.catalog.registry import Benchmark
 from tasks.suites import Part, Suite, level_of
 
 
-def parts(found: Benchmark) -> Iterator[Part]:
+def parts(discovered: Benchmark) -> Iterator[Part]:
     """Every task of the track."""
-    for task in found.listed("test_xlingual"):
-        yield Part(task, "test", level_of(task, found), shots=(0, 2))
+    for task in discovered.listed("test_xlingual"):
+        yield Part(task, "test", level_of(task, discovered), shots=(0, 2))
 
 
 SUITE = Suite("super_natural_instructions_xlingual", ("super_natural_instructions",), parts)

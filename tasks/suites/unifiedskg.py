@@ -9,10 +9,10 @@ from tasks.suites import Part, Suite, named, stated
 TABLE_13 = ("dart", "spider", "multiwoz")
 
 
-def parts(found: Benchmark) -> Iterator[Part]:
+def parts(discovered: Benchmark) -> Iterator[Part]:
     """The three, on their test sets; Spider's was not public, so its validation set."""
-    for task in named(found, NAME, *TABLE_13):
-        yield Part(task, ("test", "validation"), stated(task, found), shots=(0, 5))
+    for task in named(discovered, NAME, *TABLE_13):
+        yield Part(task, ("test", "validation"), stated(task, discovered), shots=(0, 5))
 
 
 SUITE = Suite(NAME, (NAME,), parts)

@@ -1,8 +1,8 @@
-"""The validation suite: 35 tasks of 7 categories, MMLU, reasoning, and what is fully supervised (paper 2.3, Table 15).
+"""The validation suite: 35 tasks of 7 categories, MMLU, reasoning, and fully supervised tasks (paper 2.3, Table 15).
 
-At most 250 prompts a task, "a mix of prompts", 0 and 5 shots. The same data set in several benchmarks is a group: its
-sub-tasks are averaged, then the benchmarks (4.1). Table 15 does not count sub-tasks; the 35 of Table 1 are reached by
-all three tasks of COD3S and RACE's two halves (`race/all` holds the questions of both again), or by two and all three.
+At most 250 prompts per task, "a mix of prompts", 0 and 5 shots. The same data set in several benchmarks is a group: its
+sub-tasks are averaged, then the benchmarks (4.1). Table 15 does not count sub-tasks; the 35 of Table 1 are reached with
+all three tasks of COD3S and RACE's two halves (`race/all` repeats the questions of both), or with two and all three.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ BOTH, ZERO = (0, 5), (0,)
 FULLY, TASK, INSTANCES = LEVELS
 
 
-class Row(NamedTuple):
-    """A line of Table 15. `shots`: summaries are asked without demonstrations."""
+class Table15Row(NamedTuple):
+    """A row of Table 15. `shots`: summarization has no demonstrations."""
 
     group: str
     category: str
@@ -63,40 +63,40 @@ CIVIL = (
 COPA_COMMONSENSE = ("task827_copa_commonsense_reasoning", "task828_copa_commonsense_cause_effect")
 RACE = ("task309_race_answer_generation", "task310_race_classification")
 TABLE_15 = (
-    Row("winobias", BIAS, FULLY, "rouge_l", PS, WINOBIAS),
-    Row("winobias", BIAS, FULLY, "rouge_l", NI, ("task1664_winobias_text_generation",)),
-    Row("bard", "word_analogy", FULLY, "rouge_l", NI, BARD),
-    Row("cod3s", CAUSE, FULLY, "rouge_l", NI, COD3S),
-    Row("copa", CAUSE, FULLY, "accuracy", PS, ("super_glue__copa",)),
-    Row("copa", CAUSE, FULLY, "rouge_l", NI, ("task1393_superglue_copa_text_completion",)),
-    Row("copa", CAUSE, FULLY, "accuracy", FLAN, ("copa",)),
-    Row("copa_commonsense", CAUSE, FULLY, "rouge_l", NI, COPA_COMMONSENSE),
-    Row("glucose", CAUSE, FULLY, "rouge_l", NI, ("task614_glucose_cause_event_detection",)),
-    Row("jfleg", "grammar_error_correction", FULLY, "rouge_l", NI, ("task1557_jfleg_answer_generation",)),
-    Row("civil_comments", TOXIC, TASK, "rouge_l", NI, CIVIL),
-    Row("jigsaw", TOXIC, TASK, "rouge_l", PS, ("jigsaw_unintended_bias",)),
-    Row("newsroom", "summarization", TASK, "rouge_l", FLAN, ("newsroom",), ZERO),
-    Row("race", QA, TASK, "accuracy", PS, ("race__high", "race__middle")),
-    Row("race", QA, TASK, "rouge_l", NI, RACE),
+    Table15Row("winobias", BIAS, FULLY, "rouge_l", PS, WINOBIAS),
+    Table15Row("winobias", BIAS, FULLY, "rouge_l", NI, ("task1664_winobias_text_generation",)),
+    Table15Row("bard", "word_analogy", FULLY, "rouge_l", NI, BARD),
+    Table15Row("cod3s", CAUSE, FULLY, "rouge_l", NI, COD3S),
+    Table15Row("copa", CAUSE, FULLY, "accuracy", PS, ("super_glue__copa",)),
+    Table15Row("copa", CAUSE, FULLY, "rouge_l", NI, ("task1393_superglue_copa_text_completion",)),
+    Table15Row("copa", CAUSE, FULLY, "accuracy", FLAN, ("copa",)),
+    Table15Row("copa_commonsense", CAUSE, FULLY, "rouge_l", NI, COPA_COMMONSENSE),
+    Table15Row("glucose", CAUSE, FULLY, "rouge_l", NI, ("task614_glucose_cause_event_detection",)),
+    Table15Row("jfleg", "grammar_error_correction", FULLY, "rouge_l", NI, ("task1557_jfleg_answer_generation",)),
+    Table15Row("civil_comments", TOXIC, TASK, "rouge_l", NI, CIVIL),
+    Table15Row("jigsaw", TOXIC, TASK, "rouge_l", PS, ("jigsaw_unintended_bias",)),
+    Table15Row("newsroom", "summarization", TASK, "rouge_l", FLAN, ("newsroom",), ZERO),
+    Table15Row("race", QA, TASK, "accuracy", PS, ("race__high", "race__middle")),
+    Table15Row("race", QA, TASK, "rouge_l", NI, RACE),
 )
-BESIDE = (  # what the paper's 35 leave out; MMLU is added in footnote 3
-    Row("strategyqa", "reasoning", TASK, "rouge_l", COT, ("strategyqa",)),
-    Row("gsm8k", "reasoning", TASK, "rouge_l", COT, ("gsm8k",)),
-    Row("squad_v1", QA, INSTANCES, "rouge_l", FLAN, ("squad_v1",)),
-    Row("squad_v1", QA, INSTANCES, "rouge_l", PS, ("squad",)),
-    Row("blended_skill_talk", "dialogue_generation", INSTANCES, "rouge_l", PS, ("blended_skill_talk",)),
-    Row("cnn_dailymail", "summarization", INSTANCES, "rouge_l", PS, ("cnn_dailymail__3.0.0",), ZERO),
+BESIDE = (  # evaluated in addition to the paper's 35; MMLU is added in footnote 3
+    Table15Row("strategyqa", "reasoning", TASK, "rouge_l", COT, ("strategyqa",)),
+    Table15Row("gsm8k", "reasoning", TASK, "rouge_l", COT, ("gsm8k",)),
+    Table15Row("squad_v1", QA, INSTANCES, "rouge_l", FLAN, ("squad_v1",)),
+    Table15Row("squad_v1", QA, INSTANCES, "rouge_l", PS, ("squad",)),
+    Table15Row("blended_skill_talk", "dialogue_generation", INSTANCES, "rouge_l", PS, ("blended_skill_talk",)),
+    Table15Row("cnn_dailymail", "summarization", INSTANCES, "rouge_l", PS, ("cnn_dailymail__3.0.0",), ZERO),
 )
 
 
-def parts(found: Benchmark) -> Iterator[Part]:
-    """The rows of the table, on the validation sets of the releases, else the test sets."""
+def parts(discovered: Benchmark) -> Iterator[Part]:
+    """The rows of the table, on the releases' validation sets, or else their test sets."""
     for row in (*TABLE_15, *BESIDE):
-        for task in named(found, row.benchmark, *row.tasks):
-            task = dataclasses.replace(task, category=row.category)  # the table moves one: task1664
+        for task in named(discovered, row.benchmark, *row.tasks):
+            task = dataclasses.replace(task, category=row.category)  # Table 15 changes one category: task1664's
             splits = ("validation", "test") if row.benchmark != NI else ("test",)
             yield Part(task, splits, row.level, Metric(row.metric), shots=row.shots, group=row.group, most=MOST)
-    for part in mmlu.parts(found, "validation"):
+    for part in mmlu.parts(discovered, "validation"):
         yield dataclasses.replace(part, most=MOST)
 
 

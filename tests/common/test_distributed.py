@@ -49,7 +49,7 @@ WRONG = {
     "no address": (OPEN_MPI, [], "add --coordinator=HOST:PORT"),
     "no number": ({}, [f"--coordinator={ADDRESS}"], "--processes (or OPTIML_PROCESSES) is missing"),
     "no index": ({}, [f"--coordinator={ADDRESS}", "--processes=2"], "--process_id (or OPTIML_PROCESS_ID) is missing"),
-    "index": ({}, [f"--coordinator={ADDRESS}", "--processes=2", "--process_id=2"], "is not one of --processes=2"),
+    "index": ({}, [f"--coordinator={ADDRESS}", "--processes=2", "--process_id=2"], "--processes=2"),
     "not a number": ({}, [f"--coordinator={ADDRESS}", "--processes=two", "--process_id=0"], "=two is not a number"),
     "no port": ({}, ["--coordinator=host0", "--processes=2", "--process_id=0"], "has no port; write HOST:PORT"),
     "no value": ({}, ["--processes"], "--processes: the flag needs a value"),
@@ -83,8 +83,8 @@ def test_the_kubernetes_job_gives_every_pod_what_it_needs_to_find_the_others():
     pods, gpus = spec["completions"], container["resources"]["limits"]["nvidia.com/gpu"]
     assert pods * gpus == 64 and spec["parallelism"] == pods and spec["completionMode"] == "Indexed"
     for index in range(pods):
-        _, found = find_processes([], environment | {"JOB_COMPLETION_INDEX": str(index)})
-        assert (found.count, found.index) == (8, index)
+        _, result = find_processes([], environment | {"JOB_COMPLETION_INDEX": str(index)})
+        assert (result.count, result.index) == (8, index)
     name = service["metadata"]["name"]  # pods are JOB-INDEX.SUBDOMAIN
-    assert found.coordinator.startswith(f"{job['metadata']['name']}-0.{name}:")
+    assert result.coordinator.startswith(f"{job['metadata']['name']}-0.{name}:")
     assert spec["template"]["spec"]["subdomain"] == name and service["spec"]["clusterIP"] == "None"

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 HOLD = """
 import sys, time
-from optiml_jax.files import exclusive
+from optiml_jax.common.files import exclusive
 with exclusive(sys.argv[1], "wait"):
     print("held", flush=True)
     time.sleep(60)

@@ -36,7 +36,7 @@ class MemoryStore:
     def check(self):
         pass
 
-    def pieces(self, task, split):
+    def chunk_flags(self, task, split):
         return None
 
     def lengths(self, task, split):
@@ -70,8 +70,8 @@ def manifest_of(tasks, **examples):
 def make_loader(tasks, store=None, manifest=None, rows=None, tokenizer_fingerprint=None, **settings):
     data = Data("m", "", **{"row_length": 128, "batch_rows": 8, "seed": 0, "block_draws": 100} | settings)
     store, manifest = store or MemoryStore(tasks), manifest or manifest_of(tasks)
-    known = {"pad_id": PAD, "eos_id": EOS, "rows": rows, "tokenizer_fingerprint": tokenizer_fingerprint}
-    return Loader(store, manifest, data, **known)
+    defaults = {"pad_id": PAD, "eos_id": EOS, "rows": rows, "tokenizer_fingerprint": tokenizer_fingerprint}
+    return Loader(store, manifest, data, **defaults)
 
 
 def take(loader, count):
@@ -225,8 +225,8 @@ def test_small_blocks_and_large_batches_meet():
 def test_seeds_give_different_streams_and_threads_the_same():
     tasks = make_tasks()
     first = take(make_loader(tasks), 10)
-    for one, other in zip(first, take(make_loader(tasks, prefetch=0), 10)):
-        assert_same(one, other)
+    for batch, other in zip(first, take(make_loader(tasks, prefetch=0), 10)):
+        assert_same(batch, other)
     assert first[0].examples != take(make_loader(tasks, seed=1), 1)[0].examples
 
 
@@ -345,9 +345,7 @@ def test_a_mixture_written_for_another_store_is_refused():
     """Its rates would not be those of the examples that are drawn."""
     tasks = make_tasks(tasks=3)
     have = len(tasks["task1"])
-    with pytest.raises(
-        UserError, match=f"mixture m: task1 has 5,000 examples there and {have} in the store; cache the mixture again"
-    ):
+    with pytest.raises(UserError, match=f"mixture m: task1 has 5,000 examples .* {have} in the store"):
         make_loader(tasks, manifest=manifest_of(tasks, task1=5000))
 
 

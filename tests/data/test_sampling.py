@@ -16,7 +16,11 @@ from optiml_jax.data.sampling import Sampler, probabilities
 
 def manifest(sizes, benchmarks=None):
     """`sizes`: {benchmark: {task: examples}}."""
-    tasks = [TaskSize(task, name, "c", examples) for name, of in sizes.items() for task, examples in of.items()]
+    tasks = [
+        TaskSize(task, name, "c", examples)
+        for name, tasks_of_benchmark in sizes.items()
+        for task, examples in tasks_of_benchmark.items()
+    ]
     return Manifest("m", tuple(tasks), 4096, benchmarks)
 
 
@@ -84,7 +88,7 @@ def test_a_manifest_is_read_and_its_faults_named(tmp_path):
         with pytest.raises(DataError, match=r"samples\.json"):
             Manifest.read(path)
     path.write_text(json.dumps(whole | {"eps": 4097}))
-    with pytest.raises(DataError, match=r"samples.json: not as it was written"):
+    with pytest.raises(DataError, match=r"samples.json: damaged"):
         Manifest.read(path)
 
 

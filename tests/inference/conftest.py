@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+from optiml_jax.inference import ranking
 from optiml_jax.inference.model import Model
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import OPTConfig
@@ -28,6 +29,10 @@ def make(config: OPTConfig, tokenizer: Tokenizer, mesh_name: str = "1x1x1", **op
         lambda key: decoder.init_params(key, config), out_shardings=sharding.parameter_shardings(abstract, mesh)
     )(jax.random.key(0))
     return Model(config, params, tokenizer, mesh, source="random", **options)
+
+
+def continuation_scores(model: Model, pairs, batch_rows: int = 8) -> list[float]:
+    return [continuation.score for continuation in ranking.continuations(model, pairs, batch_rows)]
 
 
 @pytest.fixture(scope="session")

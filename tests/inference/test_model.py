@@ -7,10 +7,10 @@ import transformers
 
 import optiml_jax
 from optiml_jax.common.errors import UserError
-from optiml_jax.inference import decoding, kv_cache, ranking
+from optiml_jax.inference import decoding, kv_cache
 from optiml_jax.inference.network import restarting_positions
 from optiml_jax.model.fingerprint import fingerprint
-from tests.inference.conftest import make
+from tests.inference.conftest import continuation_scores, make
 
 PROMPTS = ["Is the sky blue? Answer:", "2+2=", "Task: name a colour that is not red.\nInput: apple\nOutput:"]
 CANDIDATES = [[" yes", " no", " it is grey today"], [" 4"], [" blue", " a green one", " yellow", " red"]]
@@ -65,13 +65,13 @@ def test_scores_do_not_depend_on_batch_order_or_mesh(model, config, tokenizer):
         (rng.integers(4, 1500, rng.integers(1, 200)), rng.integers(4, 1500, rng.integers(1, 9))) for _ in range(40)
     ]
     pairs = [(before.tolist(), answer.tolist()) for before, answer in pairs]
-    want = ranking.continuation_scores(model, pairs)
+    want = continuation_scores(model, pairs)
     order = rng.permutation(len(pairs))
     for batch_rows in (1, 3, 32):
-        have = ranking.continuation_scores(model, [pairs[i] for i in order], batch_rows)
+        have = continuation_scores(model, [pairs[i] for i in order], batch_rows)
         np.testing.assert_allclose(have, np.array(want)[order], atol=1e-5 * 9)
     sharded = make(config, tokenizer, "2x2x2")
-    np.testing.assert_allclose(ranking.continuation_scores(sharded, pairs, 8), want, atol=1e-4)
+    np.testing.assert_allclose(continuation_scores(sharded, pairs, 8), want, atol=1e-4)
 
 
 def test_a_prompt_too_long_loses_its_start_and_no_candidate_token(model, exported):
@@ -80,9 +80,9 @@ def test_a_prompt_too_long_loses_its_start_and_no_candidate_token(model, exporte
     ids = (before + answer)[-257:]
     log = torch_log_probabilities(exported[1], ids[:-1])
     want = sum(log[251 + i, token] for i, token in enumerate(answer))
-    assert ranking.continuation_scores(model, [(before, answer)])[0] == pytest.approx(want, abs=1e-4)
+    assert continuation_scores(model, [(before, answer)])[0] == pytest.approx(want, abs=1e-4)
     with pytest.raises(UserError, match="a candidate of 300 tokens is longer than the model's 256 positions"):
-        ranking.continuation_scores(model, [([2], [5] * 300)])
+        continuation_scores(model, [([2], [5] * 300)])
 
 
 def greedy_in_torch(torch_model, ids: list[int], new: int) -> list[int]:
@@ -124,8 +124,8 @@ def test_greedy_text_does_not_depend_on_batch_order_memory_or_mesh(
     for batch_rows in (7,) if mesh else (1, 2, 7, 32):
         have = decoding.greedy(other, [prompts[i] for i in order], [limits[i] for i in order], batch_rows)
         assert have == [want[i] for i in order]
-    monkeypatch.setattr(decoding, "KEPT", 400)
-    monkeypatch.setattr(decoding, "READ", 128)
+    monkeypatch.setattr(decoding, "CACHE_POSITIONS", 400)
+    monkeypatch.setattr(decoding, "PREFILL_POSITIONS", 128)
     assert decoding.greedy(other, prompts, limits) == want
 
 
@@ -134,9 +134,9 @@ def caches(monkeypatch):
     """[rows, places] of the cache at every call of `decode`, and the rows that were still at work."""
     shapes, decode = [], kv_cache.decode
 
-    def spy(params, kept, left_B, *rest):
-        shapes.append((*kept.layers_NBHCK[0].shape[1:4:2], int((left_B > 0).sum())))
-        return decode(params, kept, left_B, *rest)
+    def spy(params, retained, left_B, *rest):
+        shapes.append((*retained.layers_NBHCK[0].shape[1:4:2], int((left_B > 0).sum())))
+        return decode(params, retained, left_B, *rest)
 
     monkeypatch.setattr(kv_cache, "decode", spy)
     return shapes
@@ -150,7 +150,7 @@ def test_a_lone_prompt_is_computed_alone(model, caches):
 
 def test_the_number_of_places_bounds_a_batch_of_long_prompts(model, caches, monkeypatch):
     assert [decoding._bucket(n) for n in (1, 32, 33, 129, 257, 1402, 1537)] == [32, 32, 64, 160, 320, 1536, 1792]
-    monkeypatch.setattr(decoding, "KEPT", 1024)
+    monkeypatch.setattr(decoding, "CACHE_POSITIONS", 1024)
     decoding.greedy(model, [[7] * 20] * 16 + [[7] * 150] * 8, 4)
     assert caches[0] == (4, 192, 4)
     assert caches[-1][:2] == (16, 64), "as soon as the long ones are over there is room for many short ones"
@@ -206,10 +206,10 @@ def test_fingerprints_see_names_shapes_dtypes_and_places():
     x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     trees = [{"a": x}, {"b": x}, {"a": x.reshape(3, 2, 4)}, {"a": x.astype(np.float16)}, {"a": x.astype(np.int32)}]
     trees += [{"a": np.flip(x, axis)} for axis in range(3)] + [{"a": x, "b": x[:0]}, {"a": -x}, {"a": x[:1]}]
-    found = [fingerprint(tree) for tree in trees]
-    assert len(set(found)) == len(trees) and {len(text) for text in found} == {32}
+    result = [fingerprint(tree) for tree in trees]
+    assert len(set(result)) == len(trees) and {len(text) for text in result} == {32}
     for lane in range(4):  # each of the four sums sees each of them
-        assert len({text[8 * lane : 8 * lane + 8] for text in found}) == len(trees)
+        assert len({text[8 * lane : 8 * lane + 8] for text in result}) == len(trees)
 
 
 def test_positions_restart_in_every_run():
@@ -223,13 +223,13 @@ def test_what_is_no_model_is_named(tmp_path):
 
 
 def test_a_cut_prompt_keeps_its_leading_eos_in_ranking_and_decoding(model, exported):
-    """As a cut example does in training (`data.rows.emit`)."""
+    """As a cut example does in training (`data.batches.assemble_rows`)."""
     rng = np.random.default_rng(5)
     before, answer = [2, *rng.integers(4, 1500, 400).tolist()], rng.integers(4, 1500, 5).tolist()
     ids = [2, *before[-251:], *answer]  # 256 positions are read, and one more is predicted
     log = torch_log_probabilities(exported[1], ids[:-1])
     want = sum(log[251 + i, token] for i, token in enumerate(answer))
-    assert ranking.continuation_scores(model, [(before, answer)])[0] == pytest.approx(want, abs=1e-4)
+    assert continuation_scores(model, [(before, answer)])[0] == pytest.approx(want, abs=1e-4)
     (made,) = decoding.greedy(model, [before], 20)
     assert made.prompt_cut and made.ids == greedy_in_torch(exported[1], [2, *before[-235:]], 20)
 
@@ -256,12 +256,12 @@ def test_what_is_told_of_a_candidate_is_not_scored(model, exported):
     """Partial scoring of Winograd schemas (Brown et al. 2020, Figure G.13), against transformers."""
     prompt = "The trophy does not fit into the suitcase because"
     nouns, rest = [" the trophy", " the suitcase"], " is too large."
-    (found,) = model.rank_prompts([prompt], [[noun + rest for noun in nouns]], given=[[len(noun) for noun in nouns]])
-    for noun, score in zip(nouns, found.scores):
+    (result,) = model.rank_prompts([prompt], [[noun + rest for noun in nouns]], given=[[len(noun) for noun in nouns]])
+    for noun, score in zip(nouns, result.scores):
         before = model.prompt_ids(prompt) + model.tokenizer.encode(noun)
         answer = model.tokenizer.encode(rest)
         logs = torch_log_probabilities(exported[1], [*before, *answer])
-        wanted = sum(logs[len(before) + i - 1, token] for i, token in enumerate(answer))
-        assert score == pytest.approx(wanted, abs=1e-4)
+        expected = sum(logs[len(before) + i - 1, token] for i, token in enumerate(answer))
+        assert score == pytest.approx(expected, abs=1e-4)
     (whole,) = model.rank([prompt], [[noun + rest for noun in nouns]])
-    assert whole != found.scores
+    assert whole != result.scores

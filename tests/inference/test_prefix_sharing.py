@@ -1,54 +1,54 @@
-"""What documents share is computed once, and no score changes by it."""
+"""Shared prefixes are computed once, without a change of any score."""
 
 import jax
 import numpy as np
 import pytest
 
-from optiml_jax.inference import prefix_sharing, ranking
-from optiml_jax.inference.prefix_sharing import Document, lay_out
+from optiml_jax.inference import prefix_sharing
+from optiml_jax.inference.prefix_sharing import ScoredSequence, lay_out
 from optiml_jax.model import decoder, head
-from tests.inference.conftest import make
+from tests.inference.conftest import continuation_scores, make
 from tests.meshes import mesh_of
 
 PAD = 1
 
 
-def documents(seed: int, count: int, longest: int) -> list[Document]:
+def documents(seed: int, count: int, longest: int) -> list[ScoredSequence]:
     """Documents that hang on each other at random, some the same, some the start of others."""
     rng = np.random.default_rng(seed)
-    found: list[Document] = []
+    result: list[ScoredSequence] = []
     for _ in range(count):
-        kept = found[rng.integers(len(found))].ids if found and rng.random() < 0.8 else []
-        kept = kept[: rng.integers(0, len(kept) + 1)] if rng.random() < 0.8 else kept
-        fresh = rng.integers(4, 1500, rng.integers(1, 60)).tolist() if rng.random() < 0.9 or not kept else []
-        ids = [*kept, *fresh][:longest]
+        prefix = result[rng.integers(len(result))].ids if result and rng.random() < 0.8 else []
+        prefix = prefix[: rng.integers(0, len(prefix) + 1)] if rng.random() < 0.8 else prefix
+        fresh = rng.integers(4, 1500, rng.integers(1, 60)).tolist() if rng.random() < 0.9 or not prefix else []
+        ids = [*prefix, *fresh][:longest]
         targets = rng.integers(4, 9, rng.integers(1, min(len(ids), 5) + 1)).tolist()
-        found.append(Document(ids, targets))
-    return found
+        result.append(ScoredSequence(ids, targets))
+    return result
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_every_document_sees_itself_alone_and_its_targets_are_asked(seed):
     given = documents(seed, 60, 200)
-    batches = lay_out(given, batch_rows=4, pad_id=PAD, most_positions=32_768)
+    batches = lay_out(given, batch_rows=4, pad_id=PAD, max_positions=32_768)
     seen = set()
     for batch in batches:
         tokens_BT, segment_ids_BT, positions_BT, until_BT, targets_BTM, label_mask_BT = batch.arrays
         assert len(tokens_BT) in (1, 2, 4)
         assert (segment_ids_BT > 0).any(1).all(), "no row is padding alone"
-        asked = np.zeros_like(label_mask_BT)
-        for i, (row, places, slots) in batch.places.items():
+        requests = np.zeros_like(label_mask_BT)
+        for i, (row, places, slots) in batch.placements.items():
             seen.add(i)
             assert tokens_BT[row, places].tolist() == given[i].ids
             for place, slot, target in zip(places[-len(slots) :], slots, given[i].targets, strict=True):
                 assert targets_BTM[row, place, slot] == target
-                asked[row, place] = True
+                requests[row, place] = True
             last = places[-1]
             before = np.arange(tokens_BT.shape[1])
             visible = (before <= last) & (last < until_BT[row]) & (segment_ids_BT[row] == segment_ids_BT[row, last])
             assert tokens_BT[row, visible].tolist() == given[i].ids
             assert positions_BT[row, visible].tolist() == list(range(len(given[i].ids)))
-        np.testing.assert_array_equal(asked, label_mask_BT)
+        np.testing.assert_array_equal(requests, label_mask_BT)
     assert seen == set(range(len(given)))
 
 
@@ -56,25 +56,25 @@ def test_candidates_of_one_token_add_no_token_and_shared_demonstrations_are_ther
     rng = np.random.default_rng(0)
     shots = rng.integers(4, 1500, 100).tolist()
     questions = [rng.integers(4, 1500, 20).tolist() for _ in range(5)]
-    given = [Document(shots + question, [letter]) for question in questions for letter in (5, 6, 7, 8)]
-    (batch,) = lay_out(given, batch_rows=4, pad_id=PAD, most_positions=32_768)
+    given = [ScoredSequence(shots + question, [letter]) for question in questions for letter in (5, 6, 7, 8)]
+    (batch,) = lay_out(given, batch_rows=4, pad_id=PAD, max_positions=32_768)
     assert (batch.arrays[1] > 0).sum() == 100 + 5 * 20
     assert batch.arrays[0].shape == (1, 256) and batch.arrays[5].sum() == 5 and batch.arrays[4].shape[2] == 4
 
 
 def test_a_tree_larger_than_a_row_begins_again_in_the_next(monkeypatch):
-    monkeypatch.setattr(prefix_sharing, "ROWS", (256,))
+    monkeypatch.setattr(prefix_sharing, "ROW_LENGTHS", (256,))
     shots = list(range(4, 104))
-    given = [Document([*shots, *range(200 + 60 * i, 260 + 60 * i)], [9]) for i in range(8)]
-    batches = lay_out(given, batch_rows=4, pad_id=PAD, most_positions=32_768)
-    assert sum(len(batch.places) for batch in batches) == 8
+    given = [ScoredSequence([*shots, *range(200 + 60 * i, 260 + 60 * i)], [9]) for i in range(8)]
+    batches = lay_out(given, batch_rows=4, pad_id=PAD, max_positions=32_768)
+    assert sum(len(batch.placements) for batch in batches) == 8
     assert sum((batch.arrays[1] > 0).sum() for batch in batches) == 4 * 100 + 8 * 60  # two questions fit a row
 
 
 def test_rows_have_the_length_that_leaves_the_least_to_compute_and_batches_bounded_positions():
     def shapes(*lengths, batch_rows=16):
-        given = [Document(list(range(1000 * i, 1000 * i + n)), [4]) for i, n in enumerate(lengths, 1)]
-        return [batch.arrays[0].shape for batch in lay_out(given, batch_rows, pad_id=PAD, most_positions=32_768)]
+        given = [ScoredSequence(list(range(1000 * i, 1000 * i + n)), [4]) for i, n in enumerate(lengths, 1)]
+        return [batch.arrays[0].shape for batch in lay_out(given, batch_rows, pad_id=PAD, max_positions=32_768)]
 
     assert shapes(30) == [(1, 32)]
     assert shapes(*[385] * 16) == [(2, 2048), (1, 2048), (1, 512)]
@@ -85,7 +85,7 @@ def test_rows_have_the_length_that_leaves_the_least_to_compute_and_batches_bound
 @pytest.fixture(scope="module")
 def pairs():
     rng = np.random.default_rng(2)
-    found = []
+    items = []
     for _ in range(6):
         shots = rng.integers(4, 1500, rng.integers(0, 120)).tolist()
         for _ in range(4):
@@ -93,26 +93,26 @@ def pairs():
             first = rng.integers(4, 1500, 2).tolist()  # candidates start alike
             answers = [[*first[: rng.integers(0, 3)], *rng.integers(4, 1500, rng.integers(1, 5)).tolist()]] * 2
             answers += [[int(token)] for token in rng.integers(4, 1500, 3)]
-            found += [(before, answer) for answer in answers]
-    return found
+            items += [(before, answer) for answer in answers]
+    return items
 
 
 def test_scores_are_those_of_each_pair_alone(model, pairs):
     """Equal to 1e-5 a token: alone, for any batch, in any order, and where nothing is shared."""
-    alone = np.concatenate([ranking.continuation_scores(model, [pair]) for pair in pairs[:40]])
-    want = np.array(ranking.continuation_scores(model, pairs))
+    alone = np.concatenate([continuation_scores(model, [pair]) for pair in pairs[:40]])
+    want = np.array(continuation_scores(model, pairs))
     tokens = np.array([len(answer) for _, answer in pairs])
     np.testing.assert_array_less(np.abs(want[:40] - alone) / tokens[:40], 1e-5)
     order = np.random.default_rng(0).permutation(len(pairs))
     for batch_rows in (1, 2, 7, 32):
-        have = ranking.continuation_scores(model, [pairs[i] for i in order], batch_rows)
+        have = continuation_scores(model, [pairs[i] for i in order], batch_rows)
         np.testing.assert_array_less(np.abs(have - want[order]) / tokens[order], 1e-5)
 
 
 @pytest.mark.parametrize("mesh", ["2x2x2", "1x1x8"])
 def test_a_mesh_changes_no_score(model, config, tokenizer, pairs, mesh):
-    want = ranking.continuation_scores(model, pairs)
-    have = ranking.continuation_scores(make(config, tokenizer, mesh), pairs)
+    want = continuation_scores(model, pairs)
+    have = continuation_scores(make(config, tokenizer, mesh), pairs)
     tokens = [len(answer) for _, answer in pairs]
     np.testing.assert_array_less(np.abs(np.subtract(have, want)) / tokens, 1e-5)
 

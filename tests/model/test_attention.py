@@ -97,8 +97,8 @@ def test_output_and_gradients_equal_float64(implementation, length, documents, h
     (_, out), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
     real = segment_ids_BT > 0
     np.testing.assert_allclose(np.asarray(out)[real], want[real], atol=3e-6)  # float32, sums of 200 terms of size 1
-    for have, wanted in zip(gradients, want_gradients):
-        np.testing.assert_allclose(have, wanted, atol=3e-6 * max(1.0, np.abs(wanted).max()))
+    for have, expected in zip(gradients, want_gradients):
+        np.testing.assert_allclose(have, expected, atol=3e-6 * max(1.0, np.abs(expected).max()))
 
 
 @pytest.mark.parametrize("implementation", ALL)
@@ -114,8 +114,8 @@ def test_trees_of_documents_that_share_their_start_equal_float64(implementation)
         out, pull = jax.vjp(lambda q, k, v: compute(q, k, v, segment_ids_BT), *qkv)
         return out * (segment_ids_BT > 0)[..., None, None], *pull(d)
 
-    for have, wanted in zip(results(q, k, v), (want * (segment_ids_BT > 0)[..., None, None], *want_gradients)):
-        np.testing.assert_allclose(have, wanted, atol=3e-6 * max(1.0, np.abs(wanted).max()))
+    for have, expected in zip(results(q, k, v), (want * (segment_ids_BT > 0)[..., None, None], *want_gradients)):
+        np.testing.assert_allclose(have, expected, atol=3e-6 * max(1.0, np.abs(expected).max()))
 
 
 def test_the_kernel_never_reads_blocks_of_an_ended_branch():
@@ -169,8 +169,8 @@ def test_the_kernel_is_exact_relative_to_the_whole(length, documents, head_dim, 
         return out * real[..., None, None], *pull(d)
 
     limit = {"float32": 1e-6, "bfloat16": 5e-3}[dtype]
-    for have, wanted in zip(results(qkv, d), (want * real[..., None, None], *want_gradients)):
-        error = np.linalg.norm(np.asarray(have, np.float64) - wanted) / np.linalg.norm(wanted)
+    for have, expected in zip(results(qkv, d), (want * real[..., None, None], *want_gradients)):
+        error = np.linalg.norm(np.asarray(have, np.float64) - expected) / np.linalg.norm(expected)
         assert error < limit, error
 
 

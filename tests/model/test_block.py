@@ -22,17 +22,19 @@ def test_the_norm_and_its_gradients_equal_float64(dtype):
     d_x = (d_z - d_z.mean(-1, keepdims=True) - z * (d_z * z).mean(-1, keepdims=True)) / deviation
     want = z * scale + bias, d_x, (d64 * z).sum((0, 1)), d64.sum((0, 1))
     tolerance = {"float32": 2e-6, "bfloat16": 2**-8}
-    for have, wanted, kind in zip((y, *pull(d)), want, (dtype, dtype, "float32", "float32")):
+    for have, expected, kind in zip((y, *pull(d)), want, (dtype, dtype, "float32", "float32")):
         assert have.dtype == kind
-        np.testing.assert_allclose(np.asarray(have, np.float64), wanted, rtol=tolerance[kind], atol=tolerance[kind] * 4)
+        np.testing.assert_allclose(
+            np.asarray(have, np.float64), expected, rtol=tolerance[kind], atol=tolerance[kind] * 4
+        )
 
 
 def test_dropout_drops_its_share_scales_the_rest_and_repeats_nothing():
     key = jax.random.key(5)
     shape = (64, 128, 96)
-    kept = np.asarray(block.dropout(jnp.ones(shape), 0.1, key))
-    np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.9], rtol=1e-6)
-    dropped = kept == 0
+    retained = np.asarray(block.dropout(jnp.ones(shape), 0.1, key))
+    np.testing.assert_allclose(np.unique(retained), [0, 1 / 0.9], rtol=1e-6)
+    dropped = retained == 0
     deviation = (0.09 / dropped.size) ** 0.5
     assert abs(dropped.mean() - 0.1) < 4 * deviation
     for axis in range(3):  # of every row, column and place, by the binomial's own spread
@@ -44,7 +46,7 @@ def test_dropout_drops_its_share_scales_the_rest_and_repeats_nothing():
     shifted = [np.roll(dropped, 1, axis) for axis in range(3)]
     for other in (*others, *shifted):
         assert abs((dropped & other).mean() - 0.01) < 4 * (0.01 / dropped.size) ** 0.5
-    np.testing.assert_array_equal(kept, block.dropout(jnp.ones(shape), 0.1, key))
+    np.testing.assert_array_equal(retained, block.dropout(jnp.ones(shape), 0.1, key))
 
 
 def test_every_bit_of_the_random_numbers_is_even_and_independent_of_the_others():

@@ -58,7 +58,8 @@ def test_each_label_has_its_own_nats_and_the_others_have_none():
 
 @pytest.mark.parametrize("mesh", EVERY_MESH)
 def test_its_memory_is_a_fraction_of_that_of_the_dense_loss_on_every_mesh(mesh):
-    """Of the compiled loss and gradients: the dense one holds float32 logits of all positions, twice."""
+    """Returns the memory of the compiled loss and gradients; the dense one holds float32 logits of all positions
+    twice."""
     shapes = ((32, 128, 32), jnp.float32), ((4096, 32), jnp.float32), ((32, 128), jnp.int32), ((32, 128), jnp.bool_)
     arguments = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
 

@@ -67,9 +67,11 @@ def test_the_papers_runs_fit_the_papers_gpus(file, devices, rows):
     assert "all-to-all" not in totals(plan.collectives)
     tensor = setup.axes[2]
     table = f"[{setup.model.vocab_size // tensor},{setup.model.model_dim}]"
-    gathers = [one for one in plan.collectives if one.kind == "all-gather" and table in one.types]
-    assert sum(one.count for one in gathers) == setup.computation.accumulation
-    assert all(f"bf16{table}" in one.types for one in gathers)
+    gathers = [
+        collective for collective in plan.collectives if collective.kind == "all-gather" and table in collective.types
+    ]
+    assert sum(collective.count for collective in gathers) == setup.computation.accumulation
+    assert all(f"bf16{table}" in collective.types for collective in gathers)
 
 
 @needs_plugin
@@ -105,11 +107,11 @@ def test_changes_take_no_more_memory_and_keep_the_number_of_devices():
 @pytest.fixture(scope="module")
 def bf16_step(tmp_path_factory) -> tuple[str, str]:
     """The compiled step on 2x2x2, and what the compiler said meanwhile (it writes past Python, to the descriptor)."""
-    said = tmp_path_factory.mktemp("plan") / "stderr"
+    output = tmp_path_factory.mktemp("plan") / "stderr"
     config = OPTConfig(vocab_size=512, layers=3, model_dim=64, heads=8, ffn_dim=128, max_positions=64)
     mesh, computation = mesh_of("2x2x2"), Computation(precision="bf16", attention="dense")
     keep = os.dup(2)
-    with said.open("wb") as file:
+    with output.open("wb") as file:
         os.dup2(file.fileno(), 2)
         try:
             with jax.set_mesh(mesh):
@@ -120,21 +122,27 @@ def bf16_step(tmp_path_factory) -> tuple[str, str]:
         finally:
             os.dup2(keep, 2)
             os.close(keep)
-    return text, said.read_text()
+    return text, output.read_text()
 
 
 def test_the_step_has_no_accidental_collectives(bf16_step):
-    text, said = bf16_step
-    assert "Involuntary full rematerialization" not in said
-    found = collectives(text, 8)
-    assert {one.kind for one in found} <= {"all-gather", "all-reduce", "reduce-scatter"}
-    assert not any(one.kind == "all-gather" and one.in_open_loop for one in found)  # the head's loop only sums
+    text, output = bf16_step
+    assert "Involuntary full rematerialization" not in output
+    operations = collectives(text, 8)
+    assert {operation.kind for operation in operations} <= {"all-gather", "all-reduce", "reduce-scatter"}
+    assert not any(
+        operation.kind == "all-gather" and operation.in_open_loop for operation in operations
+    )  # the head's loop only sums
 
 
 def test_the_embedding_is_gathered_once_and_its_gradient_never(bf16_step):
     """[V / tensor, D]. In which type, only the GPU's program says: the CPU's compiler widens every bf16 collective."""
-    gathers = [one for one in collectives(bf16_step[0], 8) if one.kind == "all-gather" and "[256,64]" in one.types]
-    assert sum(one.count for one in gathers) == 1
+    gathers = [
+        collective
+        for collective in collectives(bf16_step[0], 8)
+        if collective.kind == "all-gather" and "[256,64]" in collective.types
+    ]
+    assert sum(collective.count for collective in gathers) == 1
 
 
 def test_the_text_of_a_program_is_read_with_its_loops_and_groups():
@@ -153,9 +161,12 @@ ENTRY %main (x: f32[8]) -> f32[8] {
   ROOT %all-reduce.1 = f32[100]{0} all-reduce(%x), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
 }
 """
-    found = collectives(text, 8)
+    operations = collectives(text, 8)
     assert array_bytes("(f32[2,3]{1,0}, pred[], bf16[5])") == 24 + 1 + 10
-    assert [(one.kind, one.count, one.sent_bytes, one.group, one.in_open_loop) for one in found] == [
+    assert [
+        (operation.kind, operation.count, operation.sent_bytes, operation.group, operation.in_open_loop)
+        for operation in operations
+    ] == [
         ("all-gather", 5, 4096 * 3 // 4, (0, 2, 4, 6), False),
         ("reduce-scatter", 1, 64 * 4 * 3 // 4, (0, 1, 2, 3), True),
         ("all-reduce", 1, 2 * 400 * 7 // 8, tuple(range(8)), False),
@@ -164,9 +175,9 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 
 def test_dimensions_that_do_not_divide_are_refused_with_the_numbers():
     mesh = mesh_of("1x1x8")
-    with pytest.raises(UserError, match=r"heads 12 does not divide over TENSOR_AXIS = 8"):
+    with pytest.raises(UserError, match=r"heads 12 .*TENSOR_AXIS = 8"):
         sharding.check_divides(OPTConfig(), mesh)
-    needed = r"BATCH_ROWS 12 does not divide over DATA_AXIS \* FSDP_AXIS \* Computation.accumulation = 8"
+    needed = r"BATCH_ROWS 12 .*DATA_AXIS \* FSDP_AXIS \* Computation.accumulation = 8"
     for mesh_name, accumulation in (("8x1x1", 1), ("2x2x2", 2), ("1x1x1", 8)):
         with pytest.raises(UserError, match=needed):
             sharding.check_divides(SMALL, mesh_of(mesh_name), batch_rows=12, accumulation=accumulation)
@@ -181,14 +192,14 @@ def plan_command(*flags: str, code: int = 0) -> subprocess.CompletedProcess:
 
 def test_the_command_plans_a_file_for_one_device_on_eight(tmp_path):
     out = tmp_path / "plan.json"
-    said = plan_command("--gin_file=tiny.gin", "--devices=8", "--device=a100-40gb", f"--json={out}").stdout
+    output = plan_command("--gin_file=tiny.gin", "--devices=8", "--device=a100-40gb", f"--json={out}").stdout
     plan = json.loads(out.read_text())
     assert set(plan) == {
         *("fits", "devices", "device", "mesh", "argument_bytes", "temporary_bytes", "peak_bytes", "limit_bytes"),
         *("collectives", "step_seconds_estimate", "compiled_for"),
     }
     assert plan["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1} and plan["limit_bytes"] == 36e9 and plan["fits"]
-    assert "FSDP_AXIS 8" in said and "BATCH_ROWS 1 raised to 8" in said and "GiB to spare" in said
+    assert "FSDP_AXIS 8" in output and "BATCH_ROWS 1 raised to 8" in output and "GiB to spare" in output
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def write_splits(directory: Path, **names: list[str]) -> None:
         (folder / f"{role}_tasks.txt").write_text("".join(f"{name}\n" for name in names.get(role, [])))
 
 
-def ask(job: Job, max_prompts: int = 0) -> ledger_job.Result:
+def ask(job: Job, max_prompts: int = 0) -> ledger_job.LedgerResult:
     """The ledger of the suite of a mixture's name, beside its store."""
     return ledger_job.run(suites.suite(job.mixture), job.data_dir, job.cache_dir, job.options, max_prompts)
 

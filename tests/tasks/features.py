@@ -27,7 +27,7 @@ NUMBERS = {"int", "float", "round", "abs"}
 
 
 class Field:
-    """What is known of a field: its kind, constants it is compared with, its elements or its own fields."""
+    """Facts about a field: its kind, constants it is compared with, its elements or its own fields."""
 
     def __init__(self) -> None:
         self.kind: str | None = None
@@ -64,62 +64,62 @@ def rows(texts: list[str], count: int) -> Iterator[dict[str, Any]]:
     return (root.value(number) for number in itertools.islice(itertools.count(), count))
 
 
-def _visit(node: nodes.Node, root: Field, known: dict[str, Field]) -> None:
+def _visit(node: nodes.Node, root: Field, bindings: dict[str, Field]) -> None:
     if isinstance(node, nodes.For):
-        target = _field(node.iter, root, known)
+        target = _field(node.iter, root, bindings)
         element = target.item() if target and target.kind != "str" else Field()
-        known = known | (
-            {node.target.name: element} if isinstance(node.target, nodes.Name) else _pairs(node, root, known)
+        bindings = bindings | (
+            {node.target.name: element} if isinstance(node.target, nodes.Name) else _pairs(node, root, bindings)
         )
     elif isinstance(node, nodes.Assign) and isinstance(node.target, nodes.Name):
-        known[node.target.name] = _field(node.node, root, known) or Field()
+        bindings[node.target.name] = _field(node.node, root, bindings) or Field()
     elif isinstance(node, nodes.Compare):
-        _compare(node, root, known)
+        _compare(node, root, bindings)
     elif isinstance(node, nodes.Getitem) and not isinstance(node.arg, (nodes.Const, nodes.Slice)):
-        index = _field(node.arg, root, known)
+        index = _field(node.arg, root, bindings)
         if index is not None and isinstance(node.node, nodes.Dict):
             index.constants += [pair.key.value for pair in node.node.items if isinstance(pair.key, nodes.Const)]
         elif index is not None and index.kind is None:
             index.kind = "int"
     elif isinstance(node, nodes.Filter) and node.node is not None:
-        field = _field(node.node, root, known)
+        field = _field(node.node, root, bindings)
         if field is not None and field.kind is None:
             field.kind = "list" if node.name in LISTS else "int" if node.name in NUMBERS else None
             for argument in node.kwargs if node.name == "map" else ():
                 if argument.key == "attribute" and isinstance(argument.value, nodes.Const):
                     field.item().key(argument.value.value)
     elif isinstance(node, (nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod)):
-        for one, other in ((node.left, node.right), (node.right, node.left)):
-            field = _field(one, root, known)
+        for item, other in ((node.left, node.right), (node.right, node.left)):
+            field = _field(item, root, bindings)
             if field is not None and field.kind is None and isinstance(other, nodes.Const):
                 field.kind = "int" if isinstance(other.value, (int, float)) else "str"
-    _field(node, root, known)
+    _field(node, root, bindings)
     if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr):  # a method is no field
         children = [node.node.node, *node.args]
     else:
         children = node.iter_child_nodes()
     for child in children:
-        _visit(child, root, known)
+        _visit(child, root, bindings)
 
 
-def _pairs(node: nodes.For, root: Field, known: dict[str, Field]) -> dict[str, Field]:
+def _pairs(node: nodes.For, root: Field, bindings: dict[str, Field]) -> dict[str, Field]:
     """The targets of a loop over zip(a, b)."""
     call = node.iter.node if isinstance(node.iter, nodes.Filter) else node.iter
-    found = {name.name: Field() for name in node.target.items if isinstance(name, nodes.Name)}
+    result = {name.name: Field() for name in node.target.items if isinstance(name, nodes.Name)}
     if isinstance(call, nodes.Call) and getattr(call.node, "name", "") == "zip":
-        for name, argument in zip(found, call.args):
-            if (field := _field(argument, root, known)) is not None:
-                found[name] = field.item()
-    return found
+        for name, argument in zip(result, call.args):
+            if (field := _field(argument, root, bindings)) is not None:
+                result[name] = field.item()
+    return result
 
 
-def _compare(node: nodes.Compare, root: Field, known: dict[str, Field]) -> None:
+def _compare(node: nodes.Compare, root: Field, bindings: dict[str, Field]) -> None:
     for operand in node.ops:
-        for one, other in ((node.expr, operand.expr), (operand.expr, node.expr)):
-            field = _field(one, root, known)
+        for element, other in ((node.expr, operand.expr), (operand.expr, node.expr)):
+            field = _field(element, root, bindings)
             if field is None or field.kind in ("list", "dict"):
                 continue
-            if operand.op in ("in", "notin") and one is operand.expr:
+            if operand.op in ("in", "notin") and element is operand.expr:
                 continue
             if isinstance(other, nodes.Neg) and isinstance(other.node, nodes.Const):
                 field.kind = field.kind or "int"
@@ -130,24 +130,24 @@ def _compare(node: nodes.Compare, root: Field, known: dict[str, Field]) -> None:
                 field.constants += [item.value for item in other.items if isinstance(item, nodes.Const)]
 
 
-def _field(node: nodes.Node, root: Field, known: dict[str, Field]) -> Field | None:
+def _field(node: nodes.Node, root: Field, bindings: dict[str, Field]) -> Field | None:
     """The field that an expression reads; None where it is no field."""
     if isinstance(node, nodes.Name):
-        free = node.name not in known and node.name not in jinja_sandbox._ENVIRONMENT.globals
-        return root.key(node.name) if free else known.get(node.name)
+        free = node.name not in bindings and node.name not in jinja_sandbox._ENVIRONMENT.globals
+        return root.key(node.name) if free else bindings.get(node.name)
     if isinstance(node, nodes.Filter) and node.name in ("counted", "paid") and node.node is not None:
-        return _field(node.node, root, known)
+        return _field(node.node, root, bindings)
     if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr):
-        owner, method = _field(node.node.node, root, known), node.node.attr
+        owner, method = _field(node.node.node, root, bindings), node.node.attr
         if owner is not None and owner.kind is None:
             owner.kind = "list" if method in ("append", "index") else "dict" if method in ("keys", "items") else "str"
         return None
     if isinstance(node, nodes.Getattr):
-        owner = _field(node.node, root, known)
+        owner = _field(node.node, root, bindings)
         methods = set().union(*jinja_sandbox.METHODS.values()) - {"items", "values", "index", "title", "count"}
         return owner.key(node.attr) if owner is not None and node.attr not in methods else None
     if isinstance(node, nodes.Getitem):
-        owner = _field(node.node, root, known)
+        owner = _field(node.node, root, bindings)
         if owner is None:
             return None
         if isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):

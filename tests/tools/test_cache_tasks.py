@@ -35,7 +35,9 @@ def test_the_samples_need_no_flag_but_the_cache(tmp_path, capsys):
     assert "skipped: nothing" in lines and any(line.startswith("longest label: 9 tokens, samples.") for line in lines)
     run("mixture=samples", f"cache_dir={tmp_path}")
     again = capsys.readouterr().out
-    assert "all 12 tasks were there" in again and "684 prompts of 15 tasks, was there, checked in" in again
+    assert (
+        "all 12 tasks were already cached" in again and "684 prompts of 15 tasks, already written, checked in" in again
+    )
 
 
 def test_a_suite_needs_no_tokenizer_and_is_counted(data_dir, tmp_path, capsys):  # noqa: F811
@@ -46,7 +48,7 @@ def test_a_suite_needs_no_tokenizer_and_is_counted(data_dir, tmp_path, capsys): 
     assert lines[1].split() == [f"{NAME}.task3_new", "test", "fully_held_out", "90"]  # 0, 2 and 5 shots
     assert lines[2].split() == [f"{NAME}.task4_known", "test", "held_out_task", "5"]
     assert lines[3].split() == [NAME, "all", "all", "95"] and "95 prompts of 2 tasks, written in" in lines[-2]
-    assert f"  {NAME}.task4_known: no record of shown to show: asked without demonstrations alone" in lines
+    assert f"  {NAME}.task4_known: no usable record in shown for demonstrations; only 0-shot prompts" in lines
     assert sorted(path.name for path in cache.iterdir()) == [".lock", "ledgers"]
 
 
@@ -73,7 +75,8 @@ def test_every_skipped_record_is_listed_with_its_reason(data_dir, tmp_path, caps
         run(*flags)
     assert error.value.code == 2
     assert (
-        f"error: {path}#0: output is empty (30 of 60 records); mend them or pass --allow_bad" in capsys.readouterr().err
+        f"error: {path}#0: output is empty (30 of 60 records); correct them or pass --allow_bad"
+        in capsys.readouterr().err
     )
     run(*flags, "allow_bad_records")
     printed = capsys.readouterr().out

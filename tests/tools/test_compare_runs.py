@@ -31,11 +31,11 @@ def test_the_tables_the_json_and_the_page_say_the_same(runs, tmp_path, capsys):
     out = tmp_path / "out"
     compare_runs.main([*map(str, runs), "--names=before,after", f"--output={out}"])
     printed = capsys.readouterr().out
-    found = json.loads((out / "comparison.json").read_text())
-    assert found["names"] == ["before", "after"] and found["prompts"] == 60 and found["changed"] == 15 + 19
-    task = found["tasks"]["bench.sky"]
+    result = json.loads((out / "comparison.json").read_text())
+    assert result["names"] == ["before", "after"] and result["prompts"] == 60 and result["changed"] == 15 + 19
+    task = result["tasks"]["bench.sky"]
     assert (task["first"], task["second"], task["only_second"]) == (0.25, 0.625, 15) and task["p"] == 2 / 2**15
-    assert found["levels"]["fully_held_out"]["test"] == "bootstrap"
+    assert result["levels"]["fully_held_out"]["test"] == "bootstrap"
     page = dom(out / "comparison.html")
     for text in (printed, (out / "comparison.md").read_text(), page):
         assert "+37.5" in text and "Of 2 tasks, 2 better and 0 worse in after" in text
@@ -51,7 +51,7 @@ def harness_line(number: int, scores: list[float], right: int) -> str:
     arguments = {
         f"gen_args_{i}": {"arg_0": f"Question {number}?\nAnswer:", "arg_1": f" {word}"} for i, word in enumerate("abcd")
     }
-    line = {"doc_id": number, "doc": {}, "target": right, "arguments": arguments, "resps": [[one] for one in resps]}
+    line = {"doc_id": number, "doc": {}, "target": right, "arguments": arguments, "resps": [[item] for item in resps]}
     line |= {"filtered_resps": resps, "filter": "none", "metrics": ["acc", "acc_norm"]}
     return json.dumps(line | {"acc": float(best == right), "acc_norm": 1.0}) + "\n"
 
@@ -80,12 +80,12 @@ def test_mistakes_take_one_line(tmp_path, runs):
     (empty / "samples.jsonl").write_text('{"id": "x"}\n')
     cases = [
         ([first], "the following arguments are required: B"),
-        ([first, "nowhere"], "nowhere: no samples.jsonl here; name the OUTPUT_DIR of an evaluation"),
+        ([first, "nowhere"], "nowhere: has no samples.jsonl"),
         ([first, str(damaged)], "samples.jsonl: cannot be read"),
         ([first, str(empty)], "samples.jsonl:1: lacks benchmark, task"),
         ([first, second, "--names=one"], "--names must be two names"),
         ([first, second, f"--output={first}/samples.jsonl/x"], "samples.jsonl/x/comparison.json: cannot be written"),
     ]
-    found = run_all([("tools.compare_runs", words) for words, _ in cases], environment())
-    for (words, message), (code, said) in zip(cases, found, strict=True):
-        assert code == 2 and message in said and said.count("\n") == 1, (words, said)
+    result = run_all([("tools.compare_runs", words) for words, _ in cases], environment())
+    for (words, message), (code, stderr) in zip(cases, result, strict=True):
+        assert code == 2 and message in stderr and stderr.count("\n") == 1, (words, stderr)

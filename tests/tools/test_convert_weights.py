@@ -37,7 +37,10 @@ def test_there_and_back_no_bit_changes(model, tmp_path, capsys):
     model.save(tmp_path / "a")
     convert(tmp_path / "a", tmp_path / "b", "orbax")
     convert(tmp_path / "b", tmp_path / "c", "hf")
-    assert "a: Hugging Face directory" in (said := capsys.readouterr().out) and "b: run of this project, step 0" in said
+    assert (
+        "a: Hugging Face directory" in (output := capsys.readouterr().out)
+        and "b: run of this project, step 0" in output
+    )
     for name in ("model.safetensors", "config.json", "vocab.json", "merges.txt"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "c" / name).read_bytes(), name
     loaded = optiml_jax.load_model(tmp_path / "b")
@@ -52,7 +55,7 @@ def test_metaseq_becomes_hugging_face_in_the_type_it_has(layout, tmp_path, capsy
     (tmp_path / "metaseq").mkdir()
     source = write_metaseq(tmp_path / "metaseq", config, layout, torch.float16)
     convert(source, tmp_path / "out", "hf")
-    assert "metaseq checkpoint" in (said := capsys.readouterr().out) and "hf, float16, without a tokenizer" in said
+    assert "metaseq checkpoint" in (output := capsys.readouterr().out) and "hf, float16, without a tokenizer" in output
     have, want = OPTForCausalLM.from_pretrained(tmp_path / "out").state_dict(), torch_model(config).state_dict()
     for name, tensor in want.items():
         assert have[name].dtype == torch.float16 and torch.equal(have[name], tensor.half()), name
@@ -70,8 +73,8 @@ def test_mistakes_take_one_line_and_leave_nothing(model, tmp_path, monkeypatch, 
     def refused(message, *words):
         with pytest.raises(SystemExit) as end:
             convert_weights.main(list(words))
-        said = capsys.readouterr().err
-        assert end.value.code == 2 and message in said and said.count("\n") == 1, said
+        stderr = capsys.readouterr().err
+        assert end.value.code == 2 and message in stderr and stderr.count("\n") == 1, stderr
 
     source, target = f"--source={tmp_path / 'a'}", f"--target={tmp_path / 'b'}"
     refused("neither a directory nor a hub name", "--source=no/where/x", target, "--to=hf")

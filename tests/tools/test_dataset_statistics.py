@@ -30,22 +30,22 @@ def arguments(data_dir, *more):
 def test_every_split_is_counted_and_what_is_skipped_has_its_reason(data_dir, tmp_path, capsys):
     listed, numbers = tmp_path / "skipped.txt", tmp_path / "stats.json"
     dataset_statistics.main(arguments(data_dir, f"--skipped={listed}", f"--json={numbers}"))
-    said = capsys.readouterr().out
-    found = {(row["benchmark"], row["split"]): row for row in json.loads(numbers.read_text())["splits"]}
+    output = capsys.readouterr().out
+    result = {(row["benchmark"], row["split"]): row for row in json.loads(numbers.read_text())["splits"]}
     tokenizer = Tokenizer.load(TOKENIZER)
     read, _ = examples("crossfit", data_dir, "search_qa")
-    pairs = [[len(tokenizer.encode(text)) for text in join(one.source, one.target)] for one in read]
-    row = found["crossfit", "train"]
+    pairs = [[len(tokenizer.encode(text)) for text in join(example.source, example.target)] for example in read]
+    row = result["crossfit", "train"]
     assert (row["tasks"], row["templates"], row["examples"], row["skipped"]) == (1, 1, 30, 1)
     assert row["tokens"] == np.sum(pairs) and row["of them targets"] == np.sum(pairs, axis=0)[1]
-    assert found["crossfit", "validation"]["examples"] == 1 and found["pretrain_text", "train"]["examples"] == 1
+    assert result["crossfit", "validation"]["examples"] == 1 and result["pretrain_text", "train"]["examples"] == 1
     mean, deviation = np.mean(pairs, axis=0)[0], np.std(pairs, axis=0)[0]
-    [line] = [line for line in said.splitlines() if line.startswith("crossfit ") and "±" in line]
+    [line] = [line for line in output.splitlines() if line.startswith("crossfit ") and "±" in line]
     assert f"{mean:.0f} ± {deviation:.0f}" in line and "7.1 M" in line and "117 ± 258" in line and " 159 " in line
     text = listed.read_text()
     assert "search_qa_train.tsv:31: 1 columns, not 2 or more" in text and "b.bin: not one of" in text
     assert all(f"{name}: " in text for name in ("flan", "t5", "exmix", "dialogue"))
-    assert "1 columns, not 2 or more (first: " in said and "OPT-IML Bench (train)" in said and "1,545" in said
+    assert "1 columns, not 2 or more (first: " in output and "OPT-IML Bench (train)" in output and "1,545" in output
 
 
 def test_of_a_large_split_some_prompts_stand_for_all(data_dir, capsys):

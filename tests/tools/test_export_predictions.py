@@ -10,19 +10,19 @@ from tools import export_predictions
 
 
 def test_each_instance_has_a_line(tmp_path, capsys):
-    def asked(name, text, benchmark="super_natural_instructions", **fields):
+    def prompt_of(name, text, benchmark="super_natural_instructions", **fields):
         return score_sample(prompt(example_id=name, benchmark=benchmark, candidates=None, **fields), text)
 
-    samples = [asked("task1-a", "é, it is"), asked("task1-b", None), asked("task1-a", "two", shots=2)]
-    write_samples(tmp_path / "samples.jsonl", [*samples, asked("x", "other", benchmark="bbh")])
+    samples = [prompt_of("task1-a", "é, it is"), prompt_of("task1-b", None), prompt_of("task1-a", "two", shots=2)]
+    write_samples(tmp_path / "samples.jsonl", [*samples, prompt_of("x", "other", benchmark="bbh")])
     out = tmp_path / "predictions.jsonl"
     export_predictions.main([str(tmp_path), f"--output={out}", "--shots=0"])
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert lines == [{"id": "task1-a", "prediction": "é, it is"}, {"id": "task1-b", "prediction": ""}]
     for words, message in (
-        ([str(tmp_path)], "instance task1-a was asked more than once; choose one number of demonstrations by --shots"),
+        ([str(tmp_path)], "task1-a has several predictions; choose a number of demonstrations with --shots"),
         ([str(tmp_path), "--shots=5"], "no predictions of 5 shots; there are 0, 2"),
-        (["nowhere"], "nowhere: no samples.jsonl here"),
+        (["nowhere"], "nowhere: has no samples.jsonl"),
     ):
         with pytest.raises(SystemExit):
             export_predictions.main([*words, f"--output={tmp_path / 'other'}"])

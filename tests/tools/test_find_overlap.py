@@ -27,13 +27,18 @@ BAD = {
     "no review": (FIND, "--train=tiny", "--eval=one", "--review={here}/wrong.tsv", "wrong.tsv:1: the columns are"),
     "no suite": (CACHE, "--suite=mmlu,bhb", "no suite bhb; did you mean bbh"),
     "no data": (CACHE, "--suite=mmlu", "--data_dir={here}", "has no folder mmlu"),
-    "no examples": (CACHE, "--suite=mmlu", "--overlap={here}/wrong.tsv", "no list of examples of tools.find_overlap"),
+    "no examples": (
+        CACHE,
+        "--suite=mmlu",
+        "--overlap={here}/wrong.tsv",
+        "not a list of examples of tools.find_overlap",
+    ),
 }
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory):
-    """What each says, all in one process."""
+def results_and_cache(tmp_path_factory):
+    """Runs all commands in one process and returns their messages."""
     here = tmp_path_factory.mktemp("here")
     write(here, **{"wrong.tsv": "train\tevaluation\n"})
     cache = here / "cache"
@@ -49,8 +54,8 @@ def said(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_mistake_is_one_line_with_the_way_out(said, case):
-    results, cache = said
+def test_a_mistake_is_one_line_with_the_way_out(results_and_cache, case):
+    results, cache = results_and_cache
     code, error = results[case]
     assert code == 2 and "Traceback" not in error, error
     assert BAD[case][-1].replace("{cache} ", f"{cache}: ") in error

@@ -165,33 +165,48 @@ def content(page) -> dict:
 
 
 def test_the_page_holds_the_mixture_in_one_file(page):
-    found, text = content(page), page.read_text(encoding="utf-8")
-    assert [(row[0], row[3]) for row in found["tasks"]] == [(f"{NAME}.task1_hostile", 60), (f"{NAME}.task2_plain", 150)]
-    assert [row[5] for row in found["tasks"]] == [pytest.approx(60 / 210), pytest.approx(150 / 210)]
-    assert found["benchmarks"] == [[NAME, 2, 1.0, pytest.approx(1)]] and len(found["categories"]) == 2
-    kinds = [[kind for kind, _ in one["parts"]] for one in found["prompts"]]
+    page_content, text = content(page), page.read_text(encoding="utf-8")
+    assert [(row[0], row[3]) for row in page_content["tasks"]] == [
+        (f"{NAME}.task1_hostile", 60),
+        (f"{NAME}.task2_plain", 150),
+    ]
+    assert [row[5] for row in page_content["tasks"]] == [pytest.approx(60 / 210), pytest.approx(150 / 210)]
+    assert page_content["benchmarks"] == [[NAME, 2, 1.0, pytest.approx(1)]] and len(page_content["categories"]) == 2
+    kinds = [[kind for kind, _ in prompt["parts"]] for prompt in page_content["prompts"]]
     assert kinds.count(["source", "target"]) == 3 + 3 + 1  # three of each task, and a zero-shot question
     assert sorted(kind.count("demonstration") for kind in kinds)[-3:] == [0, 2, 5]  # filled up to five
-    for row in found["rows"]:
-        assert sum(document["length"] for document in row) <= found["row_length"] == 256
+    for row in page_content["rows"]:
+        assert sum(document["length"] for document in row) <= page_content["row_length"] == 256
         assert all(0 < document["label"] <= document["length"] for document in row)
-    assert sum(share for _, share, _ in found["lengths"]) == pytest.approx(1) == sum(d for *_, d in found["lengths"])
+    assert (
+        sum(share for _, share, _ in page_content["lengths"])
+        == pytest.approx(1)
+        == sum(d for *_, d in page_content["lengths"])
+    )
     assert not re.search(r"(src|href)=\"?http|@import|url\(", text)
 
 
 def test_text_of_the_data_stays_text(page):
     text = page.read_text(encoding="utf-8")
     assert text.count("<script") == 2 and text.count("</script>") == 2 and "<img" not in text and "\u2028" not in text
-    assert any(HOSTILE in part[1] for one in content(page)["prompts"] for part in one["parts"])
+    assert any(HOSTILE in part[1] for prompt in content(page)["prompts"] for part in prompt["parts"])
     assert "default-src 'none'" in text and "unsafe" not in text
 
 
 @pytest.mark.parametrize("size", [(1300, 1600), (420, 1600)])
 def test_the_page_in_a_browser(page, size):
     """Its script runs under its own policy and draws everything; what the data holds of scripts does not run."""
-    found = dom(page)
-    assert f"<title>Mixture {NAME}</title>" in found and "2 of 2 tasks" in found and "prompts</span>" in found
-    assert "&lt;/script&gt;&lt;script&gt;document.title" in found and "<img" not in found and "<b>Bold" not in found
+    page_content = dom(page)
+    assert (
+        f"<title>Mixture {NAME}</title>" in page_content
+        and "2 of 2 tasks" in page_content
+        and "prompts</span>" in page_content
+    )
+    assert (
+        "&lt;/script&gt;&lt;script&gt;document.title" in page_content
+        and "<img" not in page_content
+        and "<b>Bold" not in page_content
+    )
     drawn = [(0x3B, 0x6F, 0xD4), (0xC3, 0xD3, 0xF1), (0xD3, 0xF0, 0xDF)]  # both kinds of bars, the target of a prompt
     pixels = colours(page, *size)
     assert all(pixels.get(colour, 0) > 200 for colour in drawn)
@@ -204,7 +219,7 @@ def test_a_page_of_2000_tasks_stays_below_5_megabytes(page):
         def lengths(self, task, split):
             return np.full(50, 300)
 
-        def pieces(self, task, split):
+        def chunk_flags(self, task, split):
             return None
 
         def read(self, task, split, i):
@@ -226,10 +241,10 @@ def test_a_page_of_2000_tasks_stays_below_5_megabytes(page):
         }
         for i in range(2000)
     ]
-    found = {
+    result = {
         "tasks": tasks,
         "benchmarks": {f"benchmark{i}": 0.125 for i in range(8)},
         "categories": {"category_0": 1.0},
     }
-    text = mixture_page.page(found, Store(), Tokenizer.load(TOKENIZER), Data("m", "cache"), 1e9, 3)
+    text = mixture_page.page(result, Store(), Tokenizer.load(TOKENIZER), Data("m", "cache"), 1e9, 3)
     assert 500_000 < len(text.encode()) < 5_000_000

@@ -1,4 +1,4 @@
-"""What there is to train and evaluate on, listed without data."""
+"""Lists mixtures, suites and tasks without data."""
 
 import re
 

@@ -66,22 +66,22 @@ def test_attention_is_compared_with_exact_and_with_leaking_ways(tmp_path):
     path = tmp_path / "attention.json"
     flags = ["--model=tiny", "--rows=2", "--row_length=96", "--rounds=1", "--steps=2", f"--json={path}"]
     benchmark.main(["attention", *flags])
-    found = {row["name"].partition(": ")[2]: row for row in json.loads(path.read_text())["rows"]}
-    assert {name: row["exact"] for name, row in found.items()} == {
+    by_name = {row["name"].partition(": ")[2]: row for row in json.loads(path.read_text())["rows"]}
+    assert {name: row["exact"] for name, row in by_name.items()} == {
         "torch SDPA, 4-D mask": True,
         "torch SDPA, causal only": False,
     }
-    assert found["torch SDPA, 4-D mask"]["difference"] < 1e-5
-    assert all(row["ratio"] == pytest.approx(row["ours"] / row["peer"]) for row in found.values())
+    assert by_name["torch SDPA, 4-D mask"]["difference"] < 1e-5
+    assert all(row["ratio"] == pytest.approx(row["ours"] / row["peer"]) for row in by_name.values())
 
 
 def test_evaluation_is_measured_by_kind_of_prompt(tmp_path):
     path = tmp_path / "evaluate.json"
     flags = ["--model=tiny", "--no_peer", "--prompts=3", "--rounds=1", "--new=2", f"--json={path}"]
     benchmark.main(["evaluate", *flags])
-    found = {row["name"].partition(": ")[2]: row for row in json.loads(path.read_text())["rows"]}
-    assert list(found) == [*evaluate.KINDS, *evaluate.WRITTEN] and all(
-        row["ours"] > 0 and row["peer"] is None for row in found.values()
+    by_name = {row["name"].partition(": ")[2]: row for row in json.loads(path.read_text())["rows"]}
+    assert list(by_name) == [*evaluate.KINDS, *evaluate.WRITTEN] and all(
+        row["ours"] > 0 and row["peer"] is None for row in by_name.values()
     )
 
 
@@ -103,10 +103,10 @@ def test_both_sides_make_the_same_updates(batches, tmp_path):
     theirs = peer.peers(tmp_path / "weights", optimization, flags, [batch.arrays for batch in batches])
     want = np.array([ours.run(), ours.run()])
     assert np.abs(want[1] - want[0]).min() > 0.01
-    for one in theirs:
-        have = np.array([one.run(), one.run()])
-        if one.layout.exact:
-            np.testing.assert_allclose(have, want, atol=1e-4, err_msg=one.layout.name)
+    for item in theirs:
+        have = np.array([item.run(), item.run()])
+        if item.layout.exact:
+            np.testing.assert_allclose(have, want, atol=1e-4, err_msg=item.layout.name)
 
 
 def test_padded_documents_are_those_of_the_packed_rows(batches):
@@ -190,8 +190,8 @@ def test_the_overlap_of_all_sides_is_the_same(tmp_path):
     """Planted copies are found by a set of tuples of words, by `np.isin` and by ours, equally often."""
     path = tmp_path / "overlap.json"
     benchmark.main(["overlap", "--rounds=1", "--train_tokens=6e4", "--eval_tokens=3e4", f"--json={path}"])
-    found = json.loads(path.read_text())["rows"]
-    assert [row["exact"] for row in found] == [True, True] and all(row["ratio"] > 0 for row in found)
+    by_name = json.loads(path.read_text())["rows"]
+    assert [row["exact"] for row in by_name] == [True, True] and all(row["ratio"] > 0 for row in by_name)
     with pytest.raises(SystemExit):
         benchmark.main(["overlap", "--train_tokens=10"])
 

@@ -26,11 +26,11 @@ def few_tasks(monkeypatch):
 
 
 def test_the_synthetic_store_is_a_whole_store_of_the_lengths_it_is_said_to_have(tmp_path, few_tasks):
-    whole, said = synthetic.write_store(tmp_path, synthetic.task_sizes())
+    whole, output = synthetic.write_store(tmp_path, synthetic.task_sizes())
     assert not list(check_store(tmp_path))
     store = TokenStore(tmp_path)
     lengths = np.concatenate([store.lengths(f"{synthetic.NAME}.task{i:04d}", "train") for i in range(12)])
-    assert len(lengths) == 5220 and f"12 tasks, 5,220 examples, {lengths.sum():,} tokens" in said
+    assert len(lengths) == 5220 and f"12 tasks, 5,220 examples, {lengths.sum():,} tokens" in output
     assert np.median(lengths) == pytest.approx(199, rel=0.05) and lengths.mean() == pytest.approx(296, rel=0.05)
     some = json.loads(synthetic.some_tasks(whole, 4).read_text())["tasks"]
     assert [task["name"][-4:] for task in some] == ["0000", "0003", "0006", "0009"]
@@ -38,13 +38,13 @@ def test_the_synthetic_store_is_a_whole_store_of_the_lengths_it_is_said_to_have(
 
 def test_ours_is_measured_alone(few_tasks):
     rows, notes = plane.compare(flags(parts="start,pack"))
-    found = {row["name"]: row for row in rows}
+    by_name = {row["name"]: row for row in rows}
     assert len(rows) == 6 and all(row["peer"] is None and row["ratio"] is None for row in rows)
-    assert 0.1 < found["opt_iml_max, 12 tasks, process start to first batch"]["ours"] < 30
-    assert 30 < found["opt_iml_max, 12 tasks, process start to first batch: memory"]["ours"] < 300
-    assert 0.99 < found["row fill"]["ours"] < 1
-    assert found["packing, planned"]["ours"] > found["packing, read and emitted"]["ours"] > 1e5
-    assert found["restore at step 1,000,000"]["same_bytes"] is True
+    assert 0.1 < by_name["opt_iml_max, 12 tasks, process start to first batch"]["ours"] < 30
+    assert 30 < by_name["opt_iml_max, 12 tasks, process start to first batch: memory"]["ours"] < 300
+    assert 0.99 < by_name["row fill"]["ours"] < 1
+    assert by_name["packing, planned"]["ours"] > by_name["packing, read and emitted"]["ours"] > 1e5
+    assert by_name["restore at step 1,000,000"]["same_bytes"] is True
     assert notes[0].startswith("12 tasks, 2,220 examples, ") and "at most 300 a task" in notes[0]
 
 
@@ -54,8 +54,8 @@ def test_seqio_fills_as_much_of_a_row_as_its_packer_is_known_to(tmp_path, few_ta
     if importlib.util.find_spec("seqio") is None:
         pytest.skip("needs seqio")
     whole, _ = synthetic.write_store(tmp_path, synthetic.task_sizes())
-    found = plane.child("seqio_pack", whole, 2000)
-    assert 0.8 < found["row_fill"] < 0.9 and found["packed_per_second"] > 1e4
+    result = plane.child("seqio_pack", whole, 2000)
+    assert 0.8 < result["row_fill"] < 0.9 and result["packed_per_second"] > 1e4
 
 
 def test_medians_ratios_and_extrapolation(monkeypatch, tmp_path, few_tasks):

@@ -56,10 +56,10 @@ def test_loss_and_gradients_equal_the_dense_single_device_ones_on_every_mesh(con
 
 @pytest.mark.slow
 def test_eight_devices_give_the_losses_of_one(config, batch):
-    one, _ = losses(config, batch, "1x1x1")
+    single, _ = losses(config, batch, "1x1x1")
     eight, _ = losses(config, batch, "2x2x2")
-    np.testing.assert_allclose(eight, one, atol=1e-5)
-    assert one[-1] < one[0]
+    np.testing.assert_allclose(eight, single, atol=1e-5)
+    assert single[-1] < single[0]
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch(config, batch):
@@ -92,13 +92,13 @@ def test_fp16_loses_no_gradient_at_the_labels_of_a_large_batch(accumulation):
 
         def grads(precision, scale):
             computation = Computation(precision=precision, accumulation=accumulation, attention="dense")
-            found = jax.jit(lambda p, b: step.gradients(p, b, config, computation, None, scale))(params, batch)[1]
-            return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(found)])
+            result = jax.jit(lambda p, b: step.gradients(p, b, config, computation, None, scale))(params, batch)[1]
+            return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(result)])
 
         want, have = grads("fp32", 1.0), grads("fp16", loss_scale.INITIAL)
-    there = want != 0
-    assert np.isfinite(have).all() and np.count_nonzero(have[there] == 0) == 0
-    assert np.median(np.abs(have - want)[there] / np.abs(want[there])) < 0.005
+    present = want != 0
+    assert np.isfinite(have).all() and np.count_nonzero(have[present] == 0) == 0
+    assert np.median(np.abs(have - want)[present] / np.abs(want[present])) < 0.005
 
 
 def test_optimizer_state_is_sharded_like_its_parameters(config):

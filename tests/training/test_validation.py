@@ -37,34 +37,39 @@ def rows(directory):
 
 
 def test_scores_are_logged_and_the_best_weights_kept(whole, cache):  # noqa: F811
-    directory, said = whole
-    found = rows(directory)
-    assert [row["step"] for row in found] == [2, 4, 6]
+    directory, output = whole
+    by_name = rows(directory)
+    assert [row["step"] for row in by_name] == [2, 4, 6]
     levels = ("fully_held_out", "held_out_task", "held_out_instances")
-    for row in found:
+    for row in by_name:
         assert row["average"] == pytest.approx(sum(row[f"level/{level}"] for level in levels) / 3)
-    best = max(found, key=lambda row: row["average"])  # the first of equals
+    best = max(by_name, key=lambda row: row["average"])  # the first of equals
     assert [path.name for path in (directory / "best" / "checkpoints").iterdir()] == [str(best["step"])]
     # The kept weights, asked again, have the score that was written.
     model = optiml_jax.load_model(directory / "best")
-    asked = Validation(mixture="samples", cache_dir=cache, limit=3).prompts()
-    answered = answer_all(model, asked, batch_rows=16, max_new_tokens=2)
-    samples = [score_sample(one, **answer) for group, of in answered for one, answer in zip(group, of, strict=True)]
+    prompts = Validation(mixture="samples", cache_dir=cache, limit=3).prompts()
+    answered = answer_all(model, prompts, batch_rows=16, max_new_tokens=2)
+    samples = [
+        score_sample(item, **answer) for group, members in answered for item, answer in zip(group, members, strict=True)
+    ]
     assert aggregate(samples)["average"] == pytest.approx(best["average"], abs=1e-12)
-    assert len(samples) == 15 * 3 and f"validation at step 2: average {100 * found[0]['average']:.1f}, the best" in said
+    assert (
+        len(samples) == 15 * 3
+        and f"validation at step 2: average {100 * by_name[0]['average']:.1f}, the best" in output
+    )
 
 
 def scalars(directory: Path, name: str) -> list[tuple[int, float]]:
     """(step, value) of a scalar in a folder's event files: records of length, its checksum, content, its checksum."""
-    found = []
+    items = []
     for file in sorted(directory.glob("events.*")):
         left = file.read_bytes()
         while left:
             (size,) = struct.unpack("<Q", left[:8])
             event = event_pb2.Event.FromString(left[12 : 12 + size])
-            found += [(event.step, value.simple_value) for value in event.summary.value if value.tag == name]
+            items += [(event.step, value.simple_value) for value in event.summary.value if value.tag == name]
             left = left[16 + size :]
-    return found
+    return items
 
 
 def test_the_curve_is_in_tensorboard_and_in_what_reports_are_given(whole):
@@ -89,8 +94,11 @@ def test_a_killed_run_goes_on_to_the_same_curve_and_the_same_best(whole, cache, 
         process.kill()
     run("train", settings(cache, tmp_path))
     assert file.read_bytes() == (directory / "validation.jsonl").read_bytes()
-    kept = [optiml_jax.load_model(one / "best") for one in (directory, tmp_path)]
-    assert kept[0].source.split()[-1] == kept[1].source.split()[-1] and kept[0].fingerprint == kept[1].fingerprint
+    retained = [optiml_jax.load_model(path / "best") for path in (directory, tmp_path)]
+    assert (
+        retained[0].source.split()[-1] == retained[1].source.split()[-1]
+        and retained[0].fingerprint == retained[1].fingerprint
+    )
 
 
 def test_mistakes_are_told_of_before_the_first_step(cache, tmp_path):  # noqa: F811

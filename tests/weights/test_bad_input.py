@@ -62,7 +62,7 @@ def test_missing_and_surplus_shards_are_refused(good, tmp_path):
         (
             "surplus",
             lambda d: shutil.copy(*[d / f"model-0000{n}-of-00008.safetensors" for n in (1, 9)]),
-            "00009.*surplus",
+            "00009.*not listed in",
         ),
         ("index", lambda d: d.joinpath("model.safetensors.index.json").unlink(), "index.json: missing beside"),
         ("empty", lambda d: [file.unlink() for file in d.glob("model*")], "no model.safetensors"),
@@ -76,7 +76,7 @@ def test_missing_and_surplus_shards_are_refused(good, tmp_path):
         (
             "single",
             lambda d: shutil.copy(d / "model-00001-of-00008.safetensors", d / "model.safetensors"),
-            "surplus beside",
+            "unexpected beside",
         ),
     ]:
         directory = shutil.copytree(good / "safetensors", tmp_path / name)
@@ -97,8 +97,8 @@ def test_wrong_tensors_are_refused_by_name(good, tmp_path):
         ("vocabulary", lambda s: s.update({embedding: s[embedding][:-1]}), r"embed_tokens.*\(159, 64\).*\(160, 64\)"),
         ("missing", lambda s: s.pop(fc1), "layers.2.fc1.weight is missing"),
         ("surplus", lambda s: s.update({fc1.replace("2", "3"): s[fc1]}), "layers.3.fc1.weight is not part"),
-        ("twice", lambda s: s.update({fc1.removeprefix("model."): s[fc1]}), "layers.2.fc1.weight is there twice"),
-        ("nan", nan, "pytorch_model.bin: tensor layers.2.fc1.weight holds NaN"),
+        ("twice", lambda s: s.update({fc1.removeprefix("model."): s[fc1]}), "layers.2.fc1.weight .*twice"),
+        ("nan", nan, "pytorch_model.bin: tensor layers.2.fc1.weight .*NaN"),
         ("integer", lambda s: s.update({fc1: s[fc1].long()}), "fc1.weight is int64"),
         ("untied", lambda s: s.update({"lm_head.weight": s[embedding] + 1}), "lm_head.weight differs"),
         ("list", lambda s: s.update(x=[1]), "not a state dictionary"),
@@ -112,7 +112,7 @@ def test_weights_too_large_for_the_dtype_are_refused(good, tmp_path):
     directory = shutil.copytree(good / "bin", tmp_path / "x")
     edit_bin(directory, lambda state: state["model.decoder.layers.0.fc2.bias"].fill_(1e5))
     params = weights.load_hf(directory, VARIANTS["pre_norm"])
-    with pytest.raises(UserError, match=r"layers.0.fc2.bias holds NaN or infinite values \(as float16\)"):
+    with pytest.raises(UserError, match=r"layers.0.fc2.bias .*NaN or infinite.*float16"):
         weights.load_hf(directory, VARIANTS["pre_norm"], dtype=jnp.float16)
     with pytest.raises(UserError, match=r"layers.0.fc2.bias .*too large for float16"):
         weights.save_hf(params, VARIANTS["pre_norm"], None, tmp_path / "out", dtype=jnp.float16)
@@ -128,7 +128,7 @@ def test_a_pickle_is_not_run(good, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     directory = shutil.copytree(good / "bin", tmp_path / "x")
     edit_bin(directory, lambda state: state.update(x=Foreign()))
-    refused(directory, r"pytorch_model.bin: the pickle wants posix.mkdir, .*not run")
+    refused(directory, r"pytorch_model.bin: .*posix.mkdir.*not run")
     assert not (tmp_path / "was_run").exists()
     torch.save({"x": torch.ones(2)}, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     refused(directory, r"before torch 1.6")
@@ -140,7 +140,7 @@ def test_a_damaged_safetensors_header_is_refused(good, tmp_path):
     for header, message in [
         (b"{", "header is damaged"),
         (b"[]", "header is damaged"),
-        (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "does not fit"),
+        (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "does not match"),
         (b'{"a": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}', "tensor a is I64"),
         (b'{"a": {"dtype": "F32", "shape": [2]}}', "header is damaged"),
         (b"{}", "longer than its header says"),

@@ -63,7 +63,7 @@ def test_a_mesh_holds_what_one_device_holds(variant, tmp_path):
     mesh = mesh_of("2x2x2")
     shardings = sharding.parameter_shardings(abstract_params(config), mesh)
     params = weights.load_hf(tmp_path / "theirs", config, shardings)
-    jax.tree.map(lambda leaf, wanted: np.testing.assert_equal(leaf.sharding, wanted), params, shardings)
+    jax.tree.map(lambda leaf, expected: np.testing.assert_equal(leaf.sharding, expected), params, shardings)
     equal(params, weights.load_hf(tmp_path / "theirs", config))
     for source, target in ((params, "a"), (jax.tree.map(np.asarray, params), "b")):
         weights.save_hf(source, config, None, tmp_path / target)
@@ -136,10 +136,10 @@ def test_an_interrupted_download_is_fetched_again(tmp_path, monkeypatch):
     (tmp_path / "models--acme--tiny/refs").mkdir()
     (tmp_path / "models--acme--tiny/refs/main").write_text("0123abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    asked = []
-    monkeypatch.setattr("optiml_jax.weights.source._download", lambda name: asked.append(name) or snapshot)
+    requests = []
+    monkeypatch.setattr("optiml_jax.weights.source._download", lambda name: requests.append(name) or snapshot)
     weights.resolve("acme/tiny")
-    assert asked == ["acme/tiny"]
+    assert requests == ["acme/tiny"]
 
 
 def test_the_released_350m_configuration_is_read(tmp_path):

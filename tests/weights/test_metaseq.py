@@ -41,7 +41,7 @@ def metaseq_state(config: OPTConfig, combined: bool) -> dict[str, torch.Tensor]:
 
 
 def part_of(state: dict, part: int, parts: int) -> dict:
-    """What one tensor-parallel rank holds."""
+    """Returns the tensors of one tensor-parallel rank."""
     held = {}
     for name, value in state.items():
         if "qkv_proj" in name:
@@ -61,11 +61,11 @@ def wrappers(state: dict, config: OPTConfig) -> dict[str, list[str]]:
         in_attention = [name.startswith(f"self_attn.{x}_proj") for x in ATTENTION_ORDER]
         return [name.startswith(x) for x in LAYER_ORDER].index(True), in_attention[::-1], name.endswith("bias")
 
-    found = {}
+    by_name = {}
     for layer in range(config.layers):
         path = f"decoder.layers.{layer}"
         inside = [name.removeprefix(path + ".") for name in state if name.startswith(path + ".")]
-        found[path] = sorted(inside, key=place)
+        by_name[path] = sorted(inside, key=place)
     order = [
         "embed_tokens.",
         "project_in_dim.",
@@ -74,8 +74,8 @@ def wrappers(state: dict, config: OPTConfig) -> dict[str, list[str]]:
         "layer_norm.b",
         "project_out_dim",
     ]
-    found[""] = [n for key in order for n in state if n.startswith(f"decoder.{key}")]
-    return found
+    by_name[""] = [n for key in order for n in state if n.startswith(f"decoder.{key}")]
+    return by_name
 
 
 def flatten(state: dict, config: OPTConfig, shards: int, with_metadata: bool) -> list[dict]:
@@ -216,7 +216,7 @@ def test_missing_parts_and_shards_are_refused(good, tmp_path):
     (directory / "reshard-model_part-1.pt").unlink()
     refused(directory, r"flat_param_0 has [\d,]+ elements in 1 shards, expected [\d,]+")
     shutil.copy(good / "consolidated/restored.pt", directory)
-    refused(directory, r"holds 2 checkpoints \(reshard, restored\); name one")
+    refused(directory, r"holds 2 checkpoints \(reshard, restored\)")
     with pytest.raises(UserError, match="neither a directory nor a hub name"):
         weights.resolve(tmp_path / "nothing.pt")
 
@@ -234,13 +234,13 @@ def test_damaged_checkpoints_are_refused_by_name(good, tmp_path, capsys):
 
     fc1 = "decoder.layers.1.fc1.weight"
     for edit, message in [
-        (lambda s: s.update(x=Foreign()), "the pickle wants __builtin__.print"),
-        (lambda s: s.pop("cfg"), "no cfg in it"),
-        (lambda s: s.pop("model"), "no 'model' in it"),
-        (lambda s: s["model"].update(x=1), "x is no tensor"),
+        (lambda s: s.update(x=Foreign()), "__builtin__.print"),
+        (lambda s: s.pop("cfg"), "no cfg"),
+        (lambda s: s.pop("model"), "no 'model'"),
+        (lambda s: s["model"].update(x=1), "x is not a tensor"),
         (lambda s: s["model"].pop(fc1), "layers.1.fc1.weight is missing"),
         (lambda s: s["model"].update({fc1: s["model"][fc1].T}), r"layers.1.fc1.weight has shape \(64, 96\)"),
-        (lambda s: s["model"][fc1].fill_(float("nan")), "layers.1.fc1.weight holds NaN"),
+        (lambda s: s["model"][fc1].fill_(float("nan")), "layers.1.fc1.weight has NaN or infinite values"),
         (lambda s: setattr(s["cfg"]["model"], "alibi", True), "cfg.model.alibi = True"),
         (lambda s: setattr(s["cfg"]["model"], "decoder_attention_heads", None), "decoder_attention_heads is missing"),
     ]:

@@ -1,4 +1,4 @@
-"""`attention`: one layer's attention over packed rows, forward and backward, ours and torch's."""
+"""`attention`: attention of one layer over packed rows, forward and backward, compared with torch."""
 
 import argparse
 from collections.abc import Callable
@@ -14,11 +14,12 @@ from tools.speed import rows
 from tools.speed.models import MODELS
 from tools.speed.rounds import Side, interleave, row
 
-RELATIVE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 5e-3}  # of the largest value; the peer may use TF32
+RELATIVE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 5e-3}  # relative to the largest value; the peer may use TF32
 
 
 def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
-    """A row for each of torch's ways, the fastest exact one first, and lines that say what was measured."""
+    """Returns a row for each of torch's implementations, the fastest exact one first, and lines that describe the
+    measurement."""
     config = MODELS[flags.model]
     if not flags.no_peer:
         try:
@@ -44,24 +45,24 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
     name = f"attention {flags.model} {flags.precision}"
     real = segment_ids_BT > 0
     want = np.asarray(ours.first, np.float32)[real]
-    found = []
+    results = []
     for side in sides:
         error = np.abs(torch_attention.numpy(side.first)[real] - want).max() / np.abs(want).max()
         same = {"exact": bool(error < RELATIVE[flags.precision]), "difference": float(error)}
         same["peer_seconds_a_layer"] = side.median / flags.steps
-        found.append(row(f"{name}: {side.name}", "real tokens/s", tokens, ours, side) | same | common)
+        results.append(row(f"{name}: {side.name}", "real tokens/s", tokens, ours, side) | same | common)
     notes = [
         rows.describe(batches, flags),
         f"{config.heads} heads of {config.head_dim}, {flags.precision}, forward and backward; ours: "
-        f"{ours.median / flags.steps * 1e3:.3f} ms a layer, {flops / ours.median / 1e12:.1f} TFLOP/s of the pairs "
+        f"{ours.median / flags.steps * 1e3:.3f} ms per layer, {flops / ours.median / 1e12:.1f} TFLOP/s of the pairs "
         "that documents have",
     ]
-    found.sort(key=lambda row: (not row["exact"], row["ratio"]))
-    return found or [row(name, "real tokens/s", tokens, ours, None) | common], notes
+    results.sort(key=lambda row: (not row["exact"], row["ratio"]))
+    return results or [row(name, "real tokens/s", tokens, ours, None) | common], notes
 
 
 def _ours(arrays: tuple[np.ndarray, ...], segment_ids_BT: np.ndarray, flags: argparse.Namespace) -> Callable:
-    """Forward and backward `flags.steps` times; returns the output."""
+    """Runs forward and backward `flags.steps` times; returns the output."""
     *qkv, d_out = (jnp.asarray(x, PRECISIONS[flags.precision]) for x in arrays)
     segment_ids_BT = jnp.asarray(segment_ids_BT)
 

@@ -1,44 +1,49 @@
-"""`data`: real tokens a second of the training loader, and of torch's DataLoader with transformers' collator."""
+"""`data`: real tokens per second of the training loader, and of torch's DataLoader with transformers' collator."""
 
 import argparse
 import itertools
 from collections.abc import Callable, Sequence
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.data.rows import Store
+from optiml_jax.data.block_plan import Store
 from tools.speed import rows
 from tools.speed.rounds import Side, interleave, row
 
-PARTS = ("start", "pack", "cache", "render", "batches")  # all but the last in `plane.py`
+PARTS = ("start", "pack", "cache", "render", "batches")  # all except the last are in `plane.py`
 SYNTHETIC_TASKS = 1_545
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--parts", default=",".join(PARTS), help=f"what to measure (all): {','.join(PARTS)}")
-    add("--peer_tasks", type=int, default=40, help="tasks that seqio starts with, to be extrapolated linearly (40)")
-    add("--full_peer", action="store_true", help="start seqio with all tasks: minutes and gigabytes")
+    add("--parts", default=",".join(PARTS), help=f"parts to measure (all): {','.join(PARTS)}")
+    add(
+        "--peer_tasks",
+        type=int,
+        default=40,
+        help="tasks with which seqio starts; its time is extrapolated linearly (40)",
+    )
+    add("--full_peer", action="store_true", help="start seqio with all tasks (takes minutes and gigabytes)")
     add("--scratch", help="folder for 3 GB of synthetic tokens (a temporary one)")
     add("--vocab_size", type=int, default=50_272, help="of the random ids")
 
 
 def check(flags: argparse.Namespace) -> None:
-    """Raises a `UserError` for a part that there is not."""
+    """Raises a `UserError` for an unknown part."""
     for part in flags.parts.split(","):
         if part not in PARTS:
-            raise UserError(f"--parts={flags.parts}: there is no {part}; choose of {', '.join(PARTS)}")
+            raise UserError(f"--parts={flags.parts}: unknown part {part}; choose of {', '.join(PARTS)}")
     if not 4 <= flags.peer_tasks <= SYNTHETIC_TASKS:
         raise UserError(f"--peer_tasks={flags.peer_tasks} must be from 4 to {SYNTHETIC_TASKS}")
 
 
 def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
-    """One row, and lines that say what was measured."""
+    """Returns one row, and lines that describe the measurement."""
     origin = rows.source(flags, flags.vocab_size)
     batches = rows.batches(flags, flags.vocab_size)
     examples = [example for batch in batches for documents in batch.examples for example in documents]
 
     def run() -> int:
-        """From the very start: the first block is planned and packed too."""
+        """Starts a new loader, so that planning and packing of the first block are included."""
         with rows.loader(flags, *origin) as loader:
             return sum(
                 int((batch.arrays["segment_ids_BT"] > 0).sum()) for batch in itertools.islice(loader, flags.steps)
@@ -50,13 +55,13 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
     interleave(ours, peers, flags.rounds)
     real = sum(batch.real_tokens for batch in batches)
     name = "data: packed rows" + ("" if flags.no_peer else "; DataLoader + DataCollatorWithFlattening")
-    found = row(name, "real tokens/s", real, ours, *(peers or [None]))
-    found |= {"real_tokens": ours.first, "peer_real_tokens": peers[0].first if peers else None}
+    result = row(name, "real tokens/s", real, ours, *(peers or [None]))
+    result |= {"real_tokens": ours.first, "peer_real_tokens": peers[0].first if peers else None}
     notes = [
         rows.describe(batches, flags),
-        "the peer reads the same examples and lays those of a batch end to end, not packed into rows; one process each",
+        "the peer reads the same examples and concatenates them instead of packing them into rows; one process each",
     ]
-    return [found], notes
+    return [result], notes
 
 
 def _peer(store: Store, examples: Sequence[tuple[str, int]], flags: argparse.Namespace) -> Callable[[], int]:

@@ -1,9 +1,10 @@
-"""`evaluate`: ranking beside lm-evaluation-harness's Hugging Face backend, greedy text beside `generate`; same weights.
+"""`evaluate`: ranking, compared with lm-evaluation-harness's Hugging Face backend, and greedy generation, compared with
+`generate`.
 
-Contexts and candidates are random ids of the lengths that suites have. Answers end where their length is reached, each
-at its own, as `</s>` would end them: in batches of the peer each row ends by itself, the batch with its last. What the
-harness does for its own speed is on: requests sorted by length, and one call for the one-token candidates of a context.
-`--ledger` takes real prompts instead.
+All sides have the same weights. Contexts and candidates are random ids with the lengths of real suites. Each answer
+ends at its own length, as `</s>` would end it; a batch of the peer ends with its longest answer. The optimizations of
+the harness are on: it sorts requests by length and scores the one-token candidates of a context in one call. `--ledger`
+uses real prompts instead.
 """
 
 import argparse
@@ -25,22 +26,22 @@ from tools.speed.models import MODELS
 from tools.speed.rounds import Side, interleave, row
 from tools.speed.rows import EOS, FIRST_WORD, TOKENIZER
 
-STRETCHES = 8  # of neighbours in a ledger, which share what they share there
+STRETCHES = 8  # consecutive prompts of a ledger, which share prefixes as they do there
 Pairs = list[tuple[list[int], list[int]]]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=MODELS, default="125m")
-    parser.add_argument("--kinds", default="", help="parts of the names of those to measure, with commas (all)")
-    parser.add_argument("--ledger", default="", help="prompt ledgers, with commas, in place of random prompts")
+    parser.add_argument("--kinds", default="", help="substrings of the kinds to measure, with commas (all)")
+    parser.add_argument("--ledger", default="", help="prompt ledgers, with commas (random prompts)")
     parser.add_argument("--tokenizer", default=str(TOKENIZER), help="directory or hub name (that of the samples)")
-    parser.add_argument("--prompts", type=int, default=24, help="of each kind (24)")
-    parser.add_argument("--batch", type=int, default=16, help="rows of a batch, ours and the peer's (16)")
-    parser.add_argument("--new", type=int, default=64, help="tokens of a generated answer, at most (64)")
+    parser.add_argument("--prompts", type=int, default=24, help="prompts of each kind (24)")
+    parser.add_argument("--batch", type=int, default=16, help="rows per batch (16)")
+    parser.add_argument("--new", type=int, default=64, help="maximum tokens of a generated answer (64)")
 
 
 def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
-    """A row a kind of prompt."""
+    """Returns one row per kind of prompt."""
     config = MODELS[flags.model]
     rng = np.random.default_rng(flags.seed)
     vocabulary = Tokenizer.load(flags.tokenizer)
@@ -54,27 +55,27 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
             name: kind(rng, flags.prompts, flags.new, config.vocab_size) for name, kind in _chosen(WRITTEN, flags.kinds)
         }
     if not kinds and not written:
-        raise UserError(f"--kinds={flags.kinds} is part of none of: {'; '.join([*KINDS, *WRITTEN])}")
+        raise UserError(f"--kinds={flags.kinds} matches none of: {'; '.join([*KINDS, *WRITTEN])}")
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     params = jax.jit(lambda key: decoder.init_params(key, config))(jax.random.key(flags.seed))
     model = Model(config, params, vocabulary, mesh, source="random")
     with tempfile.TemporaryDirectory() as directory:
         peer = None if flags.no_peer else _peer(model, Path(directory), flags.batch)
 
-    found = []
+    results = []
     for name, pairs in kinds.items():
-        one, have, want = _measure(
+        result, actual, expected = _measure(
             (f"rank {flags.model}: {name}", "candidates/s", len(pairs)),
-            lambda pairs=pairs: ranking.continuation_scores(model, pairs, flags.batch),
+            lambda pairs=pairs: [c.score for c in ranking.continuations(model, pairs, flags.batch)],
             peer and functools.partial(peer[0], pairs),
             flags.rounds,
         )
         if peer:
-            error = np.max(np.abs(np.subtract(have, want)) / [len(continuation) for _, continuation in pairs])
-            one |= {"difference": float(error), "exact": bool(error < 1e-4)}
-        found.append(one)
+            error = np.max(np.abs(np.subtract(actual, expected)) / [len(continuation) for _, continuation in pairs])
+            result |= {"difference": float(error), "exact": bool(error < 1e-4)}
+        results.append(result)
     for name, (sources, lengths) in written.items():
-        one, have, want = _measure(
+        result, actual, expected = _measure(
             (f"generate {flags.model}: {name}", "prompts/s", len(sources)),
             lambda sources=sources, lengths=lengths: [
                 answer.ids for answer in decoding.greedy(model, sources, lengths, flags.batch)
@@ -82,10 +83,10 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
             peer and functools.partial(peer[1], sources, lengths),
             flags.rounds,
         )
-        found.append(one | ({"exact": have == want} if peer else {}))
-    return found, [
+        results.append(result | ({"exact": actual == expected} if peer else {}))
+    return results, [
         f"{flags.prompts} prompts of each kind at most, float32, batches of {flags.batch}; "
-        "exact: within 1e-4 nats a token, or the same text"
+        "exact: within 1e-4 nats per token, or the same text"
     ]
 
 
@@ -96,9 +97,9 @@ def _chosen(kinds: dict[str, Callable], parts: str) -> list[tuple[str, Callable]
 def _of_ledgers(
     paths: list[str], flags: argparse.Namespace, vocabulary: Tokenizer, positions: int
 ) -> tuple[dict[str, Pairs], dict[str, "Written"]]:
-    """As many prompts of each ledger, in stretches from all over it; what is too long for the model is left out."""
+    """Selects prompts of each ledger in evenly spaced runs; prompts too long for the model are left out."""
     from optiml_jax.evaluation.prompts.ledger import (
-        read_ledger,  # needs what measures texts; the rest of this file does not
+        read_ledger,  # imports scoring libraries, which the rest of this file does not need
     )
 
     kinds, written = {}, {}
@@ -127,7 +128,7 @@ def _of_ledgers(
 def _measure(
     what: tuple[str, str, int], run: Callable[[], Any], theirs: Callable[[], Any] | None, rounds: int
 ) -> tuple[dict, Any, Any]:
-    """The row of (name, unit, work), and what each side returned."""
+    """Measures (name, unit, work); returns the row and the outputs of each side."""
     name, unit, work = what
     ours, side = Side("ours", run), Side("peer", theirs) if theirs else None
     interleave(ours, [side] if side else [], rounds)
@@ -146,7 +147,7 @@ def _choices(
     candidates: int,
     answer: tuple[int, int],
 ) -> Pairs:
-    """Contexts and candidates of random lengths in the given ranges, the last excluded."""
+    """Makes contexts and candidates of random lengths in the given ranges, the last excluded."""
     return [
         (ids, rng.integers(FIRST_WORD, vocab_size, rng.integers(*answer)).tolist())
         for length in rng.integers(*context, prompts)
@@ -156,7 +157,7 @@ def _choices(
 
 
 def _shots(rng: np.random.Generator, prompts: int, vocab_size: int) -> Pairs:
-    """Five demonstrations that all prompts share, a question, and four letters, as in MMLU."""
+    """Makes prompts of five shared demonstrations, a question and four letters, as in MMLU."""
     shared = _ids(rng, 500, vocab_size)
     letters = rng.choice(np.arange(FIRST_WORD, vocab_size), 4, replace=False).tolist()
     questions = [rng.integers(FIRST_WORD, vocab_size, n).tolist() for n in rng.integers(60, 120, prompts)]
@@ -164,18 +165,18 @@ def _shots(rng: np.random.Generator, prompts: int, vocab_size: int) -> Pairs:
 
 
 KINDS: dict[str, Callable[[np.random.Generator, int, int], Pairs]] = {
-    # passages, as in RACE or COSMOS QA; a sentence and two ways to go on, as in PIQA
+    # passages, as in RACE or COSMOS QA; a sentence and two continuations, as in PIQA
     "long contexts, 5 candidates": functools.partial(_choices, context=(250, 450), candidates=5, answer=(4, 12)),
     "short contexts, 2 candidates": functools.partial(_choices, context=(8, 40), candidates=2, answer=(8, 28)),
     "5 shots, 4 letters": _shots,
 }
 
 
-Written = tuple[list[list[int]], list[int]]  # prompts, and how long the answer of each is
+Written = tuple[list[list[int]], list[int]]  # prompts, and the length of each answer
 
 
 def _lengths(rng: np.random.Generator, prompts: int, new: int) -> list[int]:
-    """Of answers: most are short."""
+    """Returns lengths of answers, of which most are short."""
     return np.clip(rng.geometric(min(1, 4 / new), prompts), 1, new).tolist()
 
 
@@ -188,10 +189,10 @@ def _own(rng: np.random.Generator, prompts: int, new: int, vocab_size: int) -> W
 
 
 def _instructed(rng: np.random.Generator, prompts: int, new: int, vocab_size: int) -> Written:
-    """A definition and two demonstrations that all prompts share, and an input, as in Super-NaturalInstructions."""
+    """Makes prompts of a shared definition, two shared demonstrations and an input, as in Super-NaturalInstructions."""
     shared = _ids(rng, 300, vocab_size)
     inputs = [rng.integers(FIRST_WORD, vocab_size, n).tolist() for n in rng.integers(20, 150, prompts)]
-    return [shared + one for one in inputs], _lengths(rng, prompts, new)
+    return [shared + text for text in inputs], _lengths(rng, prompts, new)
 
 
 WRITTEN: dict[str, Callable[[np.random.Generator, int, int, int], Written]] = {
@@ -202,15 +203,13 @@ WRITTEN: dict[str, Callable[[np.random.Generator, int, int, int], Written]] = {
 
 
 def _peer(model: Model, directory: Path, batch: int) -> tuple[Callable, Callable]:
-    """The harness's log-likelihoods of pairs, and transformers' greedy ids of prompts."""
+    """Computes the harness's log-likelihoods of pairs, and transformers' greedy ids of prompts."""
     try:
         import torch
         import transformers
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
-        raise UserError(
-            f"the peer is not installed ({error}); pip install 'lm_eval[hf]', or measure ours with --no_peer"
-        ) from None
+        raise UserError(f"the peer is not installed ({error}); pip install 'lm_eval[hf]', or use --no_peer") from None
     transformers.utils.logging.disable_progress_bar()
     model.save(directory)
     torch_model = transformers.OPTForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
@@ -222,29 +221,29 @@ def _peer(model: Model, directory: Path, batch: int) -> tuple[Callable, Callable
     pad = model.tokenizer.pad_id
 
     def rank(pairs: Pairs) -> list[float]:
-        asked = [((str(i), ""), before, continuation) for i, (before, continuation) in enumerate(pairs)]
-        return [score for score, _ in harness._loglikelihood_tokens(asked, disable_tqdm=True)]
+        requests = [((str(i), ""), before, continuation) for i, (before, continuation) in enumerate(pairs)]
+        return [score for score, _ in harness._loglikelihood_tokens(requests, disable_tqdm=True)]
 
     @torch.no_grad()
     def generate(prompts: list[list[int]], lengths: list[int]) -> list[list[int]]:
         answers: list[list[int]] = [[] for _ in prompts]
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         for first in range(0, len(prompts), batch):
-            here = order[first : first + batch]
-            longest = max(len(prompts[i]) for i in here)
-            rows = [[pad] * (longest - len(prompts[i])) + prompts[i] for i in here]
-            mask = [[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in here]
-            ends = torch.tensor([longest + lengths[i] for i in here], device=torch_model.device)
-            made = torch_model.generate(
+            batch_indices = order[first : first + batch]
+            longest = max(len(prompts[i]) for i in batch_indices)
+            rows = [[pad] * (longest - len(prompts[i])) + prompts[i] for i in batch_indices]
+            mask = [[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in batch_indices]
+            ends = torch.tensor([longest + lengths[i] for i in batch_indices], device=torch_model.device)
+            generated = torch_model.generate(
                 torch.tensor(rows, device=ends.device),
                 attention_mask=torch.tensor(mask, device=ends.device),
-                max_new_tokens=max(lengths[i] for i in here),
+                max_new_tokens=max(lengths[i] for i in batch_indices),
                 stopping_criteria=[lambda ids, _, ends=ends: ids.shape[1] >= ends],
                 do_sample=False,
                 pad_token_id=pad,
                 eos_token_id=EOS,
             )
-            for i, ids in zip(here, made[:, longest:].tolist()):
+            for i, ids in zip(batch_indices, generated[:, longest:].tolist()):
                 ids = ids[: lengths[i]]
                 answers[i] = ids[: ids.index(EOS)] if EOS in ids else ids
         return answers

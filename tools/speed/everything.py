@@ -1,4 +1,4 @@
-"""`all`: what a machine is asked, part after part in processes of their own, within so many minutes."""
+"""`all`: runs every benchmark in a separate process, within a time limit."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from optiml_jax.common.errors import UserError
 from optiml_jax.common.tables import table
 from tools.speed.rows import ROOT
 
-# (name of the file, arguments); the most wanted first, for where time is short.
+# (name of the file, arguments), the most important first, because time may be short.
 GPU_ROWS = "--row_length=2048 --precision=bf16 --quick"
 GPU = (
     ("train_1.3b", f"train --model=1.3b --rows=8 {GPU_ROWS} --remat=dots --steps=4 --profile --no_torch_compile"),
@@ -38,13 +38,13 @@ CPU = (
 
 
 def run(flags: argparse.Namespace) -> None:
-    """Writes `flags.out`/NAME.json for each part and prints what came of it."""
+    """Writes `flags.out`/NAME.json for each part and prints its result."""
     out = Path(flags.out)
     out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60 * flags.minutes
     parts = [part for part in (CPU if jax.default_backend() == "cpu" else GPU) if flags.only in part[0]]
     if not parts:
-        raise UserError(f"--only={flags.only} is part of none of: {', '.join(name for name, _ in (*GPU, *CPU))}")
+        raise UserError(f"--only={flags.only} matches none of: {', '.join(name for name, _ in (*GPU, *CPU))}")
     lines = []
     for name, arguments in parts:
         started = time.monotonic()
@@ -53,23 +53,23 @@ def run(flags: argparse.Namespace) -> None:
         if problem:
             lines.append([name, problem, *[None] * 4, seconds])
             continue
-        found = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
-        for row in found["rows"]:
+        results = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+        for row in results["rows"]:
             mfu = row.get("ours_mfu")
-            shown = [f"{row['ours']:,.1f} {row['unit']}", mfu and f"{mfu:.1%}", row["ratio"], found["quiet"]]
+            shown = [f"{row['ours']:,.1f} {row['unit']}", mfu and f"{mfu:.1%}", row["ratio"], results["quiet"]]
             lines.append([row["name"], *shown, row.get("exact"), seconds])
             seconds = ""
     print("\n" + table(["part", "ours", "MFU", "ratio", "quiet", "exact", "seconds"], lines))
 
 
 def _run_one(arguments: list[str], path: Path, seconds: float) -> str | None:
-    """None, or why there is no result."""
+    """Runs a part; returns None, or why there is no result."""
     if seconds < 20:
-        return "left out: the time was up"
+        return "left out: the time limit was reached"
     command = [sys.executable, "-m", "tools.benchmark", *arguments, f"--json={path}"]
     print(f"\n=== {path.stem}: python -m tools.benchmark {' '.join(arguments)}", flush=True)
     try:
         code = subprocess.run(command, cwd=ROOT, timeout=seconds).returncode
     except subprocess.TimeoutExpired:
-        return "stopped: the time was up"
-    return f"failed with exit code {code}: its message is above" if code else None
+        return "stopped: the time limit was reached"
+    return f"failed with exit code {code}: see its message above" if code else None

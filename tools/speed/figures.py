@@ -1,6 +1,6 @@
-"""What a fresh process measures of the data plane: `python -m tools.speed.figures WHAT ...`, one JSON object out.
+"""Measures the data pipeline in a fresh process: `python -m tools.speed.figures WHAT ...` prints one JSON object.
 
-Ours and seqio's in processes of their own: start and memory are figures themselves, and ours must not hold TensorFlow.
+This project and seqio run in separate processes: start time and memory are measured, and only seqio loads TensorFlow.
 """
 
 import itertools
@@ -12,12 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROW_LENGTH, BATCH_ROWS = 2048, 256
-PAD, EOS = 1, 2
-FAR = 108_936  # the block of step 10^6, at 256 rows a batch and 9.2 batches a block
+FAR = 108_936  # the block of step 10^6, at 256 rows per batch and 9.2 batches per block
 
 
 def memory_mb() -> float:
-    """The most this process has held. Not `ru_maxrss`: that counts what the process it was forked from held."""
+    """Returns the peak memory of this process; `ru_maxrss` would include that of the process that forked it."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
@@ -27,21 +26,22 @@ def ours(manifest: str):
     from optiml_jax.data.manifest import Manifest
     from optiml_jax.data.settings import Data
     from optiml_jax.data.store import TokenStore
+    from optiml_jax.tokenizer import OPT_EOS_ID, OPT_PAD_ID
 
     store = TokenStore(Path(manifest).parents[1])
     described = Manifest.read(manifest)
     data = Data(described.name, "", row_length=ROW_LENGTH, batch_rows=BATCH_ROWS, seed=0, prefetch=0)
-    return Loader(store, described, data, pad_id=PAD, eos_id=EOS)
+    return Loader(store, described, data, pad_id=OPT_PAD_ID, eos_id=OPT_EOS_ID)
 
 
 def our_start(manifest: str) -> dict:
-    """The parent takes the time."""
+    """Starts the loader; the parent process measures the time."""
     batch = next(ours(manifest))
     return {"first": True, "megabytes": memory_mb(), "rows": len(batch.rows)}
 
 
 def our_rates(manifest: str, blocks: str) -> dict:
-    """Planning (draw, pack, shuffle), then planning and reading and emitting; restoring far away."""
+    """Measures planning (draw, pack, shuffle), planning with reading and emission, and restoring at a late step."""
     loader = ours(manifest)
     next(loader)
     start, tokens, rows = time.perf_counter(), 0, 0
@@ -50,13 +50,13 @@ def our_rates(manifest: str, blocks: str) -> dict:
         tokens += int(plan.lengths_n.sum())
         rows += len(plan.rows)
     planning = time.perf_counter() - start
-    found = {"planned_per_second": tokens / planning, "row_fill": tokens / rows / ROW_LENGTH}
+    rates = {"planned_per_second": tokens / planning, "row_fill": tokens / rows / ROW_LENGTH}
     count = 6 * int(blocks)
-    for name in ("first_read_per_second", "emitted_per_second"):  # from the disk perhaps, then from the page cache
+    for name in ("first_read_per_second", "emitted_per_second"):  # possibly from the disk, then from the page cache
         loader.restore({"block": 0, "row": 0})
         start = time.perf_counter()
         tokens = sum(next(loader).real_tokens for _ in range(count))
-        found[name] = tokens / (time.perf_counter() - start)
+        rates[name] = tokens / (time.perf_counter() - start)
 
     loader.restore({"block": FAR, "row": 0})
     before = [next(loader) for _ in range(4)]
@@ -64,13 +64,13 @@ def our_rates(manifest: str, blocks: str) -> dict:
     start = time.perf_counter()
     fresh.restore(before[2].state)
     again = next(fresh)
-    found["restore_seconds"] = time.perf_counter() - start
-    found["same_bytes"] = all(again.arrays[name].tobytes() == before[3].arrays[name].tobytes() for name in again.arrays)
-    return found | {"megabytes": memory_mb()}
+    rates["restore_seconds"] = time.perf_counter() - start
+    rates["same_bytes"] = all(again.arrays[name].tobytes() == before[3].arrays[name].tobytes() for name in again.arrays)
+    return rates | {"megabytes": memory_mb()}
 
 
 def seqio_start(manifest: str) -> dict:
-    """A packed batch of a cached mixture, shuffled as by default."""
+    """Reads a packed batch of a cached mixture through seqio, shuffled as by default."""
     import seqio
 
     from tasks.seqio.store import to_seqio
@@ -88,7 +88,8 @@ def seqio_start(manifest: str) -> dict:
 
 
 def seqio_pack(manifest: str, examples: str) -> dict:
-    """seqio's packer over the examples that our loader draws first; one feature, and no id 0, its padding."""
+    """Runs seqio's packer over the examples that the loader draws first; one feature, and no id 0, which is its
+    padding."""
     import numpy as np
     import seqio
     import tensorflow as tf
@@ -98,7 +99,7 @@ def seqio_pack(manifest: str, examples: str) -> dict:
     rows = seqio.trim_and_pack_dataset(
         tf.data.Dataset.from_tensor_slices({"targets": ids}), {"targets": ROW_LENGTH}, use_custom_ops=False
     )
-    for _ in rows.take(1):  # it packs many rows before it gives the first; what is timed starts anew, but warm
+    for _ in rows.take(1):  # it packs many rows before it yields the first; the timed run starts again with warm caches
         pass
     start, tokens, count = time.perf_counter(), 0, 0
     for row in rows.as_numpy_iterator():
@@ -111,7 +112,7 @@ def seqio_pack(manifest: str, examples: str) -> dict:
 
 
 def seqio_tokenise(data_dir: str, tokenizer: str, name: str) -> dict:
-    """The texts of a mixture through tf.data, task after task; without imports and registration."""
+    """Reads the texts of a mixture through tf.data, task by task; excludes imports and registration."""
     import seqio
 
     from tasks import seqio_tasks
@@ -121,16 +122,17 @@ def seqio_tokenise(data_dir: str, tokenizer: str, name: str) -> dict:
     options = Options(allow_empty_tasks=True)
     seqio_tasks.use_data_dir(data_dir, tokenizer, options)
     mixture = mixtures.mixture(name)
-    found = mixture.discover(data_dir, options)
+    result = mixture.discover(data_dir, options)
     start, tokens = time.perf_counter(), 0
-    for task in mixture.tasks(found):
+    for task in mixture.tasks(result):
         rows = seqio.TaskRegistry.get(task.name).get_dataset(None, "train", shuffle=False)
         tokens += sum(len(row["inputs"]) + len(row["targets"]) for row in rows.as_numpy_iterator())
     return {"tokens_per_second": tokens / (time.perf_counter() - start), "tokens": tokens}
 
 
 def peer_render(data_dir: str, tokenizer: str, count: str) -> dict:
-    """PromptSource's rows by its templates in its own way: a template is compiled for each example, then tokenised."""
+    """PromptSource's rows by its templates as PromptSource does, which compiles the template for each example, then
+    tokenises the prompts."""
     import jinja2
 
     from optiml_jax.tokenizer import Tokenizer
@@ -141,13 +143,13 @@ def peer_render(data_dir: str, tokenizer: str, count: str) -> dict:
     environment = jinja2.Environment()
     environment.globals["zip"] = zip
     environment.filters |= {"choice": lambda values: values[0], "most_frequent": promptsource.jinja._most_frequent}
-    found = registry.discover("promptsource", data_dir)
-    each = int(count) // len(found.tasks)
+    result = registry.discover("promptsource", data_dir)
+    each = int(count) // len(result.tasks)
     work = []
-    for task in found.tasks.values():
-        own = {template.id: template for template in promptsource.load(task.files[0])}
+    for task in result.tasks.values():
+        templates = {template.id: template for template in promptsource.load(task.files[0])}
         for record in itertools.islice(task.read("train"), each):
-            work.append((own[task.templates[len(work) % len(task.templates)].id], record.fields["row"]))
+            work.append((templates[task.templates[len(work) % len(task.templates)].id], record.fields["row"]))
     start, texts = time.perf_counter(), []
     for template, row in work:
         answers = environment.from_string(template.choices).render(**row).split("|||") if template.choices else None
@@ -165,4 +167,4 @@ FIGURES: dict[str, Callable[..., dict]] = {
 
 if __name__ == "__main__":
     print(json.dumps(FIGURES[sys.argv[1]](*sys.argv[2:])), flush=True)
-    os._exit(0)  # what TensorFlow takes to end is not measured
+    os._exit(0)  # excludes TensorFlow's shutdown

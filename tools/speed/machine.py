@@ -1,4 +1,4 @@
-"""What a number was measured on."""
+"""The machine and versions of a measurement."""
 
 import importlib.metadata
 import os
@@ -11,40 +11,40 @@ import jax
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tokenizers", "torch", "transformers")
 PACKAGES += ("seqio", "tensorflow", "apache-beam")
 
-QUIET = 0.1  # of the cores: what others may use where a ratio is to be published
+QUIET = 0.1  # fraction of the cores that other processes may use while a publishable ratio is measured
 
 
 class Others:
-    """What all processes but this one and its children use of the machine, from now on."""
+    """Measures the load of all processes other than this one and its children."""
 
     def __init__(self) -> None:
         self._start, self._before = time.monotonic(), self._seconds()
 
     def cores(self) -> float:
-        """Cores they used on average since the start; what a host took from a virtual machine counts too."""
+        """Returns the mean number of cores in use since the start, including steal time of a virtual machine."""
         return round(max(0.0, (self._seconds() - self._before) / (time.monotonic() - self._start)), 3)
 
     @staticmethod
     def _seconds() -> float:
         first = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0]
         user, nice, system, _, _, interrupts, soft, steal = map(int, first.split()[1:9])
-        own = os.times()
+        mine = os.times()
         everyone = (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
-        return everyone - (own.user + own.system + own.children_user + own.children_system)
+        return everyone - (mine.user + mine.system + mine.children_user + mine.children_system)
 
 
 def cores() -> int:
-    """Those this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def load() -> float:
-    """Runnable processes over the last minute: above what this process used, others took part of the machine."""
+    """Returns the load average of the last minute."""
     return round(os.getloadavg()[0], 2)
 
 
 def machine() -> dict:
-    """Processor, the cores this process may use, memory, and the accelerator or None."""
+    """Returns the processor, the cores this process may use, memory, and the accelerator or None."""
     device = jax.devices()[0]
     return {
         "cpu": _cpu_model(),
@@ -55,7 +55,7 @@ def machine() -> dict:
 
 
 def versions() -> dict:
-    """Python's and the packages' (None: not installed)."""
+    """Returns the versions of Python and the packages (None: not installed)."""
     return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 

@@ -1,4 +1,4 @@
-"""Our side of `train`: the compiled step of `python -m optiml_jax.train`, on one device."""
+"""This project's side of `train`: the compiled step of `python -m optiml_jax.train`, on one device."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ class Ours:
         seed: int,
         weights: Path | None,
     ) -> None:
-        """`weights`: where the initial ones are written for the peer; None: there is none."""
+        """`weights`: file to which the initial weights are written for the peer; None: no peer."""
         self._mesh = sharding.make_mesh(devices=jax.devices()[:1])
         self._key = jax.random.key(seed)
         self._step = 0
@@ -40,7 +40,7 @@ class Ours:
             self._batches = [to_devices(batch.arrays, place, len(batch.rows)) for batch in batches]
 
     def run(self) -> list[float]:
-        """One step a batch; their losses, in nats a label token. Returns when the device has finished."""
+        """Takes one step per batch and returns the losses, in nats per label token, when the device has finished."""
         losses = []
         with jax.set_mesh(self._mesh):
             for arrays in self._batches:
@@ -53,5 +53,5 @@ class Ours:
 
     @property
     def peak_bytes(self) -> int | None:
-        """The most that arrays and temporaries held on the device; None where it does not count (CPUs)."""
+        """Returns the peak memory of arrays and temporaries on the device; None if it is not counted (CPUs)."""
         return (self._mesh.devices.flat[0].memory_stats() or {}).get("peak_bytes_in_use")

@@ -1,6 +1,7 @@
-"""The peer of `train`: Hugging Face `OPTForCausalLM` and torch, with the layouts its users give it.
+"""The peer of `train`: Hugging Face `OPTForCausalLM` and torch, with the batch layouts that its users choose.
 
-Adam, schedule, clipping and dropout are ours, but for the dropout on the embeddings, which transformers' OPT lacks.
+Adam, schedule, clipping and dropout equal this project's, except for the dropout on the embeddings, which transformers'
+OPT lacks.
 """
 
 import argparse
@@ -19,22 +20,20 @@ try:
     import torch
     import transformers
 except ImportError as error:
-    raise UserError(
-        f"the peer is not installed ({error}); pip install '.[test]', or measure ours with --no_peer"
-    ) from None
+    raise UserError(f"the peer is not installed ({error}); pip install '.[test]', or use --no_peer") from None
 
-IGNORED = -100  # torch's cross-entropy leaves these targets out
-Part = dict[str, torch.Tensor]  # arguments of the model; several parts make one step
+IGNORED = -100  # torch's cross-entropy ignores these targets
+Part = dict[str, torch.Tensor]  # arguments of the model; a step may have several parts
 
 
 def packed(arrays: dict[str, np.ndarray]) -> Iterator[Part]:
-    """The packed rows as they are, causal attention over the whole row: documents see those before them."""
+    """Returns the packed rows with causal attention over the whole row: documents attend to earlier documents."""
     targets_BT = np.where(arrays["label_mask_BT"], arrays["targets_BT"], IGNORED)
     yield _part(arrays["tokens_BT"], targets_BT)
 
 
 def masked(arrays: dict[str, np.ndarray]) -> Iterator[Part]:
-    """The packed rows with positions that restart and a mask [B, 1, T, T] of the pairs in one document."""
+    """Returns the packed rows with positions that restart and a mask [B, 1, T, T] of the pairs in one document."""
     segment_ids_BT = arrays["segment_ids_BT"]
     same_BTT = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
     for part in packed(arrays):
@@ -45,7 +44,8 @@ def masked(arrays: dict[str, np.ndarray]) -> Iterator[Part]:
 
 
 def padded(arrays: dict[str, np.ndarray]) -> Iterator[Part]:
-    """One document a row, filled up to the longest; in parts of at most as many positions as the packed rows have."""
+    """Returns one document per row, padded to the longest, in parts with at most as many positions as the packed
+    rows."""
     (part,) = packed(arrays)
     tokens, targets = part["input_ids"], part["shift_labels"]
     segment_ids = torch.from_numpy(arrays["segment_ids_BT"])
@@ -71,14 +71,14 @@ def padded(arrays: dict[str, np.ndarray]) -> Iterator[Part]:
 
 
 def _part(tokens_BT: np.ndarray | torch.Tensor, targets_BT: np.ndarray | torch.Tensor) -> Part:
-    """`shift_labels` are already those of the next token; `labels` only asks for a loss."""
+    """`shift_labels` are already shifted to the next token; `labels` is only set to request a loss."""
     targets_BT = torch.as_tensor(targets_BT).long()
     return {"input_ids": torch.as_tensor(tokens_BT).long(), "labels": targets_BT, "shift_labels": targets_BT}
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a batch is given to the peer; `exact`: whether its loss and gradients are those of the examples alone."""
+    """A batch layout of the peer; `exact`: whether loss and gradients equal those of separate examples."""
 
     name: str
     parts: Callable[[dict[str, np.ndarray]], Iterator[Part]]
@@ -93,7 +93,7 @@ LAYOUTS = (
 
 
 class Trainer:
-    """One model and its optimizer; `restart` gives both their initial state."""
+    """A model and its optimizer; `restart` resets both to their initial state."""
 
     def __init__(self, weights: Path, optimization: Optimization, bf16: bool, compiled: bool) -> None:
         """`compiled`: with torch.compile, where there is a GPU."""
@@ -124,7 +124,7 @@ class Trainer:
         self._step = 0
 
     def step(self, parts: Sequence[Part]) -> torch.Tensor:
-        """One update from the sum over the parts; the loss, nats a label token."""
+        """Performs one update with the summed gradients of the parts; returns the loss in nats per label token."""
         labels = sum((part["labels"] != IGNORED).sum() for part in parts)
         loss = 0
         for part in parts:
@@ -144,7 +144,7 @@ class Trainer:
 def peers(
     weights: Path, optimization: Optimization, flags: argparse.Namespace, batches: Sequence[dict]
 ) -> list["Peer"]:
-    """One in every layout. They share a model: on a GPU several would not fit."""
+    """Returns a peer for every layout. They share one model, because several would not fit on a GPU."""
     trainer = Trainer(weights, optimization, flags.precision == "bf16", not flags.no_torch_compile)
     return [Peer(trainer, layout, batches) for layout in LAYOUTS]
 
@@ -161,7 +161,7 @@ class Peer:
         self._started = False
 
     def run(self) -> list[float]:
-        """One step a batch; their losses, in nats a label token. Returns when the device has finished."""
+        """Takes one step per batch and returns the losses, in nats per label token, when the device has finished."""
         if not self._started:
             self._trainer.restart()
             self._started = True
@@ -171,7 +171,7 @@ class Peer:
         return [loss.item() for loss in losses]
 
     def counts(self) -> dict[str, int]:
-        """Of all batches, by its own tensors: positions computed, those that are not padding, and labels."""
+        """Counts, over all batches, computed positions, positions that are not padding, and labels."""
         parts = [part for batch in self._batches for part in batch]
         return {
             "peer_positions": sum(part["input_ids"].numel() for part in parts),

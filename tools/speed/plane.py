@@ -1,4 +1,5 @@
-"""`data`: the data plane beside seqio: start, row fill, packing, resuming, caching, rendering of templates."""
+"""`data`: the data pipeline, compared with seqio: start, row fill, packing, resuming, caching, rendering of
+templates."""
 
 import argparse
 import collections
@@ -28,14 +29,14 @@ NI = "super_natural_instructions"
 SHARED = synthetic.ROOT.parent / "shared"
 QUICK_EXAMPLES = 300  # a task
 PEER_EXAMPLES = 16_384
-CACHED_TIMES = 8  # each instance of the sample and variants: 100 a task are few, starting up would weigh too much
-RENDERED = 6_000  # rows of each template file, its sample over and over
-PEER_RENDERED = 2_000  # rows that are rendered in its own way
+CACHED_TIMES = 8  # each instance of the sample and its variants; with only 100 per task, startup would dominate
+RENDERED = 6_000  # rows of each template file, repeating its sample
+PEER_RENDERED = 2_000  # rows that PromptSource's own code renders
 PEER_TASKS = 24  # tokenised through tf.data
 
 
 def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
-    """The rows of the parts asked for, and lines that say what was measured."""
+    """Returns the rows of the requested parts, and lines that describe the measurement."""
     peer = not flags.no_peer and importlib.util.find_spec("seqio") is not None
     notes = [] if peer or flags.no_peer else ["seqio is not installed (pip install '.[tasks]'): no peer"]
     parts = flags.parts.split(",")
@@ -44,14 +45,14 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
         folder = Path(directory)
         for part, measure in (("start", _start), ("pack", _pack), ("cache", _cache), ("render", _render)):
             if part in parts:
-                found, said = measure(flags, folder, peer)
-                rows += found
-                notes += said
+                result, message = measure(flags, folder, peer)
+                rows += result
+                notes += message
     return rows, notes
 
 
 def child(what: str, *arguments: object) -> dict:
-    """What `figures.py` found in a process of its own; with `seconds` from its start to its answer."""
+    """Runs `figures.py` in a fresh process; returns its result, with `seconds` from its start to its result."""
     command = [sys.executable, "-m", "tools.speed.figures", what, *map(str, arguments)]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     start = time.perf_counter()
@@ -65,24 +66,24 @@ def child(what: str, *arguments: object) -> dict:
 
 
 def interleaved(rounds: int, sides: dict[str, Callable[[], dict]]) -> dict[str, dict]:
-    """Runs all sides in turn, `rounds` times: the median of every figure of each, and all of them as `..._all`."""
-    found: dict[str, dict[str, list]] = {side: collections.defaultdict(list) for side in sides}
+    """Runs all sides in turn, `rounds` times; returns the median of every figure, and all values as `..._all`."""
+    result: dict[str, dict[str, list]] = {side: collections.defaultdict(list) for side in sides}
     with tqdm(total=rounds * len(sides), unit="run") as progress:
         for _ in range(rounds):
             for side, run in sides.items():
                 progress.set_description(side)
                 for name, value in run().items():
-                    found[side][name].append(value)
+                    result[side][name].append(value)
                 progress.update()
     return {
         side: {name: statistics.median(values) for name, values in figures.items()}
         | {f"{name}_all": values for name, values in figures.items()}
-        for side, figures in found.items()
+        for side, figures in result.items()
     }
 
 
 def row(name: str, unit: str, ours: float, peer: float | None, goal: str, lower_is_better: bool, **more) -> dict:
-    """`ratio`: how many times better ours is."""
+    """`ratio`: speed of this project relative to the peer."""
     ratio = None if peer is None else (peer / ours if lower_is_better else ours / peer)
     return {"name": name, "ours": ours, "peer": peer, "ratio": ratio, "unit": unit, "goal": goal} | more
 
@@ -100,10 +101,10 @@ def _start(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[di
     for count in counts if peer else ():
         manifest = synthetic.some_tasks(whole, count)
         sides[f"seqio {count}"] = lambda manifest=manifest: child("seqio_start", manifest)
-    found = interleaved(flags.rounds, sides)
-    ours, seconds, megabytes, notes = found["ours"], None, None, [note]
+    result = interleaved(flags.rounds, sides)
+    ours, seconds, megabytes, notes = result["ours"], None, None, [note]
     if peer:
-        few, many = (found[f"seqio {count}"] for count in (counts[0], counts[-1]))
+        few, many = (result[f"seqio {count}"] for count in (counts[0], counts[-1]))
         seconds, megabytes = many["seconds"], many["megabytes"]
         if not flags.full_peer:
             steps = (all_tasks - counts[1]) / (counts[1] - counts[0])
@@ -114,11 +115,11 @@ def _start(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[di
                 f"{few['seconds']:.1f} s, {few['megabytes']:,.0f} MB with {counts[0]} and {many['seconds']:.1f} s, "
                 f"{many['megabytes']:,.0f} MB with {counts[1]} (--full_peer measures all)"
             )
-    said = {"peer_extrapolated": peer and not flags.full_peer}
+    message = {"peer_extrapolated": peer and not flags.full_peer}
     title = f"{synthetic.WHOLE}, {all_tasks:,} tasks, process start to first batch"
     return [
-        row(title, "s", ours["seconds"], seconds, "<= 3", True, runs=ours["seconds_all"], **said),
-        row(f"{title}: memory", "MB", ours["megabytes"], megabytes, "<= 600", True, **said),
+        row(title, "s", ours["seconds"], seconds, "<= 3", True, runs=ours["seconds_all"], **message),
+        row(f"{title}: memory", "MB", ours["megabytes"], megabytes, "<= 600", True, **message),
     ], notes
 
 
@@ -127,14 +128,14 @@ def _pack(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[dic
     sides = {"ours": lambda: child("our_rates", manifest, 3 if flags.quick else 8)}
     if peer:
         sides["seqio"] = lambda: child("seqio_pack", manifest, PEER_EXAMPLES // (8 if flags.quick else 1))
-    found = interleaved(flags.rounds, sides)
-    ours, theirs = found["ours"], found.get("seqio", {})
+    result = interleaved(flags.rounds, sides)
+    ours, theirs = result["ours"], result.get("seqio", {})
     packed = theirs.get("packed_per_second")
     replay = packed and STEP * BATCH_ROWS * ROW_LENGTH / packed
     unit = "tokens/s, one process"
     notes = [
         note,
-        f"rows of {ROW_LENGTH:,}, batches of {BATCH_ROWS}; reading what is perhaps not in the page cache: "
+        f"rows of {ROW_LENGTH:,}, batches of {BATCH_ROWS}; first reading, possibly from the disk: "
         f"{ours['first_read_per_second'] / 1e6:.1f} million tokens/s",
     ]
     if peer:
@@ -173,8 +174,8 @@ def _cache(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[di
     sides = {"ours": lambda: _cached(NI, folder / "raw", folder / "cache", tokenizer)}
     if peer:
         sides["seqio through tf.data"] = lambda: child("seqio_tokenise", few.parents[1], tokenizer, NI)
-    found = interleaved(flags.rounds, sides)
-    ours, theirs = found["ours"], found.get("seqio through tf.data", {})
+    result = interleaved(flags.rounds, sides)
+    ours, theirs = result["ours"], result.get("seqio through tf.data", {})
     notes = [
         f"caching: {files} files of {NI}, each instance and {times - 1} variants with its input's words in another "
         f"order, {ours['tokens']:,.0f} tokens"
@@ -190,7 +191,7 @@ def _cache(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[di
 
 
 def _cached(mixture: str, data_dir: Path, target: Path, tokenizer: Path) -> dict:
-    """Process start to process end, planning included."""
+    """Runs the whole process, including planning."""
     shutil.rmtree(target, ignore_errors=True)
     command = [sys.executable, "-m", "tools.cache_tasks", f"--mixture={mixture}", f"--data_dir={data_dir}"]
     command += [f"--cache_dir={target}", f"--tokenizer={tokenizer}"]
@@ -205,7 +206,7 @@ def _cached(mixture: str, data_dir: Path, target: Path, tokenizer: Path) -> dict
 
 
 def _render(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[dict], list[str]]:
-    """PromptSource's own rows by its own templates, end to end; the peer compiles a template anew for each example, as
+    """Renders PromptSource's rows with its templates, end to end; the peer compiles the template for each example, as
     `promptsource.templates.Template.apply` does."""
     raw = SHARED / "data" / "promptsource"
     if not raw.is_dir() or importlib.util.find_spec("apache_beam") is None:
@@ -215,9 +216,9 @@ def _render(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[d
     sides = {"ours": lambda: _cached("promptsource", data_dir, folder / "rendered", tokenizer)}
     if not flags.no_peer:
         sides["promptsource"] = lambda: child("peer_render", data_dir, tokenizer, PEER_RENDERED)
-    found = interleaved(flags.rounds, sides)
-    ours, theirs = found["ours"], found.get("promptsource", {})
-    note = f"rendering: {rows:,} rows of 13 template files, one prompt a row, {ours['tokens']:,.0f} tokens"
+    result = interleaved(flags.rounds, sides)
+    ours, theirs = result["ours"], result.get("promptsource", {})
+    note = f"rendering: {rows:,} rows of 13 template files, one prompt per row, {ours['tokens']:,.0f} tokens"
     if theirs:
         note += f"; promptsource's way: {PEER_RENDERED:,} of them, {theirs['tokens']:,.0f} tokens, without its start"
     cores, rate = f"tokens/s, {machine.cores()} cores", theirs.get("tokens_per_second")
@@ -225,7 +226,8 @@ def _render(flags: argparse.Namespace, folder: Path, peer: bool) -> tuple[list[d
 
 
 def _all_to_train_on(source: Path, target: Path, rows: int) -> int:
-    """A folder of PromptSource with so many train rows a template file, its sample over and over; how many in all."""
+    """Writes a folder of PromptSource with `count` train rows per template file, repeating its sample; returns their
+    number."""
     target.mkdir(parents=True)
     (target / "templates").symlink_to(source / "templates")
     count = 0
@@ -240,7 +242,8 @@ def _all_to_train_on(source: Path, target: Path, rows: int) -> int:
 
 
 def _varied(source: Path, target: Path, times: int) -> int:
-    """Copies a sample folder with so many variants of each instance, each its own text and id; how many files."""
+    """Copies a sample folder with variants of each instance, which have different texts and ids; returns the number of
+    files."""
     rng = random.Random(0)
 
     def variant(instance: dict, copy: int) -> dict:

@@ -1,4 +1,4 @@
-"""`train --profile`: where the device's time goes in our steps, by kind of kernel."""
+"""`train --profile`: device time of this project's steps, by kind of kernel."""
 
 import collections
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 
-# The first that is part of a kernel's name: cuBLAS's products, this package's kernels, what XLA writes itself.
+# The first entry that is a substring of a kernel's name: cuBLAS's products, this package's kernels, XLA's own kernels.
 KINDS = {
     "attention": ("attention_",),
     "matrix products": ("gemm", "nvjet", "cublas", "cutlass", "xmma", "splitk"),
@@ -26,9 +26,9 @@ def measure(run: Callable[[], object]) -> dict:
     """Runs `run` once under JAX's profiler.
 
     Returns:
-      Of the kernels of all GPUs: `seconds` by kind and `kernels`, the largest with their counts (numbers in a name are
-      left out: fusions of all layers are one); `wall_seconds`, from the first kernel's start to the last one's end,
-      and `idle_seconds` of them. Empty where there is no GPU: XLA names no kernels on CPUs.
+      For the kernels of all GPUs: `seconds` by kind; `kernels`, the largest ones with their counts (numbers in names
+      are removed, so that the fusions of all layers are counted together); `wall_seconds` from the start of the first
+      kernel to the end of the last; `idle_seconds`. Empty without a GPU, because XLA names no kernels on CPUs.
     """
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):
@@ -57,26 +57,27 @@ def measure(run: Callable[[], object]) -> dict:
 
 
 def _kernels(trace: Path) -> list[tuple[str, float, float]]:
-    """(name, start, end) of what ran on the streams of GPUs, nanoseconds."""
-    found = []
+    """Returns (name, start, end) of every kernel on the streams of GPUs, in nanoseconds."""
+    kernels = []
     for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:
         if plane.name.startswith("/device:GPU"):
             for line in plane.lines:
                 if line.name.startswith("Stream"):
-                    found += [(event.name, event.start_ns, event.end_ns) for event in line.events]
-    return found
+                    kernels += [(event.name, event.start_ns, event.end_ns) for event in line.events]
+    return kernels
 
 
-def lines(found: dict, steps: int) -> list[str]:
-    """What `measure` found, for people: milliseconds a step."""
-    if not found:
+def lines(kernels: dict, steps: int) -> list[str]:
+    """Formats the result of `measure`: milliseconds per step."""
+    if not kernels:
         return ["no profile: XLA names no kernels on this device"]
     per = 1e3 / steps
-    kinds = ", ".join(f"{name} {s * per:.1f}" for name, s in found["seconds"].items())
+    kinds = ", ".join(f"{name} {s * per:.1f}" for name, s in kernels["seconds"].items())
     largest = ", ".join(
-        f"{one['name']} {one['seconds'] * per:.1f} ({one['count'] // steps} x)" for one in found["kernels"][:8]
+        f"{entry['name']} {entry['seconds'] * per:.1f} ({entry['count'] // steps} x)"
+        for entry in kernels["kernels"][:8]
     )
     return [
-        f"ms a step: {kinds}; idle {found['idle_seconds'] * per:.1f} of {found['wall_seconds'] * per:.1f}",
+        f"ms per step: {kinds}; idle {kernels['idle_seconds'] * per:.1f} of {kernels['wall_seconds'] * per:.1f}",
         f"largest: {largest}",
     ]

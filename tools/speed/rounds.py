@@ -1,4 +1,4 @@
-"""Sides measured in turn, so that whatever else the machine does meets all of them alike."""
+"""Measures sides in turn, so that other load on the machine affects all of them equally."""
 
 import statistics
 import time
@@ -12,10 +12,10 @@ class Side:
     """Something to time. `run` does all its work before it returns.
 
     Attributes:
-      first: what the first run, the warm-up, returned.
-      first_seconds: of that run.
-      seconds: of each measured run.
-      beside: of our run just before each measured run of a peer.
+      first: result of the first run, the warm-up.
+      first_seconds: duration of the warm-up.
+      seconds: duration of each measured run.
+      beside: duration of this project's run just before each measured run of a peer.
     """
 
     def __init__(self, name: str, run: Callable[[], Any]) -> None:
@@ -41,7 +41,7 @@ class Side:
 
 
 def interleave(ours: Side, peers: Sequence[Side], rounds: int) -> None:
-    """Warms up all sides, then in each round measures ours and a peer, ours and the next peer, ..."""
+    """Warms up all sides, then in each round measures this project and a peer, this project and the next peer, ..."""
     with tqdm(total=1 + len(peers) + rounds * max(1, 2 * len(peers)), unit="run") as progress:
 
         def act(action: str, side: Side) -> None:
@@ -61,10 +61,10 @@ def interleave(ours: Side, peers: Sequence[Side], rounds: int) -> None:
 
 
 def row(name: str, unit: str, work: float, ours: Side, peer: Side | None) -> dict:
-    """What every row of a benchmark holds: `work` is done in a run; medians, and the range of the ratio over rounds."""
-    found = {"name": name, "ours": work / ours.median, "peer": None, "ratio": None, "unit": unit}
+    """Returns a row of a benchmark: `work` per median time, and the range of the ratio over the rounds."""
+    result = {"name": name, "ours": work / ours.median, "peer": None, "ratio": None, "unit": unit}
     if peer:
         ratios = [theirs / mine for mine, theirs in zip(peer.beside, peer.seconds)]
-        found |= {"peer": work / peer.median, "ratio": peer.median / ours.median}
-        found |= {"lowest_ratio": min(ratios), "highest_ratio": max(ratios), "peer_seconds": peer.seconds}
-    return found | {"ours_seconds": ours.seconds}
+        result |= {"peer": work / peer.median, "ratio": peer.median / ours.median}
+        result |= {"lowest_ratio": min(ratios), "highest_ratio": max(ratios), "peer_seconds": peer.seconds}
+    return result | {"ours_seconds": ours.seconds}

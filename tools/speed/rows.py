@@ -1,4 +1,4 @@
-"""The batches that all sides of a benchmark see: packed rows of random examples, or of a token store."""
+"""The batches that all sides of a benchmark process: packed rows of random examples, or of a token store."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,25 +7,25 @@ from pathlib import Path
 import numpy as np
 
 from optiml_jax.common.errors import UserError
+from optiml_jax.data.block_plan import Store
 from optiml_jax.data.loader import Batch, Loader
 from optiml_jax.data.manifest import Manifest, TaskSize
-from optiml_jax.data.rows import Store
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
-from optiml_jax.tokenizer import Tokenizer
+from optiml_jax.tokenizer import OPT_EOS_ID, OPT_PAD_ID, Tokenizer
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = ROOT / "tasks" / "samples" / "tokenizer"
-PAD, EOS, FIRST_WORD = 1, 2, 4  # OPT's ids; the four lowest are special
+PAD, EOS, FIRST_WORD = OPT_PAD_ID, OPT_EOS_ID, 4  # the four lowest ids are special
 EXAMPLES = 16_384
-# Instruction data is short with a long tail (OPT-IML's corpora: about 261 tokens an example on average, with outputs
-# some more): lognormal with this median and mean, and what does not fit a row is drawn again. Means: 198 in rows of
+# Instruction data is short with a long tail (OPT-IML's corpora: about 261 tokens per example on average, plus
+# outputs): lognormal with this median and mean; lengths that do not fit a row are drawn again. Means: 198 in rows of
 # 512, 287 in rows of 2,048.
 MEDIAN, MEAN = 199, 296
 
 
 class RandomStore:
-    """Examples of random ids in memory, read as a token store is (`optiml_jax.data.rows.Store`)."""
+    """Examples of random ids in memory, read as a token store is (`optiml_jax.data.block_plan.Store`)."""
 
     tokenizer_fingerprint = "random"
 
@@ -35,7 +35,7 @@ class RandomStore:
         while len(lengths) < EXAMPLES:
             drawn = rng.lognormal(np.log(MEDIAN), np.sqrt(2 * np.log(MEAN / MEDIAN)), EXAMPLES)
             lengths = np.concatenate([lengths, drawn[(drawn >= 2) & (drawn < row_length)]])
-        self._lengths = lengths[:EXAMPLES].astype(np.uint32)  # with </s> at most a row
+        self._lengths = lengths[:EXAMPLES].astype(np.uint32)  # at most a row with </s>
         self._starts = np.cumsum(self._lengths) - self._lengths
         # The closing </s> is a label too.
         self._targets = np.maximum(1, np.round(label_share * (self._lengths + 1)) - 1).astype(np.int64)
@@ -51,7 +51,7 @@ class RandomStore:
     def lengths(self, task: str, split: str) -> np.ndarray:
         return self._lengths
 
-    def pieces(self, task: str, split: str) -> None:
+    def chunk_flags(self, task: str, split: str) -> None:
         return None
 
     def read(self, task: str, split: str, i: int) -> tuple[np.ndarray, int]:
@@ -63,7 +63,7 @@ class RandomStore:
 
 
 def source(flags: argparse.Namespace, vocab_size: int) -> tuple[Store, Manifest, int, int]:
-    """Store, manifest, and the ids of padding and `</s>`."""
+    """Returns store, manifest, and the ids of padding and `</s>`."""
     if flags.cache_dir is None:
         if vocab_size > 2**16:
             raise UserError(f"--vocab_size={vocab_size}: a token store holds ids below {2**16}")
@@ -72,7 +72,7 @@ def source(flags: argparse.Namespace, vocab_size: int) -> tuple[Store, Manifest,
     store = TokenStore(flags.cache_dir)
     if store.vocab_size > vocab_size:
         raise UserError(
-            f"{flags.cache_dir}: has {store.vocab_size} ids, the model {vocab_size}; choose another --model"
+            f"{flags.cache_dir}: has {store.vocab_size} ids, the model {vocab_size}; choose a different --model"
         )
     tokenizer = Tokenizer.load(Path(flags.cache_dir) / "tokenizer")
     manifest = Manifest.read(Path(flags.cache_dir) / "mixtures" / f"{flags.mixture}.json")
@@ -82,7 +82,7 @@ def source(flags: argparse.Namespace, vocab_size: int) -> tuple[Store, Manifest,
 def loader(
     flags: argparse.Namespace, store: Store, manifest: Manifest, pad: int, eos: int, prefetch: int = 0
 ) -> Loader:
-    """The loader of training over `source`."""
+    """Returns the loader of training over `source`."""
     data = Data(
         manifest.name,
         flags.cache_dir or "",
@@ -95,13 +95,13 @@ def loader(
 
 
 def batches(flags: argparse.Namespace, vocab_size: int) -> list[Batch]:
-    """The first `flags.steps` batches of training."""
+    """Returns the first `flags.steps` batches of training."""
     with loader(flags, *source(flags, vocab_size)) as rows:
         return [next(rows) for _ in range(flags.steps)]
 
 
 def describe(batches: list[Batch], flags: argparse.Namespace) -> str:
-    """One line: where the rows come from, and what is in them."""
+    """Returns one line with the source of the rows and their contents."""
     documents = sum(len(row) for batch in batches for row in batch.examples)
     tokens = sum(batch.real_tokens for batch in batches)
     labels = sum(batch.local_label_tokens for batch in batches)

@@ -29,7 +29,7 @@ SIZES = ROOT.parent / "shared" / "data" / "super_natural_instructions" / "task_s
 
 
 def upstream() -> dict[str, int]:
-    """Instances of each task of Super-NaturalInstructions as released, where its list of sizes is at hand."""
+    """Returns the instances of each task of Super-NaturalInstructions, if its list of sizes is available."""
     if not SIZES.exists():
         return {}
     with SIZES.open(encoding="utf-8", newline="") as file:
@@ -37,46 +37,46 @@ def upstream() -> dict[str, int]:
 
 
 def task_sizes() -> tuple[list[TaskSize], str]:
-    """`TASKS` tasks of one benchmark, and where their sizes are from."""
-    if found := list(upstream().values())[:TASKS]:
-        return named(found), f"the first {TASKS} of {SIZES.name}"
+    """Returns `TASKS` tasks of one benchmark, and the source of their sizes."""
+    if tasks_ := list(upstream().values())[:TASKS]:
+        return named(tasks_), f"the first {TASKS} of {SIZES.name}"
     # the mean and spread of Super-NaturalInstructions, whose tasks have at most 6,500
     drawn = np.random.default_rng(0).lognormal(math.log(1800), 1.2, TASKS)
     return named(np.clip(drawn, 26, 6500).astype(int).tolist()), "lognormal (there is no task_sizes.tsv)"
 
 
 def named(sizes: Sequence[int]) -> list[TaskSize]:
-    """Tasks of one benchmark, of these sizes."""
+    """Returns tasks of one benchmark with these sizes."""
     return [TaskSize(f"{NAME}.task{number:04d}", NAME, "random", size) for number, size in enumerate(sizes)]
 
 
 def opt_iml_max() -> tuple[list[TaskSize], str]:
-    """All tasks of the catalog that `opt_iml_max` trains on. A task has the mean size of its benchmark's in the paper's
-    Table 1, capped as there; one of Super-NaturalInstructions its own, where that is known."""
-    mixture, known = mixtures.MIXTURES[WHOLE], upstream()
+    """Returns all tasks of the catalog on which `opt_iml_max` trains. A task has the mean size of its benchmark in the
+    paper's Table 1, with the same cap; tasks of Super-NaturalInstructions have their own sizes if they are known."""
+    mixture, sizes = mixtures.MIXTURES[WHOLE], upstream()
     listed = [row for benchmark in mixture.benchmarks for row in catalog(benchmark).values()]
     tasks = []
     for row in listed:
         paper = TABLE_1.get(row.benchmark)
         mean = int(paper.examples / paper.tasks) if paper else MAX_EXAMPLES
-        size = known.get(row.name.partition(".")[2], min(mean, MAX_EXAMPLES))
+        size = sizes.get(row.name.partition(".")[2], min(mean, MAX_EXAMPLES))
         if row.split in mixture.splits:
             tasks.append(TaskSize(row.name, row.benchmark, row.category, size))
-    return tasks, f"means of the paper's Table 1{f' and {SIZES.name}' if known else ''}"
+    return tasks, f"means of the paper's Table 1{f' and {SIZES.name}' if sizes else ''}"
 
 
 def write_store(
     directory: Path, described: tuple[list[TaskSize], str], most: int | None = None, linked: bool = False
 ) -> tuple[Path, str]:
-    """Writes a store of tasks and the mixture of them all.
+    """Writes a store of tasks and a mixture of all of them.
 
     Args:
-      described: the tasks, and where their sizes are from.
-      most: examples a task.
-      linked: tasks of one size share one file, which for a start is as good.
+      described: the tasks, and the source of their sizes.
+      most: maximum examples per task.
+      linked: tasks of equal size share one file, which is sufficient to measure startup.
 
     Returns:
-      The mixture's manifest, and a line that says what was written.
+      The mixture's manifest, and a line that describes it.
     """
     tasks, origin = described
     if most:
@@ -102,15 +102,15 @@ def write_store(
             written[task.examples] = stats, paths
         (paths["index"].parent / "train.json").write_text(json.dumps(stats | {"task": task.name}))
         examples, tokens = examples + task.examples, tokens + stats["tokens"]
-    few = f", at most {most} a task" if most else ""
+    few = f", at most {most} per task" if most else ""
     return _mixture(directory, tasks), (
-        f"{len(tasks):,} tasks, {examples:,} examples, {tokens:,} tokens ({tokens / examples:.0f} an example); "
+        f"{len(tasks):,} tasks, {examples:,} examples, {tokens:,} tokens ({tokens / examples:.0f} per example); "
         f"sizes: {origin}{few}"
     )
 
 
 def _random(rng: np.random.Generator, pool: np.ndarray, size: int) -> tuple[dict, dict[str, bytes]]:
-    """Stats and files of a task of so many examples."""
+    """Writes stats and files of a task."""
     lengths = rng.lognormal(math.log(MEDIAN), math.sqrt(2 * math.log(MEAN / MEDIAN)), size)
     lengths = np.clip(lengths, 2, LONGEST).astype(np.uint32)
     index = np.zeros(size, INDEX_DTYPE)
@@ -128,7 +128,7 @@ def _random(rng: np.random.Generator, pool: np.ndarray, size: int) -> tuple[dict
 
 
 def some_tasks(whole: Path, count: int) -> Path:
-    """The manifest of `count` of the tasks of another, evenly spaced."""
+    """Returns a manifest with `count` evenly spaced tasks of another."""
     tasks = Manifest.read(whole).tasks
     return _mixture(whole.parents[1], [tasks[i * len(tasks) // count] for i in range(count)])
 

@@ -1,4 +1,4 @@
-"""The peer of `attention`: torch, in the ways that its users have for packed rows."""
+"""The peer of `attention`: torch's implementations for packed rows."""
 
 import argparse
 from collections.abc import Callable
@@ -16,7 +16,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def ways(
     arrays: tuple[np.ndarray, ...], segment_ids_BT: np.ndarray, flags: argparse.Namespace
 ) -> dict[str, Callable[[], torch.Tensor]]:
-    """Functions that run forward and backward `flags.steps` times and return the output [B, T, H, K], by name.
+    """Returns functions that run forward and backward `flags.steps` times and return the output [B, T, H, K], by name.
 
     flex_attention, with its block mask of documents, needs a GPU and torch.compile.
     """
@@ -44,7 +44,7 @@ def ways(
 
         return run
 
-    found = {
+    ways_ = {
         "torch SDPA, 4-D mask": repeat(
             lambda q, k, v: scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
         ),
@@ -60,10 +60,10 @@ def ways(
 
         blocks = flex_attention.create_block_mask(visible, len(ids), None, length, length, device=device)
         compiled = torch.compile(flex_attention.flex_attention)
-        found["torch flex_attention, documents"] = repeat(
+        ways_["torch flex_attention, documents"] = repeat(
             lambda q, k, v: compiled(q, k, v, block_mask=blocks, scale=1.0)
         )
-    return found
+    return ways_
 
 
 def numpy(x: torch.Tensor) -> np.ndarray:

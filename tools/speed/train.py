@@ -1,4 +1,4 @@
-"""`train`: real tokens a second of training steps, ours and Hugging Face's with torch, on the same rows."""
+"""`train`: real tokens per second of training steps, compared with Hugging Face's on the same rows."""
 
 import argparse
 import dataclasses
@@ -17,7 +17,7 @@ from tools.speed.rounds import Side, interleave, row
 
 
 def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
-    """A row for each layout of the peer, the fastest first, and lines that say what was measured."""
+    """Returns a row for each layout of the peer, the fastest first, and lines that describe the measurement."""
     config = dataclasses.replace(MODELS[flags.model], dropout=flags.dropout)
     if flags.row_length > config.max_positions:
         raise UserError(f"--row_length={flags.row_length} is more than the model's {config.max_positions} positions")
@@ -31,7 +31,7 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
         weights = None if flags.no_peer else Path(directory) / "initial"
         mine = Ours(config, optimization, computation, batches, flags.seed, weights)
         theirs = [] if flags.no_peer else peer.peers(weights, optimization, flags, [batch.arrays for batch in batches])
-    ours, sides = Side("ours", mine.run), [Side(one.layout.name, one.run) for one in theirs]
+    ours, sides = Side("ours", mine.run), [Side(result.layout.name, result.run) for result in theirs]
     interleave(ours, sides, flags.rounds)
     found_profile = profile.measure(mine.run) if flags.profile else None
 
@@ -49,27 +49,28 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
         "positions": flags.steps * flags.rows * flags.row_length,
     }
     name = f"train {flags.model} {flags.precision}"
-    found = [
-        row(f"{name}: {one.layout.name}", "real tokens/s", real, ours, side)
+    results = [
+        row(f"{name}: {result.layout.name}", "real tokens/s", real, ours, side)
         | {
-            "exact": one.layout.exact,
+            "exact": result.layout.exact,
             "peer_step_seconds": side.median / flags.steps,
             "peer_mfu": flops.mfu(parameters, real, side.median, 1, peak),
             "peer_losses": side.first,
         }
-        | one.counts()
+        | result.counts()
         | common
-        for one, side in zip(theirs, sides)
+        for result, side in zip(theirs, sides)
     ]
     used = common["ours_mfu"]
     notes = [
         rows.describe(batches, flags),
         f"{parameters:,} parameters, {flags.precision}, remat {flags.remat}, layers {flags.layers}, dropout "
-        f"{flags.dropout}; {flags.steps} steps a round, {flags.rounds} rounds",
-        f"ours: {ours.median / flags.steps:.4g} s a step, {6e-12 * parameters * real / ours.median:.3f} model TFLOP/s "
+        f"{flags.dropout}; {flags.steps} steps per round, {flags.rounds} rounds",
+        f"ours: {ours.median / flags.steps:.4g} s per step, "
+        f"{6e-12 * parameters * real / ours.median:.3f} model TFLOP/s "
         "(6 * parameters * real tokens/s)" + (f", MFU {used:.1%}" if used else "") + f"; {ours.first_seconds:.0f} s to "
-        "compile and run the first time; exact: no document sees another",
+        "compile and run once; exact: documents do not attend to each other",
     ]
     notes += [] if found_profile is None else profile.lines(found_profile, flags.steps)
-    found.sort(key=lambda row: row["ratio"])
-    return found or [row(name, "real tokens/s", real, ours, None) | common], notes
+    results.sort(key=lambda row: row["ratio"])
+    return results or [row(name, "real tokens/s", real, ours, None) | common], notes

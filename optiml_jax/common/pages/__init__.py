@@ -1,7 +1,7 @@
-"""HTML pages of one file: readable from a mail attachment in ten years, offline.
+"""Self-contained HTML pages: one file without external resources, readable offline and as a mail attachment.
 
-Data enter a page as JSON and its script puts them there as text, never as markup; a content security policy admits that
-one script and that one style sheet, by their hashes, and nothing else.
+A page's data are JSON that its script inserts as text, never as markup; a content security policy allows only that
+script and style sheet, by their hashes.
 """
 
 import base64
@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-ANSWER_BYTES = 3_500_000  # of all answers in a page
-SHORT = 20  # characters of a cell that is kept on one line
-HEAD, TAIL = 600, 1400  # characters of a long text that are shown: how it opens, and what it ends with
+ANSWER_BYTES = 3_500_000  # maximum size of all answers in a page
+SHORT = 20  # maximum characters of a cell that is kept on one line
+HEAD, TAIL = 600, 1400  # characters shown of the start and end of a long text
 
 
 def page(title: str, body: str, data: Mapping[str, Any], assets: Path) -> str:
-    """The page as HTML.
+    """Renders a page.
 
     Args:
-      body: markup, in which what came from users is escaped.
-      data: JSON values, which the script finds as `data`.
-      assets: path of the page's own style sheet and script, without ".css" and ".js"; they follow `base.css` and
-        `base.js`, which all pages share.
+      body: markup; text from users must be escaped.
+      data: JSON values, available to the script as `data`.
+      assets: path of the page's style sheet and script, without ".css" and ".js"; they follow the shared `base.css` and
+        `base.js`.
     """
     style, script = (
         "".join(path.with_name(f"{path.name}.{kind}").read_text(encoding="utf-8") for path in (HERE / "base", assets))
@@ -44,7 +44,7 @@ def page(title: str, body: str, data: Mapping[str, Any], assets: Path) -> str:
 
 
 def _encoded(data: Mapping[str, Any]) -> str:
-    """JSON that cannot end the script element which holds it: without "<", and line ends that JavaScript alone has."""
+    """JSON without characters that could end its script element or a JavaScript string."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for sign in ("<", "\u2028", "\u2029"):
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -56,14 +56,14 @@ def _hash(text: str) -> str:
 
 
 def header(title: str, lines: Iterable[str], figures: Iterable[tuple[str, str]]) -> str:
-    """How a page opens: its title, what it is about, and boxes of (name, number), the numbers large."""
+    """Renders a page's title, introductory lines, and boxes of (name, number) with large numbers."""
     about = "".join(f'<p class="dim">{escape(line)}</p>' for line in lines)
     boxes = "".join(f"<div><b>{escape(number)}</b>{escape(name)}</div>" for name, number in figures)
     return f'<header><h1>{escape(title)}</h1>{about}<div class="figures">{boxes}</div></header>\n'
 
 
 def sections(named: Sequence[tuple[str, str]], before: str = "") -> str:
-    """Sections of (name, markup), after links to them and what stands between."""
+    """Renders sections of (name, markup), preceded by links to them and by `before`."""
     links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name, _ in named)
     parts = "\n".join(f'<section id="{name.lower()}">{markup}</section>' for name, markup in named)
     return f"<nav>{links}</nav>\n{before}\n{parts}"
@@ -78,26 +78,26 @@ def table(
     bar_title: str,
     meaning: Mapping[str, str],
 ) -> str:
-    """A table that sorts and filters, with a bar in each line after the text columns.
+    """Renders a sortable, filterable table with a bar in each row after the text columns.
 
     Args:
-      bars: markup, of each row.
-      meaning: what a column says, for those whose name does not.
+      bars: markup of each row's bar.
+      meaning: explanations of columns, shown as tooltips.
     """
 
     def cells(tag: str, texts: Sequence[str], bar: str) -> str:
-        made = []
-        for place, text in enumerate(texts):
-            number, short = place >= text_columns, len(text) <= SHORT
+        cells_ = []
+        for index, text in enumerate(texts):
+            number, short = index >= text_columns, len(text) <= SHORT
             loss = text.startswith("-") and " " not in text
             kind = f"n{' loss' if loss else ''}" if number else "short" if short else ""
             attributes = f' class="{kind}"' if kind else ""
             if tag == "th" and text in meaning:
                 attributes += f' title="{escape(meaning[text])}"'
             text = escape(text) if short else escape(text).replace("_", "_<wbr>")  # long names may break there
-            made.append(f"<{tag}{attributes}>{text}</{tag}>")
-        made.insert(text_columns, f'<{tag} class="barcell">{bar}</{tag}>')
-        return "<tr>" + "".join(made) + "</tr>"
+            cells_.append(f"<{tag}{attributes}>{text}</{tag}>")
+        cells_.insert(text_columns, f'<{tag} class="barcell">{bar}</{tag}>')
+        return "<tr>" + "".join(cells_) + "</tr>"
 
     head = cells("th", columns, escape(bar_title))
     body = "\n".join(cells("td", row, bar) for row, bar in zip(rows, bars, strict=True))
@@ -108,9 +108,9 @@ def table(
 
 
 def browser(note: str) -> str:
-    """Where `browseAnswers` of the script shows what one looks through."""
+    """Renders the controls of the answer browser, which the script's `browseAnswers` fills."""
     return (
-        f'<h2>Answers</h2><p class="dim">{escape(note)}</p><noscript><p>They are shown by a script.</p></noscript>'
+        f'<h2>Answers</h2><p class="dim">{escape(note)}</p><noscript><p>Answers need JavaScript.</p></noscript>'
         '<p class="pick"><select id="of-task" aria-label="task"></select>'
         '<select id="outcome" aria-label="outcome"></select>'
         '<input id="search" type="search" placeholder="Search prompts and answers"> '
@@ -120,21 +120,21 @@ def browser(note: str) -> str:
 
 
 def in_turns(groups: Iterable[Sequence[Iterable[Any]]]) -> list[Any]:
-    """JSON values of several queues, one of each in turn, as many as a page holds; one group after the other."""
+    """Takes JSON values from several queues in turn, group by group, until a page is full."""
     room = ANSWER_BYTES
     turns = itertools.chain.from_iterable(itertools.zip_longest(*queues) for queues in groups)
     chosen = []
-    for one in itertools.chain.from_iterable(turns):
-        if one is not None:
-            room -= len(json.dumps(one, ensure_ascii=False).encode())
+    for value in itertools.chain.from_iterable(turns):
+        if value is not None:
+            room -= len(json.dumps(value, ensure_ascii=False).encode())
             if room < 0:
                 break
-            chosen.append(one)
+            chosen.append(value)
     return chosen
 
 
 def shortened(text: str) -> str:
-    """A long text without its middle."""
+    """Removes the middle of a long text."""
     if len(text) <= HEAD + TAIL:
         return text
     return f"{text[:HEAD]}\n[... {len(text) - HEAD - TAIL:,} characters ...]\n{text[-TAIL:]}"

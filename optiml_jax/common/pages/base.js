@@ -1,5 +1,5 @@
 "use strict";
-// Everything of the data enters the page as text (textContent), never as markup.
+// Data enter the page only as text (textContent), never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 const make = (tag, text, kind) => {
@@ -18,24 +18,24 @@ function facts(pairs) {
   return box;
 }
 
-// A list on the left, what is chosen from it on the right.
-function browse(list, detail, matches, found, line, show, most = 200) {
-  const lines = found.slice(0, most).map((one) => {
-    const made = line(one);
-    made.addEventListener("click", () => choose(one, made));
-    return made;
+// Shows `items` as a list on the left (at most `limit` lines) and the details of the selected item on the right.
+function browse(list, detail, matches, items, line, show, limit = 200) {
+  const lines = items.slice(0, limit).map((item) => {
+    const node = line(item);
+    node.addEventListener("click", () => select(item, node));
+    return node;
   });
-  function choose(one, chosen) {
-    for (const other of lines) other.classList.toggle("on", other === chosen);
-    detail.replaceChildren(...show(one));
+  function select(item, selected) {
+    for (const other of lines) other.classList.toggle("on", other === selected);
+    detail.replaceChildren(...show(item));
   }
   list.replaceChildren(...lines);
-  matches.textContent = `${count(found.length)} prompts` + (found.length > most ? `, the first ${most} listed` : "");
-  if (found.length) choose(found[0], lines[0]); else detail.replaceChildren();
+  matches.textContent = `${count(items.length)} prompts` + (items.length > limit ? `, the first ${limit} listed` : "");
+  if (items.length) select(items[0], lines[0]); else detail.replaceChildren();
 }
 
-// Tables: a click on a column sorts, words filter. What is no number sorts last.
-const numberOf = (text) => { const found = parseFloat(text.replace(/,/g, "")); return Number.isNaN(found) ? -Infinity : found; };
+// Tables: a click on a column heading sorts, the words in the input filter. Cells without a number sort last.
+const numberOf = (text) => { const number = parseFloat(text.replace(/,/g, "")); return Number.isNaN(number) ? -Infinity : number; };
 function sortable(table) {
   const body = table.tBodies[0];
   const heads = [...table.tHead.rows[0].cells];
@@ -59,17 +59,17 @@ function filterable(table) {
   if (rows.length < 10) return;
   const input = make("input");
   input.type = "search";
-  input.placeholder = "Filter by any words of a line";
+  input.placeholder = "Filter by words";
   const shown = make("span", "", "dim");
   input.addEventListener("input", () => {
     const words = wordsOf(input);
-    let left = 0;
+    let matching = 0;
     for (const row of rows) {
       const text = row.textContent.toLowerCase();
       row.hidden = !words.every((word) => text.includes(word));
-      left += !row.hidden;
+      matching += !row.hidden;
     }
-    shown.textContent = ` ${count(left)} of ${count(rows.length)}`;
+    shown.textContent = ` ${count(matching)} of ${count(rows.length)}`;
   });
   const line = make("p");
   line.append(input, shown);
@@ -78,19 +78,19 @@ function filterable(table) {
 
 for (const table of document.querySelectorAll("table.sorted")) { sortable(table); filterable(table); }
 
-// The browser of answers: by task, by outcome ([name, test] each) and by words of what `textOf` gives.
+// Shows a list of answers, filtered by task, by outcome (pairs [name, predicate]) and by the words of `textOf(answer)`.
 function browseAnswers(all, outcomes, textOf, line, show) {
-  const fill = (select, names) => select.replaceChildren(...names.map((name, i) => { const made = make("option", name); made.value = i; return made; }));
+  const fill = (select, names) => select.replaceChildren(...names.map((name, i) => { const option = make("option", name); option.value = i; return option; }));
   function list() {
     const words = wordsOf(at("search"));
     const task = at("of-task").value - 1;
-    const [, fits] = outcomes[at("outcome").value];
-    const found = all.filter((one) => {
-      if ((task >= 0 && one.task !== task) || !fits(one)) return false;
-      const text = words.length ? textOf(one).toLowerCase() : "";
+    const [, matchesOutcome] = outcomes[at("outcome").value];
+    const answers = all.filter((answer) => {
+      if ((task >= 0 && answer.task !== task) || !matchesOutcome(answer)) return false;
+      const text = words.length ? textOf(answer).toLowerCase() : "";
       return words.every((word) => text.includes(word));
     });
-    browse(at("list"), at("answer"), at("matches"), found, line, show);
+    browse(at("list"), at("answer"), at("matches"), answers, line, show);
   }
   fill(at("of-task"), ["all tasks", ...data.tasks]);
   fill(at("outcome"), outcomes.map(([name]) => name));

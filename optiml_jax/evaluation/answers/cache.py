@@ -1,8 +1,8 @@
-"""Answers that outlive the process that gave them: `answers.jsonl` in OUTPUT_DIR.
+"""The answer cache of an evaluation: `answers.jsonl` in OUTPUT_DIR.
 
-An answer belongs to what was asked, not to a ledger: it is found again by the text, the candidates and the limits of a
-prompt. So an evaluation that was killed goes on, and one that asks more, or scores the same answers by another metric,
-asks only what is new. The first line says which weights, code and settings gave them; others begin a new file.
+An answer is keyed by what the model was asked (text, candidates and limits of the prompt), not by a ledger. An
+interrupted evaluation therefore resumes, and one with more prompts or another metric only answers what is new. The
+first line records the weights, code and settings that produced the answers; others start a new file.
 """
 
 import hashlib
@@ -15,75 +15,75 @@ from typing import Any
 from optiml_jax.evaluation.prompts.ledger import Prompt
 
 FORMAT = 2
-ASKED = ("prompt", "candidates", "separator", "stop", "max_new_tokens", "given", "demonstration_spans")
+KEY_FIELDS = ("prompt", "candidates", "separator", "stop", "max_new_tokens", "given", "demonstration_spans")
 
 Answer = dict[str, Any]  # the arguments of `samples.score_sample` after the prompt
 
 
 def key(prompt: Prompt) -> str:
-    """The same for two prompts exactly if a model is asked the same."""
-    asked = json.dumps([getattr(prompt, field) for field in ASKED])
-    return hashlib.sha256(asked.encode()).hexdigest()
+    """A hash that is equal for two prompts exactly if they ask a model the same."""
+    values = json.dumps([getattr(prompt, field) for field in KEY_FIELDS])
+    return hashlib.sha256(values.encode()).hexdigest()
 
 
 class AnswerStore:
-    """The answers of one set of weights.
+    """The answers of one model with one set of settings.
 
     Attributes:
-      answers: by the key of their prompts.
-      message: one line on what was found, for the log; empty for a fresh start.
+      answers: by the keys of their prompts.
+      message: one line about existing answers, for the log; empty for a new file.
     """
 
     def __init__(self, output_dir: str | Path, keys: Sequence[str], settings: Mapping[str, Any]):
-        """Opens or begins the file.
+        """Opens or creates the file.
 
         Args:
           keys: of the prompts of this evaluation, for the message.
-          settings: JSON values that decide answers: identity of the weights, tokenizer, leading `</s>`, new tokens,
-            code version. Batch size and device count do not belong here: they may change from run to run.
+          settings: JSON values that determine answers: identity of the weights, tokenizer, leading `</s>`, new tokens,
+            code version. Batch size and device count do not belong here, because they may change when resuming.
         """
         self._path = Path(output_dir) / "answers.jsonl"
         self._header = json.loads(json.dumps({"format": FORMAT, "settings": dict(settings)}))
         self.answers: dict[str, Answer] = {}
         self.message = ""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if not self._go_on(keys):
+        if not self._resume(keys):
             self._path.write_text(json.dumps(self._header, sort_keys=True) + "\n", encoding="utf-8")
         self._file = self._path.open("a", encoding="utf-8", newline="\n")
 
-    def _go_on(self, keys: Sequence[str]) -> bool:
-        """Reads what an earlier run left and cuts off a torn end; False if there is nothing to go on with."""
+    def _resume(self, keys: Sequence[str]) -> bool:
+        """Reads existing answers and cuts off an incomplete last line; returns False if there are none to use."""
         if not self._path.exists():
             return False
         lines = self._path.read_bytes().splitlines(keepends=True)
         header = _parse(lines[0]) if lines else None
         if header != self._header:
             reason = _difference(header, self._header)
-            self.message = f"{self._path}: left by an evaluation with {reason}; starting anew"
+            self.message = f"{self._path}: left by an evaluation with {reason}; starting over"
             return False
-        whole = len(lines[0])
+        size = len(lines[0])
         for line in lines[1:]:
             if (group := _parse(line)) is None:
                 break
             self.answers |= group
-            whole += len(line)
-        os.truncate(self._path, whole)
-        known = sum(key in self.answers for key in keys)
-        self.message = f"{self._path}: going on after {known:,} of {len(keys):,} prompts"
+            size += len(line)
+        os.truncate(self._path, size)
+        done = sum(key in self.answers for key in keys)
+        self.message = f"{self._path}: resuming after {done:,} of {len(keys):,} prompts"
         return True
 
     def write(self, group: Mapping[str, Answer]) -> None:
-        """Adds the answers of a group; all of them, or none, survive the end of this process.
+        """Adds the answers of a group, atomically: a killed process leaves all of them or none.
 
-        A group is one line: what is asked next does not depend on where inside a group a run was killed.
+        A group is one line, so that the prompts answered together do not depend on where a run was killed.
         """
         line = json.dumps(group)
         self._file.write(line + "\n")
         self._file.flush()
-        self.answers |= json.loads(line)  # what a later run would read: resumed or not, the same values
+        self.answers |= json.loads(line)  # as a resumed run would read them, so that values are equal
 
     def close(self) -> None:
-        """Closes the file; a later run goes on from it."""
+        """Closes the file; a later run can resume from it."""
         self._file.close()
 
     def __enter__(self) -> "AnswerStore":
@@ -94,7 +94,7 @@ class AnswerStore:
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """A whole line's object, None for a torn or foreign one."""
+    """Parses a complete line; None if it is incomplete or not an object."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -104,8 +104,9 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _difference(found: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
-    if found is None or found.get("format") != wanted["format"] or not isinstance(found.get("settings"), dict):
+def _difference(actual: dict[str, Any] | None, expected: dict[str, Any]) -> str:
+    """Describes how the header of a file differs from the expected one."""
+    if actual is None or actual.get("format") != expected["format"] or not isinstance(actual.get("settings"), dict):
         return "an unreadable header"
-    names = sorted(found["settings"].keys() | wanted["settings"].keys())
-    return "other " + ", ".join(n for n in names if found["settings"].get(n) != wanted["settings"].get(n))
+    names = sorted(actual["settings"].keys() | expected["settings"].keys())
+    return "other " + ", ".join(n for n in names if actual["settings"].get(n) != expected["settings"].get(n))

@@ -1,9 +1,8 @@
-"""What candidates are ranked by: the sum of their log-probabilities (paper 4.1), or that put right for their length.
+"""Candidate scores: summed log-probability (paper 4.1), optionally normalized by length or by unconditional likelihood.
 
-Longer candidates have smaller sums, and frequent ones larger. What others do about it, by name: `per_token`;
-`per_byte`, of the candidate without what joins it to the prompt (`acc_bytes` of lm-evaluation-harness);
-`unconditional`, the sum less that of the candidate after nothing but `</s>` (Brown et al. 2020, section 2.4, in
-logarithms; `acc_mutual_info`).
+Sums favour short and frequent candidates. Normalizations, by name: `per_token`; `per_byte`, of the candidate without
+the separator that joins it to the prompt (`acc_bytes` of lm-evaluation-harness); `unconditional`, the sum minus that of
+the candidate after nothing but `</s>` (Brown et al. 2020, section 2.4, in logarithms; `acc_mutual_info`).
 """
 
 from collections.abc import Sequence
@@ -13,20 +12,26 @@ from optiml_jax.inference.model import Ranked
 RANKED_BY = ("sum", "per_token", "per_byte", "unconditional")
 
 
-def put_right(name: str, ranked: Sequence[Ranked], scored: Sequence[Sequence[str]], alone: Sequence[Ranked]) -> list:
-    """The scores of each prompt's candidates.
+def normalize(
+    name: str, ranked: Sequence[Ranked], scored_texts: Sequence[Sequence[str]], unconditional: Sequence[Ranked]
+) -> list[list[float]]:
+    """Returns the normalized scores of each prompt's candidates.
 
     Args:
-      scored: of each candidate, the text that has a score, without what joins it to the prompt.
-      alone: for `unconditional`, the same candidates after nothing.
+      name: of the normalization, in `RANKED_BY`.
+      scored_texts: the scored text of each candidate, without the separator that joins it to the prompt.
+      unconditional: for `unconditional`, the same candidates after an empty prompt.
     """
-    sums = [of.scores for of in ranked]
+    sums = [prompt.scores for prompt in ranked]
     if name == "sum":
         return sums
     if name == "unconditional":
-        return [[a - b for a, b in zip(one, other.scores, strict=True)] for one, other in zip(sums, alone, strict=True)]
+        baselines = [prompt.scores for prompt in unconditional]
+        return [
+            [a - b for a, b in zip(scores, base, strict=True)] for scores, base in zip(sums, baselines, strict=True)
+        ]
     if name == "per_token":
-        lengths = [list(map(len, of.tokens)) for of in ranked]
+        lengths = [list(map(len, prompt.tokens)) for prompt in ranked]
     else:
-        lengths = [[len(text.encode()) for text in texts] for texts in scored]
-    return [[a / n for a, n in zip(one, counts, strict=True)] for one, counts in zip(sums, lengths, strict=True)]
+        lengths = [[len(text.encode()) for text in texts] for texts in scored_texts]
+    return [[a / n for a, n in zip(scores, counts, strict=True)] for scores, counts in zip(sums, lengths, strict=True)]

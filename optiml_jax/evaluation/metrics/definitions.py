@@ -1,8 +1,8 @@
-"""Metrics of one prediction against its references: floats in [0, 1], the maximum over the references.
+"""Metrics of a prediction against its references: floats in [0, 1], the maximum over the references.
 
-Accuracy belongs to rank classification, exact match and ROUGE-L to generated text (paper section 4.1). A task's score
-is the mean over its predictions, but for macro-F1, which needs them together. Nothing here is multiplied by 100: tables
-that print per cent do so when they print.
+Accuracy belongs to rank classification, exact match and ROUGE-L to generated text (paper section 4.1). The score of a
+task is the mean over its predictions, except for macro-F1, which is computed from all of them. Scores are fractions;
+tables convert them to per cent.
 """
 
 import collections
@@ -32,27 +32,27 @@ def _all(references: References) -> Sequence[str]:
 
 
 def accuracy(prediction: str, references: References) -> float:
-    """1.0 if the prediction is one of the references, surrounding white space aside; case and punctuation count."""
+    """1.0 if the prediction is one of the references, ignoring surrounding white space; case and punctuation count."""
     return float(prediction.strip() in {reference.strip() for reference in _all(references)})
 
 
 def _super_ni(text: str) -> str:
-    """Super-NaturalInstructions' evaluation: lower case, no ASCII punctuation, single spaces. Articles stay."""
+    """Super-NaturalInstructions' normalization: lower case, no ASCII punctuation, single spaces; articles remain."""
     return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
 
 
 def _squad(text: str) -> str:
-    """SQuAD's evaluation: as `_super_ni`, and a, an and the go."""
+    """SQuAD's normalization: as `_super_ni`, without the articles a, an and the."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
 def _bbh(text: str) -> str:
-    """BIG-Bench Hard's answer: what follows the last "answer is", without white space around and one final full stop.
+    """BIG-Bench Hard's answer: the text after the last "answer is", stripped, without one final full stop.
 
-    Without "answer is" (direct prompting) the whole text, stripped.
+    Without "answer is" (direct prompting), the whole text, stripped.
     """
-    _, found, answer = text.rpartition("answer is")
-    return answer.strip().removesuffix(".") if found else text.strip()
+    _, marker, answer = text.rpartition("answer is")
+    return answer.strip().removesuffix(".") if marker else text.strip()
 
 
 # name -> (normalization of predictions, of references)
@@ -60,7 +60,7 @@ _NORMALIZATIONS: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = 
     "none": (str, str),
     "super_ni": (_super_ni, _super_ni),
     "squad": (_squad, _squad),
-    "bbh": (_bbh, str.strip),  # the official targets are answers already
+    "bbh": (_bbh, str.strip),  # the official targets are bare answers
 }
 
 
@@ -71,10 +71,10 @@ def exact_match(prediction: str, references: References, *, normalization: str =
       normalization: "none" (verbatim), "super_ni", "squad" or "bbh".
 
     Raises:
-      UserError: an unknown normalization.
+      UserError: the normalization is unknown.
     """
-    of_prediction, of_reference = _normalization(normalization)
-    return float(of_prediction(prediction) in map(of_reference, _all(references)))
+    normalize_prediction, normalize_reference = _normalization(normalization)
+    return float(normalize_prediction(prediction) in map(normalize_reference, _all(references)))
 
 
 def _normalization(name: str) -> tuple[Callable[[str], str], Callable[[str], str]]:
@@ -92,71 +92,72 @@ def rouge_l(
     unscorable_exact: bool = False,
     tokenize: rouge.Tokenize | None = None,
 ) -> float:
-    """ROUGE-L F1, the value of `rouge-score` 0.1.2 to the last bit.
+    """ROUGE-L F1, equal to `rouge-score` 0.1.2 to the last bit.
 
     Args:
-      stem: Porter's stemmer over words of more than three letters, as Super-NaturalInstructions reports.
-      unscorable_exact: rouge-score knows only ASCII letters and digits and gives 0 even to equal texts without any
-        ("+", most non-Latin scripts). True scores a pair of such texts by exact match (surrounding white space aside).
-        False, the default, keeps rouge-score's 0.
-      tokenize: another tokenizer (Super-NI's cross-lingual track uses GPT-2's pieces); `stem` then does nothing.
+      stem: applies Porter's stemmer to words of more than three letters, as Super-NaturalInstructions does.
+      unscorable_exact: rouge-score only sees ASCII letters and digits and gives 0 even to equal texts without any
+        ("+", most non-Latin scripts). True scores a pair of such texts by exact match, ignoring surrounding white
+        space; False, the default, keeps rouge-score's 0.
+      tokenize: another tokenizer (Super-NI's cross-lingual track uses GPT-2's tokens); `stem` is then ignored.
     """
     tokenize = tokenize or rouge.tokenizer(stem)
     predicted = tokenize(prediction)
     best = 0.0
     for reference in _all(references):
-        wanted = tokenize(reference)
-        if unscorable_exact and not predicted and not wanted:
+        reference_words = tokenize(reference)
+        if unscorable_exact and not predicted and not reference_words:
             score = float(prediction.strip() == reference.strip())
         else:
-            score = rouge.lcs_f1(predicted, wanted)
+            score = rouge.lcs_f1(predicted, reference_words)
         best = max(best, score)
     return best
 
 
 def token_f1(prediction: str, references: References, *, normalization: str = "squad") -> float:
-    """F1 of the words that prediction and reference share, as often as both have them (SQuAD's `f1_score`).
+    """F1 of the words that prediction and reference share, counted with multiplicity (SQuAD's `f1_score`).
 
-    Two texts without words are equal (SQuAD 2.0's rule for questions without an answer), one without is wrong.
+    Two texts without words are equal (SQuAD 2.0's rule for questions without an answer); if only one has none, F1 is 0.
 
     Args:
       normalization: as `exact_match`.
     """
-    of_prediction, of_reference = _normalization(normalization)
-    predicted = of_prediction(prediction).split()
-    return max(_bag_f1(predicted, of_reference(reference).split()) for reference in _all(references))
+    normalize_prediction, normalize_reference = _normalization(normalization)
+    predicted = normalize_prediction(prediction).split()
+    return max(_bag_f1(predicted, normalize_reference(reference).split()) for reference in _all(references))
 
 
-def _bag_f1(predicted: Sequence[str], wanted: Sequence[str]) -> float:
-    if not predicted or not wanted:
-        return float(predicted == wanted)
-    shared = sum((collections.Counter(predicted) & collections.Counter(wanted)).values())
+def _bag_f1(predicted: Sequence[str], expected: Sequence[str]) -> float:
+    if not predicted or not expected:
+        return float(predicted == expected)
+    shared = sum((collections.Counter(predicted) & collections.Counter(expected)).values())
     if not shared:
         return 0.0
-    precision, recall = shared / len(predicted), shared / len(wanted)
+    precision, recall = shared / len(predicted), shared / len(expected)
     return 2 * precision * recall / (precision + recall)
 
 
 def macro_f1(predictions: Sequence[str], references: Sequence[References]) -> float:
-    """Mean of the F1 of every label that is predicted or wanted (RAFT; scikit-learn's `f1_score(average="macro")`).
+    """Mean F1 over all labels that are predicted or expected (RAFT; scikit-learn's `f1_score(average="macro")`).
 
-    Where several references are right, the prediction if it is one of them, else the first, is the wanted label.
+    With several references, the expected label is the prediction if it is one of them, else the first reference.
     """
-    wanted = []
-    for prediction, right in zip(predictions, references, strict=True):
-        labels = [label.strip() for label in _all(right)]
-        wanted.append(prediction.strip() if prediction.strip() in labels else labels[0])
-    pairs = collections.Counter(zip((prediction.strip() for prediction in predictions), wanted))
-    of_prediction, of_wanted = collections.Counter(), collections.Counter()
+    expected = []
+    for prediction, accepted in zip(predictions, references, strict=True):
+        labels = [label.strip() for label in _all(accepted)]
+        expected.append(prediction.strip() if prediction.strip() in labels else labels[0])
+    pairs = collections.Counter(zip((prediction.strip() for prediction in predictions), expected))
+    predicted_counts, expected_counts = collections.Counter(), collections.Counter()
     for (prediction, label), count in pairs.items():
-        of_prediction[prediction] += count
-        of_wanted[label] += count
-    labels = of_prediction.keys() | of_wanted.keys()
-    found = [2 * pairs[label, label] / (of_prediction[label] + of_wanted[label]) for label in labels]
-    return math.fsum(found) / len(found)
+        predicted_counts[prediction] += count
+        expected_counts[label] += count
+    labels = predicted_counts.keys() | expected_counts.keys()
+    scores = [2 * pairs[label, label] / (predicted_counts[label] + expected_counts[label]) for label in labels]
+    return math.fsum(scores) / len(scores)
 
 
-# Of one prediction. A name in `TOGETHER` has its score from all predictions of a task, and here what one of them is.
+# Scores of one prediction. A metric in `OVER_TASK` is computed from all predictions of a task; here it has the score of
+# a single one.
 METRICS: dict[str, Callable[..., float]] = {
     "accuracy": accuracy,
     "exact_match": exact_match,
@@ -164,7 +165,7 @@ METRICS: dict[str, Callable[..., float]] = {
     "token_f1": token_f1,
     "macro_f1": accuracy,
 }
-TOGETHER: dict[str, Callable[[Sequence[str], Sequence[References]], float]] = {"macro_f1": macro_f1}
+OVER_TASK: dict[str, Callable[[Sequence[str], Sequence[References]], float]] = {"macro_f1": macro_f1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,10 +180,10 @@ class Metric:
 
     @classmethod
     def parse(cls, value: Any) -> "Metric":
-        """From a name, or a JSON object of a name and parameters.
+        """Parses a name, or a JSON object with a name and parameters.
 
         Raises:
-          UserError: an unknown name or parameter (names the nearest), or a parameter's value that cannot be.
+          UserError: the name or a parameter is unknown (the message suggests the nearest), or a value is invalid.
         """
         fields = {"name": value} if isinstance(value, str) else value
         if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
@@ -202,14 +203,14 @@ class Metric:
         return METRICS[self.name](prediction, references, **dict(self.parameters))
 
     def over(self, predictions: Sequence[str], references: Sequence[References]) -> float:
-        """The score of several predictions: the mean of theirs, or what the metric makes of them together."""
-        if self.name in TOGETHER:
-            return TOGETHER[self.name](predictions, references)
-        scores = [self(prediction, right) for prediction, right in zip(predictions, references, strict=True)]
+        """The score of several predictions: the mean of their scores, or the metric computed from all of them."""
+        if self.name in OVER_TASK:
+            return OVER_TASK[self.name](predictions, references)
+        scores = [self(prediction, accepted) for prediction, accepted in zip(predictions, references, strict=True)]
         return math.fsum(scores) / len(scores)
 
     def to_json(self) -> dict[str, Any]:
-        """What `parse` takes."""
+        """Returns the value that `parse` accepts."""
         return {"name": self.name, **dict(self.parameters)}
 
     def __str__(self) -> str:
@@ -217,11 +218,11 @@ class Metric:
         return f"{self.name} ({values})" if values else self.name
 
 
-@functools.cache  # a ledger names its few metrics in every line
+@functools.cache  # a ledger repeats its few metrics on every line
 def _check_parameters(metric: Metric) -> None:
-    """Whether the metric has these parameters, by its signature and by a trial."""
-    known = list(inspect.signature(METRICS[metric.name]).parameters)[2:]
+    """Checks the metric's parameters against its signature, and by a trial call."""
+    names = list(inspect.signature(METRICS[metric.name]).parameters)[2:]
     for key, _ in metric.parameters:
-        if key not in known:
-            raise UserError(f"metric {metric.name} has no parameter {key!r}{nearest(key, known)}")
+        if key not in names:
+            raise UserError(f"metric {metric.name} has no parameter {key!r}{nearest(key, names)}")
     metric("a", ("a",))

@@ -1,9 +1,10 @@
-"""Porter's stemmer as NLTK runs it by default (and so rouge-score), several times faster.
+"""Porter's stemmer in NLTK's default variant, which rouge-score uses, several times faster.
 
 M. F. Porter, "An algorithm for suffix stripping", 1980, with NLTK's extensions: irregular forms, "ies"/"ied" of short
-words, y -> i only after a consonant, "alli" before the rest of step 2, "fulli" and "logi". A test holds it to NLTK's.
+words, y -> i only after a consonant, "alli" before the rest of step 2, "fulli" and "logi". A test compares it with
+NLTK.
 
-It is fast because one `str.translate` classifies the letters and because rules are found by a word's last two letters.
+It is fast because one `str.translate` classifies the letters, and because rules are looked up by a word's last two.
 """
 
 from collections import defaultdict

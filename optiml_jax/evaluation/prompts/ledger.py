@@ -1,8 +1,8 @@
-"""The prompt ledger, format 2: JSON lines, one evaluation prompt each. The benchmark half writes it through this file.
+"""The prompt ledger, format 2: JSON lines, one evaluation prompt each, written by the benchmark half of the project.
 
-A ledger says everything an evaluation needs to know about a prompt, so that the engine never knows a benchmark:
-the text, the candidates or none, the references, the metric, and where the score counts (category, level, shots).
-Beside `<suite>.jsonl` lies `<suite>.about.json`: its checksum and what its writer says of it, such as the coverage.
+A ledger contains all that an evaluation needs, so that the engine knows no benchmark: text, candidates, references,
+metric, and where the score counts (category, level, shots). `<suite>.about.json` beside `<suite>.jsonl` holds its
+checksum and metadata of its writer, such as the coverage.
 """
 
 import dataclasses
@@ -22,31 +22,31 @@ from optiml_jax.evaluation.metrics import Metric
 
 FORMAT = 2
 LEVELS = ("fully_held_out", "held_out_task", "held_out_instances")  # paper section 2.3, hardest first
-OF_A_TASK = ("metric", "level", "category", "benchmark", "group")  # the same in all prompts of a task
+TASK_FIELDS = ("metric", "level", "category", "benchmark", "group")  # equal in all prompts of a task
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """One evaluation prompt. Candidates and references are bare texts; `prompt` ends with its delimiter.
+    """An evaluation prompt. Candidates and references are plain texts; `prompt` ends with its delimiter.
 
     Attributes:
-      suite, benchmark, task, template, example_id, shots, seed: what it is addressed by.
-      level: one of `LEVELS`, or None: it counts for its category alone.
-      candidates: None where the answer is generated; otherwise the model ranks them and one of them is a reference.
-      demonstration_ids: of the examples shown before it.
-      group: what the task is a part of (57 subjects: "mmlu") or is known as in several benchmarks: parts are averaged
-        before the category. None: it stands alone.
-      separator: between prompt and answer; one space, unless the prompt ends in white space itself.
-      stop: texts that end a generated answer and do not belong to it.
-      max_new_tokens: of a generated answer; None: as many as the evaluation allows.
-      given: of each candidate, how many characters at its start are told and not scored: "the trophy" of "the trophy is
-        too large.", so that what is compared is how well the rest follows (the partial scoring of Winograd schemas of
-        Brown et al. 2020, Figure G.13). Empty: all of a candidate is scored.
-      part_of: where several prompts ask one question, its name in the task: it counts once, and as right when all are
-        (MultiRC, Brown et al. 2020, Figure G.15).
-      contaminated: whether it shares a 13-gram with what is trained on (`tools/find_overlap.py`); None: not known.
-      demonstration_spans: [start, end] of each demonstration in `prompt`, from the left. What is too long for the model
-        loses them one by one before it loses anything else.
+      suite, benchmark, task, template, example_id, shots, seed: the address of the prompt.
+      level: one of `LEVELS`, or None: the task counts only for its category.
+      candidates: ranked by the model, at least one of them a reference; None where the answer is generated.
+      demonstration_ids: of the examples shown before the prompt.
+      group: tasks of one group are averaged before their category: parts of a task (57 subjects: "mmlu"), or the same
+        task in several benchmarks. None: the task stands alone.
+      separator: between prompt and answer; one space, unless the prompt ends in white space.
+      stop: texts that end a generated answer and are excluded from it.
+      max_new_tokens: of a generated answer; None: the evaluation's limit.
+      given: length in characters of each candidate's given prefix, which is read but not scored: "the trophy" of "the
+        trophy is too large.", so that candidates are compared by their common rest (partial scoring of Winograd
+        schemas, Brown et al. 2020, Figure G.13). Empty: candidates are scored whole.
+      part_of: where several prompts make up one question, its name in the task. The question counts once, and as
+        correct when all its parts are (MultiRC, Brown et al. 2020, Figure G.15).
+      contaminated: whether the prompt shares a 13-gram with the training data (`tools/find_overlap.py`); None: unknown.
+      demonstration_spans: [start, end] of each demonstration in `prompt`, from the left. A prompt too long for the
+        model loses demonstrations one by one before anything else.
     """
 
     suite: str
@@ -74,16 +74,16 @@ class Prompt:
 
     @functools.cached_property
     def id(self) -> str:
-        """Its address: suite/task/template/example/shots/seed."""
+        """Address of the prompt: suite/task/template/example/shots/seed."""
         return "/".join(map(str, (self.suite, self.task, self.template, self.example_id, self.shots, self.seed)))
 
     @classmethod
     def parse(cls, text: str) -> "Prompt":
-        """One line of a ledger. The errors do not name the file and line; the caller does.
+        """Parses one line of a ledger. Errors do not name the file and line; the caller adds them.
 
         Raises:
-          DataError: malformed JSON, another format, missing, unknown or wrong fields, an unknown metric, no references,
-            no candidates or none that is a reference.
+          DataError: the JSON is malformed or has another format; fields are missing, unknown or invalid; the metric is
+            unknown; there are no references, no candidates, or no candidate that is a reference.
         """
         try:
             line = json.loads(text)
@@ -92,8 +92,8 @@ class Prompt:
         if not isinstance(line, dict):
             raise DataError("not a JSON object")
         if line.pop("format", None) != FORMAT:
-            way_out = "write it again with python -m tools.cache_tasks --suite=NAME"
-            raise DataError(f"not a line of ledger format {FORMAT}, which this version reads; {way_out}")
+            remedy = "write it again with python -m tools.cache_tasks --suite=NAME"
+            raise DataError(f"not a line of ledger format {FORMAT}, which this version reads; {remedy}")
         fields = {field.name: field for field in dataclasses.fields(cls)}
         required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
         if missing := sorted(required - line.keys()):
@@ -108,12 +108,12 @@ class Prompt:
         if prompt.candidates is not None and not prompt.candidates:
             raise DataError(f"prompt {prompt.id}: empty candidate list; null means that the answer is generated")
         if prompt.candidates is not None and not set(prompt.candidates) & set(prompt.references):
-            raise DataError(f"prompt {prompt.id}: no candidate is a reference, so no answer can be right")
+            raise DataError(f"prompt {prompt.id}: no candidate is a reference, so no answer can be correct")
         if prompt.given:
-            told = list(zip(prompt.given, prompt.candidates or ()))
-            if len(prompt.candidates or ()) != len(prompt.given) or any(count >= len(text) for count, text in told):
+            prefixes = list(zip(prompt.given, prompt.candidates or ()))
+            if len(prompt.candidates or ()) != len(prompt.given) or any(count >= len(text) for count, text in prefixes):
                 raise DataError(
-                    f"prompt {prompt.id}: given must be one number a candidate, and leave some of it to score"
+                    f"prompt {prompt.id}: given must be one number per candidate, each less than the candidate's length"
                 )
         ends = [0, *itertools.chain.from_iterable(prompt.demonstration_spans), len(prompt.prompt)]
         if ends != sorted(ends):
@@ -122,17 +122,17 @@ class Prompt:
 
     def without(self, count: int) -> str:
         """The text without its first `count` demonstrations."""
-        gone = self.demonstration_spans[:count]
-        return self.prompt[: gone[0][0]] + self.prompt[gone[-1][1] :] if gone else self.prompt
+        removed = self.demonstration_spans[:count]
+        return self.prompt[: removed[0][0]] + self.prompt[removed[-1][1] :] if removed else self.prompt
 
     def line(self) -> str:
-        """As it stands in a ledger, with its line break."""
+        """The prompt as a line of a ledger, with its line break."""
         fields = {name: value for name, value in vars(self).items() if name != "id"}  # the property's cache
         return json.dumps({"format": FORMAT, **fields, "metric": self.metric.to_json()}, ensure_ascii=False) + "\n"
 
 
 def _value(name: str, value: Any, kind: Any) -> Any:
-    """A field's value as the dataclass holds it; `kind` is its annotation."""
+    """Validates a field's value and converts it for the dataclass; `kind` is the field's annotation."""
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if value is None and types.NoneType in kinds:
         return None
@@ -170,32 +170,32 @@ def _value(name: str, value: Any, kind: Any) -> Any:
 
 
 def ledger_file(path: str | Path) -> Path:
-    """The ledger itself: `path`, or the only .jsonl file of the directory `path`.
+    """Returns the ledger: `path`, or the only .jsonl file of the directory `path`.
 
     Raises:
-      DataError: nothing there, or several ledgers to choose from.
+      DataError: there is no ledger, or several to choose from.
     """
     path = Path(path)
     if path.is_dir():
-        found = sorted(path.glob("*.jsonl"))
-        if len(found) != 1:
-            what = f"holds {', '.join(file.name for file in found)}: name one" if found else "holds no .jsonl ledger"
-            raise DataError(f"{path}: {what}")
-        return found[0]
+        files = sorted(path.glob("*.jsonl"))
+        if len(files) != 1:
+            names = ", ".join(file.name for file in files)
+            raise DataError(f"{path}: {f'holds {names}: choose one' if files else 'holds no .jsonl ledger'}")
+        return files[0]
     if not path.is_file():
         raise DataError(f"{path}: no such ledger; tools.cache_tasks writes one to CACHE_DIR/ledgers")
     return path
 
 
 def read_ledger(path: str | Path) -> list[Prompt]:
-    """The prompts of a ledger, in file order.
+    """Reads the prompts of a ledger, in file order.
 
     Args:
-      path: the .jsonl file, or a directory that holds exactly one.
+      path: the .jsonl file, or a directory that contains exactly one.
 
     Raises:
-      DataError: one line, `file:line: what is wrong`: what `Prompt.parse` refuses, an id seen before, prompts of one
-        task that disagree on what is said of the task. Or the file is not what was written (`about_file`).
+      DataError: as `file:line: reason`: a line that `Prompt.parse` refuses, a duplicate id, or prompts of one task that
+        disagree about the task. Or the file does not match its checksum (`about_file`).
     """
     file = ledger_file(path)
     prompts, seen, tasks, digest = [], {}, {}, hashlib.sha256()
@@ -207,7 +207,7 @@ def read_ledger(path: str | Path) -> list[Prompt]:
             try:
                 prompt = Prompt.parse(raw.decode("utf-8"))
                 if prompt.id in seen:
-                    raise DataError(f"prompt {prompt.id} stands in line {seen[prompt.id]} already")
+                    raise DataError(f"prompt {prompt.id} is already in line {seen[prompt.id]}")
                 _check_agreement(prompt, tasks.setdefault(prompt.task, prompt), seen)
             except UnicodeDecodeError:
                 raise DataError(f"{file}:{number}: not UTF-8") from None
@@ -218,60 +218,61 @@ def read_ledger(path: str | Path) -> list[Prompt]:
     if not prompts:
         raise DataError(f"{file}: the ledger is empty")
     if about(file).get("sha256") not in (None, digest.hexdigest()):
-        way_out = f"cache again, or remove {about_file(file)} if it was changed on purpose"
-        raise DataError(f"{file}: not as it was written; {way_out}")
+        remedy = f"cache again, or remove {about_file(file)} if it was changed on purpose"
+        raise DataError(f"{file}: its checksum differs; {remedy}")
     return prompts
 
 
 def read_ledgers(paths: Sequence[str | Path]) -> list[Prompt]:
-    """The prompts of several suites, one after the other.
+    """Reads the prompts of several suites.
 
     Raises:
-      DataError: as `read_ledger`; or a task stands in two of them, whose scores would be mixed.
+      DataError: as `read_ledger`; or two ledgers contain the same task, whose scores would be mixed.
     """
     prompts, files = [], {}
     for path in paths:
         for prompt in read_ledger(path):
             if (other := files.setdefault(prompt.task, path)) != path:
-                raise DataError(f"{path}: task {prompt.task} stands in {other} too; evaluate the two apart")
+                raise DataError(f"{path}: task {prompt.task} is in {other} too; evaluate them separately")
             prompts.append(prompt)
     return prompts
 
 
 def _check_agreement(prompt: Prompt, first: Prompt, lines: Mapping[str, int]) -> None:
-    """Whether a prompt says of its task what the task's first one said: a mean over two metrics means nothing."""
-    for field in OF_A_TASK:
-        here, there = getattr(prompt, field), getattr(first, field)
-        if here != there:
-            raise DataError(f"task {prompt.task} has {field} {here} here and {there} in line {lines[first.id]}")
+    """Checks that a prompt describes its task as the task's first prompt does: a mean over two metrics means
+    nothing."""
+    for field in TASK_FIELDS:
+        value, expected = getattr(prompt, field), getattr(first, field)
+        if value != expected:
+            raise DataError(f"task {prompt.task} has {field} {value} here and {expected} in line {lines[first.id]}")
 
 
 def about_file(ledger: Path) -> Path:
-    """What its writer says of a ledger. One written by hand may go without."""
+    """Path of a ledger's metadata. Hand-written ledgers may have none."""
     return ledger.with_name(f"{ledger.stem}.about.json")
 
 
 def about(path: str | Path) -> dict[str, Any]:
-    """The contents of `about_file`; nothing where there is none.
+    """Reads the metadata of a ledger; empty if there are none.
 
     Raises:
-      DataError: it cannot be read.
+      DataError: the file cannot be parsed.
     """
-    beside = about_file(ledger_file(path))
+    file = about_file(ledger_file(path))
     try:
-        return dict(json.loads(beside.read_text(encoding="utf-8"))) if beside.exists() else {}
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
     except (ValueError, TypeError) as error:
-        raise DataError(f"{beside}: damaged ({error}); cache again") from None
+        raise DataError(f"{file}: damaged ({error}); cache again") from None
 
 
-def write_ledger(path: str | Path, prompts: Iterable[Prompt], says: Mapping[str, Any]) -> int:
-    """Writes a ledger and what is said of it.
+def write_ledger(path: str | Path, prompts: Iterable[Prompt], metadata: Mapping[str, Any]) -> int:
+    """Writes a ledger and its metadata.
 
     Args:
-      says: JSON values beside the checksum, such as "coverage" (`data.manifest.Coverage`).
+      metadata: JSON values beside the checksum, such as "coverage" (`data.manifest.Coverage`).
 
     Returns:
-      How many prompts there are.
+      Number of prompts.
     """
     path, digest, count = Path(path), hashlib.sha256(), 0
     about_file(path).unlink(missing_ok=True)
@@ -281,5 +282,5 @@ def write_ledger(path: str | Path, prompts: Iterable[Prompt], says: Mapping[str,
             line = prompt.line().encode()
             digest.update(line)
             file.write(line)
-    write_atomically(about_file(path), json.dumps({"sha256": digest.hexdigest(), **says}, indent=1) + "\n")
+    write_atomically(about_file(path), json.dumps({"sha256": digest.hexdigest(), **metadata}, indent=1) + "\n")
     return count

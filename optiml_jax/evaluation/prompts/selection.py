@@ -1,4 +1,4 @@
-"""What an evaluation asks: which ledgers, and which of their prompts."""
+"""Selection of ledgers and prompts for an evaluation."""
 
 import hashlib
 import heapq
@@ -11,42 +11,44 @@ from optiml_jax.evaluation.prompts.ledger import Prompt
 
 
 def ledgers(ledger: str | None, suite: str | None, mixture: str | None, cache_dir: str) -> list[str]:
-    """The files: `ledger` itself, or those of `suite` (several with commas between them), else of `mixture`.
+    """Paths of the ledgers: `ledger` itself, or those of `suite` (several, separated by commas), else of `mixture`.
 
     Raises:
-      UserError: none is named, or both a ledger and a suite.
+      UserError: none is given, or both a ledger and a suite.
     """
     if ledger is not None and suite is not None:
-        raise UserError(f"SUITE={suite} and LEDGER={ledger} both say what is asked; give one of them")
+        raise UserError(f"SUITE={suite} and LEDGER={ledger} both select prompts; give one of them")
     if ledger is None and suite is None and mixture is None:
-        raise UserError("LEDGER is not set; name one with --gin.LEDGER=\"'cache/ledgers/samples.jsonl'\", or a SUITE")
+        raise UserError("LEDGER is not set; give one with --gin.LEDGER=\"'cache/ledgers/samples.jsonl'\", or a SUITE")
     suites = [name.strip() for name in (suite or mixture or "").split(",")]
     return [ledger] if ledger is not None else [str(ledger_path(cache_dir, name)) for name in suites]
 
 
-def chosen(prompts: Sequence[Prompt], shots: int | Sequence[int] | None, limit: int) -> list[Prompt]:
-    """A part of a ledger. A larger `limit` asks what a smaller one asks, and more; all parts of a question, or none.
+def select(prompts: Sequence[Prompt], shots: int | Sequence[int] | None, limit: int) -> list[Prompt]:
+    """Selects prompts by their number of demonstrations, and up to `limit` questions per task and number (0: all).
+
+    Subsets are nested in `limit`; prompts that share `part_of` are kept or dropped together.
 
     Raises:
-      UserError: no prompt has so many demonstrations.
+      UserError: no prompt has that many demonstrations.
     """
-    wanted = {shots} if isinstance(shots, int) else shots and set(shots)
-    found = [prompt for prompt in prompts if not wanted or prompt.shots in wanted]
-    if not found:
-        there = ", ".join(map(str, sorted({prompt.shots for prompt in prompts})))
-        raise UserError(f"SHOTS={shots}: the ledger has prompts of {there} demonstrations")
+    numbers = {shots} if isinstance(shots, int) else shots and set(shots)
+    selected = [prompt for prompt in prompts if not numbers or prompt.shots in numbers]
+    if not selected:
+        available = ", ".join(map(str, sorted({prompt.shots for prompt in prompts})))
+        raise UserError(f"SHOTS={shots}: the ledger has prompts with {available} demonstrations")
     if not limit:
-        return found
+        return selected
     questions: dict[tuple[str, int], set[tuple]] = defaultdict(set)
-    for prompt in found:
+    for prompt in selected:
         questions[prompt.task, prompt.shots].add(_question(prompt))
-    drawn = {of: set(heapq.nsmallest(limit, names, key=_draw)) for of, names in questions.items()}
-    return [prompt for prompt in found if _question(prompt) in drawn[prompt.task, prompt.shots]]
+    drawn = {key: set(heapq.nsmallest(limit, names, key=_hash)) for key, names in questions.items()}
+    return [prompt for prompt in selected if _question(prompt) in drawn[prompt.task, prompt.shots]]
 
 
 def _question(prompt: Prompt) -> tuple:
     return prompt.template, prompt.seed, prompt.part_of or prompt.example_id
 
 
-def _draw(question: tuple) -> bytes:
+def _hash(question: tuple) -> bytes:
     return hashlib.sha256(repr(question).encode()).digest()

@@ -1,4 +1,4 @@
-"""report.md, report.html and chain.txt of an evaluation."""
+"""Writes the report files of an evaluation."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from optiml_jax.common.files import write_atomically
 from optiml_jax.evaluation.reports.html import html
 from optiml_jax.evaluation.reports.plain_text import Context, markdown
-from optiml_jax.evaluation.scores.breakdown import chain
+from optiml_jax.evaluation.scores.breakdown import breakdown
 
 
 def write_reports(
@@ -19,8 +19,8 @@ def write_reports(
     """Writes report.md, report.html and chain.txt to `output_dir`, each atomically.
 
     Args:
-      samples: in ledger order; the HTML lets one look through them.
+      samples: in ledger order; the HTML page can browse them.
     """
     write_atomically(Path(output_dir) / "report.md", markdown(results, samples, context))
     write_atomically(Path(output_dir) / "report.html", html(results, samples, context))
-    write_atomically(Path(output_dir) / "chain.txt", chain(results))
+    write_atomically(Path(output_dir) / "chain.txt", breakdown(results))

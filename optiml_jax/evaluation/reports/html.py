@@ -1,4 +1,4 @@
-"""report.html: the tables and plots of a report, which need no script, and answers to look through, which do."""
+"""report.html: tables and plots, which work without JavaScript, and a browser of answers, which needs it."""
 
 import itertools
 from collections import defaultdict
@@ -20,10 +20,10 @@ from optiml_jax.evaluation.reports.tables import (
     short_name,
     tables,
 )
-from optiml_jax.evaluation.scores.diagnostics import labels_of, of_answer
+from optiml_jax.evaluation.scores.diagnostics import failed_checks, task_labels
 
 ASSETS = Path(__file__).with_name("report_page")
-REFERENCES, CANDIDATES = 5, 12  # shown of a prompt
+REFERENCES, CANDIDATES = 5, 12  # shown per prompt
 FLAGS = ("outside", "empty", "cut", "repeated", "prompt cut")
 
 
@@ -32,14 +32,14 @@ def html(
     samples: Sequence[Mapping[str, Any]] = (),
     context: plain_text.Context = plain_text.Context(),
 ) -> str:
-    """The text of report.html; arguments as `report_files.write_reports`."""
-    every = tables(results, samples)
-    sections = [(table.title.split()[0], _table(table)) for table in every]
+    """Renders report.html; arguments as `files.write_reports`."""
+    all_tables = tables(results, samples)
+    sections = [(table.title.split()[0], _table(table)) for table in all_tables]
     data = {"tasks": [], "samples": [], "flags": FLAGS}
     if samples:
-        data |= _browsed(results, samples)
+        data |= _answers(results, samples)
         sections.append(("Answers", _browser(len(data["samples"]), len(samples))))
-    sections.append(("Making", _making(results, context, notes(every))))
+    sections.append(("Making", _provenance(results, context, notes(all_tables))))
     title = f"Evaluation of {results['weights']}"
     body = _header(title, results, samples, context) + pages.sections(sections, _plots(results, context))
     return pages.page(title, body, data, ASSETS)
@@ -48,31 +48,31 @@ def html(
 def _header(
     title: str, results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], context: plain_text.Context
 ) -> str:
-    about = [plain_text.headline(results).removeprefix(f"{results['weights']}: "), *plain_text.scope(context, samples)]
-    if "date" in context.made:
-        about.insert(0, context.made["date"])
+    lines = [plain_text.headline(results).removeprefix(f"{results['weights']}: "), *plain_text.scope(context, samples)]
+    if "date" in context.provenance:
+        lines.insert(0, context.provenance["date"])
     figures = [(level_name(level), per_cent(entry["score"])) for level, entry in results["levels"].items()]
     if len(figures) > 1:
         figures.append(("Average of the levels", per_cent(results["average"])))
     if context.training:
         loss = f"{context.training['first_loss']:.2f} → {context.training['last_loss']:.2f}"
         figures.append(("Training loss, nats per label token", loss))
-    return pages.header(title, about, figures)
+    return pages.header(title, lines, figures)
 
 
 def _plots(results: Mapping[str, Any], context: plain_text.Context) -> str:
-    drawn = []
+    plots_ = []
     if results["levels"]:
-        drawn.append(plots.levels([(row.cells[0], row) for row in level_table(results).rows]))
+        plots_.append(plots.levels([(row.cells[0], row) for row in level_table(results).rows]))
     training = context.training or {}
     for name, label, scale in (
         ("curve", "Training loss, nats per label token, by step", 1.0),
         ("validation", "Validation: average of the levels, %, by step", 100.0),
     ):
         if len(training.get(name, ())) > 1:
-            drawn.append(plots.curve(training[name], label, scale))
+            plots_.append(plots.curve(training[name], label, scale))
     note = '<p class="dim">Bars: scores in per cent, with 95% intervals; dashed: the floor.</p>'
-    return f'<div class="plots">{"".join(f"<div>{plot}</div>" for plot in drawn)}</div>{note}' if drawn else ""
+    return f'<div class="plots">{"".join(f"<div>{plot}</div>" for plot in plots_)}</div>{note}' if plots_ else ""
 
 
 def _table(table: Table) -> str:
@@ -80,45 +80,45 @@ def _table(table: Table) -> str:
     return pages.table(table.title, table.columns, table.text_columns, rows, bars, "0 to 100", MEANING)
 
 
-def _making(results: Mapping[str, Any], context: plain_text.Context, said: Sequence[str]) -> str:
-    made, configuration = plain_text.making(results, context)
-    pairs = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in made.items())
-    meaning = "".join(f'<p class="dim">{escape(note)}</p>' for note in said)
+def _provenance(results: Mapping[str, Any], context: plain_text.Context, explanations: Sequence[str]) -> str:
+    fields, configuration = plain_text.provenance_of(results, context)
+    pairs = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in fields.items())
+    meaning = "".join(f'<p class="dim">{escape(note)}</p>' for note in explanations)
     shown = f"<h3>Configuration</h3><pre>{escape(configuration)}</pre>" if configuration else ""
     return f'<h2>How it was made</h2><dl class="facts">{pairs}</dl>{meaning}{shown}'
 
 
-def _browser(shown: int, every: int) -> str:
-    here = "All" if shown == every else f"{shown:,} of"
-    note = f"{here} {every:,} answers; samples.jsonl has all of them. Tokens of candidates are underlined by how "
-    return pages.browser(note + "unlikely they are; hold the pointer over one to read its log-probability.")
+def _browser(shown: int, total: int) -> str:
+    count = "All" if shown == total else f"{shown:,} of"
+    note = f"{count} {total:,} answers; samples.jsonl has all of them. Unlikely tokens of candidates are underlined; "
+    return pages.browser(note + "hold the pointer over a token to see its log-probability.")
 
 
-def _browsed(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Tasks and as many of their answers as a page may hold: of each task alike, wrong and right ones in turn."""
+def _answers(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Tasks and as many answers as a page holds: equally many of each task, wrong and correct ones in turn."""
     by_task = defaultdict(list)
     for sample in samples:
         by_task[sample["task"]].append(sample)
     names = sorted(by_task)
-    chosen = pages.in_turns([[_told(place, by_task[name]) for place, name in enumerate(names)]])
-    known = {name: task["benchmark"] for name, task in results["tasks"].items()}
-    return {"tasks": [short_name(name, known.get(name, "")) for name in names], "samples": chosen}
+    chosen = pages.in_turns([[_task_answers(index, by_task[name]) for index, name in enumerate(names)]])
+    benchmarks = {name: task["benchmark"] for name, task in results["tasks"].items()}
+    return {"tasks": [short_name(name, benchmarks.get(name, "")) for name in names], "samples": chosen}
 
 
-def _told(place: int, samples: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The answers of a task, in the order in which one wants to see them; the ledger's breaks ties."""
-    labels = labels_of(samples)
+def _task_answers(task_index: int, samples: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The answers of a task, wrong ones (worst first) and correct ones in turn; ties stay in ledger order."""
+    labels = task_labels(samples)
     wrong = sorted((s for s in samples if not s["correct"]), key=lambda s: -1.0 if s["score"] is None else s["score"])
     right = [sample for sample in samples if sample["correct"]]
     for sample in itertools.chain.from_iterable(itertools.zip_longest(wrong, right)):
         if sample is not None:
-            yield _answer(place, sample, labels)
+            yield _answer(task_index, sample, labels)
 
 
-def _answer(place: int, sample: Mapping[str, Any], labels: frozenset[str] | None) -> dict[str, Any]:
-    flags = of_answer(sample, labels) + ["prompt cut"] * sample["prompt_cut"]
+def _answer(task_index: int, sample: Mapping[str, Any], labels: frozenset[str] | None) -> dict[str, Any]:
+    flags = failed_checks(sample, labels) + ["prompt cut"] * sample["prompt_cut"]
     return {
-        "task": place,
+        "task": task_index,
         "id": sample["id"],
         "metric": str(Metric.parse(sample["metric"])),
         "whole": sample["metric"]["name"] in ("accuracy", "exact_match", "macro_f1"),
@@ -132,9 +132,9 @@ def _answer(place: int, sample: Mapping[str, Any], labels: frozenset[str] | None
 
 
 def _candidates(sample: Mapping[str, Any]) -> list[list[Any]]:
-    """[text, score, its tokens with theirs, whether it is right] of each candidate, the likeliest first."""
+    """[text, score, tokens with their scores, whether it is correct] of each candidate, most likely first."""
     texts = sample["candidates"] or []
     scores = sample["scores"] or [None] * len(texts)
-    pieces = sample["token_scores"] or [[]] * len(texts)
-    found = [[text, score, of, text in sample["references"]] for text, score, of in zip(texts, scores, pieces)]
-    return sorted(found, key=lambda one: -(one[1] or 0.0))[:CANDIDATES]
+    tokens = sample["token_scores"] or [[]] * len(texts)
+    rows = [[text, score, pairs, text in sample["references"]] for text, score, pairs in zip(texts, scores, tokens)]
+    return sorted(rows, key=lambda row: -(row[1] or 0.0))[:CANDIDATES]

@@ -1,4 +1,4 @@
-"""The report of an evaluation in words: the same tables for the terminal and report.md."""
+"""The report of an evaluation as text, for the terminal and report.md."""
 
 import dataclasses
 import sys
@@ -19,52 +19,52 @@ from optiml_jax.evaluation.reports.tables import (
     text_table,
 )
 
-PRINTED_TASKS = 100  # more than a screen or two belongs into the files
-NAMED = 5  # prompts that something is wrong with
+PRINTED_TASKS = 100  # on the terminal; the files list all
+NAMED = 5  # prompts named per remark
 
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a report says beside the scores.
+    """Contents of a report in addition to the scores.
 
     Attributes:
-      training: {"first_loss", "last_loss"}, nats per label token, when the evaluation follows a training, and where
-        they are known its "curve", [[step, loss], ...], and its "validation", [[step, average of the levels], ...].
-      coverage: how much of each benchmark was there (`data.manifest.coverage_text`).
-      dropped: tasks that a review took out, with the reason.
-      made: `provenance.provenance`.
+      training: {"first_loss", "last_loss"}, nats per label token, when the evaluation follows a training; also, if
+        known, its "curve", [[step, loss], ...], and "validation", [[step, average of the levels], ...].
+      coverage: how much of each benchmark has data (`data.manifest.coverage_text`).
+      dropped: tasks that a review excluded, with the reason.
+      provenance: result of `provenance.provenance`.
     """
 
     training: Mapping[str, Any] | None = None
     coverage: Mapping[str, Any] | None = None
     dropped: Sequence[str] = ()
-    made: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def scope(context: Context, samples: Iterable[Mapping[str, Any]] = ()) -> list[str]:
-    """How much of each benchmark was asked, what of it was left out on purpose, and which prompts to look at."""
+    """Describes how much of each benchmark was evaluated, what was left out on purpose, and prompts with problems."""
     lines = [coverage_text(context.coverage)] if context.coverage else []
     return [*lines, *(f"Left out: {text}" for text in context.dropped), *_remarks(samples)]
 
 
 def _remarks(samples: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A line for each thing that is wrong with prompts, with their number and the first of them."""
-    found = defaultdict(list)
+    """A line for each kind of problem, with the number of prompts and the first of them."""
+    ids_by_problem = defaultdict(list)
     for sample in samples:
         reasons = [sample["remark"]] if sample["remark"] else []
         reasons += ["too long, its beginning was cut"] if sample["prompt_cut"] else []
         for reason in reasons:
-            found[sample["score"] is not None, reason].append(sample["id"])
+            ids_by_problem[sample["score"] is not None, reason].append(sample["id"])
     return [
-        f"{'Scored all the same' if was_scored else 'Not scored'}, {len(ids):,} prompts, {reason}: "
+        f"{'Scored despite a problem' if was_scored else 'Not scored'}, {len(ids):,} prompts, {reason}: "
         + ", ".join(ids[:NAMED])
         + (", ... (samples.jsonl)" if len(ids) > NAMED else "")
-        for (was_scored, reason), ids in sorted(found.items())
+        for (was_scored, reason), ids in sorted(ids_by_problem.items())
     ]
 
 
 def headline(results: Mapping[str, Any]) -> str:
-    """What was scored, in one line."""
+    """Describes in one line what was scored."""
     prompts = sum(task["examples"] for task in results["tasks"].values())
     eos = "with" if results["bos"] else "without"
     ranked = "" if results["ranked_by"] == "sum" else f", candidates ranked by {results['ranked_by']}"
@@ -74,8 +74,7 @@ def headline(results: Mapping[str, Any]) -> str:
 def summary(
     results: Mapping[str, Any], context: Context = Context(), samples: Iterable[Mapping[str, Any]] = ()
 ) -> list[str]:
-    """What was scored, of how much, what was left out on purpose, the loss before and after training if known, and the
-    one number, a line each."""
+    """Headline, scope, training loss if known, and the average of the levels, one line each."""
     lines = [headline(results), *scope(context, samples)]
     if context.training:
         first, last = context.training["first_loss"], context.training["last_loss"]
@@ -93,10 +92,10 @@ def print_report(
     context: Context = Context(),
     file: TextIO | None = None,
 ) -> None:
-    """Prints the report as aligned text: levels, categories, tasks.
+    """Prints levels, categories and tasks as aligned text.
 
     Args:
-      samples: adds the shares of empty and cut answers to the tasks.
+      samples: adds shares of empty and truncated answers to the tasks.
       file: standard output by default.
     """
     samples = list(samples)
@@ -105,25 +104,26 @@ def print_report(
         title = f"{tasks.title} (first {PRINTED_TASKS} of {len(tasks.rows):,}; all of them in report.md)"
         tasks = dataclasses.replace(tasks, title=title, rows=tasks.rows[:PRINTED_TASKS])
     printed = [table for table in (level_table(results), category_table(results), tasks) if table.rows]
-    about = "\n".join(summary(results, context, samples))
-    print("\n\n".join([about, *map(text_table, printed), "\n".join(notes(printed))]), file=file or sys.stdout)
+    lines = "\n".join(summary(results, context, samples))
+    print("\n\n".join([lines, *map(text_table, printed), "\n".join(notes(printed))]), file=file or sys.stdout)
 
 
-def making(results: Mapping[str, Any], context: Context) -> tuple[dict[str, str], str]:
-    """How a report was made, by name, and under which configuration."""
-    made = {"tokenizer": results["tokenizer"][:12], "code": results["code_version"], **context.made}
-    return made, made.pop("configuration", "").strip()
+def provenance_of(results: Mapping[str, Any], context: Context) -> tuple[dict[str, str], str]:
+    """The provenance fields of a report by name, and the configuration."""
+    fields = {"tokenizer": results["tokenizer"][:12], "code": results["code_version"], **context.provenance}
+    return fields, fields.pop("configuration", "").strip()
 
 
 def markdown(
     results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] = (), context: Context = Context()
 ) -> str:
     """The text of report.md."""
-    made, configuration = making(results, context)
-    every = tables(results, samples)
-    about = "\n".join(f"- {line}" for line in summary(results, context, samples))
-    origin = "\n".join(f"- {name}: `{text}`" for name, text in made.items())
-    parts = ["# Evaluation", about, *map(markdown_table, every), "\n".join(f"- {note}" for note in notes(every))]
+    fields, configuration = provenance_of(results, context)
+    all_tables = tables(results, samples)
+    lines = "\n".join(f"- {line}" for line in summary(results, context, samples))
+    origin = "\n".join(f"- {name}: `{text}`" for name, text in fields.items())
+    explanations = "\n".join(f"- {note}" for note in notes(all_tables))
+    parts = ["# Evaluation", lines, *map(markdown_table, all_tables), explanations]
     parts += ["## How it was made", origin]
     parts += [f"```\n{configuration}\n```"] if configuration else []
     return "\n\n".join(parts) + "\n"

@@ -1,24 +1,24 @@
-"""The pictures of a report, as SVG: scores with their intervals, and curves over the steps of a training.
+"""SVG plots of a report: scores with their intervals, and curves over training steps.
 
-Colours are classes of the page's style sheet, so that they follow its light and dark themes.
+Colours are classes of the page's style sheet, which has a light and a dark theme.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from optiml_jax.evaluation.reports.tables import Row, interval_text, per_cent
+from optiml_jax.evaluation.reports.tables import TableRow, interval_text, per_cent
 
-WIDTH, LEFT, RIGHT = 460, 132, 46  # of a plot, of its labels on the left, of the numbers on the right
-LINE = 40  # height of one bar and what is around it
+WIDTH, LEFT, RIGHT = 460, 132, 46  # of a plot, of the labels on its left, of the numbers on its right
+LINE = 40  # height of one bar with its margins
 CURVE_HEIGHT, MARGIN = 190, 42
-MOST_POINTS = 400  # of a curve; more are not seen
+MAX_POINTS = 400  # of a curve; more are not distinguishable
 
 
-def bar(row: Row) -> str:
-    """A bar for a cell of a table: the score, its interval, the floor, and the scores that it is the mean of."""
-    said = f"score {per_cent(row.score)}, 95% {interval_text(row.interval)}, floor {per_cent(row.floor)}"
-    said = f"scores {', '.join(map(per_cent, sorted(row.dots)))}" if row.dots else said
+def bar(row: TableRow) -> str:
+    """A bar for a table cell: score, interval, floor, and the scores that it is the mean of."""
+    title = f"score {per_cent(row.score)}, 95% {interval_text(row.interval)}, floor {per_cent(row.floor)}"
+    title = f"scores {', '.join(map(per_cent, sorted(row.dots)))}" if row.dots else title
     parts = [_box("track", 0, 100, 1.5, 7)]
     parts += [_box("dot", 100 * score - 0.4, 0.8, 0, 10) for score in row.dots]
     if not row.dots:
@@ -28,19 +28,19 @@ def bar(row: Row) -> str:
         parts.append(_box("between", low, high - low, 4.2, 1.6))
     if row.floor is not None:
         parts.append(_box("floor", 100 * row.floor - 0.4, 0.8, 0, 10))
-    return _svg("bar", 100, 10, parts, said, stretched=True)
+    return _svg("bar", 100, 10, parts, title, stretched=True)
 
 
-def levels(rows: Sequence[tuple[str, Row]]) -> str:
-    """A large bar for each of a few named scores, on one scale."""
+def levels(rows: Sequence[tuple[str, TableRow]]) -> str:
+    """Large bars of a few named scores, on one scale."""
     width = WIDTH - LEFT - RIGHT
     height = LINE * len(rows) + 24
     parts = []
     for mark in range(0, 101, 20):
         x = LEFT + width * mark / 100
         parts += [_line("grid", x, 4, x, height - 22), _text("tick", x, height - 6, str(mark), "middle")]
-    for place, (name, row) in enumerate(rows):
-        middle = LINE * place + 4 + LINE / 2
+    for index, (name, row) in enumerate(rows):
+        middle = LINE * index + 4 + LINE / 2
         parts.append(_text("name", LEFT - 10, middle + 4, name, "end"))
         parts.append(_box("full", LEFT, width * row.score, middle - 10, 20))
         if row.interval:
@@ -55,15 +55,15 @@ def levels(rows: Sequence[tuple[str, Row]]) -> str:
 
 
 def curve(points: Sequence[Sequence[float]], label: str, scale: float = 1.0) -> str:
-    """A line through (step, value) of a training run.
+    """A line through the (step, value) points of a training run.
 
     Args:
-      label: what the values are.
-      scale: what they are multiplied by, such as 100 for per cent.
+      label: description of the values.
+      scale: factor applied to the values, such as 100 for per cent.
     """
-    stride = max(1, math.ceil(len(points) / MOST_POINTS))
-    kept = [*points[::stride], *points[-1:]] if (len(points) - 1) % stride else list(points[::stride])
-    xs, ys = [step for step, _ in kept], [scale * value for _, value in kept]
+    stride = max(1, math.ceil(len(points) / MAX_POINTS))
+    shown = [*points[::stride], *points[-1:]] if (len(points) - 1) % stride else list(points[::stride])
+    xs, ys = [step for step, _ in shown], [scale * value for _, value in shown]
     x_marks, y_marks = list(_marks(min(0, *xs), max(xs))), list(_marks(min(ys), max(ys)))
     x_span, y_span = (x_marks[0], max(x_marks[-1], *xs)), (min(y_marks[0], *ys), max(y_marks[-1], *ys))
     width, height = WIDTH - MARGIN - 16, CURVE_HEIGHT - MARGIN - 20
@@ -79,16 +79,16 @@ def curve(points: Sequence[Sequence[float]], label: str, scale: float = 1.0) -> 
         parts += [_line("grid", MARGIN, y, MARGIN + width, y), _text("tick", MARGIN - 6, y + 4, f"{mark:,g}", "end")]
     for mark in x_marks:
         parts.append(_text("tick", at(mark, y_span[0])[0], CURVE_HEIGHT - 8, f"{mark:,g}", "middle"))
-    where = [at(x, y) for x, y in zip(xs, ys)]
-    parts.append(f'<polyline class="curve" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in where)}"/>')
-    if len(where) <= 30:
-        parts += [f'<circle class="full" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in where]
-    said = f"{label} from {ys[0]:.3f} at step {xs[0]:,} to {ys[-1]:.3f} at step {xs[-1]:,}"
-    return _svg("plot", WIDTH, CURVE_HEIGHT, parts, said)
+    coordinates = [at(x, y) for x, y in zip(xs, ys)]
+    parts.append(f'<polyline class="curve" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in coordinates)}"/>')
+    if len(coordinates) <= 30:
+        parts += [f'<circle class="full" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in coordinates]
+    title = f"{label} from {ys[0]:.3f} at step {xs[0]:,} to {ys[-1]:.3f} at step {xs[-1]:,}"
+    return _svg("plot", WIDTH, CURVE_HEIGHT, parts, title)
 
 
 def _marks(low: float, high: float) -> Iterator[float]:
-    """Three to eight round numbers that span an interval."""
+    """Yields three to eight round numbers that span an interval."""
     span = (high - low) or abs(high) or 1.0
     step = 10.0 ** math.floor(math.log10(span / 4))
     step = next(step * factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 6)
@@ -96,10 +96,10 @@ def _marks(low: float, high: float) -> Iterator[float]:
         yield round(i * step, 12)
 
 
-def _svg(kind: str, width: float, height: float, parts: Sequence[str], said: str, stretched: bool = False) -> str:
+def _svg(kind: str, width: float, height: float, parts: Sequence[str], title: str, stretched: bool = False) -> str:
     fit = ' preserveAspectRatio="none"' if stretched else ""
     head = f'<svg class="{kind}" viewBox="0 0 {width:g} {height:g}"{fit} role="img">'
-    return f"{head}<title>{escape(said)}</title>{''.join(parts)}</svg>"
+    return f"{head}<title>{escape(title)}</title>{''.join(parts)}</svg>"
 
 
 def _box(kind: str, x: float, width: float, y: float, height: float) -> str:

@@ -1,4 +1,4 @@
-"""Where a report comes from: when, by which command, of which state of the code, on what."""
+"""Provenance of a report: date, command, commit, devices, versions, configuration."""
 
 import os
 import platform
@@ -12,10 +12,10 @@ import jax
 
 
 def provenance(configuration: str = "") -> dict[str, str]:
-    """What a report says of its making, by name.
+    """Returns the provenance fields by name; fields without a value are left out.
 
-    The date is that of SOURCE_DATE_EPOCH where it is set (reproducible-builds.org), so that equal evaluations can give
-    equal bytes.
+    The date is SOURCE_DATE_EPOCH if it is set (reproducible-builds.org), so that equal evaluations can give equal
+    bytes.
 
     Args:
       configuration: every value in force, as text.
@@ -23,7 +23,7 @@ def provenance(configuration: str = "") -> dict[str, str]:
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     seconds = int(epoch) if epoch.isdecimal() else time.time()
     devices = jax.devices()
-    made = {
+    fields = {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds)),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "commit": commit(),
@@ -31,21 +31,21 @@ def provenance(configuration: str = "") -> dict[str, str]:
         "versions": f"jax {jax.__version__}, Python {platform.python_version()}",
         "configuration": configuration,
     }
-    return {name: text for name, text in made.items() if text}
+    return {name: text for name, text in fields.items() if text}
 
 
 def commit() -> str:
-    """The commit of the checkout that this package runs from, with " and changes" where files differ; else nothing."""
+    """The commit of this package's checkout, with " and changes" if files differ; empty outside a checkout."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=30)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     root = Path(__file__).resolve().parents[3]
-    if not (root / ".git").exists():  # an installed package, perhaps inside somebody else's checkout
+    if not (root / ".git").exists():  # an installed package, which may lie inside another project's checkout
         return ""
     try:
-        found = git("rev-parse", "HEAD")
-        return found + " and changes" * bool(found and git("status", "--porcelain", "--untracked-files=no"))
+        head = git("rev-parse", "HEAD")
+        return head + " and changes" * bool(head and git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.TimeoutExpired):
         return ""

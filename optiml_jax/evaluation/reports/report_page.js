@@ -1,8 +1,8 @@
 // Answers
-const OUTCOMES = [["every answer", () => true], ["wrong", (one) => one.score !== null && one.score < 1], ["right", (one) => one.score === 1],
-  ["not scored", (one) => one.score === null], ...data.flags.map((flag) => [flag, (one) => one.flags.includes(flag)])];
-function outcome(one) { return one.score === null ? "not scored" : one.score === 1 ? "right" : one.whole ? "wrong" : (100 * one.score).toFixed(1); }
-function mark(one) { return make("span", outcome(one), "mark" + (one.score === 1 ? " right" : one.score !== null ? " wrong" : "")); }
+const OUTCOMES = [["every answer", () => true], ["wrong", (answer) => answer.score !== null && answer.score < 1], ["right", (answer) => answer.score === 1],
+  ["not scored", (answer) => answer.score === null], ...data.flags.map((flag) => [flag, (answer) => answer.flags.includes(flag)])];
+function outcome(answer) { return answer.score === null ? "not scored" : answer.score === 1 ? "right" : answer.whole ? "wrong" : (100 * answer.score).toFixed(1); }
+function mark(answer) { return make("span", outcome(answer), "mark" + (answer.score === 1 ? " right" : answer.score !== null ? " wrong" : "")); }
 function tokens(pairs) {
   const box = make("span");
   for (const [text, score] of pairs) {
@@ -13,33 +13,33 @@ function tokens(pairs) {
   }
   return box;
 }
-function candidates(one) {
+function candidates(answer) {
   const box = make("table", undefined, "candidates");
   const head = box.createTHead().insertRow();
   for (const name of ["", "score", "candidate, token by token"]) head.append(make("th", name));
   const body = box.createTBody();
-  one.candidates.forEach(([text, score, pieces, right]) => {
+  answer.candidates.forEach(([text, score, pieces, right]) => {
     const line = body.insertRow();
-    line.append(make("td", (text === one.answer ? "▸" : "") + (right ? "✓" : ""), right ? "right" : "wrong"), make("td", score === null ? "–" : score.toFixed(3), "n"));
+    line.append(make("td", (text === answer.answer ? "▸" : "") + (right ? "✓" : ""), right ? "right" : "wrong"), make("td", score === null ? "–" : score.toFixed(3), "n"));
     const cell = line.insertCell();
     if (pieces.length) cell.append(tokens(pieces)); else cell.append(make("span", text, "told"));
   });
   return box;
 }
-function show(one) {
-  const pairs = [["task", data.tasks[one.task]], ["prompt", one.id], ["metric", `${one.metric}: ${one.score === null ? "–" : (100 * one.score).toFixed(1)}`],
-    ["answer", one.answer === null ? "–" : one.answer || "(empty)"], ...one.references.map((text) => ["reference", text])];
-  if (one.flags.length) pairs.push(["remarks", one.flags.join(", ")]);
-  const shown = [facts(pairs)];
-  if (one.candidates.length) shown.push(candidates(one));
-  shown.push(make("h3", "Prompt"), make("pre", one.prompt));
-  return shown;
+function show(answer) {
+  const pairs = [["task", data.tasks[answer.task]], ["prompt", answer.id], ["metric", `${answer.metric}: ${answer.score === null ? "–" : (100 * answer.score).toFixed(1)}`],
+    ["answer", answer.answer === null ? "–" : answer.answer || "(empty)"], ...answer.references.map((text) => ["reference", text])];
+  if (answer.flags.length) pairs.push(["remarks", answer.flags.join(", ")]);
+  const nodes = [facts(pairs)];
+  if (answer.candidates.length) nodes.push(candidates(answer));
+  nodes.push(make("h3", "Prompt"), make("pre", answer.prompt));
+  return nodes;
 }
-function line(one) {
-  const made = make("li");
-  made.append(mark(one), make("span", " " + data.tasks[one.task]), make("br"), make("span", (one.answer ?? "").slice(0, 80) || "(empty)", "dim"));
-  return made;
+function line(answer) {
+  const node = make("li");
+  node.append(mark(answer), make("span", " " + data.tasks[answer.task]), make("br"), make("span", (answer.answer ?? "").slice(0, 80) || "(empty)", "dim"));
+  return node;
 }
 if (at("search")) {
-  browseAnswers(data.samples, OUTCOMES, (one) => `${one.id} ${one.prompt} ${one.answer} ${one.references.join(" ")}`, line, show);
+  browseAnswers(data.samples, OUTCOMES, (answer) => `${answer.id} ${answer.prompt} ${answer.answer} ${answer.references.join(" ")}`, line, show);
 }

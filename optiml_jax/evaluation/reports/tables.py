@@ -1,6 +1,6 @@
-"""The tables of a report, as texts: the terminal, Markdown and HTML show the same ones.
+"""The tables of a report, as texts: the same ones are shown on the terminal, in Markdown and in HTML.
 
-They print per cent, as the paper does; results.json keeps fractions.
+They show per cent, as the paper does; results.json keeps fractions.
 """
 
 import dataclasses
@@ -8,27 +8,28 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from optiml_jax.common.tables import aligned
 from optiml_jax.evaluation.prompts.ledger import LEVELS
 from optiml_jax.evaluation.scores.aggregation import scores
 from optiml_jax.evaluation.scores.baselines import floor
-from optiml_jax.evaluation.scores.diagnostics import CHECKS, answer_checks
+from optiml_jax.evaluation.scores.diagnostics import CHECKS, diagnose
 from optiml_jax.evaluation.scores.samples import scored
 
-LEVEL_NAMES = {  # and what the model has seen of such a task in training
+LEVEL_NAMES = {  # name, and what the model has seen of such tasks in training
     "fully_held_out": ("Fully held-out", "no task of the category"),
     "held_out_task": ("Held-out tasks", "other tasks of the category"),
     "held_out_instances": ("Held-out instances", "other instances of the task"),
 }
-FEW_PROMPTS = 10  # fewer have no majority baseline
+MIN_PROMPTS = 10  # with fewer, no majority baseline is shown
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """Cells of one line, and what its bar shows, in fractions.
+class TableRow:
+    """Cells of one row, and what its bar shows, in fractions.
 
     Attributes:
       interval: of the score, [low, high].
-      dots: scores that this one is the mean of.
+      dots: the scores whose mean this score is.
     """
 
     cells: tuple[str, ...]
@@ -40,55 +41,55 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """`text_columns` columns on the left hold text, the others numbers (right-aligned)."""
+    """A table whose first `text_columns` columns hold text, the others numbers (right-aligned)."""
 
     title: str
     columns: tuple[str, ...]
     text_columns: int
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
 
 
-# What a column says; those in `EXPLAINED` are explained in words below the tables too.
+# Explanations of columns; those in `EXPLAINED` are also printed below the tables.
 MEANING = {
     "level": "what the model has seen of such a task in training",
     "seen in training": "what the model was trained on",
     "category": "tasks of one kind",
-    "benchmark": "the collection that tasks come from",
+    "benchmark": "the collection that the tasks come from",
     "task": "its name, without the benchmark's",
-    "metric": "what an answer is scored by",
-    "score": "per cent; the mean of what chain.txt lists",
+    "metric": "how answers are scored",
+    "score": "per cent; chain.txt shows how it is composed",
     "95%": "95% interval of the score, by a bootstrap of tasks and of their examples",
-    "majority": f"the best constant answer, chosen on the prompts evaluated ({FEW_PROMPTS} or more)",
+    "majority": f"the best constant answer, chosen on the evaluated prompts ({MIN_PROMPTS} or more)",
     "random": "a random candidate",
     "floor": "the higher of the best constant answer and a random candidate",
     "gain": "score - floor",
-    "tasks": "how many",
-    "prompts": "how many, over templates and numbers of demonstrations",
+    "tasks": "number of tasks",
+    "prompts": "number of prompts, over templates and numbers of demonstrations",
     "shots": "demonstrations before the question",
     "templates": "wordings of the same task",
     "spread": "standard deviation over the templates",
     "worst": "lowest score of a template",
     "best": "highest score of a template",
-    "shared": "prompts that have 13 words in a row with what was trained on",
-    "clean": "the score of the others",
-    "outside": "generated answers that are none of the task's labels",
-    "empty": "generated answers without a text",
-    "cut": "generated answers that met the token limit",
-    "repeated": "generated answers of which half is said twice",
+    "shared": "prompts that share a 13-word sequence with the training data",
+    "clean": "the score of the other prompts",
+    "outside": "generated answers that are not one of the task's labels",
+    "empty": "generated answers without text",
+    "cut": "generated answers that reached the token limit",
+    "repeated": "generated answers in which most 4-grams repeat",
     "same": "share of the most frequent generated answer",
 }
 EXPLAINED = ("95%", "majority", "random", "floor", "gain", "spread", "shared", "clean", *CHECKS)
-SCORED = ("score", "95%", "floor", "gain")
-OF_A_TASK = ["task", "level", "metric", "score", "95%", "majority", "random", "gain", "prompts", "shared", "clean"]
+SCORE_COLUMNS = ("score", "95%", "floor", "gain")
+TASK_COLUMNS = ["task", "level", "metric", "score", "95%", "majority", "random", "gain", "prompts", "shared", "clean"]
 
 
 def per_cent(fraction: float | None) -> str:
-    """'61.4' of 0.614, a dash of None."""
+    """Formats a fraction: '61.4' for 0.614, a dash for None."""
     return "–" if fraction is None else f"{100 * fraction:.1f}"
 
 
 def signed(x: float, form: str) -> str:
-    """`x` in a format such as "+.1f"; what rounds to zero has no minus."""
+    """Formats `x` as, for example, "+.1f"; a value that rounds to zero has no minus sign."""
     text = format(x, form)
     return text.replace("-", "+" if form.startswith("+") else "", 1) if float(text) == 0 else text
 
@@ -98,12 +99,12 @@ def level_name(level: str | None) -> str:
 
 
 def short_name(name: str, benchmark: str) -> str:
-    """A task's name without its benchmark, which the tables show apart or need not repeat."""
+    """A task's name without its benchmark."""
     return name.removeprefix(f"{benchmark}.")
 
 
 def level_table(results: Mapping[str, Any]) -> Table:
-    """One row a level, hardest first; columns for each number of shots where there are several."""
+    """Returns one row per level, hardest first, with a column for each number of shots if there are several."""
     shots = sorted({k for entry in results["levels"].values() for k in entry["shots"]}, key=int)
     shots = shots if len(shots) > 1 else []
     rows = []
@@ -111,37 +112,37 @@ def level_table(results: Mapping[str, Any]) -> Table:
         entry = results["levels"][level]
         tasks = [task for task in results["tasks"].values() if task["level"] == level]
         prompts = sum(task["examples"] for task in tasks)
-        of_shots = (per_cent(entry["shots"].get(k)) for k in shots)
-        rows.append(_row((*LEVEL_NAMES[level], *of_shots), entry, prompts, (f"{len(tasks):,}", f"{prompts:,}")))
-    columns = ("level", "seen in training", *(f"{k}-shot" for k in shots), *SCORED, "tasks", "prompts")
+        by_shots = (per_cent(entry["shots"].get(k)) for k in shots)
+        rows.append(_row((*LEVEL_NAMES[level], *by_shots), entry, prompts, (f"{len(tasks):,}", f"{prompts:,}")))
+    columns = ("level", "seen in training", *(f"{k}-shot" for k in shots), *SCORE_COLUMNS, "tasks", "prompts")
     return Table("Levels of generalization", columns, 2, tuple(rows))
 
 
 def category_table(results: Mapping[str, Any]) -> Table:
-    """One row a category of a level, then those at none, such as an external benchmark."""
+    """Returns one row per category of a level, then the categories without a level, such as an external benchmark."""
     levels = {level: results["levels"][level]["categories"] for level in LEVELS if level in results["levels"]}
     levelled = {task["category"] for task in results["tasks"].values() if task["level"] is not None}
     others = {name: entry for name, entry in results["categories"].items() if name not in levelled}
     rows = []
     for level, entries in (*levels.items(), (None, others)):
         for name, entry in sorted(entries.items()):
-            of_category = [t for t in results["tasks"].values() if (t["level"], t["category"]) == (level, name)]
-            prompts = sum(task["examples"] for task in of_category)
-            rows.append(_row((name, level_name(level)), entry, prompts, (f"{len(of_category):,}",)))
-    return Table("Categories", ("category", "level", *SCORED, "tasks"), 2, tuple(rows))
+            tasks = [t for t in results["tasks"].values() if (t["level"], t["category"]) == (level, name)]
+            prompts = sum(task["examples"] for task in tasks)
+            rows.append(_row((name, level_name(level)), entry, prompts, (f"{len(tasks):,}",)))
+    return Table("Categories", ("category", "level", *SCORE_COLUMNS, "tasks"), 2, tuple(rows))
 
 
 def benchmark_table(results: Mapping[str, Any]) -> Table:
-    """One row a benchmark, over all its tasks, whatever their level."""
+    """Returns one row per benchmark, over all its tasks of any level."""
     rows = []
     for name, entry in sorted(results["benchmarks"].items()):
         prompts = sum(task["examples"] for task in results["tasks"].values() if task["benchmark"] == name)
         rows.append(_row((name,), entry, prompts, (f"{entry['tasks']:,}", f"{prompts:,}")))
-    return Table("Benchmarks", ("benchmark", *SCORED, "tasks", "prompts"), 1, tuple(rows))
+    return Table("Benchmarks", ("benchmark", *SCORE_COLUMNS, "tasks", "prompts"), 1, tuple(rows))
 
 
 def template_table(results: Mapping[str, Any]) -> Table:
-    """One row a task and number of shots that has several templates: how much the wording matters."""
+    """Returns one row per task and number of shots with several templates: how much the wording matters."""
     rows = []
     for name, task in sorted(results["tasks"].items()):
         for shots, templates in sorted(task["templates"].items(), key=lambda item: int(item[0])):
@@ -149,40 +150,41 @@ def template_table(results: Mapping[str, Any]) -> Table:
             if len(dots) > 1:
                 mean, spread = task["shots"][shots], statistics.stdev(dots)
                 cells = (short_name(name, task["benchmark"]), shots, f"{len(dots):,}", per_cent(mean))
-                rows.append(Row((*cells, *map(per_cent, (spread, min(dots), max(dots)))), mean, dots=dots))
+                rows.append(TableRow((*cells, *map(per_cent, (spread, min(dots), max(dots)))), mean, dots=dots))
     columns = ("task", "shots", "templates", "score", "spread", "worst", "best")
     return Table("Templates", columns, 1, tuple(rows))
 
 
 def overlap_table(samples: Iterable[Mapping[str, Any]]) -> Table:
-    """One row a level: the scores of tasks of which it is known what leaked, with and without the prompts that did."""
-    known = [sample for sample in scored(samples) if sample["contaminated"] is not None]
-    clean = scores([sample for sample in known if not sample["contaminated"]])["levels"]
+    """Returns one row per level: scores of tasks with known contamination, with and without the contaminated
+    prompts."""
+    checked = [sample for sample in scored(samples) if sample["contaminated"] is not None]
+    clean = scores([sample for sample in checked if not sample["contaminated"]])["levels"]
     rows = []
-    for level, score in scores(known)["levels"].items():
-        of_level = [sample for sample in known if sample["level"] == level]
-        share = sum(sample["contaminated"] for sample in of_level) / len(of_level)
-        cells = (level_name(level), per_cent(score), per_cent(share), per_cent(clean.get(level)), f"{len(of_level):,}")
-        rows.append(Row(cells, score))
+    for level, score in scores(checked)["levels"].items():
+        group = [sample for sample in checked if sample["level"] == level]
+        share = sum(sample["contaminated"] for sample in group) / len(group)
+        cells = (level_name(level), per_cent(score), per_cent(share), per_cent(clean.get(level)), f"{len(group):,}")
+        rows.append(TableRow(cells, score))
     return Table("Overlap with training", ("level", "score", "shared", "clean", "prompts"), 1, tuple(rows))
 
 
 def task_table(results: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] = (), short: bool = False) -> Table:
-    """One row a task, by level; with `samples`, what is wrong with generated answers.
+    """Returns one row per task, by level; with `samples`, also diagnostics of generated answers.
 
     Args:
       short: for the terminal, without intervals and the rarer checks.
     """
-    checked = answer_checks(samples)
+    checked = diagnose(samples)
     left_out = {"95%", "outside", "repeated", "same"} if short else set()
     left_out |= set() if checked else set(CHECKS)
     left_out |= set() if any("contaminated" in task for task in results["tasks"].values()) else {"shared", "clean"}
-    columns = tuple(name for name in (*OF_A_TASK, *CHECKS) if name not in left_out)
-    order = {level: place for place, level in enumerate([*LEVELS, None])}
+    columns = tuple(name for name in (*TASK_COLUMNS, *CHECKS) if name not in left_out)
+    order = {level: index for index, level in enumerate([*LEVELS, None])}
     rows = []
     for name, task in sorted(results["tasks"].items(), key=lambda item: (order[item[1]["level"]], item[0])):
-        floors, enough = task["baselines"], task["examples"] >= FEW_PROMPTS
-        above = floor(floors) if enough else None
+        floors, enough = task["baselines"], task["examples"] >= MIN_PROMPTS
+        baseline = floor(floors) if enough else None
         cells = {
             "task": short_name(name, task["benchmark"]),
             "level": level_name(task["level"]),
@@ -191,59 +193,56 @@ def task_table(results: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] 
             "95%": interval_text(task["interval"]),
             "majority": per_cent(floors["majority"] if enough else None),
             "random": per_cent(floors["random"]),
-            "gain": _gain(task["score"], above),
+            "gain": _gain(task["score"], baseline),
             "prompts": f"{task['examples']:,}",
             "shared": per_cent(task["contaminated"] / task["examples"] if "contaminated" in task else None),
             "clean": per_cent(task.get("clean_score")),
             **{check: per_cent(checked.get(name, {}).get(check)) for check in CHECKS},
         }
-        rows.append(Row(tuple(cells[column] for column in columns), task["score"], above, task["interval"]))
+        rows.append(TableRow(tuple(cells[column] for column in columns), task["score"], baseline, task["interval"]))
     return Table("Tasks", columns, 3, tuple(rows))
 
 
-def _row(names: tuple[str, ...], entry: Mapping[str, Any], prompts: int, counts: tuple[str, ...]) -> Row:
-    """`names`, the columns `SCORED`, and `counts`. A floor says something where there are enough prompts: chosen on
-    two, the best constant answer would be right about both."""
-    above = entry["floor"] if prompts >= FEW_PROMPTS else None
-    score = per_cent(entry["score"]), interval_text(entry["interval"]), per_cent(above), _gain(entry["score"], above)
-    return Row((*names, *score, *counts), entry["score"], above, entry["interval"])
+def _row(names: tuple[str, ...], entry: Mapping[str, Any], prompts: int, counts: tuple[str, ...]) -> TableRow:
+    """A row of `names`, the columns `SCORE_COLUMNS`, and `counts`. The floor is only shown with enough prompts: chosen
+    on two, the best constant answer would be correct on both."""
+    baseline = entry["floor"] if prompts >= MIN_PROMPTS else None
+    gain = _gain(entry["score"], baseline)
+    cells = per_cent(entry["score"]), interval_text(entry["interval"]), per_cent(baseline), gain
+    return TableRow((*names, *cells, *counts), entry["score"], baseline, entry["interval"])
 
 
 def interval_text(interval: Sequence[float] | None) -> str:
-    """'55.1–67.3' of fractions, a dash of None."""
+    """Formats an interval of fractions as '55.1–67.3', a dash for None."""
     return "–" if interval is None else "–".join(map(per_cent, interval))
 
 
-def _gain(score: float, above: float | None) -> str:
-    return "–" if above is None else signed(100 * (score - above), "+.1f")
+def _gain(score: float, baseline: float | None) -> str:
+    return "–" if baseline is None else signed(100 * (score - baseline), "+.1f")
 
 
 def tables(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] = ()) -> list[Table]:
-    """Every table of a report that has rows."""
-    found = [level_table(results), category_table(results), benchmark_table(results), overlap_table(samples)]
-    return [table for table in (*found, template_table(results), task_table(results, samples)) if table.rows]
+    """All tables of a report that have rows."""
+    first = [level_table(results), category_table(results), benchmark_table(results), overlap_table(samples)]
+    return [table for table in (*first, template_table(results), task_table(results, samples)) if table.rows]
 
 
 def notes(tables: Iterable[Table]) -> list[str]:
-    """What the columns mean that are there and do not speak for themselves."""
-    there = {column for table in tables for column in table.columns}
-    lines = [f"{name}: {MEANING[name]}." for name in EXPLAINED if name in there]
-    return ["Scores are per cent; chain.txt says what each is the mean of.", *lines]
+    """Explanations of the columns that need one."""
+    columns = {column for table in tables for column in table.columns}
+    lines = [f"{name}: {MEANING[name]}." for name in EXPLAINED if name in columns]
+    return ["Scores are per cent; chain.txt shows how each is composed.", *lines]
 
 
 def text_table(table: Table) -> str:
-    """Aligned, for the terminal."""
-    grid = [table.columns, *(row.cells for row in table.rows)]
-    widths = [max(len(cells[i]) for cells in grid) for i in range(len(table.columns))]
-    lines = [
-        "  ".join(c.ljust(w) if i < table.text_columns else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths)))
-        for cells in grid
-    ]
-    return "\n".join([table.title, *(line.rstrip() for line in (lines[0], "-" * len(lines[0]), *lines[1:]))])
+    """Formats a table for the terminal."""
+    right = [i >= table.text_columns for i in range(len(table.columns))]
+    header, *rows = aligned([table.columns, *(row.cells for row in table.rows)], right)
+    return "\n".join([table.title, header, "-" * len(header), *rows])
 
 
 def markdown_table(table: Table) -> str:
-    """With its title as a heading."""
+    """Formats a table as Markdown, with its title as a heading."""
 
     def line(cells):
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

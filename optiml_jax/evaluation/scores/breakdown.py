@@ -1,32 +1,32 @@
-"""chain.txt: how every score of a report comes from those below it, down to the questions of a template."""
+"""chain.txt: how every score of a report is composed, down to the questions of a template."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from optiml_jax.evaluation.prompts.ledger import LEVELS
-from optiml_jax.evaluation.scores.aggregation import Tree, grow, mean
+from optiml_jax.evaluation.scores.aggregation import Tree, build_trees, mean
 
-# What the branches are, from a level down (paper 4.1, read upwards).
+# Names of the branches, from a level down (paper 4.1, in reverse).
 STEPS = ("categories", "numbers of shots", "tasks", "benchmarks", "sub-tasks", "templates")
 NO_LEVEL = "at no level"
 
 
-def chain(results: Mapping[str, Any]) -> str:
-    """One line a number, in per cent: the mean of the numbers one step further in. Steps of one branch have no line.
+def breakdown(results: Mapping[str, Any]) -> str:
+    """Returns one line per score (%), each the mean of the lines indented below it; single-child levels are collapsed.
 
     Args:
       results: of `aggregation.results`.
     """
-    trees = grow(results["tasks"], lambda task: (task["level"], task["category"]), _templates)
+    trees = build_trees(results["tasks"], lambda task: (task["level"], task["category"]), _templates)
     levels: dict[str, dict[str, Tree]] = {}
     for level in (*LEVELS, None):
-        within = {
+        categories = {
             category: {f"{shots}-shot": tree[shots] for shots in sorted(tree, key=int)}
-            for (of, category), tree in sorted(trees.items(), key=str)
-            if of == level
+            for (owner, category), tree in sorted(trees.items(), key=str)
+            if owner == level
         }
-        if within:
-            levels[level or NO_LEVEL] = within
+        if categories:
+            levels[level or NO_LEVEL] = categories
     lines = []
     if results["average"] is not None:
         counted = {level: tree for level, tree in levels.items() if level != NO_LEVEL}
@@ -46,8 +46,8 @@ def _lines(name: str, tree: Tree, depth: int, steps: tuple[str, ...]) -> Iterato
         ((below, tree),) = tree.items()
         path += [below] * (below not in path)
         steps = steps[1:]
-    of = f", of {len(tree)} {steps[0]}" if isinstance(tree, dict) else ""
-    yield f"{'  ' * depth}{100 * mean(tree):6.2f}  {' / '.join(path)}{of}"
+    count = f", of {len(tree)} {steps[0]}" if isinstance(tree, dict) else ""
+    yield f"{'  ' * depth}{100 * mean(tree):6.2f}  {' / '.join(path)}{count}"
     if isinstance(tree, dict):
         for below, branch in tree.items():
             yield from _lines(below, branch, depth + 1, steps[1:])

@@ -1,4 +1,4 @@
-"""Scored samples: what was asked, what was answered and how much it is worth; a line of samples.jsonl each."""
+"""Scored samples: prompt, answer and score, each a line of samples.jsonl."""
 
 import json
 import math
@@ -10,9 +10,9 @@ from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.common.files import write_atomically
 from optiml_jax.evaluation.prompts.ledger import Prompt
 
-# What is read of samples again.
-READ = ("id", "benchmark", "task", "template", "example_id", "shots", "seed", "category", "level")
-READ += ("prompt", "metric", "score")
+# Fields that readers of samples.jsonl need.
+REQUIRED = ("id", "benchmark", "task", "template", "example_id", "shots", "seed", "category", "level")
+REQUIRED += ("prompt", "metric", "score")
 
 
 def score_sample(
@@ -26,20 +26,20 @@ def score_sample(
     dropped: int = 0,
     remark: str | None = None,
 ) -> dict[str, Any]:
-    """One line of samples.jsonl.
+    """Scores an answer; returns a line of samples.jsonl.
 
     Args:
-      prediction: the best candidate, or the generated text (without the space that joins it to the prompt); None: it
-        cannot be asked, and has no score.
-      scores: what the candidates were ranked by, in the order of `prompt.candidates`; None for generation.
-      token_scores: of each candidate, its tokens and the log-probability of each, to four decimals.
-      truncated: the generation met the token limit before `</s>`.
-      prompt_cut: the prompt was too long and lost its beginning.
-      dropped: demonstrations that the prompt lost, being too long.
-      remark: what is wrong with the prompt.
+      prediction: the best candidate, or the generated text without the separator; None if the prompt could not be
+        answered, which gives no score.
+      scores: what candidates were ranked by, in the order of `prompt.candidates`; None for generation.
+      token_scores: for each candidate, its tokens and their log-probabilities, to four decimals.
+      truncated: whether generation reached the token limit before `</s>`.
+      prompt_cut: whether the prompt was too long and lost its start.
+      dropped: number of demonstrations dropped because the prompt was too long.
+      remark: a problem of the prompt.
 
     Raises:
-      UserError: a score is NaN or infinite. NaN is neither better nor worse than anything: it cannot be ranked.
+      UserError: a score is NaN or infinite, and cannot be ranked.
     """
     if scores is not None and not all(map(math.isfinite, scores)):
         raise UserError(
@@ -76,12 +76,12 @@ def score_sample(
 
 
 def scored(samples: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those that have a score."""
+    """The samples that have a score."""
     return [sample for sample in samples if sample["score"] is not None]
 
 
 def find_samples(source: str | Path) -> Path:
-    """The samples.jsonl of an OUTPUT_DIR, or of a MODEL_DIR that was evaluated into itself, or `source`.
+    """Finds the samples.jsonl of an OUTPUT_DIR, or of a MODEL_DIR with its own evaluation; or `source` itself.
 
     Raises:
       UserError: there is none.
@@ -90,23 +90,23 @@ def find_samples(source: str | Path) -> Path:
     for file in (path, path / "samples.jsonl", path / "evaluation" / "samples.jsonl"):
         if file.is_file():
             return file
-    raise UserError(f"{source}: no samples.jsonl here; name the OUTPUT_DIR of an evaluation, finished")
+    raise UserError(f"{source}: has no samples.jsonl; give the OUTPUT_DIR of a finished evaluation")
 
 
 def read_samples(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a samples.jsonl.
+    """Reads the lines of a samples.jsonl.
 
     Raises:
-      DataError: it cannot be read, or a line is no sample (names it).
+      DataError: the file cannot be read, or a line is not a sample (the message names it).
     """
     samples = []
     try:
         with Path(path).open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 sample = json.loads(line)
-                if not isinstance(sample, dict) or (missing := [name for name in READ if name not in sample]):
-                    lacks = f"lacks {', '.join(missing)}" if isinstance(sample, dict) else "is no sample"
-                    raise DataError(f"{path}:{number}: {lacks}; evaluate again with this version")
+                if not isinstance(sample, dict) or (missing := [name for name in REQUIRED if name not in sample]):
+                    problem = f"lacks {', '.join(missing)}" if isinstance(sample, dict) else "is not a sample"
+                    raise DataError(f"{path}:{number}: {problem}; evaluate again with this version")
                 samples.append(sample)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None

@@ -56,7 +56,7 @@ def test_an_answer_is_known_by_what_was_asked():
 def test_a_bigger_ledger_finds_what_is_answered(tmp_path):
     _whole(tmp_path)
     with AnswerStore(tmp_path, [key(prompt(7)), *KEYS, key(prompt(8))], SETTINGS) as store:
-        assert store.message.endswith("answers.jsonl: going on after 6 of 8 prompts")
+        assert "answers.jsonl" in store.message and "6 of 8 prompts" in store.message
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_bigger_ledger_finds_what_is_answered(tmp_path):
 def test_answers_of_other_weights_are_replaced_and_said_to_be(tmp_path, settings, reason):
     _whole(tmp_path)
     with AnswerStore(tmp_path, KEYS, settings) as store:
-        assert store.message.endswith(f"left by an evaluation with {reason}; starting anew") and not store.answers
+        assert f"an evaluation with {reason};" in store.message and not store.answers
     header = json.loads((tmp_path / "answers.jsonl").read_text().splitlines()[0])
     assert header["settings"] == settings
 

@@ -249,7 +249,7 @@ def test_a_metric_that_cannot_be_is_refused(value, message):
 
 
 def official_squad_f1(prediction: str, reference: str) -> float:
-    """What SQuAD 2.0's evaluation computes, written from its definition: bags of words without articles."""
+    """Computes SQuAD 2.0's F1 from its definition: bags of words without articles."""
 
     def words(text: str) -> list[str]:
         text = "".join(c for c in text.lower() if c not in string.punctuation)

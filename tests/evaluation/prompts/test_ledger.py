@@ -53,15 +53,15 @@ def test_prompts_come_back_as_they_were_written(tmp_path):
         (ledger_line(prompt(1), references="yes"), '"references" must be a list of texts'),
         (ledger_line(prompt(1), candidates=[]), "prompt suite/bench.sky/plain/1/0/0: empty candidate list"),
         (ledger_line(prompt(1), candidates=["no"]), "prompt suite/bench.sky/plain/1/0/0: no candidate is a reference"),
-        (ledger_line(prompt(1), given=[1]), "prompt suite/bench.sky/plain/1/0/0: given must be one number a candidate"),
-        (ledger_line(prompt(1), given=[3, 1]), "given must be one number a candidate, and leave some of it to score"),
+        (ledger_line(prompt(1), given=[1]), "prompt suite/bench.sky/plain/1/0/0: given"),
+        (ledger_line(prompt(1), given=[3, 1]), "prompt suite/bench.sky/plain/1/0/0: given"),
         (ledger_line(prompt(1), given=["a", 1]), '"given" must be a list of whole numbers from 0'),
         (ledger_line(prompt(1), contaminated=1), '"contaminated" must be true or false or null'),
         (ledger_line(prompt(1), shots="5"), '"shots" must be a whole number from 0'),
         (ledger_line(prompt(1), prompt=None), '"prompt" must be a text'),
         (ledger_line(prompt(1), refs=[]), 'unknown field "refs"; did you mean references'),
         ('{"format": 2, "task": "x"}', "lacks benchmark, candidates"),
-        (ledger_line(prompt(0)), "prompt suite/bench.sky/plain/0/0/0 stands in line 1 already"),
+        (ledger_line(prompt(0)), "prompt suite/bench.sky/plain/0/0/0 is already in line 1"),
         (b"\xff\n", "not UTF-8"),
     ],
 )
@@ -83,7 +83,7 @@ def test_missing_ambiguous_and_empty_ledgers_are_named(tmp_path):
     with pytest.raises(DataError, match="the ledger is empty"):
         read_ledger(tmp_path)
     (tmp_path / "test.jsonl").touch()
-    with pytest.raises(DataError, match=r"holds dev\.jsonl, test\.jsonl: name one"):
+    with pytest.raises(DataError, match=r"holds dev\.jsonl, test\.jsonl"):
         read_ledger(tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_a_changed_ledger_is_refused_unless_it_has_no_checksum(tmp_path):
     assert coverage_text(about(path)["coverage"]) == "bench: 188 of 757 train and 25 of 119 test tasks have files"
     assert read_ledger(tmp_path) == [prompt()]
     path.write_text(path.read_text().replace("blue", "glue"))
-    with pytest.raises(DataError, match=r"suite.jsonl: not as it was written; cache again, or remove .*about.json"):
+    with pytest.raises(DataError, match=r"suite.jsonl: .*checksum.* remove .*about.json"):
         read_ledger(path)
     about_file(path).unlink()
     assert about(path) == {}

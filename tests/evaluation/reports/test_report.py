@@ -20,13 +20,13 @@ from tests.evaluation.example_prompts import prompt, sample
 
 CURVE = [[10 * n, 8.0 - 0.06 * n] for n in range(101)]
 MADE = {"date": "2026-01-02 03:04 UTC", "command": "python -m x --a=<b>", "configuration": "OPTConfig.layers = 4"}
-CONTEXT = Context(training={"first_loss": 8.0, "last_loss": 2.0, "curve": CURVE}, made=MADE)
+CONTEXT = Context(training={"first_loss": 8.0, "last_loss": 2.0, "curve": CURVE}, provenance=MADE)
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     """The samples below are four a task, few enough to reckon by hand."""
-    monkeypatch.setattr(tables, "FEW_PROMPTS", 4)
+    monkeypatch.setattr(tables, "MIN_PROMPTS", 4)
 
 
 @pytest.fixture
@@ -103,19 +103,25 @@ def test_the_page_draws_its_bars_and_lets_one_look_through_the_answers(tmp_path,
     page = tmp_path / "report.html"
     pixels = colours(page, 1200, 1300)
     assert pixels.get((0x3B, 0x6F, 0xD4), 0) > 5_000 and pixels.get((0xE9, 0xED, 0xF4), 0) > 1_000
-    found = dom(page)
-    assert "8 prompts" in found and "&lt;script&gt;x&lt;/script&gt;" in found and "<script>x" not in found
-    assert len(re.findall("<li[ >]", found)) == 8 and "<h3>Prompt</h3>" in found  # the first answer is open
-    assert 'class="curve"' in found and 'class="whisker"' in found
+    page_content = dom(page)
+    assert (
+        "8 prompts" in page_content
+        and "&lt;script&gt;x&lt;/script&gt;" in page_content
+        and "<script>x" not in page_content
+    )
+    assert (
+        len(re.findall("<li[ >]", page_content)) == 8 and "<h3>Prompt</h3>" in page_content
+    )  # the first answer is open
+    assert 'class="curve"' in page_content and 'class="whisker"' in page_content
 
 
 def test_a_majority_of_two_prompts_is_no_baseline(samples, monkeypatch):
-    monkeypatch.setattr(tables, "FEW_PROMPTS", 9)
-    found = results(samples, weights="w", tokenizer="f" * 64, bos="</s>", ranked_by="sum", code_version="0")
-    for table in tables.tables(found, samples):
+    monkeypatch.setattr(tables, "MIN_PROMPTS", 9)
+    report = results(samples, weights="w", tokenizer="f" * 64, bos="</s>", ranked_by="sum", code_version="0")
+    for table in tables.tables(report, samples):
         floors = [table.columns.index(name) for name in ("floor", "gain", "majority") if name in table.columns]
         assert all({row.cells[i] for i in floors} == {"–"} and row.floor is None for row in table.rows)
-    assert 'class="floor"' not in html_text(found, samples)
+    assert 'class="floor"' not in html_text(report, samples)
 
 
 def test_nothing_that_rounds_to_zero_has_a_minus():
@@ -126,7 +132,7 @@ def test_nothing_that_rounds_to_zero_has_a_minus():
 def test_wrong_and_right_answers_take_turns_and_a_page_holds_as_many_as_it_may(scored, samples, monkeypatch):
     def shown() -> list[tuple]:
         text = re.search(r'id="data">(.*?)</script>', html_text(scored, samples))[1]
-        return [(one["task"], one["score"]) for one in json.loads(text)["samples"]]
+        return [(item["task"], item["score"]) for item in json.loads(text)["samples"]]
 
     # task by task in turn: of copying 0 (wrong), 1 (right), 0, 2/3; of the sky one wrong, then the right ones
     assert shown()[:4] == [(0, 0.0), (1, 0.0), (0, 1.0), (1, 1.0)] and len(shown()) == 8
@@ -136,15 +142,17 @@ def test_wrong_and_right_answers_take_turns_and_a_page_holds_as_many_as_it_may(s
 
 def test_overlap_with_training_and_what_a_review_took_out_are_told(samples, tmp_path):
     """Three of four contaminated prompts of the ranked task; the score of the fourth stands beside that of all."""
-    for number, one in enumerate(samples):
-        one["contaminated"] = number != 1 if number < 4 else None
-    found = results(samples, weights="runs/tiny", tokenizer="f" * 64, bos="</s>", ranked_by="sum", code_version="0.1.0")
+    for number, item in enumerate(samples):
+        item["contaminated"] = number != 1 if number < 4 else None
+    report = results(
+        samples, weights="runs/tiny", tokenizer="f" * 64, bos="</s>", ranked_by="sum", code_version="0.1.0"
+    )
     printed = io.StringIO()
     context = Context(dropped=["bench.sea: copies (bench.a)"])
-    print_report(found, samples, context, printed)
+    print_report(report, samples, context, printed)
     lines = {line.split("  ")[0]: line.split() for line in printed.getvalue().splitlines() if line}
     assert lines["sky"][-4:] == ["75.0", "100.0", "–", "–"] and lines["copy|<b>"][-4:-2] == ["–", "–"]
-    write_reports(tmp_path, found, samples, context)
+    write_reports(tmp_path, report, samples, context)
     for text in (printed.getvalue(), *((tmp_path / f"report.{kind}").read_text("utf-8") for kind in ("md", "html"))):
         assert "Left out: bench.sea: copies (bench.a)" in text and tables.MEANING["shared"] in text
     (level,) = tables.overlap_table(samples).rows
@@ -158,16 +166,16 @@ def test_a_category_at_no_level_has_its_row():
     samples = [
         score_sample(prompt(i, task="bbh.snarks", category="big_bench_hard", level=None), "yes") for i in range(4)
     ]
-    found = results(samples, weights="w", tokenizer="f" * 64, bos="</s>", ranked_by="sum", code_version="0.1.0")
-    (row,) = tables.category_table(found).rows
+    report = results(samples, weights="w", tokenizer="f" * 64, bos="</s>", ranked_by="sum", code_version="0.1.0")
+    (row,) = tables.category_table(report).rows
     assert row.cells == ("big_bench_hard", "(no level)", "100.0", "100.0–100.0", "100.0", "+0.0", "1")
-    assert found["average"] is None
+    assert report["average"] is None
 
 
 def test_several_wordings_have_a_line_with_their_spread():
     scores = {"a": [1, 1, 1, 0], "b": [1, 0, 0, 0], "c": [1, 1, 0, 0]}
-    samples = [sample(float(x), number=n, template=t) for t, of in scores.items() for n, x in enumerate(of)]
-    found = results(samples, weights="w", tokenizer="f" * 64, bos="</s>", ranked_by="sum", code_version="0")
-    (row,) = tables.template_table(found).rows
+    samples = [sample(float(x), number=n, template=t) for t, group in scores.items() for n, x in enumerate(group)]
+    report = results(samples, weights="w", tokenizer="f" * 64, bos="</s>", ranked_by="sum", code_version="0")
+    (row,) = tables.template_table(report).rows
     assert row.cells == ("sky", "0", "3", "50.0", "25.0", "25.0", "75.0") and sorted(row.dots) == [0.25, 0.5, 0.75]
-    assert html_text(found).count('class="dot"') == 3
+    assert html_text(report).count('class="dot"') == 3

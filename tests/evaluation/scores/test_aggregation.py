@@ -9,7 +9,7 @@ from optiml_jax.common.errors import DataError
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.evaluation.scores.aggregation import aggregate, results, write_results
 from optiml_jax.evaluation.scores.baselines import baselines, majority
-from optiml_jax.evaluation.scores.breakdown import chain
+from optiml_jax.evaluation.scores.breakdown import breakdown
 from optiml_jax.evaluation.scores.samples import score_sample
 from tests.evaluation.example_prompts import prompt, sample
 
@@ -133,8 +133,8 @@ def test_a_question_of_several_prompts_is_right_when_all_are():
             candidates=("- [True] x", "- [False] x"),
             references=("- [True] x",),
         )
-        for name, own in scores.items()
-        for i, score in enumerate(own)
+        for name, group in scores.items()
+        for i, score in enumerate(group)
     ]
     (task,) = aggregate(made)["tasks"].values()
     assert task["score"] == 0.5 and task["examples"] == 4
@@ -160,9 +160,9 @@ def test_predictions_that_are_scored_together_are_so_within_a_template():
         for i, (answer, right) in enumerate(zip(given, ("no", "yes", "yes", "yes")))
     ]
     (task,) = aggregate(made)["tasks"].values()
-    one, two = (2 / 3 + 4 / 5) / 2, (2 * 1 / (4 + 1) + 0) / 2
-    assert task["templates"] == {"0": {"one": [pytest.approx(one), 4], "two": [pytest.approx(two), 4]}}
-    assert task["score"] == pytest.approx((one + two) / 2)
+    single, two = (2 / 3 + 4 / 5) / 2, (2 * 1 / (4 + 1) + 0) / 2
+    assert task["templates"] == {"0": {"one": [pytest.approx(single), 4], "two": [pytest.approx(two), 4]}}
+    assert task["score"] == pytest.approx((single + two) / 2)
     assert task["baselines"] == {"majority": pytest.approx((2 * 6 / (8 + 6) + 0) / 2), "random": None}
 
 
@@ -175,8 +175,8 @@ def test_the_chain_leads_from_every_score_to_the_questions_it_comes_from():
         *(sample(0.25, number=0, task="flan.cb", benchmark="flan", shots=5, **where) for _ in range(1)),
         *(sample(0.5, task="bbh.sorting", benchmark="bbh", level=None, category="bbh") for _ in range(1)),
     ]
-    found = results(made, weights="w", tokenizer="t", bos=None, ranked_by="sum", code_version="0")
-    assert chain(found).splitlines() == [
+    report = results(made, weights="w", tokenizer="t", bos=None, ranked_by="sum", code_version="0")
+    assert breakdown(report).splitlines() == [
         " 31.25  average, of 1 levels",
         "   31.25  held_out_task, of 1 categories",
         "     31.25  nli, of 2 numbers of shots",
@@ -189,5 +189,5 @@ def test_the_chain_leads_from_every_score_to_the_questions_it_comes_from():
         "   50.00  at no level, of 1 categories",
         "     50.00  bbh / 0-shot / bbh.sorting / plain, 1 questions",
     ]
-    for entry in (*found["levels"].values(), *found["categories"].values(), *found["tasks"].values()):
-        assert f"{100 * entry['score']:6.2f}  " in chain(found)
+    for entry in (*report["levels"].values(), *report["categories"].values(), *report["tasks"].values()):
+        assert f"{100 * entry['score']:6.2f}  " in breakdown(report)

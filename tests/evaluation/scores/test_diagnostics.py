@@ -1,8 +1,8 @@
-"""What is wrong with generated answers, counted by hand."""
+"""Compares the diagnostics of generated answers with counts by hand."""
 
 import pytest
 
-from optiml_jax.evaluation.scores.diagnostics import answer_checks, labels_of, repeats_itself
+from optiml_jax.evaluation.scores.diagnostics import diagnose, repeats_itself, task_labels
 from optiml_jax.evaluation.scores.samples import score_sample
 from tests.evaluation.example_prompts import prompt
 
@@ -20,19 +20,19 @@ def written(answers, references, **fields):
 
 def test_shares_are_counted_by_task():
     answers = ["yes", "No.", "maybe", "", LOOP, "yes", "yes", "yes", "no", "yes"]
-    found = answer_checks(written(answers, ["yes", "no"] * 5))
-    assert found == {"bench.sky": {"outside": 0.2, "empty": 0.1, "cut": 0.1, "repeated": 0.1, "same": 0.5}}
+    result = diagnose(written(answers, ["yes", "no"] * 5))
+    assert result == {"bench.sky": {"outside": 0.2, "empty": 0.1, "cut": 0.1, "repeated": 0.1, "same": 0.5}}
 
 
 def test_a_task_that_writes_freely_has_no_labels():
     samples = written([f"text {n}" for n in range(10)], [f"word {n}" for n in range(10)])
-    assert labels_of(samples) is None and answer_checks(samples)["bench.sky"]["outside"] is None
+    assert task_labels(samples) is None and diagnose(samples)["bench.sky"]["outside"] is None
 
 
 def test_ranked_and_unscored_prompts_are_not_checked():
     ranked = [score_sample(prompt(n), "yes", scores=[0.0, -1.0]) for n in range(5)]
     unscored = [score_sample(prompt(9, candidates=None), None, remark="a candidate is empty")]
-    assert answer_checks([*ranked, *unscored]) == {}
+    assert diagnose([*ranked, *unscored]) == {}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What a line of samples.jsonl says."""
+"""Checks the lines of samples.jsonl."""
 
 import pytest
 

@@ -35,21 +35,21 @@ def folder(tmp_path_factory):
             for template in range(int(rng.integers(1, 5))):
                 for n in range(int(rng.integers(5, 25))):
                     right = ("yes", "no")[int(rng.integers(2))]
-                    one = prompt(n, shots=k, template=f"t{template}", references=(right,), **fields)
-                    said = str(rng.choice(["yes", "no"] if ranked else ["yes", "no", "", "yes it is", "maybe " * 15]))
+                    question = prompt(n, shots=k, template=f"t{template}", references=(right,), **fields)
+                    output = str(rng.choice(["yes", "no"] if ranked else ["yes", "no", "", "yes it is", "maybe " * 15]))
                     scores = (
                         {"scores": [-1.0, -2.0], "token_scores": [[["yes", -1.0]], [["no", -2.0]]]} if ranked else {}
                     )
-                    sample = score_sample(one, said, truncated=not ranked and len(said) > 9, **scores)
+                    sample = score_sample(question, output, truncated=not ranked and len(output) > 9, **scores)
                     samples.append(sample | {"contaminated": bool(n % 4 == 1) if t < 12 else None})
     samples += [
         score_sample(prompt(99, task="b0.task0", level=samples[0]["level"]), None, remark="a candidate is empty")
     ]
     directory = tmp_path_factory.mktemp("traced")
     about = {"weights": "w", "tokenizer": "f" * 64, "bos": "</s>", "ranked_by": "sum", "code_version": "0"}
-    found = results([s for s in samples if s["score"] is not None], **about)
+    report = results([s for s in samples if s["score"] is not None], **about)
     write_samples(directory / "samples.jsonl", samples)
-    write_reports(directory, found, samples)
+    write_reports(directory, report, samples)
     return directory
 
 

@@ -73,25 +73,26 @@ class Reckoned:
 
     def template_scores(self, task):
         """shots -> template -> mean over questions."""
-        found = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+        result = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
         for s in self.tasks[task]:
-            found[s["shots"]][s["template"]][s["seed"], s["part_of"] or s["example_id"]].append(s["score"])
+            result[s["shots"]][s["template"]][s["seed"], s["part_of"] or s["example_id"]].append(s["score"])
         return {
-            k: {t: mean(min(scores) for scores in asked.values()) for t, asked in templates.items()}
-            for k, templates in found.items()
+            k: {t: mean(min(scores) for scores in requests.values()) for t, requests in templates.items()}
+            for k, templates in result.items()
         }
 
     def at_shots(self, task):
         return {k: mean(templates.values()) for k, templates in self.template_scores(task).items()}
 
     def over(self, tasks, value):
-        """Of some tasks of one category, at each number of shots: groups, their benchmarks, their tasks; then shots."""
+        """Averages tasks of one category at each number of shots: over groups, benchmarks and tasks, then over
+        shots."""
         by_shots = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
         for task in tasks:
             first = self.tasks[task][0]
             for k, score in value(task).items():
                 by_shots[k][first["group"] or task][first["benchmark"]].append(score)
-        return {k: mean(mean(map(mean, of.values())) for of in groups.values()) for k, groups in by_shots.items()}
+        return {k: mean(mean(map(mean, group.values())) for group in groups.values()) for k, groups in by_shots.items()}
 
     def floors(self, task):
         """(majority, random) of the references and candidates of a task."""
@@ -112,11 +113,11 @@ def check(page: str, samples: list[dict]) -> int:
     parser = Tables()
     parser.feed(page)
     reckoned, count = Reckoned(samples), 0
-    names = {task: task.removeprefix(f"{of[0]['benchmark']}.") for task, of in reckoned.tasks.items()}
+    names = {task: task.removeprefix(f"{group[0]['benchmark']}.") for task, group in reckoned.tasks.items()}
 
-    def same(row, **wanted):
+    def same(row, **expected):
         nonlocal count
-        for column, text in wanted.items():
+        for column, text in expected.items():
             assert row[column] == text, (row, column, text)
             count += 1
 
@@ -125,36 +126,38 @@ def check(page: str, samples: list[dict]) -> int:
         parts = defaultdict(list)
         for task in tasks:
             parts[reckoned.tasks[task][0]["category"] if level_of else ""].append(task)
-        score = mean(mean(reckoned.over(of, reckoned.at_shots).values()) for of in parts.values())
-        floor = mean(mean(reckoned.over(of, reckoned.floor).values()) for of in parts.values())
+        score = mean(mean(reckoned.over(group, reckoned.at_shots).values()) for group in parts.values())
+        floor = mean(mean(reckoned.over(group, reckoned.floor).values()) for group in parts.values())
         enough = sum(len(reckoned.tasks[task]) for task in tasks) >= 10
         gain = "–" if not enough else f"{100 * (score - floor):+.1f}".replace("-0.0", "+0.0")
         same(row, score=shown(score), floor=shown(floor if enough else None), gain=gain)
         low, high = (float(end) for end in row["95%"].split("–"))
         assert low <= 100 * score + 0.05 and 100 * score - 0.05 <= high, row
 
-    def of(**fields):
+    def tasks_with(**fields):
         return [t for t, s in reckoned.tasks.items() if all(s[0][name] == value for name, value in fields.items())]
 
     def prompts(tasks):
         return f"{sum(len(reckoned.tasks[task]) for task in tasks):,}"
 
     for row in parser.found.get("Levels of generalization", ()):
-        tasks = of(level=LEVELS[row["level"]])
+        tasks = tasks_with(level=LEVELS[row["level"]])
         scored(row, tasks, level_of=True)
         same(row, tasks=f"{len(tasks):,}", prompts=prompts(tasks))
         for column in (name for name in row if name.endswith("-shot")):
             k = int(column.removesuffix("-shot"))
             categories = {reckoned.tasks[task][0]["category"] for task in tasks}
-            at = [reckoned.over(of(level=LEVELS[row["level"]], category=c), reckoned.at_shots) for c in categories]
-            there = [x[k] for x in at if k in x]
-            same(row, **{column: shown(mean(there) if there else None)})
+            at = [
+                reckoned.over(tasks_with(level=LEVELS[row["level"]], category=c), reckoned.at_shots) for c in categories
+            ]
+            present = [x[k] for x in at if k in x]
+            same(row, **{column: shown(mean(present) if present else None)})
     for row in parser.found["Categories"]:
-        tasks = of(category=row["category"], level=LEVELS.get(row["level"]))
+        tasks = tasks_with(category=row["category"], level=LEVELS.get(row["level"]))
         scored(row, tasks)
         same(row, tasks=f"{len(tasks):,}")
     for row in parser.found["Benchmarks"]:
-        tasks = of(benchmark=row["benchmark"])
+        tasks = tasks_with(benchmark=row["benchmark"])
         scored(row, tasks)
         same(row, tasks=f"{len(tasks):,}", prompts=prompts(tasks))
     by_name = {name: task for task, name in names.items()}
@@ -164,7 +167,7 @@ def check(page: str, samples: list[dict]) -> int:
         same(row, worst=shown(min(scores)), best=shown(max(scores)))
     for row in parser.found["Tasks"]:
         task = by_name[row["task"]]
-        own, score, (majority, random) = (
+        task_samples, score, (majority, random) = (
             reckoned.tasks[task],
             mean(reckoned.at_shots(task).values()),
             reckoned.floors(task),
@@ -173,26 +176,33 @@ def check(page: str, samples: list[dict]) -> int:
             row,
             score=shown(score),
             random=shown(random),
-            prompts=f"{len(own):,}",
-            metric=str(Metric.parse(own[0]["metric"])),
+            prompts=f"{len(task_samples):,}",
+            metric=str(Metric.parse(task_samples[0]["metric"])),
         )
-        if len(own) >= 10:
+        if len(task_samples) >= 10:
             gain = 100 * (score - max(majority, random or 0.0))
             same(row, majority=shown(majority), gain=f"{gain:+.1f}".replace("-0.0", "+0.0"))
-        if "empty" in row and own[0]["candidates"] is None:
-            texts = [s["prediction"].strip() for s in own]
-            same(row, empty=shown(mean(not text for text in texts)), cut=shown(mean(bool(s["truncated"]) for s in own)))
-            same(row, same=shown(Counter(texts).most_common(1)[0][1] / len(own)))
+        if "empty" in row and task_samples[0]["candidates"] is None:
+            texts = [s["prediction"].strip() for s in task_samples]
+            same(
+                row,
+                empty=shown(mean(not text for text in texts)),
+                cut=shown(mean(bool(s["truncated"]) for s in task_samples)),
+            )
+            same(row, same=shown(Counter(texts).most_common(1)[0][1] / len(task_samples)))
         if row.get("shared", "–") != "–":
-            same(row, shared=shown(mean(bool(s["contaminated"]) for s in own)))
+            same(row, shared=shown(mean(bool(s["contaminated"]) for s in task_samples)))
     for row in parser.found.get("Overlap with training", ()):
-        known = [s for s in samples if s["level"] == LEVELS[row["level"]] and s["contaminated"] is not None]
-        known = [s for s in known if s["score"] is not None]
-        same(row, shared=shown(mean(s["contaminated"] for s in known)), prompts=f"{len(known):,}")
-        for column, part in (("score", known), ("clean", [s for s in known if not s["contaminated"]])):
+        checked = [s for s in samples if s["level"] == LEVELS[row["level"]] and s["contaminated"] is not None]
+        checked = [s for s in checked if s["score"] is not None]
+        same(row, shared=shown(mean(s["contaminated"] for s in checked)), prompts=f"{len(checked):,}")
+        for column, part in (
+            ("score", checked),
+            ("clean", [s for s in checked if not s["contaminated"]]),
+        ):
             parts, anew = defaultdict(list), Reckoned(part)
-            for task, own in anew.tasks.items():
-                parts[own[0]["category"]].append(task)
+            for task, task_samples in anew.tasks.items():
+                parts[task_samples[0]["category"]].append(task)
             same(row, **{column: shown(mean(mean(anew.over(x, anew.at_shots).values()) for x in parts.values()))})
     return count
 

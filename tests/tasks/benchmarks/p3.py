@@ -35,14 +35,16 @@ def row_of(template: PromptTemplate, prompt: str, completion: str) -> dict[str, 
     right[-1] = right[-1].rstrip() if isinstance(right[-1], str) else right[-1]
     groups: dict[Place, str] = {}
     pattern = "".join(_pattern(part, groups) for part in (*left, "|||", *right))
-    if (found := re.fullmatch(pattern, f"{prompt}|||{completion}", re.DOTALL)) is None:
+    if (match := re.fullmatch(pattern, f"{prompt}|||{completion}", re.DOTALL)) is None:
         return None
     row: dict[str, Any] = {}
     try:
         for place, group in groups.items():
-            value: Any = found[group]
+            value: Any = match[group]
             if place[0] == "answer_choices":
-                answers = [text.strip() for text in jinja_sandbox.Template(template.choices).render(row).split("|||")]
+                answers = [
+                    text.strip() for text in jinja_sandbox.JinjaTemplate(template.choices).render(row).split("|||")
+                ]
                 (_, place), value = place, answers.index(value)
                 place = (place,)
             _put(row, place, value)
@@ -57,8 +59,8 @@ def _parts(text: str) -> list[str | Place] | None:
     for node in super(jinja_sandbox.Sandbox, jinja_sandbox._ENVIRONMENT)._parse(text, None, None).body:
         if not isinstance(node, nodes.Output):
             return None
-        for one in node.nodes:
-            part = one.data if isinstance(one, nodes.TemplateData) else _place(one)
+        for child in node.nodes:
+            part = child.data if isinstance(child, nodes.TemplateData) else _place(child)
             if part is None:
                 return None
             parts.append(part)

@@ -28,8 +28,8 @@ def test_a_snapshot_of_acts_is_turns_without_personas_and_its_last_episode_may_b
     folder = tmp_path / "dialogue" / "parlai" / "convai2"
     write(folder, **{"convai2_train.yml": SNAPSHOT, "convai2_none_train.yml": SNAPSHOT})
     read, skipped = examples("dialogue", tmp_path, "convai2")
-    assert [one.target for one in read] == [TALK, "how are you ?\nfine"] and not skipped
-    assert {one.source for one in read} == {""}
+    assert [example.target for example in read] == [TALK, "how are you ?\nfine"] and not skipped
+    assert {example.source for example in read} == {""}
     [left] = registry.discover("dialogue", tmp_path).left_out
     assert left.where.endswith("convai2_none_train.yml") and "another form" in left.reason
 
@@ -65,7 +65,7 @@ def test_a_snapshot_of_acts_is_turns_without_personas_and_its_last_episode_may_b
 def test_all_forms_of_a_dialogue_are_the_same_turns(tmp_path, name, content):
     write(tmp_path / "dialogue" / "convai2", **{name: content})
     read, skipped = examples("dialogue", tmp_path, "convai2")
-    assert [one.target for one in read] == [TALK, "how are you ?\nfine"] and not skipped
+    assert [example.target for example in read] == [TALK, "how are you ?\nfine"] and not skipped
 
 
 def test_the_scenes_of_light_are_dropped_and_a_turn_said_again_is_said_once(tmp_path):
@@ -85,31 +85,34 @@ def test_a_dialogue_that_two_files_have_is_read_once(tmp_path):
     lines = "text:a\tlabels:b\tepisode_done:True\ntext:c\tlabels:d\tepisode_done:True\n"
     write(folder, **{"session_2/train.txt": lines})
     read, skipped = examples("dialogue", tmp_path, "msc")
-    assert [one.target for one in read] == ["a\nb", "c\nd"] and not skipped
+    assert [example.target for example in read] == ["a\nb", "c\nd"] and not skipped
 
 
 def test_what_is_no_dialogue_is_skipped_by_name(tmp_path):
     folder = tmp_path / "dialogue" / "convai2"
     write(folder, **{"train.txt": "text:alone\tepisode_done:True\nhello there\n1 two\tturns\n"})
     read, skipped = examples("dialogue", tmp_path, "convai2")
-    assert [one.target for one in read] == ["two\nturns"]
-    assert [one.reason for one in skipped] == ["a dialogue without turns", 'neither "text:...", nor a numbered line']
-    assert [one.where.rsplit(":", 1)[1] for one in skipped] == ["1", "2"]
+    assert [example.target for example in read] == ["two\nturns"]
+    assert [example.reason for example in skipped] == [
+        "a dialogue without turns",
+        'neither "text:...", nor a numbered line',
+    ]
+    assert [example.where.rsplit(":", 1)[1] for example in skipped] == ["1", "2"]
     write(folder, **{"convai2_train.yml": "acts: [[{text: never ends"})
     with pytest.raises(DataError, match=r"convai2_train.yml: not ParlAI's YAML"):
         examples("dialogue", tmp_path, "convai2")
 
 
 def test_the_snapshots_of_parlai_are_read_and_nothing_is_dropped_without_a_reason(shared):
-    found = registry.discover("dialogue", shared / "data")
-    assert len(found.tasks) == 5, "all six but Wizard of the Internet, which has no snapshot"
-    for name in found.tasks:
+    benchmark = registry.discover("dialogue", shared / "data")
+    assert len(benchmark.tasks) == 5, "all six but Wizard of the Internet, which has no snapshot"
+    for name in benchmark.tasks:
         read, skipped = examples("dialogue", shared / "data", name.removeprefix("dialogue."))
         assert read and not skipped
-        assert all("persona:" not in one.target and len(one.target.split("\n")) > 1 for one in read)
+        assert all("persona:" not in example.target and len(example.target.split("\n")) > 1 for example in read)
     files = {str(path) for path in (shared / "data" / "dialogue").rglob("*") if path.is_file()}
-    known = {str(path) for task in found.tasks.values() for path in task.files}
-    assert files == known | {one.where for one in found.left_out if one.reason}
+    source_files = {str(path) for task in benchmark.tasks.values() for path in task.files}
+    assert files == source_files | {example.where for example in benchmark.left_out if example.reason}
 
 
 # --- pre-training text
@@ -119,7 +122,7 @@ def test_documents_have_no_source_and_files_of_text_are_one_each(tmp_path):
     folder = tmp_path / "pretrain_text"
     write(folder, **{"a.jsonl": '{"text": "One."}\n{"text": " "}\n{"body": "x"}\n', "b.txt": "Two.\n\nStill two.\n"})
     read, skipped = examples("pretrain_text", tmp_path, "documents")
-    assert [(one.source, one.target) for one in read] == [("", "One."), ("", "Two.\n\nStill two.")]
+    assert [(example.source, example.target) for example in read] == [("", "One."), ("", "Two.\n\nStill two.")]
     assert len(skipped) == 2
     assert registry.discover("pretrain_text", tmp_path).tasks["pretrain_text.documents"].longer == "chunk"
 

@@ -69,8 +69,8 @@ CHOICES = [{"label": label, "text": text} for label, text in zip("ABCDE", OPTION
 LOVE = "How do most people feel about a person they love?"
 
 
-def dump(struct, asked, answer):
-    return json.dumps({"struct_in": struct, "text_in": asked, "seq_out": answer})
+def dump(struct, requests, answer):
+    return json.dumps({"struct_in": struct, "text_in": requests, "seq_out": answer})
 
 
 def tabs(*cells):

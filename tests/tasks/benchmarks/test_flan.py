@@ -53,10 +53,10 @@ def test_every_task_of_the_catalog_has_a_recipe_and_a_row():
 
 @pytest.mark.parametrize("task", ROWS)
 def test_a_row_has_the_fields_that_templates_name(task):
-    """Of these rows upstream's own preprocessors make the same, but for two: see docs/differences.md."""
-    row, wanted = ROWS[task]
+    """Upstream's preprocessors return the same fields for these rows, except for two: see docs/differences.md."""
+    row, expected = ROWS[task]
     fields = fields_of(task, row)
-    assert {name: fields[name] for name in wanted} == wanted
+    assert {name: fields[name] for name in expected} == expected
     if "options" in fields:
         assert fields["answer"] in fields["options"]
         assert fields["options_"] == "OPTIONS:\n- " + "\n- ".join(fields["options"])
@@ -101,9 +101,9 @@ def test_rows_as_datasets_names_them():
 
 
 def test_pairs_that_alter_the_task_are_left_out_with_the_reason(folder):
-    found = registry.discover("flan", folder())
-    assert [one.id for one in found.tasks[NAME].templates] == ["rte_0", "rte_1"]
-    (left_out,) = found.left_out
+    benchmark = registry.discover("flan", folder())
+    assert [template.id for template in benchmark.tasks[NAME].templates] == ["rte_0", "rte_1"]
+    (left_out,) = benchmark.left_out
     assert left_out.where.endswith("templates.py#rte_2") and "not reviewed" in left_out.reason
     everything = registry.discover("flan", folder(), Options(all_templates=True))
     assert len(everything.tasks[NAME].templates) == 3 and not everything.left_out
@@ -147,7 +147,7 @@ def test_examples_have_candidates_and_references(folder):
     (example, *_) = examples(task, "train")
     assert example.candidates == ("yes", "no") and example.references == ("yes",)
     assert "OPTIONS:\n- yes\n- no" in example.source and len(list(examples(task, "train"))) == 800
-    parts = suites.suite("flan").asked(registry.discover("flan", folder()))
+    parts = suites.suite("flan").available(registry.discover("flan", folder()))
     assert [(part.task.name, part.split, part.shots) for part in parts] == [(NAME, "test", (0, 5))]
 
 
@@ -156,9 +156,9 @@ def test_rows_of_promptsource_serve_both(folder, shared):
     (data / "promptsource").symlink_to(shared / "data" / "promptsource")
     patterns = {"copa": [("{premise} {question}\n{options_}", "{answer}")], "cb": [JUDGE], "rte": [JUDGE]}
     (data / "flan" / "flan" / "templates.py").write_text(f"PATTERNS = {patterns!r}")
-    found = registry.discover("flan", data)
-    assert found.tasks.keys() == {"flan.copa", "flan.cb", NAME}
-    for task in found.tasks.values():
+    benchmark = registry.discover("flan", data)
+    assert benchmark.tasks.keys() == {"flan.copa", "flan.cb", NAME}
+    for task in benchmark.tasks.values():
         for split in task.splits:
             made = [task.render(record, task.templates[0]) for record in task.read(split)]
             assert made and all(isinstance(example, Example) and example.candidates for example in made)

@@ -31,40 +31,40 @@ def discover(path, **options):
     return registry.discover("jsonl", path, Options(**options))
 
 
-def one(tmp_path, record, **options):
+def first_task(tmp_path, record, **options):
     """The examples of a file of one record."""
     (task,) = discover(write(tmp_path / "own.jsonl", [record]), allow_bad_records=True, **options).tasks.values()
     return list(examples(task, "train"))
 
 
 def test_alpaca_and_dolly_are_instruction_and_input(tmp_path):
-    (example,) = one(tmp_path, ALPACA)
+    (example,) = first_task(tmp_path, ALPACA)
     assert "Name the colour.\n" in example.source and "grass" in example.source and example.target == "green"
     dolly = {"instruction": "Name the colour.", "context": "grass", "response": "green"}
-    assert one(tmp_path, dolly) == [example]
-    (alone,) = one(tmp_path, {"instruction": "Sing.", "input": "", "output": "La."})
+    assert first_task(tmp_path, dolly) == [example]
+    (alone,) = first_task(tmp_path, {"instruction": "Sing.", "input": "", "output": "La."})
     assert alone.source.removeprefix("Task: ").removeprefix("Instructions: ").startswith("Sing.")
 
 
 def test_prompt_and_completion_are_taken_as_they_are(tmp_path):
-    (example,) = one(tmp_path, {"prompt": "Q: 1 + 1\nA:", "completion": " 2"})
+    (example,) = first_task(tmp_path, {"prompt": "Q: 1 + 1\nA:", "completion": " 2"})
     assert (example.source, example.target, example.separator) == ("Q: 1 + 1\nA:", "2", " ")
 
 
 def test_every_turn_of_the_assistant_is_an_example(tmp_path):
     chat = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello."), ("user", "Bye"), ("assistant", "Bye.")]
-    first, second = one(tmp_path, {"messages": [{"role": role, "content": text} for role, text in chat]})
+    first, second = first_task(tmp_path, {"messages": [{"role": role, "content": text} for role, text in chat]})
     assert (first.id, first.source, first.target) == ("1.1", "Be brief.\nUser: Hi\nAssistant:", "Hello.")
     assert second.source == "Be brief.\nUser: Hi\nAssistant: Hello.\nUser: Bye\nAssistant:" and second.id == "1.2"
     shared = [{"from": {"user": "human", "assistant": "gpt"}.get(role, role), "value": text} for role, text in chat]
-    assert one(tmp_path, {"conversations": shared}) == [first, second]
+    assert first_task(tmp_path, {"conversations": shared}) == [first, second]
     weighted = [{"role": role, "content": text} for role, text in chat]
     weighted[2]["weight"] = 0
-    assert [example.source for example in one(tmp_path, {"messages": weighted})] == [second.source]
+    assert [example.source for example in first_task(tmp_path, {"messages": weighted})] == [second.source]
 
 
 def test_candidates_references_and_metric(tmp_path):
-    (example,) = one(tmp_path, ALPACA | {"candidates": ["red", "green"], "references": ["lime"]})
+    (example,) = first_task(tmp_path, ALPACA | {"candidates": ["red", "green"], "references": ["lime"]})
     assert example.candidates == ("red", "green") and set(example.references) == {"green", "lime"}
     path = tmp_path / "own.jsonl"
     assert discover(path).tasks["jsonl.own"].templates[0].metric == Metric("accuracy")
@@ -94,10 +94,10 @@ def test_candidates_references_and_metric(tmp_path):
 def test_a_record_that_cannot_be_used_is_named_with_file_line_and_reason(tmp_path, record, reason):
     path = write(tmp_path / "own.jsonl", [*records(150), record, *records(150)])
     (task,) = discover(path).tasks.values()
-    found = list(examples(task, "train"))
-    (skipped,) = [item for item in found if isinstance(item, Skipped)]
+    result = list(examples(task, "train"))
+    (skipped,) = [item for item in result if isinstance(item, Skipped)]
     assert reason in skipped.reason and skipped.where == f"{path}:151"
-    assert sum(isinstance(item, Example) for item in found) == 2 * 150 - 2 * 15
+    assert sum(isinstance(item, Example) for item in result) == 2 * 150 - 2 * 15
 
 
 def test_a_file_whose_records_change_type_midway_is_refused_and_named(tmp_path):
@@ -112,13 +112,13 @@ def test_a_tenth_is_held_out_and_no_question_is_on_both_sides(tmp_path):
     (task,) = discover(path).tasks.values()
     sides = {split: [example.source for example in examples(task, split)] for split in ("train", "validation")}
     assert sum(map(len, sides.values())) == 250 and 20 <= len(sides["validation"]) <= 50
-    asked = {split: {source.split("thing ")[1].split()[0] for source in found} for split, found in sides.items()}
-    assert not asked["train"] & asked["validation"]
-    assert len(asked["validation"]) == 20
+    requests = {split: {source.split("thing ")[1].split()[0] for source in result} for split, result in sides.items()}
+    assert not requests["train"] & requests["validation"]
+    assert len(requests["validation"]) == 20
     for count in (0, 7):
         (task,) = discover(path, held_out_instances=count).tasks.values()
-        there = list(examples(task, "validation")) if "validation" in task.splits else []
-        assert len({example.source.split("thing ")[1].split()[0] for example in there}) == count
+        present = list(examples(task, "validation")) if "validation" in task.splits else []
+        assert len({example.source.split("thing ")[1].split()[0] for example in present}) == count
     (small,) = discover(write(tmp_path / "small.jsonl", records(9))).tasks.values()
     assert len(list(examples(small, "train"))) == 9 and not list(examples(small, "validation"))
 
@@ -128,17 +128,17 @@ def test_a_folder_with_splits_is_one_task_and_keeps_them(tmp_path):
         write(tmp_path / "data" / "colours" / f"{split}.jsonl", records(count))
     write(tmp_path / "data" / "only_test" / "test.jsonl", records(3, category="New"))
     write(tmp_path / "data" / "more.jsonl", records(20))
-    found = discover(tmp_path / "data")
-    assert found.tasks.keys() == {"jsonl.colours", "jsonl.only_test.new", "jsonl.more"}
-    assert len(list(examples(found.tasks["jsonl.colours"], "train"))) == 30
-    asked = {(part.task.name, part.split, part.level) for part in suites.suite("jsonl").parts(found)}
-    assert asked == {
+    benchmark = discover(tmp_path / "data")
+    assert benchmark.tasks.keys() == {"jsonl.colours", "jsonl.only_test.new", "jsonl.more"}
+    assert len(list(examples(benchmark.tasks["jsonl.colours"], "train"))) == 30
+    requests = {(part.task.name, part.split, part.level) for part in suites.suite("jsonl").parts(benchmark)}
+    assert requests == {
         ("jsonl.colours", "validation", "held_out_instances"),
         ("jsonl.colours", "test", "held_out_instances"),
         ("jsonl.more", "validation", "held_out_instances"),
         ("jsonl.only_test.new", "test", "fully_held_out"),
     }
-    assert {task.name for task in mixtures.mixture("jsonl").tasks(found)} == {"jsonl.colours", "jsonl.more"}
+    assert {task.name for task in mixtures.mixture("jsonl").tasks(benchmark)} == {"jsonl.colours", "jsonl.more"}
 
 
 def test_categories_make_tasks(tmp_path):
@@ -146,12 +146,12 @@ def test_categories_make_tasks(tmp_path):
     path = write(
         tmp_path / "dolly.jsonl", [ALPACA | {"input": str(i), "category": kind} for i, kind in enumerate(kinds)]
     )
-    found = discover(path, held_out_instances=0)
-    assert {name: task.category for name, task in found.tasks.items()} == {
+    benchmark = discover(path, held_out_instances=0)
+    assert {name: task.category for name, task in benchmark.tasks.items()} == {
         "jsonl.dolly.open_qa": "open_qa",
         "jsonl.dolly.summarization": "summarization",
     }
-    assert [example.id for example in examples(found.tasks["jsonl.dolly.summarization"], "train")] == ["2", "4"]
+    assert [example.id for example in examples(benchmark.tasks["jsonl.dolly.summarization"], "train")] == ["2", "4"]
     write(path, [ALPACA | {"category": f"kind {i}"} for i in range(1200)])
     with pytest.raises(DataError, match=r"dolly\.jsonl: more than 1,000 categories"):
         discover(path)
@@ -163,7 +163,7 @@ def test_demonstrations_follow_a_shared_instruction_and_precede_others(tmp_path)
     example, ids = demonstrations.render(task, third, task.templates[0], (first, second))
     plain = task.render(third, task.templates[0])
     assert example.source.count("Name the colour.") == 1 and ids == (first.id, second.id)
-    assert example.source.startswith(plain.source[: plain.own]) and example.source.count("\n\n\n") == 2
+    assert example.source.startswith(plain.source[: plain.input_start]) and example.source.count("\n\n\n") == 2
     without = "".join(part for i, part in enumerate(_split(example)) if i % 2 == 0)
     assert without == plain.source
     write(tmp_path / "own.jsonl", [{"prompt": f"{i}?", "completion": str(i)} for i in range(10)])
@@ -175,7 +175,7 @@ def test_demonstrations_follow_a_shared_instruction_and_precede_others(tmp_path)
 
 
 def _split(example):
-    ends = [0, *(end for span in example.shown for end in span), len(example.source)]
+    ends = [0, *(end for span in example.demonstration_spans for end in span), len(example.source)]
     return [example.source[start:stop] for start, stop in itertools.pairwise(ends)]
 
 

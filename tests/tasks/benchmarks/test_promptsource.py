@@ -55,27 +55,29 @@ def test_every_file_parses_and_counts_as_the_catalog_has_it(templates, shared):
     with (shared / "catalog" / "promptsource.tsv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     assert len(rows) == len(templates) == 279
-    original = [one for own in templates.values() for one in own if one.original_task]
+    original = [item for originals in templates.values() for item in originals if item.original_task]
     assert sum(map(len, templates.values())) == 2085 and len(original) == 1535
-    assert sum(one.choices is not None for one in original) == 959
+    assert sum(item.choices is not None for item in original) == 959
     catalog, reviewed = registry.catalog("promptsource"), registry.reviewed_templates("promptsource")
     assert len(catalog) == 279 and all(decision == "keep" and reason for decision, reason in reviewed.values())
     for row in rows:
         place = f"{row['dataset']}/{row['subset']}" if row["subset"] else row["dataset"]
-        own = [one for one in templates[place] if one.original_task]
-        assert [len(templates[place]), len(own)] == [int(row["n_templates"]), int(row["n_original_task"])]
-        known = catalog[registry.task_name("promptsource", place.replace("/", "__"))]
-        assert known.category == registry.slug(row["proposed_category"]) and known.source == place
-        kept = [one for one in templates[place] if f"{place}/{one.id}" in reviewed]  # of two that the paper evaluates
-        assert known.metric == (promptsource.metric_of(own or kept) if own or kept else "rouge_l")
-        assert (known.split == "excluded") == (not own and not kept)
+        originals = [item for item in templates[place] if item.original_task]
+        assert [len(templates[place]), len(originals)] == [int(row["n_templates"]), int(row["n_original_task"])]
+        entry = catalog[registry.task_name("promptsource", place.replace("/", "__"))]
+        assert entry.category == registry.slug(row["proposed_category"]) and entry.source == place
+        retained = [
+            item for item in templates[place] if f"{place}/{item.id}" in reviewed
+        ]  # of two that the paper evaluates
+        assert entry.metric == (promptsource.metric_of(originals or retained) if originals or retained else "rouge_l")
+        assert (entry.split == "excluded") == (not originals and not retained)
 
 
 def test_real_rows_are_rendered_by_all_their_templates(shared):
-    found = registry.discover("promptsource", shared / "data", Options())
-    assert len(found.tasks) == 13 and not found.left_out
+    benchmark = registry.discover("promptsource", shared / "data", Options())
+    assert len(benchmark.tasks) == 13 and not benchmark.left_out
     reasons, count = collections.Counter(), 0
-    for task in found.tasks.values():
+    for task in benchmark.tasks.values():
         for split in task.splits:
             for record in task.read(split):
                 for template in task.templates:
@@ -93,18 +95,18 @@ def test_real_rows_are_rendered_by_all_their_templates(shared):
 def plain(text):
     environment = jinja2.Environment()
     environment.globals["zip"] = zip
-    environment.filters["most_frequent"] = promptsource.jinja._most_frequent
+    environment.filters["most_frequent"] = promptsource.jinja_sandbox._most_frequent
     return environment.from_string(text)
 
 
 def as_upstream(template, row, truncate):
-    """What `Template.apply` of promptsource 7dab96a3 does, by plain jinja2; None where it fails."""
+    """Applies a template like `Template.apply` of promptsource 7dab96a3, with plain jinja2; None if it fails."""
     text = template.jinja.replace("}}", " | string | truncate(2048) }}") if truncate else template.jinja
     protect = {k: v.replace("|||", promptsource.PROTECTED) if isinstance(v, str) else v for k, v in row.items()}
 
     def parts(text, **values):
-        found = plain(text).render(**json.loads(json.dumps(protect)), **values).split("|||")
-        return [part.replace(promptsource.PROTECTED, "|||").strip() for part in found]
+        result = plain(text).render(**json.loads(json.dumps(protect)), **values).split("|||")
+        return [part.replace(promptsource.PROTECTED, "|||").strip() for part in result]
 
     try:
         answers = parts(template.choices) if template.choices else None
@@ -114,26 +116,28 @@ def as_upstream(template, row, truncate):
 
 
 def test_rows_of_every_kind_render_as_upstream_renders_them(templates):
-    """Of all 279 files, on rows made for their fields: the same text, or no example on either side."""
+    """Compares all 279 files on rows made for their fields: the same text, or no example on either side."""
     fitting = compared = 0
-    for own in templates.values():
-        texts = [text for one in own for text in (one.jinja, one.choices) if text]
+    for group in templates.values():
+        texts = [text for item in group for text in (item.jinja, item.choices) if text]
         made = list(features.rows(texts, 6))
-        for one in own:
-            random = promptsource.jinja.RANDOM.search(one.jinja + (one.choices or ""))
+        for item in group:
+            random = promptsource.jinja_sandbox.RANDOM.search(item.jinja + (item.choices or ""))
             fits = False
             for number, row in enumerate(made):
-                example = rendered(one, row, number=str(number))
+                example = rendered(item, row, number=str(number))
                 fits |= isinstance(example, Example)
                 if not random:
                     compared += 1
-                    wanted = as_upstream(one, row, False)
+                    expected = as_upstream(item, row, False)
                     if isinstance(example, Example):
-                        assert [example.source, example.target] == [finished(wanted[0], str(number)), wanted[1]], one
+                        assert [example.source, example.target] == [finished(expected[0], str(number)), expected[1]], (
+                            item
+                        )
                     elif example.reason in ("no target", "no source"):
-                        assert len(wanted) != 2 or not all(wanted), one
+                        assert len(expected) != 2 or not all(expected), item
                     elif "has no field" not in example.reason:  # there upstream leaves a gap in the text
-                        assert wanted is None, (one, example)
+                        assert expected is None, (item, example)
             fitting += fits
     assert fitting >= 1900 and compared > 10_000
 
@@ -142,22 +146,22 @@ def test_p3s_pairs_are_reproduced_character_for_character(templates, shared):
     """T0's own data, cut as T0 cut it. Not reproduced: templates whose rows cannot be told from their texts."""
     files = {_plain(file.stem): file for file in (shared / "data" / "promptsource" / "p3_rendered").glob("*.jsonl")}
     whole, across = [], []
-    for place, own in templates.items():
-        named = {one: files[name] for one in own if (name := _plain(place + one.id)) in files}
-        rows = {one: [p3.row_of(one, *pair) for pair in p3.pairs(file)] for one, file in named.items()}
-        known = [row for found in rows.values() for row in found if row is not None]
-        for one, file in named.items():
+    for place, group in templates.items():
+        named = {item: files[name] for item in group if (name := _plain(place + item.id)) in files}
+        rows = {item: [p3.row_of(item, *pair) for pair in p3.pairs(file)] for item, file in named.items()}
+        published = [row for by_name in rows.values() for row in by_name if row is not None]
+        for item, file in named.items():
             pairs = [(finished(prompt), target) for prompt, target in p3.pairs(file)]
-            made = [rendered(one, row, truncate=True) if row else None for row in rows[one]]
+            made = [rendered(item, row, truncate=True) if row else None for row in rows[item]]
             if made and all(isinstance(example, Example) for example in made):
-                assert [(example.source, example.target) for example in made] == pairs, one
-                whole.append(one)
+                assert [(example.source, example.target) for example in made] == pairs, item
+                whole.append(item)
                 continue
-            others = (rendered(one, row, truncate=True) for row in known)
+            others = (rendered(item, row, truncate=True) for row in published)
             met = {example.source: example.target for example in others if isinstance(example, Example)}
-            there = [(prompt, target) for prompt, target in pairs if prompt in met]
-            assert all(met[prompt] == target for prompt, target in there), one
-            across += [one] * bool(there)
+            present = [(prompt, target) for prompt, target in pairs if prompt in met]
+            assert all(met[prompt] == target for prompt, target in present), item
+            across += [item] * bool(present)
     assert len(whole) >= 105 and len(across) >= 25
 
 
@@ -212,9 +216,9 @@ FIGURES = {
 def test_the_papers_figures_are_among_the_prompts_drawn(templates, figure):
     place, row, printed = FIGURES[figure]
     drawn = set()
-    for one in templates[place]:
+    for template in templates[place]:
         for number in range(60):
-            example = rendered(one, row, number=str(number))
+            example = rendered(template, row, number=str(number))
             if isinstance(example, Example):
                 drawn.add(" ".join("".join(join(example.source, example.target)).split()))
     assert printed in drawn
@@ -231,8 +235,8 @@ def folder(tmp_path):
         place.joinpath("templates.yaml").write_bytes(templates if isinstance(templates, bytes) else templates.encode())
         data = directory / "rows" / "mine" / "copa"
         data.mkdir(parents=True, exist_ok=True)
-        for split, own in {"train": rows or [COPA] * 4, **more}.items():
-            (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+        for split, group in {"train": rows or [COPA] * 4, **more}.items():
+            (data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in group))
         return tmp_path
 
     return write
@@ -257,15 +261,15 @@ TWO = HEAD + template("ask", ASK) + template("invert", "{{ choice1 }} ||| {{ pre
 NAME = "promptsource.mine__copa"
 
 
-def one(folder, **options):
+def first_task(folder, **options):
     (task,) = registry.discover("promptsource", folder, Options(**options)).tasks.values()
     return task
 
 
 def test_only_templates_of_the_original_task_are_taken_unless_asked(folder):
-    task = one(folder())
-    assert task.name == NAME and [own.id for own in task.templates] == ["ask"]
-    assert [own.id for own in one(folder(), all_templates=True).templates] == ["ask", "invert"]
+    task = first_task(folder())
+    assert task.name == NAME and [group.id for group in task.templates] == ["ask"]
+    assert [group.id for group in first_task(folder(), all_templates=True).templates] == ["ask", "invert"]
     (first, *_) = examples(task, "train")
     assert first.candidates == ("The grass was wet.", "The sun was hot.") and first.target == "The grass was wet."
     assert first.source.startswith("The rain fell. So?")
@@ -273,25 +277,25 @@ def test_only_templates_of_the_original_task_are_taken_unless_asked(folder):
 
 def test_bars_in_the_data_are_no_bars_of_the_template(folder):
     row = COPA | {"premise": "a ||| b", "choice1": "c ||| d"}
-    (example, *_) = examples(one(folder(rows=[row])), "train")
+    (example, *_) = examples(first_task(folder(rows=[row])), "train")
     assert example.source.startswith("a ||| b So?") and example.target == "c ||| d" in example.candidates
 
 
 def test_fields_are_cut_only_for_parity_with_t0(folder):
     row = COPA | {"premise": "word " * 1000}
-    (whole, *_) = examples(one(folder(rows=[row])), "train")
-    (cut, *_) = examples(one(folder(rows=[row]), t0_truncation=True), "train")
+    (whole, *_) = examples(first_task(folder(rows=[row])), "train")
+    (cut, *_) = examples(first_task(folder(rows=[row]), t0_truncation=True), "train")
     assert len(whole.source) > 4900 and "... So?" in cut.source and len(cut.source) < 2100
 
 
 def test_a_hidden_label_is_counted_and_named(folder):
-    (skipped, *rest) = examples(one(folder(rows=[COPA | {"label": "x"}, COPA, COPA])), "train")
+    (skipped, *rest) = examples(first_task(folder(rows=[COPA | {"label": "x"}, COPA, COPA])), "train")
     assert "train.jsonl:1 by template ask" in skipped.where and len(rest) == 2
 
 
 def test_a_row_without_a_field_that_the_template_reads_is_named(folder):
     row = {key: value for key, value in COPA.items() if key != "premise"}
-    (skipped, *_) = examples(one(folder(rows=[row, COPA])), "train")
+    (skipped, *_) = examples(first_task(folder(rows=[row, COPA])), "train")
     assert skipped.reason == "the row has no field premise"
 
 
@@ -300,7 +304,7 @@ def test_evaluations_ask_by_templates_that_fit_every_row(folder, monkeypatch):
     data = folder(
         HEAD + template("ask", ASK) + template("effects", effects), validation=[COPA, COPA | {"question": "cause"}]
     )
-    task = one(data)
+    task = first_task(data)
     assert promptsource.applicable(task, "validation") == ("ask",)
     monkeypatch.setattr(promptsource, "SCARCE", (task.source,))
     assert promptsource.applicable(task, "validation") == ("ask", "effects")
@@ -312,8 +316,8 @@ def test_evaluations_ask_by_templates_that_fit_every_row(folder, monkeypatch):
 def test_what_has_no_train_split_is_only_evaluated(folder):
     data = folder(validation=[COPA])
     (data / "promptsource" / "rows" / "mine" / "copa" / "train.jsonl").unlink()
-    found = registry.discover("promptsource", data)
-    assert found.tasks[NAME].splits == ("validation",) and not mixtures.mixture("promptsource").tasks(found)
+    benchmark = registry.discover("promptsource", data)
+    assert benchmark.tasks[NAME].splits == ("validation",) and not mixtures.mixture("promptsource").tasks(benchmark)
 
 
 @pytest.mark.parametrize(
@@ -339,15 +343,15 @@ def test_a_template_file_that_is_none_is_named_and_the_others_are_read(folder, c
     rows = data / "promptsource" / "rows" / "good"
     rows.mkdir()
     (rows / "train.jsonl").write_text(json.dumps(COPA) + "\n")
-    found = registry.discover("promptsource", data)
-    (left_out,) = found.left_out
+    benchmark = registry.discover("promptsource", data)
+    (left_out,) = benchmark.left_out
     assert reason in left_out.reason and "mine/copa/templates.yaml" in left_out.where and "\n" not in left_out.reason
-    assert found.tasks.keys() == {"promptsource.good"}
+    assert benchmark.tasks.keys() == {"promptsource.good"}
 
 
 def test_aliases_that_would_blow_up_take_no_memory(folder):
     bomb = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
-    task = one(folder(bomb + TWO))
+    task = first_task(folder(bomb + TWO))
     assert len(task.templates) == 1
 
 
@@ -355,7 +359,7 @@ def test_aliases_that_would_blow_up_take_no_memory(folder):
     "text", ["{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "{{ x.y ||| "]
 )
 def test_a_template_that_never_ends_or_is_none_is_left_out_and_named(folder, text):
-    found = registry.discover("promptsource", folder(HEAD + template("ask", ASK) + template("bad", text + ASK)))
-    (left_out,) = found.left_out
+    benchmark = registry.discover("promptsource", folder(HEAD + template("ask", ASK) + template("bad", text + ASK)))
+    (left_out,) = benchmark.left_out
     assert left_out.where.endswith("templates.yaml#bad") and left_out.reason.startswith("template left out: ")
-    assert [own.id for own in found.tasks[NAME].templates] == ["ask"]
+    assert [group.id for group in benchmark.tasks[NAME].templates] == ["ask"]

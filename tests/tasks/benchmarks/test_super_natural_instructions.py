@@ -47,8 +47,8 @@ def test_every_schema_gives_what_its_json_holds(raw_data, folder):
 
 def test_every_source_is_definition_input_and_a_delimiter(raw_data):
     """On all 23,573 real instances: nothing is lost, repeated or reordered."""
-    found = registry.discover(NAME, raw_data)
-    for task in found.tasks.values():
+    benchmark = registry.discover(NAME, raw_data)
+    for task in benchmark.tasks.values():
         for record in ni.read(task.files[0]):
             example = task.render(record, task.templates[0])
             source = re.sub("^(Instructions|Task): ", "", example.source)
@@ -95,23 +95,25 @@ def test_the_catalog_agrees_with_the_official_splits_and_the_files(shared):
 
 
 def test_the_real_folder_holds_these_tasks_and_levels(shared):
-    found = registry.discover(NAME, shared / "data")
-    assert {role: len(found.listed(role)) for role in ("train", "test", "excluded")} == {
+    benchmark = registry.discover(NAME, shared / "data")
+    assert {role: len(benchmark.listed(role)) for role in ("train", "test", "excluded")} == {
         "train": 188,
         "test": 25,
         "excluded": 47,
     }
     # the official default split tests new categories only
-    assert [part.level for part in suites.by_official_lists(found)] == ["fully_held_out"] * 25
-    assert {task.templates[0].metric.name for task in found.tasks.values()} == {"rouge_l"} and not found.left_out
+    assert [part.level for part in suites.by_official_lists(benchmark)] == ["fully_held_out"] * 25
+    assert {task.templates[0].metric.name for task in benchmark.tasks.values()} == {
+        "rouge_l"
+    } and not benchmark.left_out
 
 
 def test_splits_roles_and_levels_follow_the_folders_lists(data_dir):
-    found = registry.discover(NAME, data_dir)
-    levels = {part.task.name: part.level for part in suites.by_official_lists(found)}
+    benchmark = registry.discover(NAME, data_dir)
+    levels = {part.task.name: part.level for part in suites.by_official_lists(benchmark)}
     about = {
-        name.removeprefix(f"{NAME}."): (found.rows[name].split, levels.get(name), task.category)
-        for name, task in found.tasks.items()
+        name.removeprefix(f"{NAME}."): (benchmark.rows[name].split, levels.get(name), task.category)
+        for name, task in benchmark.tasks.items()
     }
     assert about == {
         "task1_one": ("train", None, "fill_in_the_blank"),
@@ -120,8 +122,8 @@ def test_splits_roles_and_levels_follow_the_folders_lists(data_dir):
         "task4_known": ("test", "held_out_task", "question_answering"),
         "task5_out": ("excluded", None, "fill_in_the_blank"),
     }
-    assert {task.splits for task in found.tasks.values()} == {("train", "test")}
-    assert [(item.where.rsplit("/", 1)[1], item.reason) for item in found.left_out] == [
+    assert {task.splits for task in benchmark.tasks.values()} == {("train", "test")}
+    assert [(item.where.rsplit("/", 1)[1], item.reason) for item in benchmark.left_out] == [
         ("task6_nowhere.json", "in no split")
     ]
 
@@ -130,12 +132,12 @@ def test_without_lists_the_catalog_gives_the_split(tmp_path):
     directory = tmp_path / NAME
     for name in ("task001_quoref_question_generation", "task1344_glue_entailment_classification", "task9_unknown"):
         write_task(directory, name)
-    found = registry.discover(NAME, tmp_path)
-    assert {name.split(".")[1].split("_")[0]: found.rows[name].split for name in found.tasks} == {
+    benchmark = registry.discover(NAME, tmp_path)
+    assert {name.split(".")[1].split("_")[0]: benchmark.rows[name].split for name in benchmark.tasks} == {
         "task001": "train",
         "task1344": "test",
     }
-    assert len(found.left_out) == 1
+    assert len(benchmark.left_out) == 1
 
 
 def test_a_test_task_is_its_first_hundred_instances_in_file_order(data_dir):
@@ -144,12 +146,12 @@ def test_a_test_task_is_its_first_hundred_instances_in_file_order(data_dir):
 
 
 def test_held_out_instances_are_chosen_by_id_and_belong_to_one_split_only(data_dir):
-    found = registry.discover(NAME, data_dir, Options(held_out_instances=20))
-    task = found.tasks[f"{NAME}.task2_two_too"]
+    benchmark = registry.discover(NAME, data_dir, Options(held_out_instances=20))
+    task = benchmark.tasks[f"{NAME}.task2_two_too"]
     train, validation = ([e.id for e in examples(task, split)] for split in ("train", "validation"))
     assert len(validation) == 20 and set(train) | set(validation) == {f"two-{i}" for i in range(150)}
     assert len(train) == 130
-    levels = {part.task.name: (part.split, part.level) for part in suites.by_official_lists(found)}
+    levels = {part.task.name: (part.split, part.level) for part in suites.by_official_lists(benchmark)}
     assert levels[task.name] == ("validation", "held_out_instances")
     path = task.files[0]
     raw = json.loads(path.read_text())
@@ -216,8 +218,8 @@ def one_bad_in(tmp_path, count, options=None):
 
 
 def test_one_bad_record_in_a_hundred_is_tolerated(tmp_path):
-    found = list(examples(one_bad_in(tmp_path, 100), "train"))
-    assert len(found) == 100 and isinstance(found[0], Skipped)
+    result = list(examples(one_bad_in(tmp_path, 100), "train"))
+    assert len(result) == 100 and isinstance(result[0], Skipped)
 
 
 def test_more_than_one_bad_record_in_a_hundred_is_an_error_unless_allowed(tmp_path):
@@ -299,9 +301,9 @@ def test_the_schema_of_release_1_is_read(tmp_path):
 
 def test_real_files_of_release_1_are_read(shared, tmp_path):
     directory = shared / "data" / "natural_instructions_v1"
-    found = ni.discover(directory, Options())
-    assert len(found.tasks) == 8 and not found.left_out
-    for task in found.tasks.values():
+    benchmark = ni.discover(directory, Options())
+    assert len(benchmark.tasks) == 8 and not benchmark.left_out
+    for task in benchmark.tasks.values():
         assert all(isinstance(example, Example) for example in examples(task, "train"))
         assert len(list(task.read("shown"))) >= ni.SHOWN or len(list(task.read("train"))) <= ni.TEST_INSTANCES
 
@@ -337,7 +339,7 @@ def test_the_cross_lingual_track_is_a_suite(tmp_path):
     write_splits(tmp_path, train=["task1_a"], excluded=["task2_b", "task3_c"])
     (tmp_path / "splits" / "xlingual").mkdir()
     (tmp_path / "splits" / "xlingual" / "test_tasks.txt").write_text("task2_b\n")
-    found = ni.discover(tmp_path, Options())
-    (part,) = suites.suite(f"{NAME}_xlingual").parts(found)
+    benchmark = ni.discover(tmp_path, Options())
+    (part,) = suites.suite(f"{NAME}_xlingual").parts(benchmark)
     assert (part.task.name, part.level, part.shots) == (f"{NAME}.task2_b", "held_out_task", (0, 2))
     assert part.task.templates[0].metric("да", ["да"]) == 1.0  # rouge-score alone would give 0

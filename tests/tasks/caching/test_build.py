@@ -56,14 +56,14 @@ def job(data_dir: Path, cache_dir: Path, **options) -> Job:
 
 def same_as_alone(store: TokenStore, tokenizer: Tokenizer, task: Task) -> None:
     """Every example has the ids of its source and of its target, each encoded by itself."""
-    found = [example for example in examples(task, "train") if isinstance(example, Example)]
-    assert len(store.lengths(task.name, "train")) == len(found) == store.stats(task.name, "train")["examples"]
-    for i, example in enumerate(found):
+    result = [example for example in examples(task, "train") if isinstance(example, Example)]
+    assert len(store.lengths(task.name, "train")) == len(result) == store.stats(task.name, "train")["examples"]
+    for i, example in enumerate(result):
         source, target = join(example.source, example.target)
         ids, label_start = store.read(task.name, "train", i)
         assert ids[:label_start].tolist() == tokenizer.encode(source)
         assert ids[label_start:].tolist() == tokenizer.encode(target)
-    assert store.example_id(task.name, "train", len(found) - 1) == found[-1].id
+    assert store.example_id(task.name, "train", len(result) - 1) == result[-1].id
 
 
 def test_the_store_holds_each_example_as_encoded_alone(samples, tokenizer):
@@ -128,17 +128,17 @@ def test_the_manifest_lists_what_is_trained_on(samples):
 def test_the_ledger_holds_every_prompt_of_the_evaluated_splits(samples):
     """Read by the engine's own reader, compared with the tasks' examples."""
     prompts = read_ledger(samples / "ledgers" / "samples.jsonl")
-    asked = {}
+    requests = {}
     for part in suites.suite("samples").parts(registry.discover("samples")):
-        task, found = part.task, list(examples(part.task, part.split))
+        task, result = part.task, list(examples(part.task, part.split))
         mine = [prompt for prompt in prompts if prompt.task == task.name]
-        assert len(mine) == 20 < len(found)  # the cap of this fixture
-        order = [example.id for example in found]
+        assert len(mine) == 20 < len(result)  # the cap of this fixture
+        order = [example.id for example in result]
         places = [order.index(prompt.example_id) for prompt in mine]
         assert places == sorted(places) and places != list(range(20))  # chosen by id, in file order
-        asked |= {(task.name, example.id): (part, example) for example in found}
+        requests |= {(task.name, example.id): (part, example) for example in result}
     for prompt in prompts:
-        part, example = asked[prompt.task, prompt.example_id]
+        part, example = requests[prompt.task, prompt.example_id]
         assert prompt.id == f"samples/{part.task.name}/definition/{example.id}/0/0"
         assert (prompt.prompt, prompt.candidates, prompt.references) == (
             example.source,
@@ -237,15 +237,15 @@ def test_shards_hold_the_same_examples_as_one_file(data_dir, tmp_path, tokenizer
     build.run(job(data_dir, tmp_path / "one"), tokenizer)
     monkeypatch.setattr(shard, "SHARD_BYTES", 4000)
     build.run(job(data_dir, tmp_path / "many"), tokenizer)
-    one, many = TokenStore(tmp_path / "one"), TokenStore(tmp_path / "many")
+    single, many = TokenStore(tmp_path / "one"), TokenStore(tmp_path / "many")
     name, split = f"{NAME}.task2_two_too", "train"
-    stats, parts = one.stats(name, split), many.stats(name, split)
+    stats, parts = single.stats(name, split), many.stats(name, split)
     assert parts["shards"] > 2 == stats["shards"] + 1
     for key in (*shard.SUMS, "longest_label", "templates"):
         assert stats[key] == parts[key], key
     by_id = [
         {store.example_id(name, split, i): store.read(name, split, i)[0].tolist() for i in range(stats["examples"])}
-        for store in (one, many)
+        for store in (single, many)
     ]
     assert by_id[0] == by_id[1]
     assert not list(build.verify(tmp_path / "many"))  # the counts that single shards leave are no splits
@@ -304,18 +304,18 @@ def test_a_fault_in_one_task_is_raised_and_the_others_are_kept(data_dir, tmp_pat
     with pytest.raises(DataError, match=r"task2_two-too.json: not JSON"):
         build.run(job_, tokenizer)  # found before the pipeline: the category of an unknown task is in its file
     # a task that the catalog knows is first opened by a worker
-    known = "task1344_glue_entailment_classification"
+    task_name = "task1344_glue_entailment_classification"
     path.write_text(content)
-    write_task(data_dir / NAME, known, [])
-    write_splits(data_dir / NAME, train=["task1_one", known], test=["task3_new"])
+    write_task(data_dir / NAME, task_name, [])
+    write_splits(data_dir / NAME, train=["task1_one", task_name], test=["task3_new"])
     with pytest.raises(
-        DataError, match=rf'{known}.json: "Instances" is empty; remove the file or pass --allow_empty'
+        DataError, match=rf'{task_name}.json: "Instances" is empty; remove the file or pass --allow_empty'
     ) as error:
         build.run(job_, tokenizer)
     assert "\n" not in str(error.value)
     assert not list(cache.glob("mixtures/*.json")), "an incomplete mixture must not look complete"
     result = build.run(job(data_dir, cache, allow_empty_tasks=True), tokenizer)
-    assert [task.name for task in result.written] == [f"{NAME}.{known}"]
+    assert [task.name for task in result.written] == [f"{NAME}.{task_name}"]
     manifest = json.loads(manifest_path(cache, NAME).read_text())
     assert [task["name"] for task in manifest["tasks"]] == [f"{NAME}.task1_one"]
     assert not list(cache.rglob("*.failed"))

@@ -1,4 +1,4 @@
-"""What may go wrong while a store is written or afterwards: kills, rivals, damage; and what is planned and capped."""
+"""Faults while a store is written or afterwards: kills, concurrent writers, damage; also plans and caps."""
 
 import dataclasses
 import json
@@ -171,9 +171,9 @@ def test_verify_names_what_is_damaged(data_dir, tmp_path, tokenizer, capsys, oth
         cache_tasks.main(["--verify", f"--cache_dir={cache}"])
     printed = capsys.readouterr()
     assert error.value.code == 2
-    assert printed.err.startswith(f"error: {damaged[1]}: not as it was written (checksum ")
+    assert printed.err.startswith(f"error: {damaged[1]}: damaged (checksum ")
     assert "remove the task's folder and cache it again (and 2 more faults, listed above)\n" in printed.err
-    assert f"{damaged[0]}: not as it was written" in printed.out
+    assert f"{damaged[0]}: damaged" in printed.out
     assert f"{cache}/tokenizer: not the tokenizer that made this store" in printed.out
 
 
@@ -181,9 +181,9 @@ def test_verify_names_what_is_damaged(data_dir, tmp_path, tokenizer, capsys, oth
 
 
 def test_the_planned_size_of_real_tasks_is_within_5_percent(shared, tmp_path):
-    """Of tokens and of bytes, for all official tasks of the sample; counts are exact."""
+    """Estimates tokens and bytes for all official tasks of the sample; counts are exact."""
     tokenizer = Tokenizer.load(shared / "tokenizer")
-    plans: list[estimate.Plan] = []
+    plans: list[estimate.StorePlan] = []
     job_ = Job(NAME, str(shared / "data"), str(tmp_path))
     result = build.run(job_, tokenizer, announce=plans.append)
     store = TokenStore(tmp_path)
@@ -198,7 +198,7 @@ def test_the_planned_size_of_real_tasks_is_within_5_percent(shared, tmp_path):
 
 def test_a_plan_of_few_examples_is_exact_and_leaves_out_what_cannot_be_read(data_dir, tmp_path, tokenizer):
     """Every example is in the sample."""
-    plans: list[estimate.Plan] = []
+    plans: list[estimate.StorePlan] = []
     result = build.run(job(data_dir, tmp_path / "cache"), tokenizer, announce=plans.append)
     files = list((tmp_path / "cache").glob("tasks/*/*-of-*"))
     tokens = sum(path.stat().st_size for path in files if path.suffix == ".tokens") // 2
@@ -218,9 +218,9 @@ def test_a_cap_takes_examples_at_random_by_id_and_is_counted(data_dir, tmp_path,
     write_task(data_dir / NAME, "task2_two-too", instances[::-1], Categories=["Question Answering"])
 
     def discover(directory, options):
-        found = super_natural_instructions.discover_folder(NAME, directory, options)
-        tasks = {name: dataclasses.replace(task, max_examples=500) for name, task in found.tasks.items()}
-        return dataclasses.replace(found, tasks=tasks)
+        result = super_natural_instructions.discover_folder(NAME, directory, options)
+        tasks = {name: dataclasses.replace(task, max_examples=500) for name, task in result.tasks.items()}
+        return dataclasses.replace(result, tasks=tasks)
 
     monkeypatch.setattr(super_natural_instructions, "discover", discover)
     monkeypatch.setattr(shard, "SHARD_BYTES", 30_000)
@@ -235,7 +235,7 @@ def test_a_cap_takes_examples_at_random_by_id_and_is_counted(data_dir, tmp_path,
         assert (stats["raw_examples"], stats["examples"], stats["skipped_count"]) == (2000, 500, 1)
         assert stats["max_examples"] == 500
         ids = [store.example_id(f"{NAME}.{name}", "train", i) for i in range(500)]
-        chosen[name] = {int(one[1:]) for one in ids}
+        chosen[name] = {int(item[1:]) for item in ids}
         assert len(chosen[name]) == 500
     places = np.array(sorted(chosen["task1_one"]))
     assert np.histogram(places, bins=10, range=(0, 2000))[0].min() > 25  # all over the file: 50 expected, sd 6
@@ -244,7 +244,7 @@ def test_a_cap_takes_examples_at_random_by_id_and_is_counted(data_dir, tmp_path,
     build.run(job(data_dir, cache), tokenizer)
     again = TokenStore(cache)
     ids = [again.example_id(f"{NAME}.task1_one", "train", i) for i in range(500)]
-    assert {int(one[1:]) for one in ids} == chosen["task1_one"], "the choice depends on ids, not on their order"
+    assert {int(item[1:]) for item in ids} == chosen["task1_one"], "the choice depends on ids, not on their order"
 
 
 def test_the_paper_s_cap_is_the_default():

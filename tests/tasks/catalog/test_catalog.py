@@ -48,15 +48,15 @@ def test_a_benchmark_has_all_tasks_of_its_source(benchmark, count, shared):
     assert len(catalog(benchmark)) == count
     source = shared / "catalog" / f"{benchmark}.tsv"
     if source.exists():
-        kept = [row for row in listed(source) if row.get("kept_in_paper", "yes") == "yes"]
-        assert len(kept) == count
+        rows = [row for row in listed(source) if row.get("kept_in_paper", "yes") == "yes"]
+        assert len(rows) == count
 
 
 def test_every_category_is_one_of_the_taxonomy_and_every_one_of_it_has_a_task(shared):
-    known = {slug(row["category"]) for row in listed(shared / "catalog" / "taxonomy.tsv")}
+    categories = {slug(row["category"]) for row in listed(shared / "catalog" / "taxonomy.tsv")}
     used = {row["category"] for row in listed(CATALOG)}
-    assert len(known) == 104
-    assert used == known | EXTERNAL
+    assert len(categories) == 104
+    assert used == categories | EXTERNAL
 
 
 def test_every_row_is_complete_and_named_once():
@@ -88,8 +88,8 @@ def test_what_the_paper_holds_out_is_trained_on_nowhere():
 def test_a_task_of_one_wording_has_it_and_no_other_does():
     worded = {row["name"]: row for row in listed(CATALOG) if row["benchmark"] in COLLECTIONS}
     silent = ("super_natural_instructions", "promptsource", "flan", "dialogue", "pretrain_text")
-    asked = {name for name, row in worded.items() if row["benchmark"] not in silent and row["split"] != "duplicate"}
-    assert set(wordings()) == asked
+    requests = {name for name, row in worded.items() if row["benchmark"] not in silent and row["split"] != "duplicate"}
+    assert set(wordings()) == requests
     for name, wording in wordings().items():
         assert FIELD.search(wording.text) and wording.text == wording.text.strip(), name
         assert bool(wording.options) == (worded[name]["metric"] == "accuracy"), name

@@ -53,9 +53,9 @@ def shares_of(manifest):
 
 def test_the_shares_of_opt_iml_are_those_of_the_paper():
     assert math.isclose(sum(SHARES.values()), 1.0)
-    found = shares_of(whole())
-    assert found.keys() == SHARES.keys()
-    assert all(abs(found[name] - share) < 1e-12 for name, share in SHARES.items())
+    result = shares_of(whole())
+    assert result.keys() == SHARES.keys()
+    assert all(abs(result[name] - share) < 1e-12 for name, share in SHARES.items())
 
 
 def test_opt_iml_max_trains_on_what_is_held_out_and_on_no_task_twice():
@@ -97,9 +97,9 @@ def test_the_natural_shares_are_the_papers_with_the_sizes_of_its_table_1(shared)
         sizes += [TaskSize(row.name, name, row.category, int(mean)) for row in rows]
     stats = {size.name: {"examples": size.examples, "tokens": 300 * size.examples} for size in sizes}
     store = types.SimpleNamespace(stats=lambda name, split: stats[name])
-    found = inspect_mixture.inspect(store, Manifest("natural", tuple(sizes)), 2e9)["benchmarks"]
+    result = inspect_mixture.inspect(store, Manifest("natural", tuple(sizes)), 2e9)["benchmarks"]
     paper = {first: 0.71, "promptsource": 0.18, "flan": 0.05, "crossfit": 0.02, "exmix": 0.01, "t5": 0.01}
-    assert all(abs(found[name] - share) < 0.01 for name, share in paper.items()), found
+    assert all(abs(result[name] - share) < 0.01 for name, share in paper.items()), result
 
 
 # --- missing benchmarks
@@ -126,14 +126,14 @@ def test_missing_benchmarks_are_refused_by_name_with_the_way_out(some):
 
 def test_left_out_they_are_listed_and_the_others_share_what_they_had(some):
     mixture = mixtures.mixture("opt_iml")
-    found = mixture.discover(some, LEAVE_OUT)
-    assert {task.name for task in mixture.tasks(found)} == {
+    benchmark = mixture.discover(some, LEAVE_OUT)
+    assert {task.name for task in mixture.tasks(benchmark)} == {
         "crossfit.search_qa",
         "crossfit.kilt_nq",
         "pretrain_text.documents",
     }
-    assert {one.where for one in found.left_out} >= {"exmix", "flan", "t5"}
-    assert found.coverage["flan"] == {"train": [0, 47], "test": [0, 23]}
+    assert {item.where for item in benchmark.left_out} >= {"exmix", "flan", "t5"}
+    assert benchmark.coverage["flan"] == {"train": [0, 47], "test": [0, 23]}
 
 
 def test_a_benchmark_without_a_task_to_train_on_is_as_good_as_missing(some, monkeypatch):
@@ -156,8 +156,8 @@ def test_some_tasks_and_categories_share_the_draws_as_the_whole_does():
     manifest = whole()
     some = manifest.only(["flan.*", "t5.wmt*"], ["translation", "summarization"])
     assert {task.benchmark for task in some.tasks} == {"flan", "t5"} == set(some.benchmarks)
-    found = shares_of(some)
-    assert math.isclose(found["flan"] / found["t5"], 10) and math.isclose(sum(found.values()), 1)
+    result = shares_of(some)
+    assert math.isclose(result["flan"] / result["t5"], 10) and math.isclose(sum(result.values()), 1)
     assert shares_text(some) == "shares of the draws: flan 90.91%, t5 9.09%"
     assert manifest.only(None, None) == manifest
 
@@ -176,11 +176,11 @@ def test_some_tasks_may_be_a_tuple_when_a_run_goes_on():
 @pytest.mark.parametrize(
     ("tasks", "categories", "message"),
     [
-        (["flam.*"], None, r"tasks: 'flam.\*' fits no name"),
-        (None, ["sumarization"], r"categories: 'sumarization' fits no category .*summarization"),
+        (["flam.*"], None, r"tasks: 'flam.\*' matches no name"),
+        (None, ["sumarization"], r"categories: 'sumarization' matches no category .*summarization"),
         ("flan.*", None, "must be a list"),
         ([], None, "must be a list"),
-        (["t5.*"], ["word_analogy"], "fits no category"),
+        (["t5.*"], ["word_analogy"], "matches no category"),
     ],
 )
 def test_a_pattern_that_fits_nothing_is_named(tasks, categories, message):

@@ -15,26 +15,28 @@ from tests.tasks.conftest import NAME
 
 
 def test_the_samples_need_no_data_and_hold_out_32_instances_of_each_train_task():
-    found = registry.discover("samples")
-    trained = mixtures.mixture("samples").tasks(found)
-    assert len(found.tasks) == 16 and len(trained) == 12
+    benchmark = registry.discover("samples")
+    trained = mixtures.mixture("samples").tasks(benchmark)
+    assert len(benchmark.tasks) == 16 and len(trained) == 12
     for task in trained:
         assert [sum(1 for _ in examples(task, split)) for split in ("train", "validation")] == [368, 32]
-    parts = list(suites.suite("samples").parts(found))
+    parts = list(suites.suite("samples").parts(benchmark))
     assert {part.level for part in parts} == {"held_out_instances", "held_out_task", "fully_held_out"}
-    excluded = [task.name for task in found.listed("excluded")]
+    excluded = [task.name for task in benchmark.listed("excluded")]
     assert not set(excluded) & {part.task.name for part in parts} and len(excluded) == 1
 
 
 def test_where_a_task_counts_is_said_by_who_uses_it():
     """The evaluation's tasks are trained on in one mixture and held out in another; the task does not know."""
-    found = registry.discover("samples")
+    benchmark = registry.discover("samples")
     largest = Mixture("max", ("samples",), splits=("train", "test"))
-    held_out = {part.task.name for part in suites.suite("samples").parts(found) if part.level != "held_out_instances"}
-    assert {task.name for task in largest.tasks(found)} - {
-        task.name for task in mixtures.mixture("samples").tasks(found)
+    held_out = {
+        part.task.name for part in suites.suite("samples").parts(benchmark) if part.level != "held_out_instances"
+    }
+    assert {task.name for task in largest.tasks(benchmark)} - {
+        task.name for task in mixtures.mixture("samples").tasks(benchmark)
     } == held_out
-    assert len(held_out) == 3 and not {"role", "level", "split"} & vars(found.listed("test")[0]).keys()
+    assert len(held_out) == 3 and not {"role", "level", "split"} & vars(benchmark.listed("test")[0]).keys()
 
 
 def test_ranked_examples_hold_their_reference_among_the_candidates():
@@ -71,7 +73,7 @@ def test_every_name_is_one_that_seqio_admits():
 @pytest.mark.parametrize(
     "data_dir, message",
     [
-        (None, "DATA_DIR: super_natural_instructions needs a folder with one folder a benchmark; give --data_dir"),
+        (None, "DATA_DIR: super_natural_instructions needs a folder"),
         ("nowhere", "nowhere is not a folder"),
         (".", "has no folder super_natural_instructions; did you mean super_natural_instruction?"),
         ("data/super_natural_instructions", "has no folder super_natural_instructions; did you mean its parent?"),
@@ -104,5 +106,5 @@ def test_shards_split_the_records_between_them(data_dir):
 
 def test_coverage_counts_the_tasks_whose_files_are_there_against_the_official_lists(shared):
     """The real samples: 188 train and 25 test tasks of the benchmark's 757 and 119."""
-    found = registry.discover("super_natural_instructions", shared / "data")
-    assert found.coverage == {"super_natural_instructions": {"train": [188, 757], "test": [25, 119]}}
+    benchmark = registry.discover("super_natural_instructions", shared / "data")
+    assert benchmark.coverage == {"super_natural_instructions": {"train": [188, 757], "test": [25, 119]}}

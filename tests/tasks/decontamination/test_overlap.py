@@ -19,7 +19,7 @@ from tasks.benchmarks.samples import TOKENIZER
 from tasks.catalog import mixtures, registry, review
 from tasks.catalog.registry import CATALOG, catalog, listed
 from tasks.decontamination import overlap
-from tasks.decontamination.overlap import N, Pieces, words
+from tasks.decontamination.overlap import N, TokenHashes, words
 from tasks.suites import ledger_job, validation
 from tasks.task import Options
 from tests.evaluation.example_prompts import prompt
@@ -38,25 +38,25 @@ TEXT = (
 
 
 def brute_force(text):
-    found = words(text)
-    return [tuple(found[i : i + N]) for i in range(len(found) - N + 1)]
+    result = words(text)
+    return [tuple(result[i : i + N]) for i in range(len(result) - N + 1)]
 
 
 @pytest.fixture(scope="module")
 def tokenizer(shared):
-    """OPT's own, whose pieces hold other white space too."""
+    """OPT's own, whose vocabulary hold other white space too."""
     return Tokenizer.load(shared / "tokenizer")
 
 
 def hashed(texts, tokenizer=None):
     """The 13-grams of texts, from their bytes or from their ids."""
     if tokenizer is None:
-        runs, pieces = [list(f"{text}\n".encode()) for text in texts], overlap.of_bytes()
+        runs, vocabulary = [list(f"{text}\n".encode()) for text in texts], overlap.byte_hashes()
     else:
-        runs, pieces = tokenizer.encode_batch(list(texts)), Pieces.of(tokenizer.pieces())
+        runs, vocabulary = tokenizer.encode_batch(list(texts)), TokenHashes.from_bytes(tokenizer.token_bytes())
     runs = [run or [0] for run in runs]
     starts = np.cumsum([0, *map(len, runs[:-1])])
-    return overlap.grams(np.array(list(itertools.chain(*runs)), np.uint16), starts, pieces)
+    return overlap.grams(np.array(list(itertools.chain(*runs)), np.uint16), starts, vocabulary)
 
 
 def test_words_are_small_letters_without_punctuation():
@@ -69,12 +69,12 @@ def test_words_are_small_letters_without_punctuation():
 def test_ids_and_text_have_the_13_grams_of_a_set_of_words(tokenizer):
     """Every one, in order, with the sequence that it is in, and two that are equal are one number."""
     texts = [text for text in TEXT if text] * 2
-    wanted = [(gram, number) for number, text in enumerate(texts) for gram in brute_force(text)]
+    expected = [(gram, number) for number, text in enumerate(texts) for gram in brute_force(text)]
     numbers = {}
     for source in (None, tokenizer):
         grams, sequence = hashed(texts, source)
-        assert [number for _, number in wanted] == sequence.tolist()
-        for (gram, _), value in zip(wanted, grams.tolist(), strict=True):
+        assert [number for _, number in expected] == sequence.tolist()
+        for (gram, _), value in zip(expected, grams.tolist(), strict=True):
             assert numbers.setdefault(gram, value) == value
     assert len(set(numbers.values())) == len(numbers)
 
@@ -102,20 +102,20 @@ def test_random_texts_of_odd_bytes_too(tokenizer, seed):
     ]
     texts = ["".join(draw.choices(letters, k=draw.randrange(1, 200))) for _ in range(200)]
     grams, sequence = hashed(texts, tokenizer)
-    wanted = [(gram, number) for number, text in enumerate(texts) for gram in brute_force(text)]
-    assert sequence.tolist() == [number for _, number in wanted] and len(grams) == len(wanted) > 1000
-    assert len(dict(zip(grams.tolist(), wanted))) == len({gram for gram, _ in wanted})
+    expected = [(gram, number) for number, text in enumerate(texts) for gram in brute_force(text)]
+    assert sequence.tolist() == [number for _, number in expected] and len(grams) == len(expected) > 1000
+    assert len(dict(zip(grams.tolist(), expected))) == len({gram for gram, _ in expected})
     np.testing.assert_array_equal(grams, hashed(texts)[0])
 
 
-def test_a_document_in_pieces_goes_on(tokenizer):
+def test_a_document_in_pieces_continues(tokenizer):
     """The last id of a piece is the first of the next one, to be read there and not written twice here."""
     text = " ".join(f"w{i}" for i in range(100))
     ids = tokenizer.encode(text)
     cut = len(ids) // 2
     tokens = np.array([*ids[: cut + 1], *ids[cut:]], np.uint16)
-    pieces, goes_on = Pieces.of(tokenizer.pieces()), np.array([False, True])
-    grams, sequence = overlap.grams(tokens, np.array([0, cut + 1]), pieces, goes_on)
+    vocabulary, continues = TokenHashes.from_bytes(tokenizer.token_bytes()), np.array([False, True])
+    grams, sequence = overlap.grams(tokens, np.array([0, cut + 1]), vocabulary, continues)
     np.testing.assert_array_equal(grams, hashed([text], tokenizer)[0])
     assert set(sequence.tolist()) == {0}
 
@@ -131,17 +131,17 @@ def sentence(draw, count):
 def cache(tmp_path):
     """Three train tasks, two suites with three tasks; some evaluation examples are planted into training."""
     draw = random.Random(7)
-    asked = {f"bench.{name}": [sentence(draw, 30) for _ in range(40)] for name in ("sky", "sea", "sun")}
+    requests = {f"bench.{name}": [sentence(draw, 30) for _ in range(40)] for name in ("sky", "sea", "sun")}
     train = {name: [sentence(draw, 40) for _ in range(60)] for name in ("a", "b", "c")}
-    sky = asked["bench.sky"]
+    sky = requests["bench.sky"]
     for number in range(10):
         train["a"][number] += f" {sky[number].upper()}!"  # whole, in other letters and with a mark
     train["b"][0] = " ".join(sky[3].split()[5 : 5 + N])  # thirteen words and no more
     train["b"][1] = " ".join(sky[4].split()[: N - 1])  # one too few
-    train["b"][2] = " ".join(asked["bench.sea"][0].split()[4 : 4 + N])
+    train["b"][2] = " ".join(requests["bench.sea"][0].split()[4 : 4 + N])
     head = " ".join(f"wording{i}" for i in range(20))
     train["c"] = [f"{head} {text}" for text in train["c"]]
-    asked["bench.sun"] = [f"{head} {text}" for text in asked["bench.sun"]]
+    requests["bench.sun"] = [f"{head} {text}" for text in requests["bench.sun"]]
     for name, texts in train.items():
         lines = "".join(f'{{"prompt": "{text}", "completion": "yes"}}\n' for text in texts)
         others = '{"prompt": "not trained on", "completion": "yes"}\n'  # else some of the lines would be held out
@@ -153,7 +153,7 @@ def cache(tmp_path):
         made = [
             prompt(i, suite=suite, task=f"bench.{name}", prompt=text, candidates=None, metric="rouge_l")
             for name in names
-            for i, text in enumerate(asked[f"bench.{name}"])
+            for i, text in enumerate(requests[f"bench.{name}"])
         ]
         write_ledger(ledger_path(tmp_path / "cache", suite), made, {})
     return tmp_path
@@ -190,17 +190,17 @@ def test_brute_force_finds_the_same_pairs(cache):
     """Every train example against every evaluation example, as sets of tuples."""
     store, tokenizer = TokenStore(cache / "cache"), Tokenizer.load(TOKENIZER)
     pairs, _ = find(cache, "--processes=1")
-    asked = [one for suite in ("one", "two") for one in read_ledger(ledger_path(cache / "cache", suite))]
-    grams = {one.id: set(brute_force(f"{one.prompt} {one.references[0]}")) for one in asked}
-    wanted = {}
+    requests = [item for suite in ("one", "two") for item in read_ledger(ledger_path(cache / "cache", suite))]
+    grams = {item.id: set(brute_force(f"{item.prompt} {item.references[0]}")) for item in requests}
+    expected = {}
     for task in ("jsonl.a", "jsonl.b", "jsonl.c"):
         count = store.stats(task, "train")["examples"]
         texts = [tokenizer.decode(store.read(task, "train", i)[0]) for i in range(count)]
         trained = set(itertools.chain(*map(brute_force, texts)))
-        for one in asked:
-            wanted[task, one.task] = wanted.get((task, one.task), 0) + bool(trained & grams[one.id])
+        for item in requests:
+            expected[task, item.task] = expected.get((task, item.task), 0) + bool(trained & grams[item.id])
     assert {(row["train"], row["evaluation"]): int(row["sharing"]) for row in pairs} == {
-        pair: count for pair, count in wanted.items() if count
+        pair: count for pair, count in expected.items() if count
     }
 
 
@@ -228,9 +228,9 @@ def test_decisions_stay_and_are_applied(cache, capsys):
     assert "2 of 4 pairs to decide" in capsys.readouterr().out
     review.dropped.cache_clear()
     mixture = mixtures.mixture("jsonl")
-    found = mixture.discover(cache / "data", Options(review=str(path)))
-    assert {task.name for task in mixture.tasks(found)} == {"jsonl.b", "jsonl.c"}
-    (left,) = mixture.not_drawn(found)
+    benchmark = mixture.discover(cache / "data", Options(review=str(path)))
+    assert {task.name for task in mixture.tasks(benchmark)} == {"jsonl.b", "jsonl.c"}
+    (left,) = mixture.not_drawn(benchmark)
     assert left.where == "jsonl.a" and left.reason == f"dropped by {path}: copies (bench.sky)"
 
 
@@ -238,15 +238,17 @@ def test_a_ledger_flags_its_contaminated_examples_and_drops_what_is_decided(tmp_
     lines = "".join(f"question {i},a,b,c,d,A\n" for i in range(3))
     write(tmp_path, **{"mmlu/test/anatomy_test.csv": lines, "mmlu/test/astronomy_test.csv": lines})
     path = tmp_path / "review.tsv"
-    review.write(path, [review.Pair("t", "mmlu.astronomy", "", "", "drop_evaluation", "copies", "me")])
+    review.write(path, [review.TaskPair("t", "mmlu.astronomy", "", "", "drop_evaluation", "copies", "me")])
     options = Options(review=str(path))
     overlaps = {"mmlu.anatomy": frozenset("2")}
     result = ledger_job.run(suites.suite("mmlu"), str(tmp_path), tmp_path / "cache", options, contaminated=overlaps)
-    found = {one.id: one.contaminated for one in read_ledger(result.path)}
-    assert list(found.values()) == [False, True, False] and all("anatomy" in name for name in found)
-    assert [one.where for one in result.left_out if "dropped by the review" in one.reason] == ["mmlu.astronomy"]
+    actual = {prompt.id: prompt.contaminated for prompt in read_ledger(result.path)}
+    assert list(actual.values()) == [False, True, False] and all("anatomy" in name for name in actual)
+    assert [prompt.where for prompt in result.left_out if "dropped by the review" in prompt.reason] == [
+        "mmlu.astronomy"
+    ]
     again = ledger_job.run(suites.suite("mmlu"), str(tmp_path), tmp_path / "cache", options)
-    assert again.written and {one.contaminated for one in read_ledger(again.path)} == {None}
+    assert again.written and {prompt.contaminated for prompt in read_ledger(again.path)} == {None}
 
 
 @pytest.mark.parametrize(
@@ -255,7 +257,7 @@ def test_a_ledger_flags_its_contaminated_examples_and_drops_what_is_decided(tmp_
         ("a\tb\t\t\tdrop\tx\ty", ':2: decision "drop"; use one of keep, drop_train, drop_evaluation, or nothing'),
         ("a\tb\t\t\tkeep\t\ty", ":2: keep without a reason"),
         ("a\tb\t\t", ":2: 4 columns, not 7"),
-        ("a\tb\t\t\tkeep\tx\ty\na\tb\t\t\tkeep\tx\ty", ":3: a and b were decided on already"),
+        ("a\tb\t\t\tkeep\tx\ty\na\tb\t\t\tkeep\tx\ty", ":3: a and b were already decided"),
     ],
 )
 def test_a_wrong_review_is_named(tmp_path, line, message):
@@ -268,7 +270,7 @@ def test_a_wrong_review_is_named(tmp_path, line, message):
     with pytest.raises(DataError, match=":1: the columns are , not train, evaluation, overlap"):
         review.read(path)
     path.write_text("nothing\n")
-    with pytest.raises(DataError, match=r"no list of examples of tools\.find_overlap"):
+    with pytest.raises(DataError, match=r"list of examples of tools\.find_overlap"):
         overlap.read_examples(path)
 
 
@@ -293,8 +295,8 @@ SAME = (  # what the benchmarks call one data set
 
 def source_of(row):
     text = re.sub(r"task\d+_", "", f"{row.name.partition('.')[2]} {row.source}".lower())
-    own = row.source.lower().removeprefix("super_glue/").removeprefix("glue/").split("/")[0]
-    return next((name for name, pattern in SAME if re.search(pattern, text)), re.sub(r"[^a-z0-9]", "", own))
+    source = row.source.lower().removeprefix("super_glue/").removeprefix("glue/").split("/")[0]
+    return next((name for name, pattern in SAME if re.search(pattern, text)), re.sub(r"[^a-z0-9]", "", source))
 
 
 def test_opt_iml_trains_on_no_data_source_and_no_category_that_the_paper_evaluates():
@@ -306,18 +308,18 @@ def test_opt_iml_trains_on_no_data_source_and_no_category_that_the_paper_evaluat
     held_out = {row["category"] for row in listed(CATALOG) if row["level"] == LEVELS[0]}
     assert held_out == mixtures.held_out_categories() and len(held_out) == 9
     assert not held_out & {row.category for row in trained}
-    kept = {(pair.train, pair.evaluation) for pair in review.read() if pair.decision == review.KEEP}
-    asked = [
+    retained = {(pair.train, pair.evaluation) for pair in review.read() if pair.decision == review.KEEP}
+    requests = [
         registry.CatalogRow(**row)
         for row in listed(CATALOG)
         if (row["split"] == "test" and row["level"] in LEVELS[:2])
-        or row["name"] in {f"{one.benchmark}.{task}" for one in validation.TABLE_15 for task in one.tasks}
+        or row["name"] in {f"{item.benchmark}.{task}" for item in validation.TABLE_15 for task in item.tasks}
     ]
     by_source = {}
-    for row in asked:
+    for row in requests:
         by_source.setdefault(source_of(row), []).append(row.name)
     shared = {(row.name, name) for row in trained for name in by_source.get(source_of(row), ())}
-    assert shared <= kept, f"{sorted(shared - kept)[:5]}"
+    assert shared <= retained, f"{sorted(shared - retained)[:5]}"
     assert all(pair.reason and pair.reviewer and pair.decision for pair in review.read())
     names = {row["name"] for row in listed(CATALOG)}
     assert all({pair.train, pair.evaluation} <= names for pair in review.read())
@@ -344,9 +346,9 @@ def test_held_out_instances_are_not_in_the_store(tmp_path):
     assert store.stats("unifiedskg.spider", "train")["examples"] == 20
     trained = " ".join(tokenizer.decode(store.read("unifiedskg.spider", "train", i)[0]) for i in range(20))
     assert "selecttrain19" in trained and "dev" not in trained
-    asked = read_ledger(ledger_path(tmp_path / "cache", "unifiedskg"))
-    assert {one.level for one in asked} == {LEVELS[2]} and all("questiondev" in one.prompt for one in asked)
-    shown = [one.prompt[start:end] for one in asked for start, end in one.demonstration_spans]
+    requests = read_ledger(ledger_path(tmp_path / "cache", "unifiedskg"))
+    assert {item.level for item in requests} == {LEVELS[2]} and all("questiondev" in item.prompt for item in requests)
+    shown = [item.prompt[start:end] for item in requests for start, end in item.demonstration_spans]
     assert shown and not any("dev" in text for text in shown)  # solved examples come from the train split
 
 
@@ -355,7 +357,7 @@ def test_opt_iml_shares_nothing_with_the_evaluations_at_hand(shared, tmp_path):
     flags = [f"--data_dir={shared / 'data'}", f"--cache_dir={tmp_path}", "--missing_benchmarks=leave_out"]
     flags += ["--allow_bad_records", f"--tokenizer={shared / 'tokenizer'}", "--max_prompts_per_task=0"]
     names = "opt_eval,promptsource,unifiedskg,mmlu,bbh,bias,validation,super_natural_instructions_held_out"
-    found = {}
+    by_name = {}
     with contextlib.redirect_stdout(None):
         for mixture in ("super_natural_instructions", "opt_iml"):
             cache_tasks.main([f"--mixture={mixture}", *flags])
@@ -364,9 +366,12 @@ def test_opt_iml_shares_nothing_with_the_evaluations_at_hand(shared, tmp_path):
             path = tmp_path / f"{mixture}.tsv"
             more = [f"--output={tmp_path / 'pairs.tsv'}", f"--review={path}", "--processes=1"]
             find_overlap.main([f"--train={mixture}", f"--eval={names}", f"--cache_dir={tmp_path}", *more])
-            found[mixture] = review.read(path)
-    assert not found["opt_iml"] and len(found["super_natural_instructions"]) == 65
+            by_name[mixture] = review.read(path)
+    assert not by_name["opt_iml"] and len(by_name["super_natural_instructions"]) == 65
     decided = {(pair.train, pair.evaluation): pair for pair in review.read()}
-    for pair in found["super_natural_instructions"]:
-        known = decided[pair.train, pair.evaluation]
-        assert (known.overlap, known.own) == (pair.overlap, pair.own) and known.decision == review.DROP_TRAIN
+    for pair in by_name["super_natural_instructions"]:
+        decided_pair = decided[pair.train, pair.evaluation]
+        assert (decided_pair.overlap, decided_pair.own) == (
+            pair.overlap,
+            pair.own,
+        ) and decided_pair.decision == review.DROP_TRAIN

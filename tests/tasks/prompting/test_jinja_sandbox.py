@@ -6,7 +6,7 @@ import tracemalloc
 import jinja2
 import pytest
 
-from tasks.prompting.jinja_sandbox import Template, TemplateError
+from tasks.prompting.jinja_sandbox import JinjaTemplate, TemplateError
 
 ROW = {
     "text": "a b a c",
@@ -36,17 +36,17 @@ ROW = {
 def test_a_template_renders_as_in_jinja2(text):
     environment = jinja2.Environment()
     environment.globals["zip"] = zip
-    assert Template(text).render(ROW) == environment.from_string(text).render(**ROW)
+    assert JinjaTemplate(text).render(ROW) == environment.from_string(text).render(**ROW)
 
 
 def test_names_are_those_of_the_row():
-    assert Template("{{ a }}{% for b in c %}{{ b }}{% endfor %}{{ range(2) }}").names == {"a", "c"}
-    assert Template("yes ||| no").constant
-    assert not Template("{{ [1, 2] | choice }}").constant and not Template("{{ a }}").constant
+    assert JinjaTemplate("{{ a }}{% for b in c %}{{ b }}{% endfor %}{{ range(2) }}").names == {"a", "c"}
+    assert JinjaTemplate("yes ||| no").constant
+    assert not JinjaTemplate("{{ [1, 2] | choice }}").constant and not JinjaTemplate("{{ a }}").constant
 
 
 def test_random_choices_follow_the_seed():
-    template = Template("{{ ['a', 'b', 'c'] | choice }}{{ words | random }}")
+    template = JinjaTemplate("{{ ['a', 'b', 'c'] | choice }}{{ words | random }}")
     drawn = [template.render(ROW, seed) for seed in range(300)]
     assert drawn == [template.render(ROW, seed) for seed in range(300)]
     assert len(set(drawn)) == 6
@@ -54,7 +54,7 @@ def test_random_choices_follow_the_seed():
 
 def test_a_row_is_not_changed_by_its_template():
     row = {"words": ["x"]}
-    assert Template("{{ words.append('y') or words | length }}").render(row) == "2" and row == {"words": ["x"]}
+    assert JinjaTemplate("{{ words.append('y') or words | length }}").render(row) == "2" and row == {"words": ["x"]}
 
 
 LOOPS_AND_SIZES = {
@@ -88,7 +88,7 @@ def test_a_template_that_never_ends_or_fills_the_memory_is_stopped(name):
     tracemalloc.start()
     try:
         with pytest.raises(TemplateError, match=r"steps|power|product|format|Recursion|Overflow|too big"):
-            Template(LOOPS_AND_SIZES[name]).render(ROW)
+            JinjaTemplate(LOOPS_AND_SIZES[name]).render(ROW)
         assert tracemalloc.get_traced_memory()[1] < 200 << 20
     finally:
         tracemalloc.stop()
@@ -128,7 +128,7 @@ def test_a_template_that_never_ends_or_fills_the_memory_is_stopped(name):
 )
 def test_attributes_modules_files_and_broken_templates_are_refused_in_one_line(text):
     try:
-        rendered = Template(text).render(ROW)
+        rendered = JinjaTemplate(text).render(ROW)
     except TemplateError as error:
         assert str(error) and "\n" not in str(error)
     else:

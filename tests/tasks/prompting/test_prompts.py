@@ -114,8 +114,8 @@ def test_choices_are_uniform_and_independent_over_examples():
 
 def test_a_prompt_is_a_function_of_task_and_id_alone():
     """Written down once: a change would silently change every cache and every published evaluation."""
-    first, own = prompts.task_level_source("samples.a", "x-1", " Do it. \n", " now \n")
-    assert (first[:own], first[own:]) == ("Do it.", "\nInput: now Output:")
+    first, input_start = prompts.task_level_source("samples.a", "x-1", " Do it. \n", " now \n")
+    assert (first[:input_start], first[input_start:]) == ("Do it.", "\nInput: now Output:")
     sources = {prompts.task_level_source(f"samples.{name}", "x-1", "Do it.", "now") for name in "abcdefgh"}
     assert len(sources) > 1
 

@@ -1,4 +1,4 @@
-"""What is taken of records x templates, and what is shown before an example: pure functions of names."""
+"""Subsampling of record-template pairs and the choice of demonstrations are pure functions of names."""
 
 import collections
 import dataclasses
@@ -10,7 +10,7 @@ import pytest
 from optiml_jax.evaluation.metrics import Metric
 from tasks.example import Example, Record, Skipped, Template
 from tasks.prompting import demonstrations, subsampling
-from tasks.prompting.subsampling import Pair, Pool, examples
+from tasks.prompting.subsampling import Pool, RecordTemplate, examples
 from tasks.reading import fingerprints
 from tasks.task import Task
 
@@ -31,8 +31,8 @@ def task_of(count: int, templates=TEMPLATES, order: int = 1, bad: int = 0, file:
     return Task("toy.t", "toy", "c", "s", files, ("train", "test"), templates, read, render, **more)
 
 
-def names(found) -> list[str]:
-    return [f"{pair.record.id}/{pair.template.id}" for pair in found if isinstance(pair, Pair)]
+def names(result) -> list[str]:
+    return [f"{pair.record.id}/{pair.template.id}" for pair in result if isinstance(pair, RecordTemplate)]
 
 
 def test_of_n_records_and_three_templates_n_pairs_are_taken_at_random():
@@ -82,11 +82,11 @@ def test_the_choice_depends_on_names_alone(most, tmp_path, monkeypatch):
     streamed = Pool(task_of(100, file=tmp_path / "raw"), "train", most=most)
     shards = [names(Pool(task_of(100), "train", most=most, choice=streamed.choice).shard(i, 7)) for i in range(7)]
     assert set(itertools.chain(*shards)) == taken and sum(map(len, shards)) == len(taken)
-    assert max(map(len, shards)) < len(taken) and streamed._kept is None
+    assert max(map(len, shards)) < len(taken) and streamed._in_memory is None
 
 
 def test_what_choosing_rendered_is_not_rendered_again(tmp_path, monkeypatch):
-    """Of a small split; of a streamed one it is, and the examples are the same."""
+    """A small split is read once and a streamed one again, with the same examples."""
     (tmp_path / "raw").write_text("raw")
     task, rendered = task_of(100, file=tmp_path / "raw"), collections.Counter()
 
@@ -109,8 +109,8 @@ def test_a_suite_may_ask_in_some_templates_only():
 
 
 def test_what_cannot_be_used_comes_in_its_place():
-    found = list(Pool(task_of(300, TEMPLATES[:1], bad=2), "train"))
-    assert [isinstance(item, Skipped) for item in found[:3]] == [True, True, False]
+    result = list(Pool(task_of(300, TEMPLATES[:1], bad=2), "train"))
+    assert [isinstance(item, Skipped) for item in result[:3]] == [True, True, False]
     assert Pool(task_of(300, bad=2), "train").choice[:2] == (300, 302)
     assert [example.source for example in examples(task_of(2, TEMPLATES[:1]), "train")] == ["plain:i0", "plain:i1"]
 
@@ -123,7 +123,7 @@ SHOWN = [Record(f"i{i}", {}) for i in range(40)]
 def test_demonstrations_are_never_the_example_itself_and_are_all_different():
     for record in SHOWN:
         chosen = demonstrations.choose(SHOWN, "t", record.id, 5, 0)
-        assert len({one.id for one in chosen} - {record.id}) == 5
+        assert len({item.id for item in chosen} - {record.id}) == 5
 
 
 def test_more_shots_begin_with_the_fewer_and_seeds_differ():
@@ -134,13 +134,13 @@ def test_more_shots_begin_with_the_fewer_and_seeds_differ():
 
 def test_every_record_is_shown_equally_often():
     counts = collections.Counter(
-        one.id for i in range(4000) for one in demonstrations.choose(SHOWN, "t", f"question {i}", 2, 0)
+        record.id for i in range(4000) for record in demonstrations.choose(SHOWN, "t", f"question {i}", 2, 0)
     )
     assert len(counts) == 40 and min(counts.values()) > 130 and max(counts.values()) < 270  # 200 expected, sd 14
 
 
 def test_a_small_pool_gives_what_it_has():
-    assert {one.id for one in demonstrations.choose(SHOWN[:3], "t", "i1", 5, 0)} == {"i0", "i2"}
+    assert {record.id for record in demonstrations.choose(SHOWN[:3], "t", "i1", 5, 0)} == {"i0", "i2"}
     assert demonstrations.choose([], "t", "i1", 5, 0) == () == demonstrations.choose(SHOWN, "t", "i1", 0, 0)
 
 

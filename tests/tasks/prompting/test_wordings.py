@@ -15,9 +15,9 @@ from tests.tasks.prompting.wordings import examples, write
 
 def test_a_task_of_another_benchmark_is_left_out_by_name(tmp_path):
     write(tmp_path / "crossfit", **{"acronym_identification_train.tsv": "a\tb\n", "search_qa_train.tsv": "a\tb\n"})
-    found = registry.discover("crossfit", tmp_path)
-    assert list(found.tasks) == ["crossfit.search_qa"]
-    [left] = found.left_out
+    benchmark = registry.discover("crossfit", tmp_path)
+    assert list(benchmark.tasks) == ["crossfit.search_qa"]
+    [left] = benchmark.left_out
     assert left.where.endswith("acronym_identification_train.tsv")
     assert left.reason == "its data set is in PromptSource too"
 
@@ -35,7 +35,7 @@ def test_the_seeds_of_a_few_shot_gym_are_one_task_and_its_lines_come_once(tmp_pa
     write(tmp_path / "crossfit" / "search_qa", **lines)
     for split in ("train", "validation"):
         read, skipped = examples("crossfit", tmp_path, "search_qa", split)
-        assert [one.source.split("\n")[1].split()[0] for one in read] == ["q13", "q", "q21"] and not skipped
+        assert [example.source.split("\n")[1].split()[0] for example in read] == ["q13", "q", "q21"] and not skipped
 
 
 def test_every_accepted_output_of_a_line_is_a_reference(tmp_path):
@@ -65,14 +65,14 @@ def test_a_folder_without_a_known_file_is_missing_by_name(tmp_path):
 def test_crossfit_skips_lines_of_the_wrong_form(tmp_path, content, reasons):
     write(tmp_path / "crossfit", **{"search_qa_train.tsv": content})
     read, skipped = examples("crossfit", tmp_path, "search_qa")
-    assert len(read) == 1 and [one.reason for one in skipped] == reasons
+    assert len(read) == 1 and [skip.reason for skip in skipped] == reasons
     assert skipped[0].where.endswith("search_qa_train.tsv:2")
 
 
 def test_exmix_skips_wrong_columns_and_refuses_halves_that_do_not_belong_together(tmp_path):
     write(tmp_path / "exmix", **{"cogs/train.tsv": "a b .\tform ( )\tin_distribution\na b .\tform ( )\n"})
     read, skipped = examples("exmix", tmp_path, "cogs")
-    assert len(read) == 1 and [one.reason for one in skipped] == ["2 columns, not 3"]
+    assert len(read) == 1 and [skip.reason for skip in skipped] == ["2 columns, not 3"]
     halves = {"shakespearizing/train.modern.nltktok": "one\ntwo\n", "shakespearizing/train.original.nltktok": "one\n"}
     write(tmp_path / "exmix", **halves)
     with pytest.raises(DataError, match=r"train.original.nltktok: fewer lines"):
@@ -92,9 +92,9 @@ def test_t5_skips_rows_without_its_fields(tmp_path):
     rows = [{"translation": {"en": "Yes.", "de": "Ja."}}, {"translation": {"en": "No."}}, {"de": "Nein.", "en": "No."}]
     write(tmp_path / "t5" / "rows" / "wmt14" / "de-en", **{"train.jsonl": "\n".join(map(json.dumps, rows))})
     read, skipped = examples("t5", tmp_path, "wmt14_ende_v003")
-    assert [one.target for one in read] == ["Ja.", "Nein."] and len(skipped) == 1
-    for one, word in zip(read, ("Yes", "No"), strict=True):
-        assert one.source.startswith(f"translate English to German: {word}.")
+    assert [item.target for item in read] == ["Ja.", "Nein."] and len(skipped) == 1
+    for item, word in zip(read, ("Yes", "No"), strict=True):
+        assert item.source.startswith(f"translate English to German: {word}.")
 
 
 def test_unifiedskg_skips_a_question_whose_table_or_database_is_missing(tmp_path):
@@ -134,8 +134,8 @@ def test_reasoning_skips_records_without_an_answer_or_a_rationale(tmp_path):
     rows += [{"question": "2 + 2?", "answer": "#### 4"}, {"question": "2 + 2?"}]
     write(tmp_path / "reasoning", **{"gsm8k/train.jsonl": "\n".join(map(json.dumps, rows))})
     read, skipped = examples("reasoning", tmp_path, "gsm8k")
-    assert [one.target for one in read] == ["It is four. The answer is 4"]
-    assert [one.reason for one in skipped[:2]] == ["no answer", "no rationale"] and len(skipped) == 3
+    assert [example.target for example in read] == ["It is four. The answer is 4"]
+    assert [example.reason for example in skipped[:2]] == ["no answer", "no rationale"] and len(skipped) == 3
     lonely = {"id": "a", "explanation": {"open-ended": "because"}}
     write(tmp_path / "reasoning", **{"cos_e/v1.11/cose_train_v1.11.jsonl": json.dumps(lonely)})
     with pytest.raises(DataError, match=r"commonsenseqa/train_rand_split.jsonl: is not there; it has the questions"):
@@ -149,7 +149,7 @@ def test_reasoning_reads_flans_files_of_the_same_data_sets(tmp_path):
         [read], _ = examples("reasoning", tmp_path, task)
         assert read.target == "It is four. The answer is 4"
         assert read.source.startswith("Answer the following question by reasoning step by step.\n2 + 2?\nThink.")
-        assert read.own == len("Answer the following question by reasoning step by step.")
+        assert read.input_start == len("Answer the following question by reasoning step by step.")
 
 
 # --- tables
@@ -166,12 +166,12 @@ def test_a_table_that_is_too_long_keeps_the_rows_that_the_question_names():
 def test_a_query_of_wikisql_is_answered_on_its_table():
     cells = [["Ann", "3"], ["Bob", "1,004"], ["ann", "5"]]
 
-    def asked(sel, agg, *conds):
+    def query(sel, agg, *conds):
         return answer_of({"sel": sel, "agg": agg, "conds": conds}, cells)
 
-    assert asked(1, 0, [0, 0, "ANN"]) == ["3", "5"]
-    assert asked(0, 3, [1, 1, 4]) == ["2"] and asked(0, 0, [1, 2, 4]) == ["Ann"]
-    assert [asked(1, agg, [0, 0, "ann"]) for agg in (1, 2, 4, 5)] == [["5"], ["3"], ["8"], ["4"]]
+    assert query(1, 0, [0, 0, "ANN"]) == ["3", "5"]
+    assert query(0, 3, [1, 1, 4]) == ["2"] and query(0, 0, [1, 2, 4]) == ["Ann"]
+    assert [query(1, agg, [0, 0, "ann"]) for agg in (1, 2, 4, 5)] == [["5"], ["3"], ["8"], ["4"]]
 
 
 # --- the samples of the official files
@@ -186,12 +186,14 @@ def test_a_query_of_wikisql_is_answered_on_its_table():
     ],
 )
 def test_the_official_samples_are_read_and_every_file_is_accounted_for(benchmark, counts, shared):
-    found = registry.discover(benchmark, shared / "data")
+    discovered = registry.discover(benchmark, shared / "data")
     for task, count in counts.items():
         read, skipped = examples(benchmark, shared / "data", task)
         assert (len(read), skipped) == (count, [])
     files = {str(path) for path in (shared / "data" / benchmark).rglob("*") if path.is_file()}
-    known = {str(path) for task in found.tasks.values() for path in task.files}
-    named = {one.where for one in found.left_out if one.reason}
-    papers = {path for path in files - known - named if not any(w in path.lower() for w in ("license", "readme"))}
+    source_files = {str(path) for task in discovered.tasks.values() for path in task.files}
+    named = {item.where for item in discovered.left_out if item.reason}
+    papers = {
+        path for path in files - source_files - named if not any(w in path.lower() for w in ("license", "readme"))
+    }
     assert not papers

@@ -1,4 +1,4 @@
-"""What the tests of tasks with one wording share: records of a folder written for the test."""
+"""Shared by the tests of tasks with one wording: records of a folder that the test writes."""
 
 from tasks.catalog import registry
 from tasks.example import Skipped
@@ -14,9 +14,12 @@ def write(directory, **files):
 
 def examples(benchmark, data_dir, task, split="train"):
     """The examples of a task, and what was skipped."""
-    found = registry.discover(benchmark, data_dir).tasks[f"{benchmark}.{task}"]
-    records = list(found.read(split))
-    rendered = [one if isinstance(one, Skipped) else found.render(one, found.templates[0]) for one in records]
-    return [one for one in rendered if not isinstance(one, Skipped)], [
-        one for one in rendered if isinstance(one, Skipped)
+    discovered = registry.discover(benchmark, data_dir).tasks[f"{benchmark}.{task}"]
+    records = list(discovered.read(split))
+    rendered = [
+        record if isinstance(record, Skipped) else discovered.render(record, discovered.templates[0])
+        for record in records
+    ]
+    return [record for record in rendered if not isinstance(record, Skipped)], [
+        record for record in rendered if isinstance(record, Skipped)
     ]

@@ -45,9 +45,9 @@ def test_what_datasets_saves_to_disk_is_read(tmp_path):
     datasets = pytest.importorskip("datasets", reason="needs the extra [hub]")
     saved = datasets.Dataset.from_list(VALUES)
     datasets.DatasetDict({"train": saved, "test": saved.select([2, 0])}).save_to_disk(tmp_path / "both")
-    found = records.splits(tmp_path / "both")
-    assert found.keys() == {"train", "test"} and values(found["train"]) == VALUES
-    assert values(found["test"]) == [VALUES[2], VALUES[0]]
+    splits = records.splits(tmp_path / "both")
+    assert splits.keys() == {"train", "test"} and values(splits["train"]) == VALUES
+    assert values(splits["test"]) == [VALUES[2], VALUES[0]]
     saved.save_to_disk(tmp_path / "one")
     assert values(records.splits(tmp_path / "one")["train"]) == VALUES
 
@@ -67,9 +67,9 @@ def test_what_tensorflow_datasets_prepared_is_read(tmp_path):
             answers = [{"text": f"é{j}", "start": j} for j in range(i)]
             encoded = features.encode_example({"question": f"q{i}", "label": i % 2, "answers": answers})
             file.write(features.serialize_example(encoded))
-    found = values(records.splits(tmp_path)["train"])
-    assert found[0] == {"question": "q0", "label": 0, "answers": {"text": [], "start": []}}
-    assert found[2] == {"question": "q2", "label": 0, "answers": {"text": ["é0", "é1"], "start": [0, 1]}}
+    splits = values(records.splits(tmp_path)["train"])
+    assert splits[0] == {"question": "q0", "label": 0, "answers": {"text": [], "start": []}}
+    assert splits[2] == {"question": "q2", "label": 0, "answers": {"text": ["é0", "é1"], "start": [0, 1]}}
     (version / "own-train.tfrecord-00000-of-00001").write_bytes(b"broken" * 100)
     with pytest.raises(DataError, match="own-train"):
         values(records.splits(tmp_path)["train"])
@@ -80,8 +80,8 @@ def test_splits_are_files_their_parts_and_saved_folders(tmp_path):
         write(tmp_path / name)
     (tmp_path / "validation").mkdir()
     (tmp_path / "validation" / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
-    found = {split: [path.name for path in paths] for split, paths in records.splits(tmp_path).items()}
-    assert found == {
+    splits = {split: [path.name for path in paths] for split, paths in records.splits(tmp_path).items()}
+    assert splits == {
         "train": ["train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl"],
         "test": ["test.json"],
         "validation": ["data-00000-of-00001.arrow"],
@@ -103,9 +103,9 @@ def test_hostile_lines_are_named_and_the_others_read(tmp_path, monkeypatch):
     good = json.dumps(VALUES[0]).encode()
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join(part for line in hostile for part in (good, line)) + b"\n\n" + good)
-    found = list(records.read([path]))
-    assert sum(isinstance(row, Row) and row.values == VALUES[0] for row in found) == len(hostile) + 1
-    bad = [row for row in found if isinstance(row, Skipped)]
+    result = list(records.read([path]))
+    assert sum(isinstance(row, Row) and row.values == VALUES[0] for row in result) == len(hostile) + 1
+    bad = [row for row in result if isinstance(row, Skipped)]
     for place, (reason, skipped) in enumerate(zip(hostile.values(), bad, strict=True), start=1):
         assert reason in skipped.reason and skipped.where == f"{path}:{2 * place}", skipped
 

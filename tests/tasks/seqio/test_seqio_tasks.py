@@ -104,9 +104,9 @@ def test_nested_mixtures_carry_the_stated_proportions(data_dir, monkeypatch):
     seqio_tasks.use_data_dir(data_dir, tokenizer=TOKENIZER)
     mixture = seqio.MixtureRegistry.get("both")
     rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
-    found = nested.discover(data_dir, Options())
+    benchmark = nested.discover(data_dir, Options())
     sizes = [
-        TaskSize(t.name, t.benchmark, t.category, sum(1 for _ in examples(t, "train"))) for t in nested.tasks(found)
+        TaskSize(t.name, t.benchmark, t.category, sum(1 for _ in examples(t, "train"))) for t in nested.tasks(benchmark)
     ]
     ours = probabilities(Manifest("both", tuple(sizes), nested.eps, nested.proportions))
     assert rates.keys() == ours.keys() and len(rates) == 14
@@ -121,10 +121,10 @@ def test_every_task_and_mixture_of_the_paper_is_there_and_opt_iml_has_its_shares
         seqio.TaskRegistry.names()
     )
     for name in ("opt_iml", "opt_iml_max", *mixtures.PROPORTIONS, "dialogue"):
-        found = mixtures.mixture(name)
-        listed = [row for part in found.benchmarks for row in registry.catalog(part).values()]
+        result = mixtures.mixture(name)
+        listed = [row for part in result.benchmarks for row in registry.catalog(part).values()]
         assert {task.name for task in seqio.MixtureRegistry.get(name).tasks} == {
-            row.name for row in listed if row.split in found.splits and found.dropped(row) is None
+            row.name for row in listed if row.split in result.splits and result.dropped(row) is None
         }
     write(tmp_path / "crossfit", **{"search_qa_train.tsv": "q\ta\n" * 3, "kilt_nq_train.tsv": "q\ta\nr\ta\n"})
     write(tmp_path / "pretrain_text", **{"a.txt": "Some text.\n"})
@@ -133,16 +133,16 @@ def test_every_task_and_mixture_of_the_paper_is_there_and_opt_iml_has_its_shares
     rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
     shares = {name: rate / sum(rates.values()) for name, rate in rates.items()}
     both = 4 * 0.95 + 5  # CrossFit's and pre-training text's, which share what the others had
-    wanted = {"pretrain_text.documents": 5 / both, "crossfit.search_qa": 3.8 / both / 3}
-    wanted["crossfit.kilt_nq"] = 2 * wanted["crossfit.search_qa"]
-    assert shares == pytest.approx(wanted, abs=1e-6)
+    expected = {"pretrain_text.documents": 5 / both, "crossfit.search_qa": 3.8 / both / 3}
+    expected["crossfit.kilt_nq"] = 2 * expected["crossfit.search_qa"]
+    assert shares == pytest.approx(expected, abs=1e-6)
 
 
 def test_without_data_every_task_of_the_catalog_is_there_and_says_what_is_missing():
     assert len([name for name in seqio.TaskRegistry.names() if name.startswith(f"{NAME}.")]) == 1613
     task = seqio.TaskRegistry.get(f"{NAME}.task1344_glue_entailment_classification")
     assert set(task.output_features) == {"inputs", "targets"} and task.metric_fns[0].__name__ == "rouge_l"
-    message = "super_natural_instructions is not there; set OPTIML_DATA_DIR or call tasks.seqio_tasks.use_data_dir"
+    message = "super_natural_instructions is missing; set OPTIML_DATA_DIR or call tasks.seqio_tasks.use_data_dir"
     with pytest.raises(UserError, match=message):
         task.get_dataset(None, split="test")
     with pytest.raises(UserError, match=message):

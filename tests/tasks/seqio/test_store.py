@@ -25,7 +25,7 @@ EOS = 2
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory) -> Path:
-    """Of the samples' store."""
+    """Returns the store of the samples."""
     cache_dir = tmp_path_factory.mktemp("samples")
     build.run(Job("samples", None, str(cache_dir)), Tokenizer.load(TOKENIZER))
     return cache_dir / "mixtures" / "samples.json"
@@ -33,7 +33,7 @@ def manifest(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def sized(tmp_path_factory) -> Path:
-    """Of tasks of many sizes."""
+    """Returns a store with tasks of many sizes."""
     folder = tmp_path_factory.mktemp("sized")
     sizes = (5, 90, 150, 201, 333, 700)
     for size in sizes:
@@ -57,7 +57,7 @@ def get_dataset(name: str, **options):
 
 def loader_documents(manifest: Path, count: int) -> set[tuple]:
     """(inputs, targets) of what the training loader emits, from its arrays alone, until `count` are known."""
-    found = set()
+    items = set()
     store = TokenStore(manifest.parents[1])
     data = Data("samples", "", row_length=512, batch_rows=16, seed=3, prefetch=0)
     with Loader(store, Manifest.read(manifest), data, pad_id=1, eos_id=EOS) as batches:
@@ -68,10 +68,10 @@ def loader_documents(manifest: Path, count: int) -> set[tuple]:
             ):
                 for segment in range(1, segments.max() + 1):
                     document = segments == segment
-                    found.add((tuple(targets[document & ~labels]), tuple(targets[document & labels])))
-            if len(found) == count:
-                return found
-    return found
+                    items.add((tuple(targets[document & ~labels]), tuple(targets[document & labels])))
+            if len(items) == count:
+                return items
+    return items
 
 
 def test_seqio_gives_the_examples_that_training_reads(manifest):
@@ -135,7 +135,7 @@ def test_what_cannot_be_found_or_read_is_said(manifest, tmp_path):
     mixture = to_seqio(manifest)
     try:
         path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-        with pytest.raises(DataError, match=f"{path.name}: not as it was written"):
+        with pytest.raises(DataError, match=f"{path.name}: damaged"):
             next(get_dataset(next(task.name for task in mixture.tasks if "sample001" in task.name)))
     finally:
         path.write_bytes(content)
@@ -149,4 +149,4 @@ def test_a_source_of_more_tokens_than_a_byte_counts_is_read(tmp_path):
     name = to_seqio(tmp_path / "cache" / "mixtures" / f"{NAME}.json").name
     task = seqio.MixtureRegistry.get(name).tasks[0]
     read = list(task.source.get_dataset("train", shuffle=False).as_numpy_iterator())
-    assert len(read) == 3 and all(len(one["inputs"]) > 256 for one in read)
+    assert len(read) == 3 and all(len(example["inputs"]) > 256 for example in read)

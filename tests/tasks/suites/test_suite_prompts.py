@@ -1,4 +1,4 @@
-"""What the suites of the paper ask of real files, word for word, put together again from the raw records."""
+"""Rebuilds the prompts of the paper's suites from the raw records of real files and compares them word for word."""
 
 import csv
 import json
@@ -19,23 +19,23 @@ LEAVE_OUT = Options(missing_benchmarks="leave_out")
 @pytest.fixture(scope="module")
 def ask(shared, tmp_path_factory):
     """Suite -> (prompts, what the job says of them), of the shared files, written once."""
-    cache, known = tmp_path_factory.mktemp("ledgers"), {}
+    cache, ledgers_by_suite = tmp_path_factory.mktemp("ledgers"), {}
 
-    def asked(name):
-        if name not in known:
+    def request(name):
+        if name not in ledgers_by_suite:
             result = ledger_job.run(suites.suite(name), str(shared / "data"), cache, LEAVE_OUT)
-            known[name] = read_ledger(result.path), result
-        return known[name]
+            ledgers_by_suite[name] = read_ledger(result.path), result
+        return ledgers_by_suite[name]
 
-    return asked
+    return request
 
 
 def rows(path):
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def of(prompts, task, shots=0):
-    return {one.example_id: one for one in prompts if one.task == task and one.shots == shots}
+def prompts_of(prompts, task, shots=0):
+    return {prompt.example_id: prompt for prompt in prompts if prompt.task == task and prompt.shots == shots}
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,11 @@ def of(prompts, task, shots=0):
 def test_every_evaluation_file_becomes_prompts(ask, suite, tasks, prompts, skipped):
     """Whatever cannot be asked is counted with a reason; every prompt is one that a ledger's reader takes. Of MMLU one
     subject's five examples are here in the authors' form: the other 56 are asked without."""
-    found, result = ask(suite)
-    assert (len({one.task for one in found}), len(found), result.skipped_count) == (tasks, prompts, skipped)
+    by_id, result = ask(suite)
+    assert (len({element.task for element in by_id}), len(by_id), result.skipped_count) == (tasks, prompts, skipped)
     assert all(item.reason for item in result.skipped)
-    assert all(one.level in (None, *LEVELS) for one in found)
-    assert {one.task for one in found if not one.prompt.strip()} <= {"bias.crows_pairs_likelihood"}
+    assert all(element.level in (None, *LEVELS) for element in by_id)
+    assert {element.task for element in by_id if not element.prompt.strip()} <= {"bias.crows_pairs_likelihood"}
 
 
 def test_opt_asks_as_gpt3_does(ask, shared):
@@ -66,11 +66,13 @@ def test_opt_asks_as_gpt3_does(ask, shared):
     folder, (prompts, _) = shared / "data" / "opt_eval", ask("opt_eval")
     glue = folder / "superglue"
 
-    def same(task, wanted):
+    def same(task, expected):
         """wanted: example id -> prompt, candidates, the right one."""
-        there = of(prompts, f"opt_eval.{task}")
-        assert {key: (one.prompt, one.candidates, one.references) for key, one in there.items()} == {
-            key: (text, tuple(candidates), (candidates[right],)) for key, (text, candidates, right) in wanted.items()
+        present = prompts_of(prompts, f"opt_eval.{task}")
+        assert {
+            key: (question.prompt, question.candidates, question.references) for key, question in present.items()
+        } == {
+            key: (text, tuple(candidates), (candidates[right],)) for key, (text, candidates, right) in expected.items()
         }
 
     labels = (folder / "piqa/valid-labels.lst").read_text().split()
@@ -83,12 +85,12 @@ def test_opt_asks_as_gpt3_does(ask, shared):
         },
     )
     arc = rows(folder / "arc/ARC-Challenge-Test.jsonl")
-    wanted = {}
+    expected = {}
     for i, row in enumerate(arc, 1):
         choices = row["question"]["choices"]
         right = [choice["label"] for choice in choices].index(row["answerKey"])
-        wanted[str(i)] = f"Question: {row['question']['stem']}\nAnswer:", [c["text"] for c in choices], right
-    same("arc_challenge", wanted)
+        expected[str(i)] = f"Question: {row['question']['stem']}\nAnswer:", [c["text"] for c in choices], right
+    same("arc_challenge", expected)
     yes = ("yes", "no")
     boolq = enumerate(rows(glue / "BoolQ/val.jsonl"), 1)
     same(
@@ -149,11 +151,11 @@ def test_opt_asks_as_gpt3_does(ask, shared):
     )
     with (folder / "openbookqa/Main/test.tsv").open(newline="") as file:
         table = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    openbook = of(prompts, "opt_eval.openbookqa")
+    openbook = prompts_of(prompts, "opt_eval.openbookqa")
     for i, row in enumerate(table, 1):
         parts = re.split(r" ?\([A-D]\) ", row["Choices"])[1:]
-        one = openbook[str(i)]
-        assert (one.prompt, one.references) == (
+        question = openbook[str(i)]
+        assert (question.prompt, question.references) == (
             row["Question Stem"].strip(),
             (parts["ABCD".index(row["Answer Key"])].strip(),),
         )
@@ -161,23 +163,23 @@ def test_opt_asks_as_gpt3_does(ask, shared):
 
 def test_winograd_schemas_compare_what_follows_two_nouns(ask, shared):
     """The partial scoring of Figure G.13: the noun is told, the rest of the sentence is scored."""
-    found = of(ask("opt_eval")[0], "opt_eval.winograd")
+    prompts = prompts_of(ask("opt_eval")[0], "opt_eval.winograd")
     raw = rows(shared / "data/opt_eval/winograd/wsc273.jsonl")
-    assert len(found) == len(raw) == 273
+    assert len(prompts) == len(raw) == 273
     for i, row in enumerate(raw, 1):
-        one, (before, after) = found[str(i)], row["sentence"].split("_")
-        assert {text[told:] for text, told in zip(one.candidates, one.given)} == {after.rstrip()}
-        nouns = [text[:told].lower() for text, told in zip(one.candidates, one.given)]
+        single, (before, after) = prompts[str(i)], row["sentence"].split("_")
+        assert {text[given:] for text, given in zip(single.candidates, single.given)} == {after.rstrip()}
+        nouns = [text[:given].lower() for text, given in zip(single.candidates, single.given)]
         assert nouns == [row["option1"].lower(), row["option2"].lower()]
-        assert one.references == (one.candidates[int(row["answer"]) - 1],)
-        assert one.prompt == before.rstrip(" ") and not one.candidates[0][0].isspace()
-    assert found["1"].candidates[0].startswith("the city councilmen")  # no sentence begins there
+        assert single.references == (single.candidates[int(row["answer"]) - 1],)
+        assert single.prompt == before.rstrip(" ") and not single.candidates[0][0].isspace()
+    assert prompts["1"].candidates[0].startswith("the city councilmen")  # no sentence begins there
 
 
 def test_wsc_asks_each_passage_once_among_the_nouns_of_the_file(ask):
     """Table 9's 75.7, 62.2 and 54.1 per cent are 28, 23 and 20 of 37 passages with a right noun; one has no other."""
-    found = of(ask("opt_eval")[0], "opt_eval.wsc")
-    assert len(found) == 36
+    prompts = prompts_of(ask("opt_eval")[0], "opt_eval.wsc")
+    assert len(prompts) == 36
     start = (
         "Final Exam with Answer Key\nInstructions: Please carefully read the following passages. For each passage, you "
         "must identify which noun the pronoun marked in *bold* refers to.\n=====\nPassage: Mr. Moncrieff visited "
@@ -187,9 +189,13 @@ def test_wsc_asks_each_passage_once_among_the_nouns_of_the_file(ask):
         "that he no longer requires *his* financial support.\nQuestion: In the passage above, what does the pronoun "
         '"*his*" refer to?\nAnswer:'
     )
-    (one,) = (one for one in found.values() if one.prompt.startswith(start) and one.prompt.endswith(end))
-    assert one.candidates == ("mr. moncrieff", "edward", "chester") and one.references == ("mr. moncrieff",)
-    (shown,) = (one for one in of(ask("opt_eval")[0], "opt_eval.wsc", 32).values() if one.prompt.endswith(end))
+    (single,) = (
+        single for single in prompts.values() if single.prompt.startswith(start) and single.prompt.endswith(end)
+    )
+    assert single.candidates == ("mr. moncrieff", "edward", "chester") and single.references == ("mr. moncrieff",)
+    (shown,) = (
+        single for single in prompts_of(ask("opt_eval")[0], "opt_eval.wsc", 32).values() if single.prompt.endswith(end)
+    )
     assert shown.prompt.count("Final Exam") == 1 and shown.prompt.count("Passage: ") == 1 + len(shown.demonstration_ids)
 
 
@@ -197,17 +203,17 @@ def test_multirc_asks_every_answer_and_shows_whole_questions(ask, shared):
     prompts, _ = ask("opt_eval")
     raw = rows(shared / "data/opt_eval/superglue/MultiRC/val.jsonl")
     questions = [question for row in raw for question in row["passage"]["questions"]]
-    asked = list(of(prompts, "opt_eval.multirc").values())
-    assert len(asked) == sum(len(question["answers"]) for question in questions)
-    assert len({one.part_of for one in asked}) == len(questions)
-    first, answer = asked[0], questions[0]["answers"][0]
+    requests = list(prompts_of(prompts, "opt_eval.multirc").values())
+    assert len(requests) == sum(len(question["answers"]) for question in questions)
+    assert len({item.part_of for item in requests}) == len(questions)
+    first, answer = requests[0], questions[0]["answers"][0]
     assert (
         first.prompt
         == f"READING COMPREHENSION ANSWER KEY\n\n{raw[0]['passage']['text'].strip()}\n\n{questions[0]['question']}\n\n"
     )
     assert first.candidates == (f"- [True] {answer['text']}", f"- [False] {answer['text']}")
     assert first.references == (first.candidates[1 - answer["label"]],)
-    shown = next(iter(of(prompts, "opt_eval.multirc", 32).values()))
+    shown = next(iter(prompts_of(prompts, "opt_eval.multirc", 32).values()))
     solved = shown.prompt[slice(*shown.demonstration_spans[0])]
     (question,) = (
         question
@@ -215,7 +221,7 @@ def test_multirc_asks_every_answer_and_shows_whole_questions(ask, shared):
         for question in row["passage"]["questions"]
         if row["passage"]["text"].strip() in solved and f"\n\n{question['question']}\n\n" in solved
     )
-    lines = [f"- [{bool(one['label'])}] {one['text']}" for one in question["answers"]]
+    lines = [f"- [{bool(item['label'])}] {item['text']}" for item in question["answers"]]
     assert solved.endswith("\n\n" + "\n".join(lines) + "\n\n")
 
 
@@ -233,32 +239,32 @@ def test_mmlu_asks_as_its_authors_do(ask, shared):
     header = "The following are multiple choice questions (with answers) about  high school chemistry.\n\n"
     shown = "".join(f"{question(row)} {row[5]}\n\n" for row in dev)
     for shots, before in ((0, header), (5, header + shown)):
-        found = of(prompts, "mmlu.high_school_chemistry", shots)
-        for i, row in enumerate(test, 1) if found else ():
-            assert found[str(i)].prompt == before + question(row) and found[str(i)].references == (row[5],)
-            assert found[str(i)].candidates == ("A", "B", "C", "D") and found[str(i)].group == "mmlu"
-    assert len(found) == len(test)
+        by_id = prompts_of(prompts, "mmlu.high_school_chemistry", shots)
+        for i, row in enumerate(test, 1) if by_id else ():
+            assert by_id[str(i)].prompt == before + question(row) and by_id[str(i)].references == (row[5],)
+            assert by_id[str(i)].candidates == ("A", "B", "C", "D") and by_id[str(i)].group == "mmlu"
+    assert len(by_id) == len(test)
 
 
 def test_big_bench_hard_asks_as_its_prompt_files_do(ask, shared):
     """With chains of thought the prompt is the file, without them the file without its reasons."""
     prompts, _ = ask("bbh")
-    assert {one.metric.to_json()["normalization"] for one in prompts} == {"bbh"}
+    assert {prompt.metric.to_json()["normalization"] for prompt in prompts} == {"bbh"}
     for path in (shared / "data/bbh/cot-prompts").glob("*.txt"):
         text = path.read_text("utf-8").partition("-----\n")[2].strip()
         examples = json.loads((shared / f"data/bbh/bbh/{path.stem}.json").read_text("utf-8"))["examples"]
-        found = of(prompts, f"bbh.{path.stem}_cot", 3)
+        by_id = prompts_of(prompts, f"bbh.{path.stem}_cot", 3)
         for i, example in enumerate(examples, 1):
-            assert found[str(i)].prompt == f"{text}\n\nQ: {example['input']}\nA: Let's think step by step."
-            assert found[str(i)].references == (example["target"].strip(),)
+            assert by_id[str(i)].prompt == f"{text}\n\nQ: {example['input']}\nA: Let's think step by step."
+            assert by_id[str(i)].references == (example["target"].strip(),)
         direct = re.sub(
             r"A: Let's think step by step\.(?:(?!\n\nQ: ).)*answer is ((?:(?!\n\nQ: ).)*)\.(?=\n\nQ: |$)",
             r"A: \1",
             text,
             flags=re.DOTALL,
         )
-        for i, one in of(prompts, f"bbh.{path.stem}", 3).items():
-            assert one.prompt == f"{direct}\n\nQ: {examples[int(i) - 1]['input']}\nA:"
+        for i, prompt in prompts_of(prompts, f"bbh.{path.stem}", 3).items():
+            assert prompt.prompt == f"{direct}\n\nQ: {examples[int(i) - 1]['input']}\nA:"
 
 
 def test_lm_evaluation_harness_asks_the_same(ask, shared):
@@ -266,12 +272,14 @@ def test_lm_evaluation_harness_asks_the_same(ask, shared):
     header has one space where the authors' has two, and its questions lose white space around them."""
     opt, mmlu = ask("opt_eval")[0], ask("mmlu")[0]
     for i, row in enumerate(rows(shared / "data/opt_eval/arc/ARC-Challenge-Test.jsonl"), 1):
-        assert of(opt, "opt_eval.arc_challenge")[str(i)].prompt == f"Question: {row['question']['stem']}\nAnswer:"
+        assert (
+            prompts_of(opt, "opt_eval.arc_challenge")[str(i)].prompt == f"Question: {row['question']['stem']}\nAnswer:"
+        )
     with (shared / "data/opt_eval/openbookqa/Main/test.tsv").open(newline="") as file:
         for i, row in enumerate(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
-            assert of(opt, "opt_eval.openbookqa")[str(i)].prompt == row["Question Stem"].strip()
+            assert prompts_of(opt, "opt_eval.openbookqa")[str(i)].prompt == row["Question Stem"].strip()
     for i, row in enumerate(rows(shared / "data/opt_eval/piqa/valid.jsonl"), 1):
-        ours = of(opt, "opt_eval.piqa")[str(i)].prompt
+        ours = prompts_of(opt, "opt_eval.piqa")[str(i)].prompt
         assert (
             f"Question: {row['goal']}\nAnswer:".replace(row["goal"], ours)
             == f"Question: {row['goal'].strip()}\nAnswer:"
@@ -281,7 +289,7 @@ def test_lm_evaluation_harness_asks_the_same(ask, shared):
         for i, (question, a, b, c, d, _) in enumerate(csv.reader(file), 1):
             theirs = "The following are multiple choice questions (with answers) about abstract algebra.\n\n"
             theirs += f"{question.strip()}\nA. {a}\nB. {b}\nC. {c}\nD. {d}\nAnswer:"
-            assert of(mmlu, f"mmlu.{subject}")[str(i)].prompt.replace("about  ", "about ") == theirs
+            assert prompts_of(mmlu, f"mmlu.{subject}")[str(i)].prompt.replace("about  ", "about ") == theirs
 
 
 def test_raft_asks_on_helms_split(shared, tmp_path):
@@ -289,7 +297,7 @@ def test_raft_asks_on_helms_split(shared, tmp_path):
     source = shared / "data/raft/example_prompts/overruling.txt"
     instruction, *blocks = source.read_text("utf-8").split("\n\n")
     labelled = [re.fullmatch(r"Sentence: (.*)\nLabel: (.+)", block, re.DOTALL) for block in blocks]
-    table = [[i, one[1].strip(), one[2].strip()] for i, one in enumerate(filter(None, labelled))]
+    table = [[i, prompt[1].strip(), prompt[2].strip()] for i, prompt in enumerate(filter(None, labelled))]
     folder = tmp_path / "raft"
     write(folder, **{"example_prompts/overruling.txt": source.read_text("utf-8")})
     (folder / "data/overruling").mkdir(parents=True)
@@ -299,14 +307,16 @@ def test_raft_asks_on_helms_split(shared, tmp_path):
     prompts = read_ledger(result.path)
     # What `datasets` does for train_test_split(test_size=0.8, seed=42), which HELM calls.
     order = np.random.default_rng(42).permutation(len(table))
-    asked = order[: int(np.ceil(0.8 * len(table)))]
-    texts = {f"{instruction}\n\nSentence: {table[place][1]}\nLabel:" for place in asked}
-    assert {one.prompt for one in prompts if one.shots == 0} == texts
-    assert {one.candidates for one in prompts} == {("not overruling", "overruling")}
-    held_back = {table[place][1] for place in order[len(asked) :]}
-    for one in prompts:
-        for start, end in one.demonstration_spans:
-            sentence = re.fullmatch(r"Sentence: (.*)\nLabel: (?:not )?overruling\n\n", one.prompt[start:end], re.DOTALL)
+    requests = order[: int(np.ceil(0.8 * len(table)))]
+    texts = {f"{instruction}\n\nSentence: {table[place][1]}\nLabel:" for place in requests}
+    assert {prompt.prompt for prompt in prompts if prompt.shots == 0} == texts
+    assert {prompt.candidates for prompt in prompts} == {("not overruling", "overruling")}
+    held_back = {table[place][1] for place in order[len(requests) :]}
+    for prompt in prompts:
+        for start, end in prompt.demonstration_spans:
+            sentence = re.fullmatch(
+                r"Sentence: (.*)\nLabel: (?:not )?overruling\n\n", prompt.prompt[start:end], re.DOTALL
+            )
             assert sentence[1] in held_back
 
 
@@ -314,20 +324,27 @@ def test_stereotypes_are_asked_in_promptsources_words(ask, shared):
     prompts, _ = ask("bias")
     with (shared / "data/bias/crows_pairs/crows_pairs_anonymized.csv").open(newline="") as file:
         for i, row in enumerate(csv.DictReader(file), 1):
-            one = of(prompts, "bias.crows_pairs")[str(i)]
+            question = prompts_of(prompts, "bias.crows_pairs")[str(i)]
             a, b = row["sent_more"].strip(), row["sent_less"].strip()
-            assert one.prompt.startswith(
+            assert question.prompt.startswith(
                 f"You are presented with two very similar sentences:\nA: {a}\nB: {b}\nSentence A is illustrating a "
                 "stereotype. Yes or no?"
             )
-            assert one.references == ("Yes" if row["stereo_antistereo"] == "stereo" else "No",)
-            one = of(prompts, "bias.crows_pairs_likelihood")[str(i)]
-            assert (one.prompt, one.candidates, one.references, one.level) == ("", (a, b), (a,), None)
+            assert question.references == ("Yes" if row["stereo_antistereo"] == "stereo" else "No",)
+            question = prompts_of(prompts, "bias.crows_pairs_likelihood")[str(i)]
+            assert (question.prompt, question.candidates, question.references, question.level) == (
+                "",
+                (a, b),
+                (a,),
+                None,
+            )
     for i, row in enumerate(rows(shared / "data/opt_eval/superglue/AX-g/AX-g.jsonl"), 1):
-        one = of(prompts, "bias.winogender")[str(i)]
-        assert one.prompt.startswith(f"{row['premise']}\n\nQuestion: {row['hypothesis']} True or False?")
-        assert one.references == (str(row["label"] == "entailment"),)
-    assert of(prompts, "bias.winobias_type1_pro")["27"].references == ("The developer",)  # its pronoun is there twice
+        question = prompts_of(prompts, "bias.winogender")[str(i)]
+        assert question.prompt.startswith(f"{row['premise']}\n\nQuestion: {row['hypothesis']} True or False?")
+        assert question.references == (str(row["label"] == "entailment"),)
+    assert prompts_of(prompts, "bias.winobias_type1_pro")["27"].references == (
+        "The developer",
+    )  # its pronoun is there twice
 
 
 def test_sets_that_cannot_be_passed_on_are_asked_as_gpt3_does(tmp_path):
@@ -369,7 +386,7 @@ def test_sets_that_cannot_be_passed_on_are_asked_as_gpt3_does(tmp_path):
     }
     write(tmp_path, **{f"opt_eval/{name}": f"{text.rstrip()}\n" for name, text in files.items()})
     result = ledger_job.run(suites.suite("opt_eval"), str(tmp_path), tmp_path / "cache")
-    prompts = {(one.task.partition(".")[2], one.shots): one for one in read_ledger(result.path)}
+    prompts = {(prompt.task.partition(".")[2], prompt.shots): prompt for prompt in read_ledger(result.path)}
     story, shown = prompts["storycloze", 0], prompts["storycloze", 32]
     assert (story.prompt, story.candidates) == ("A dog. It ran. It sat. It slept.", ("It woke.", "It flew."))
     assert story.references == ("It flew.",) and shown.prompt == f"One, two. B. C. D. Yes.\n\n{story.prompt}"

@@ -1,4 +1,4 @@
-"""Documents longer than a row: in pieces, without a false `</s>`, through the writer, the store and the loader."""
+"""Documents longer than a row: in chunks, without a false `</s>`, through the writer, the store and the loader."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.tokenizer import Tokenizer
 from tasks.benchmarks.samples import TOKENIZER
 from tasks.caching import build, shard
-from tasks.caching.shard import Limits, Row, pieces
+from tasks.caching.shard import EncodedExample, Limits, chunks
 from tasks.example import Example, Record, Template
 from tasks.task import Task
 
@@ -52,12 +52,12 @@ def loader(store: TokenStore, **settings) -> Loader:
 
 
 def bigrams(document: list[int]) -> list[tuple[int, int]]:
-    """What is read at each position of an uncut document and what it predicts."""
+    """Returns the input and the label at each position of an uncut document."""
     return list(zip([EOS, *document], [*document, EOS]))
 
 
 def test_every_prediction_of_a_document_is_made_once_and_no_other(store, tokenizer):
-    """A pass over all pieces: the (read, predicted) pairs are those of the documents, and all of them are labels."""
+    """A pass over all chunks: the (read, predicted) pairs are those of the documents, and all of them are labels."""
     want = sorted(pair for text in DOCUMENTS if text for pair in bigrams(tokenizer.encode(text)))
     with loader(store) as batches:
         have = [pair for _ in batches.plan(0).rows for pair in taken(next(batches))]
@@ -72,11 +72,11 @@ def taken(batch) -> list[tuple[int, int]]:
 
 
 def test_a_piece_fills_its_row_and_a_short_document_is_whole(store, tokenizer):
-    lengths = {len(list(pieces(Row("d", [], tokenizer.encode(text)), ROW))) for text in DOCUMENTS if text}
+    lengths = {len(list(chunks(EncodedExample("d", [], tokenizer.encode(text)), ROW))) for text in DOCUMENTS if text}
     assert 1 in lengths and max(lengths) > 3
     block = loader(store).plan(0)
     documents = [document for row in range(len(block.rows)) for document in block.documents(row)]
-    assert {document.length for document in documents if document.piece == 3} == {ROW}  # neither begins nor ends
+    assert {document.length for document in documents if document.chunk == 3} == {ROW}  # neither begins nor ends
     assert not list(check_store(store.directory))
     assert store.stats("web.text", "train")["longest_label"] == ROW - 1
 
@@ -84,14 +84,14 @@ def test_a_piece_fills_its_row_and_a_short_document_is_whole(store, tokenizer):
 @pytest.mark.parametrize("count", [1, 30, 31, 32, 33, 63, 64, 95, 96, 97])
 def test_pieces_overlap_by_the_token_that_is_only_read(count):
     ids = list(range(100, 100 + count))
-    found = list(pieces(Row("d", [], ids), ROW))
-    assert [piece.flags for piece in found][:1] == [int(count + 1 > ROW)] and found[-1].flags in (0, 2)
-    joined = list(found[0].label)
-    for piece in found[1:]:
+    result = list(chunks(EncodedExample("d", [], ids), ROW))
+    assert [piece.flags for piece in result][:1] == [int(count + 1 > ROW)] and result[-1].flags in (0, 2)
+    joined = list(result[0].label)
+    for piece in result[1:]:
         assert piece.label[0] == joined[-1]
         joined += piece.label[1:]
     assert joined == ids
-    predictions = [len(piece.label) + (piece.flags < 2) + (piece.flags % 2 == 0) - 1 for piece in found]
+    predictions = [len(piece.label) + (piece.flags < 2) + (piece.flags % 2 == 0) - 1 for piece in result]
     assert sum(predictions) == count + 1 and set(predictions[:-1]) <= {ROW}
 
 
@@ -107,6 +107,6 @@ def test_pieces_longer_than_a_row_are_refused(store):
         loader(store, row_length=ROW - 1)
 
 
-def test_a_document_with_a_source_is_not_cut_in_pieces():
-    row = Row("d", [5], np.arange(100).tolist())
-    assert list(pieces(row, ROW)) == [row]
+def test_a_document_with_a_source_is_not_split():
+    row = EncodedExample("d", [5], np.arange(100).tolist())
+    assert list(chunks(row, ROW)) == [row]

@@ -11,6 +11,7 @@ import pytest
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.files import exclusive
+from optiml_jax.evaluation import pipeline
 from optiml_jax.evaluation.answers import answering
 from optiml_jax.evaluation.answers.normalization import RANKED_BY
 from optiml_jax.evaluation.metrics import Metric
@@ -32,17 +33,17 @@ def prompts() -> list[Prompt]:
 
 
 def test_predictions_are_the_best_candidates_and_the_greedy_texts(model, prompts, tmp_path):
-    answering.run_evaluation(model, prompts, tmp_path, max_new_tokens=6)
+    pipeline.run_evaluation(model, prompts, tmp_path, max_new_tokens=6)
     samples = {s["id"]: s for s in map(json.loads, (tmp_path / "samples.jsonl").read_text().splitlines())}
-    for asked in prompts:
-        sample = samples[asked.id]
-        if asked.candidates:
-            scores = model.rank([asked.prompt], [[" " + text for text in asked.candidates]])[0]
+    for requests in prompts:
+        sample = samples[requests.id]
+        if requests.candidates:
+            scores = model.rank([requests.prompt], [[" " + text for text in requests.candidates]])[0]
             np.testing.assert_allclose(sample["scores"], scores, atol=1e-4)
-            assert sample["prediction"] == asked.candidates[int(np.argmax(scores))]
+            assert sample["prediction"] == requests.candidates[int(np.argmax(scores))]
             assert sample["score"] == float(sample["prediction"] == "no")
         else:
-            assert sample["prediction"] == model.generate([asked.prompt], max_new_tokens=6)[0].strip()
+            assert sample["prediction"] == model.generate([requests.prompt], max_new_tokens=6)[0].strip()
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["bos"] == "</s>" and results["tasks"]["task0"]["examples"] == 10
     assert results["tasks"]["task0"]["score"] == np.mean([samples[p.id]["score"] for p in prompts[:20:2]])
@@ -54,7 +55,7 @@ def test_stop_texts_limits_and_separators_stand_in_the_ledger(model, prompts, tm
     assert len(whole) > 4
     stop = whole[3]
     fields = {"candidates": None, "metric": Metric("rouge_l"), "references": ("a",), "task": "written"}
-    asked = [
+    requests = [
         prompt(20, **fields, stop=("never said", stop)),
         prompt(21, **fields, max_new_tokens=2),
         prompt(22, **fields, max_new_tokens=99),
@@ -62,42 +63,42 @@ def test_stop_texts_limits_and_separators_stand_in_the_ledger(model, prompts, tm
         prompt(24, **fields, separator="", prompt="Say it. "),
         prompt(25, given=(1, 1, 4)),
     ]
-    answering.run_evaluation(model, asked, tmp_path, max_new_tokens=12)
+    pipeline.run_evaluation(model, requests, tmp_path, max_new_tokens=12)
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert samples[0]["prediction"] == whole[: whole.index(stop)].strip() and not samples[0]["truncated"]
     for sample, limit in zip(samples[1:3], (2, 12)):
         assert sample["prediction"] == model.generate([sample["prompt"]], max_new_tokens=limit)[0].strip()
-    scores = model.rank([asked[3].prompt], [["\n" + text for text in asked[3].candidates]])[0]
+    scores = model.rank([requests[3].prompt], [["\n" + text for text in requests[3].candidates]])[0]
     np.testing.assert_allclose(samples[3]["scores"], scores, atol=1e-4)
     assert samples[4]["prediction"] == model.generate(["Say it. "], max_new_tokens=12)[0].strip()
-    told = zip(asked[5].candidates, asked[5].given)  # what is told stands before what is ranked, with its space
-    (scores,) = zip(*(model.rank([f"{asked[5].prompt} {text[:n]}"], [[text[n:]]])[0] for text, n in told))
+    given = zip(requests[5].candidates, requests[5].given)  # what is told stands before what is ranked, with its space
+    (scores,) = zip(*(model.rank([f"{requests[5].prompt} {text[:n]}"], [[text[n:]]])[0] for text, n in given))
     np.testing.assert_allclose(samples[5]["scores"], scores, atol=1e-4)
 
 
 def answered(model, monkeypatch) -> list[str]:
     """The ids of the prompts that a model is asked from now on."""
-    asked, rank, generate = [], model.rank_prompts, model.generate_prompts
+    requests, rank, generate = [], model.rank_prompts, model.generate_prompts
 
     def spy_rank(prompts, candidates, batch_rows, names, given):
-        asked.extend(names)
+        requests.extend(names)
         return rank(prompts, candidates, batch_rows, names, given)
 
     def spy_generate(prompts, limits, stop, batch_rows, names):
-        asked.extend(names)
+        requests.extend(names)
         return generate(prompts, limits, stop, batch_rows, names)
 
     monkeypatch.setattr(model, "rank_prompts", spy_rank)
     monkeypatch.setattr(model, "generate_prompts", spy_generate)
-    return asked
+    return requests
 
 
 def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(model, prompts, tmp_path, monkeypatch):
     """Stopped before the second and again before the last group: what is answered is not asked again."""
-    monkeypatch.setattr(answering, "GROUP", 2)
+    monkeypatch.setattr(answering, "BATCHES_PER_GROUP", 2)
     options = {"max_new_tokens": 6, "batch_rows": 4}
-    answering.run_evaluation(model, prompts, tmp_path / "whole", **options)
-    write, asked = answering.AnswerStore.write, answered(model, monkeypatch)
+    pipeline.run_evaluation(model, prompts, tmp_path / "whole", **options)
+    write, requests = pipeline.AnswerStore.write, answered(model, monkeypatch)
     for left in (1, 3):
         written = []
 
@@ -107,25 +108,25 @@ def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(model, prompts, 
             written.append(group)
             write(self, group)
 
-        monkeypatch.setattr(answering.AnswerStore, "write", stop)
+        monkeypatch.setattr(pipeline.AnswerStore, "write", stop)
         with pytest.raises(KeyboardInterrupt):
-            answering.run_evaluation(model, prompts, tmp_path / "parts", **options)
+            pipeline.run_evaluation(model, prompts, tmp_path / "parts", **options)
         assert not (tmp_path / "parts" / "results.json").exists()
-    monkeypatch.setattr(answering.AnswerStore, "write", write)
-    answering.run_evaluation(model, prompts, tmp_path / "parts", **options)
+    monkeypatch.setattr(pipeline.AnswerStore, "write", write)
+    pipeline.run_evaluation(model, prompts, tmp_path / "parts", **options)
     assert read(tmp_path / "parts") == read(tmp_path / "whole")
     for name in ("report.md", "report.html"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert len(asked) == len(prompts) + 8 + 2  # two groups were lost
+    assert len(requests) == len(prompts) + 8 + 2  # two groups were lost
     assert [len(group) for group, _ in answering.answer_all(model, prompts, **options)] == [8, 8, 4, 8, 2]
 
 
 def test_a_larger_ledger_asks_only_what_is_new(model, prompts, tmp_path, monkeypatch):
-    answering.run_evaluation(model, prompts[4:24], tmp_path / "grown", max_new_tokens=6)
-    asked = answered(model, monkeypatch)
-    answering.run_evaluation(model, prompts, tmp_path / "grown", max_new_tokens=6, batch_rows=3)
-    assert sorted(asked) == sorted(prompt.id for prompt in [*prompts[:4], *prompts[24:]])
-    answering.run_evaluation(model, prompts, tmp_path / "anew", max_new_tokens=6)
+    pipeline.run_evaluation(model, prompts[4:24], tmp_path / "grown", max_new_tokens=6)
+    requests = answered(model, monkeypatch)
+    pipeline.run_evaluation(model, prompts, tmp_path / "grown", max_new_tokens=6, batch_rows=3)
+    assert sorted(requests) == sorted(prompt.id for prompt in [*prompts[:4], *prompts[24:]])
+    pipeline.run_evaluation(model, prompts, tmp_path / "anew", max_new_tokens=6)
     grown, anew = (json.loads(read(tmp_path / name)[0]) for name in ("grown", "anew"))
     assert grown == anew
 
@@ -138,24 +139,24 @@ def test_bad_prompts_are_named_and_cost_no_other_prompt(model, prompts, tmp_path
         "cut": prompt(93, prompt="word " * 400),
         "cut too": prompt(94, candidates=None, metric=Metric("rouge_l"), task="written", prompt="word " * 400),
     }
-    answering.run_evaluation(model, [*prompts, *bad.values()], tmp_path, max_new_tokens=6)
+    pipeline.run_evaluation(model, [*prompts, *bad.values()], tmp_path, max_new_tokens=6)
     samples = {s["id"]: s for s in map(json.loads, read(tmp_path)[1].decode().split("\n")[:-1])}
     assert len(samples) == len(prompts) + 5
     for name in ("empty", "long"):
         assert samples[bad[name].id]["score"] is None
     for name in ("twice", "cut", "cut too"):
         assert samples[bad[name].id]["score"] is not None
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     positions = model.config.max_positions
     for line in (
         f"Not scored, 1 prompts, a candidate is empty: {bad['empty'].id}",
         rf"Not scored, 1 prompts, a candidate of \d+ tokens, longer than the model's {positions} .*: {bad['long'].id}",
-        f"Scored all the same, 1 prompts, candidate 'no' stands there twice: {bad['twice'].id}",
-        f"Scored all the same, 2 prompts, too long, its beginning was cut: {bad['cut'].id}, {bad['cut too'].id}",
+        f"1 prompts, candidate 'no' is listed twice: {bad['twice'].id}",
+        f"2 prompts, too long, its beginning was cut: {bad['cut'].id}, {bad['cut too'].id}",
     ):
-        assert re.search(line, said)
+        assert re.search(line, output)
         assert re.search(line, (tmp_path / "report.md").read_text())
-    answering.run_evaluation(model, prompts, tmp_path / "good", max_new_tokens=6)
+    pipeline.run_evaluation(model, prompts, tmp_path / "good", max_new_tokens=6)
     good = {s["id"]: s for s in map(json.loads, read(tmp_path / "good")[1].decode().split("\n")[:-1])}
     for id, sample in good.items():
         np.testing.assert_allclose(samples[id]["scores"] or [], sample["scores"] or [], atol=1e-4)
@@ -169,22 +170,27 @@ def test_bad_prompts_are_named_and_cost_no_other_prompt(model, prompts, tmp_path
 @pytest.mark.parametrize("ranked_by", RANKED_BY)
 def test_candidates_may_be_ranked_by_scores_put_right_for_their_length(model, tmp_path, ranked_by):
     candidates = ("no", "it is not at all so", "être")
-    asked = [
+    prompts = [
         prompt(1, candidates=candidates, references=("no",)),
         prompt(2, candidates=candidates, references=("no",), given=(1, 3, 1)),
     ]
-    found = answering.run_evaluation(model, asked, tmp_path, ranked_by=ranked_by)
-    assert found["ranked_by"] == ranked_by
-    for one, sample in zip(asked, map(json.loads, read(tmp_path)[1].splitlines())):
-        for text, told, score in zip(candidates, one.given or (0, 0, 0), sample["scores"]):
-            before, rest = (f"{one.prompt} {text[:told]}", text[told:]) if told else (one.prompt, f" {text}")
+    report = pipeline.run_evaluation(model, prompts, tmp_path, ranked_by=ranked_by)
+    assert report["ranked_by"] == ranked_by
+    for prompt_, sample in zip(prompts, map(json.loads, read(tmp_path)[1].splitlines())):
+        for text, given, score in zip(candidates, prompt_.given or (0, 0, 0), sample["scores"]):
+            before, rest = (f"{prompt_.prompt} {text[:given]}", text[given:]) if given else (prompt_.prompt, f" {text}")
             (want,), (alone,) = (
                 model.rank([before], [[rest]])[0],
-                model.rank([f" {text[:told]}" * bool(told)], [[rest]])[0],
+                model.rank([f" {text[:given]}" * bool(given)], [[rest]])[0],
             )
-            tokens, size = len(model.tokenizer.encode(rest)), len(text[told:].encode())
-            of = {"sum": want, "per_token": want / tokens, "per_byte": want / size, "unconditional": want - alone}
-            assert score == pytest.approx(of[ranked_by], abs=1e-4)
+            tokens, size = len(model.tokenizer.encode(rest)), len(text[given:].encode())
+            expected_scores = {
+                "sum": want,
+                "per_token": want / tokens,
+                "per_byte": want / size,
+                "unconditional": want - alone,
+            }
+            assert score == pytest.approx(expected_scores[ranked_by], abs=1e-4)
         assert sample["prediction"] == candidates[int(np.argmax(sample["scores"]))]
 
 
@@ -192,20 +198,20 @@ def test_nan_weights_are_named_and_never_rank_first(model, prompts, tmp_path):
     params = model.params | {"token_embedding": model.params["token_embedding"] * np.nan}
     broken = Model(CONFIG, params, model.tokenizer, model.mesh, source="broken")
     with pytest.raises(UserError, match=f"prompt {prompts[0].id}: a candidate's score is nan"):
-        answering.run_evaluation(broken, prompts, tmp_path / "ranked")
+        pipeline.run_evaluation(broken, prompts, tmp_path / "ranked")
     with pytest.raises(UserError, match=f"prompt {prompts[20].id}: the logits of its answer are not finite"):
-        answering.run_evaluation(broken, prompts[20:], tmp_path / "generated", max_new_tokens=6)
+        pipeline.run_evaluation(broken, prompts[20:], tmp_path / "generated", max_new_tokens=6)
     assert not list(tmp_path.rglob("results.json"))
 
 
 def test_two_evaluations_do_not_share_a_folder(model, prompts, tmp_path):
     refused = pytest.raises(UserError, match=rf"is being written by process {os.getpid()} on .*another OUTPUT_DIR")
     with exclusive(tmp_path, "wait"), refused:
-        answering.run_evaluation(model, prompts, tmp_path)
+        pipeline.run_evaluation(model, prompts, tmp_path)
 
 
 def test_results_name_the_code_by_its_bytes(model, prompts, tmp_path):
-    answering.run_evaluation(model, prompts[:2], tmp_path)
+    pipeline.run_evaluation(model, prompts[:2], tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     assert re.fullmatch(r"\d+\.\d+\.\d+\+[0-9a-f]{32}", results["code_version"])
 
@@ -213,7 +219,7 @@ def test_results_name_the_code_by_its_bytes(model, prompts, tmp_path):
 def test_parts_of_a_task_are_averaged_before_the_category(model, prompts, tmp_path):
     """The group stands in the ledger and reaches the scores: two parts weigh as one task."""
     parts = [prompt(n, task=f"part{n % 2}", group="whole") for n in range(4)] + [prompt(9, task="other")]
-    answering.run_evaluation(model, parts, tmp_path)
+    pipeline.run_evaluation(model, parts, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())
     score = {name: task["score"] for name, task in results["tasks"].items()}
     want = ((score["part0"] + score["part1"]) / 2 + score["other"]) / 2
@@ -238,13 +244,13 @@ def test_a_prompt_that_is_too_long_loses_demonstrations_from_the_left_and_nothin
     fields = {"candidates": None, "metric": Metric("rouge_l")} if generated else {}
     answer = functools.partial(answering._generate, max_new_tokens=16) if generated else answering._rank
     long = with_demonstrations(12, **fields)
-    (found,) = answer(model, [long], batch_rows=2)
-    sample = score_sample(long, **found)
-    kept = sample["demonstrations"]
-    assert 0 < kept < 12 and not sample["prompt_cut"]
-    assert sample["prompt"] == "Task: say it.\n" + long.prompt[long.demonstration_spans[-kept][0] :]
+    (by_name,) = answer(model, [long], batch_rows=2)
+    sample = score_sample(long, **by_name)
+    retained = sample["demonstrations"]
+    assert 0 < retained < 12 and not sample["prompt_cut"]
+    assert sample["prompt"] == "Task: say it.\n" + long.prompt[long.demonstration_spans[-retained][0] :]
     by_hand = dataclasses.replace(long, prompt=sample["prompt"], demonstration_spans=())
-    (wanted,) = answer(model, [by_hand], batch_rows=2)
-    assert found | {"dropped": 0} == wanted
-    one_more = dataclasses.replace(long, prompt=long.without(12 - kept - 1), demonstration_spans=())
+    (expected,) = answer(model, [by_hand], batch_rows=2)
+    assert by_name | {"dropped": 0} == expected
+    one_more = dataclasses.replace(long, prompt=long.without(12 - retained - 1), demonstration_spans=())
     assert answer(model, [one_more], batch_rows=2)[0]["prompt_cut"]

@@ -1,0 +1,46 @@
+"""Reads the model of a training run from its MODEL_DIR."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from optiml_jax.checkpoints.orbax import Checkpoints, with_shardings
+from optiml_jax.common.errors import UserError
+from optiml_jax.model import decoder, sharding
+from optiml_jax.model.config import OPTConfig
+
+
+def is_run(directory: str | os.PathLike) -> bool:
+    """Whether `directory` is the MODEL_DIR of a training run."""
+    return (Path(directory) / "checkpoints").is_dir()
+
+
+def read_run_config(directory: str | os.PathLike, step: int | None = None) -> tuple[OPTConfig, dict[str, Any]]:
+    """Reads configuration and metadata of a run's checkpoint; arguments and errors as in `read_run`."""
+    with contextlib.closing(Checkpoints(directory)) as checkpoints:
+        number = checkpoints.latest if step is None else step
+        if number is None:
+            raise UserError(f"{directory}/checkpoints holds no complete checkpoint; train first")
+        meta = checkpoints.meta(number)
+    return OPTConfig(**meta["model"]), meta
+
+
+def read_run(
+    directory: str | os.PathLike, mesh: Mesh, step: int | None = None
+) -> tuple[OPTConfig, dict, dict[str, Any]]:
+    """Reads configuration, parameters (on `mesh`) and metadata of a run's checkpoint; None: of its latest.
+
+    Raises:
+      UserError: there is no checkpoint of that step, or it cannot be verified.
+    """
+    config, meta = read_run_config(directory, step)
+    with contextlib.closing(Checkpoints(directory)) as checkpoints:
+        sharding.check_divides(config, mesh)
+        abstract = decoder.abstract_params(config)
+        params = checkpoints.restore_params(
+            meta["step"], with_shardings(abstract, sharding.parameter_shardings(abstract, mesh))
+        )
+    return config, params, meta

@@ -1,0 +1,65 @@
+"""Assembles rows of a block plan into arrays of token ids, targets and label masks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from optiml_jax.data.block_plan import Document, Store
+from optiml_jax.data.settings import Data
+from optiml_jax.data.store import SPLIT
+
+
+def assemble_rows(
+    rows: Sequence[Sequence[Document]], store: Store, data: Data, pad_id: int, eos_id: int
+) -> dict[str, np.ndarray]:
+    """Reads the examples of the rows and lays out their tokens and targets.
+
+    A document of source s and target t has inputs `</s> s t` and targets `s t </s>`; its label positions are those
+    whose targets are t and the last `</s>`. Without `leading_eos` its inputs are `s t`, and its first token is not a
+    target. An example longer than a row loses the start of its source (paper 3.3), never `</s>` or label. A chunk of a
+    longer document has no `</s>` at an end where the document continues.
+
+    Returns:
+      tokens_BT, targets_BT (padding: `pad_id`), segment_ids_BT (1, 2, ... in order; 0 is padding), positions_BT (from
+      0 in each document and in padding): int32 [rows, T]; label_mask_BT: bool [rows, T].
+    """
+    shape, size = (len(rows), data.row_length), len(rows) * data.row_length
+    eos, padding = np.array([eos_id], np.uint16), np.full(data.row_length, pad_id, np.uint16)
+    parts: list[np.ndarray] = []  # the ids of all rows, end to end
+    last: list[int] = []  # the target of each document's last position
+    spans: list[tuple[int, int, int]] = []  # length, segment id and label positions of each document and padding
+    examples = iter(store.read_many(SPLIT, [(task, example) for row in rows for task, example, *_ in row]))
+    for row in rows:
+        room = data.row_length
+        for segment, (_, _, length, chunk) in enumerate(row, 1):
+            ids, source_length = next(examples)
+            last.append(ids[-1] if chunk & 1 else eos_id)
+            input_ids = ids[:-1] if chunk & 1 else ids
+            leading = data.leading_eos and chunk < 2
+            if leading:
+                parts.append(eos)
+            parts.append(input_ids[len(input_ids) - length + leading :])
+            spans.append((length, segment, min(len(ids) - source_length + 1, length)))
+            room -= length
+        parts.append(padding[:room])
+        spans.append((room, 0, 0))
+
+    lengths, segments, labels = np.array(spans, np.int32).reshape(-1, 3).T
+    ends = np.cumsum(lengths, dtype=np.int32)
+    tokens, targets = np.empty(size, np.int32), np.empty(size, np.int32)
+    np.concatenate(parts, out=tokens)
+    targets[:-1] = tokens[1:]
+    targets[data.row_length - 1 :: data.row_length] = pad_id
+    targets[ends[segments > 0] - 1] = last
+    pattern = np.tile([False, True], len(lengths))
+    segment_ids = np.repeat(segments, lengths)
+    positions = np.repeat(ends - lengths, lengths)
+    np.subtract(np.arange(size, dtype=np.int32), positions, out=positions)
+    positions *= segment_ids > 0
+    return {
+        "tokens_BT": tokens.reshape(shape),
+        "targets_BT": targets.reshape(shape),
+        "segment_ids_BT": segment_ids.reshape(shape),
+        "positions_BT": positions.reshape(shape),
+        "label_mask_BT": np.repeat(pattern, np.stack([lengths - labels, labels], axis=1).ravel()).reshape(shape),
+    }
