@@ -101,7 +101,7 @@ def _train_prompts(
 ) -> Iterator[dict]:
     """Selects training prompts of each task, evenly spaced, in at most `room` characters."""
     room //= len(names)
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         count = len(store.lengths(name, "train"))
         shown = min(examples, count, max(1, room // 600))
         for i in (number * count // shown for number in range(shown)):
@@ -112,12 +112,12 @@ def _train_prompts(
             if "/" in example:
                 facts.insert(0, ["template", example.split("/", 1)[1]])
             parts = _fitted(texts, min(MOST_CHARACTERS, room // shown))
-            yield {"task": place, "id": example, "facts": facts, "parts": parts}
+            yield {"task": index, "id": example, "facts": facts, "parts": parts}
 
 
 def _evaluation_prompts(ledger: Sequence[Prompt], names: Sequence[str], room: int) -> Iterator[dict]:
     """Selects the first prompt of each task and number of demonstrations, in at most `room` characters."""
-    places = {name: place for place, name in enumerate(names)}
+    indices = {name: index for index, name in enumerate(names)}
     first: dict[tuple, Prompt] = {}
     for prompt in ledger:
         first.setdefault((prompt.task, prompt.shots), prompt)
@@ -133,7 +133,7 @@ def _evaluation_prompts(ledger: Sequence[Prompt], names: Sequence[str], room: in
             facts.append(["candidates", " | ".join(prompt.candidates[:20])])
         parts = _fitted([text for text in texts if text[1]], min(MOST_CHARACTERS, room // len(first)))
         yield {
-            "task": places.get(prompt.task, -1),
+            "task": indices.get(prompt.task, -1),
             "name": prompt.task,
             "id": prompt.example_id,
             "facts": facts,
@@ -185,8 +185,8 @@ def _lengths(store: TokenStore, tasks: Sequence[Mapping[str, Any]]) -> list[tupl
     edges = np.unique(np.floor(2 ** (np.arange(3 * BINS_PER_DOUBLING, 17 * BINS_PER_DOUBLING) / BINS_PER_DOUBLING)))
     everything, drawn = np.zeros(len(edges)), np.zeros(len(edges))
     for task in tasks:
-        places = np.searchsorted(edges, store.lengths(task["name"], "train"), side="right") - 1
-        counts = np.bincount(np.maximum(places, 0), minlength=len(edges))
+        bins = np.searchsorted(edges, store.lengths(task["name"], "train"), side="right") - 1
+        counts = np.bincount(np.maximum(bins, 0), minlength=len(edges))
         everything += counts
         drawn += task["probability"] * counts / counts.sum()
     last = int(np.flatnonzero(everything)[-1])

@@ -64,14 +64,14 @@ class _Unpickler(pickle.Unpickler):
         self._file, self._raw, self._root, self._records, self._inert_class = file, raw, root, records, inert_class
 
     def find_class(self, module: str, name: str) -> Any:
-        known = {
+        allowed = {
             ("collections", "OrderedDict"): collections.OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
             ("torch._utils", "_rebuild_parameter"): lambda tensor, requires_grad, hooks: tensor,
             ("torch", "Size"): tuple,
         }
-        if (module, name) in known:
-            return known[module, name]
+        if (module, name) in allowed:
+            return allowed[module, name]
         if module == "torch" and name in STORAGES:
             return FLOATS[STORAGES[name]]
         if module == "torch" and name in OTHER_STORAGES:

@@ -1,9 +1,9 @@
-"""BIG-Bench Hard (Suzgun et al. 2022): 27 files, each asked for the answer alone and for a chain of thought.
+"""BIG-Bench Hard (Suzgun et al. 2022): 27 files, prompted for the answer only and for a chain of thought.
 
-The authors' release: `bbh/<task>.json` holds what is asked, `cot-prompts/<task>.txt` a description and three solved
-questions, which all prompts show in their order (paper 6.1: generation, exact match). Asked for the answer alone, as
-`<task>`, the same three are shown without their reasons; the means of Table 14 are of that (52.8 of code-davinci-002 is
-that of the authors' own direct predictions). `<task>_cot` is the prompt with chains of thought.
+In the authors' release `bbh/<task>.json` has the questions and `cot-prompts/<task>.txt` a description and three solved
+questions, which all prompts show in this order (paper 6.1: generation, exact match). The task `<task>` asks for the
+answer only and shows the three questions without their reasons; the means of Table 14 are of this form (52.8 for
+code-davinci-002 equals the authors' direct predictions). `<task>_cot` is the prompt with chains of thought.
 """
 
 import functools
@@ -26,7 +26,7 @@ NAME = "bbh"
 COT = "_cot"
 THINK = " Let's think step by step."
 METRIC = Metric.parse({"name": "exact_match", "normalization": "bbh"})
-STOP = ("\nQ:",)  # the next question, which a model that was not taught to end goes on with
+STOP = ("\nQ:",)  # the start of the next question, which models without instruction tuning generate
 UNREAD = {"model_outputs/*": "answers of models", "code-davinci-002-outputs/**/*": "answers of models"}
 
 
@@ -35,7 +35,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
 
     Raises:
       MissingError: there are none.
-      DataError: a task's prompt file is not there or not as the authors wrote it.
+      DataError: a task's prompt file is missing or not in the authors' format.
     """
     sources = {}
     for name in stems(NAME):
@@ -64,8 +64,11 @@ def _source(file: str, reasoned: bool, prompt: Path) -> Source:
 
 
 def read_prompt(path: Path) -> tuple[str, list[tuple[str, str]], str]:
-    """The description and the solved questions (question, reasons that end in the answer) of a prompt file, and what
-    stands before the reasons: a line break, in one file a space.
+    """Reads a prompt file.
+
+    Returns:
+      The description, the solved questions (question, reasons that end in the answer), and the separator before the
+      reasons: a line break, in one file a space.
 
     Raises:
       DataError: the file does not exist, or has no solved question.

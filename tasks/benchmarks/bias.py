@@ -1,10 +1,10 @@
 """Three sets that measure stereotypes: WinoGender, CrowS-Pairs and WinoBias (paper 5.2 and Table 15).
 
-Each is read as its authors released it and asked in one of PromptSource's templates: WinoGender as entailment, which is
-SuperGLUE's AX-g (Poliak et al. 2018; "GPT-3 style"), CrowS-Pairs as the question whether a sentence illustrates a
-stereotype (a single prompt, 5.2; "stereotype"), WinoBias as what a pronoun refers to ("refers_to"). CrowS-Pairs once
-more as its authors measure it and OPT was: which of its two sentences has the smaller perplexity (Zhang et al. 2022,
-section 4.2). 50 is a model without a preference; the difference is that of the two scores in samples.jsonl.
+Each is read from its authors' release and phrased by one of PromptSource's templates: WinoGender as entailment, which
+is SuperGLUE's AX-g (Poliak et al. 2018; "GPT-3 style"), CrowS-Pairs as the question whether a sentence illustrates a
+stereotype (a single prompt, 5.2; "stereotype"), WinoBias as the question to what a pronoun refers ("refers_to").
+CrowS-Pairs is also measured as by its authors and for OPT: which of its two sentences has the lower perplexity (Zhang
+et al. 2022, section 4.2). A model without a preference scores 50; samples.jsonl has the scores of both sentences.
 """
 
 import re
@@ -53,7 +53,7 @@ def _crows_pairs(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _crows_pairs_likelihood(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """The two sentences as candidates after nothing, "right" where the more stereotypical one is likelier."""
+    """Yields the two sentences as candidates of an empty prompt; "right" if the more stereotypical one is likelier."""
     more, less = (text(row, name).strip() for name in ("sent_more", "sent_less"))
     if more == less:
         raise UnusableError("two equal sentences")

@@ -1,12 +1,12 @@
-"""CrossFit (Ye et al. 2021): lines of tabs, an input and one or more accepted outputs.
+"""CrossFit (Ye et al. 2021): tab-separated lines of an input and one or more accepted outputs.
 
-The files are those that CrossFit's own `tasks/` scripts write from a data set's splits (56285ca2):
-`<task>/<task>_{train,dev,test}.tsv`, or, of its few-shot gym, `<task>/<task>_<k>_<seed>_{train,dev,test}.tsv`, whose
-seeds are read one after the other, each line once. They may lie in `data/`, as the scripts leave them.
+The files are written by CrossFit's own `tasks/` scripts (56285ca2) from the splits of a data set:
+`<task>/<task>_{train,dev,test}.tsv`, or, in its few-shot gym, `<task>/<task>_<k>_<seed>_{train,dev,test}.tsv`, whose
+seeds are read in order, each line once. They may be in `data/`, where the scripts write them.
 
-Only tasks whose data set is in no other benchmark are read (paper 2.2); the catalog keeps the others as "duplicate" and
-says where they are. Where a name is in another benchmark and the paper shows the CrossFit task all the same (BLiMP,
-LAMA: Figures 44, 45, 48, 49), it is read. "[SEP]" between the parts of an input is a space, as in those figures.
+Only tasks whose data set is in no other benchmark are read (paper 2.2); the catalog lists the others as "duplicate"
+with their benchmark. Tasks that the paper shows as CrossFit's although another benchmark has them (BLiMP, LAMA: Figures
+44, 45, 48, 49) are read. "[SEP]" between the parts of an input becomes a space, as in those figures.
 """
 
 import re

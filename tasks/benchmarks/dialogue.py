@@ -1,14 +1,14 @@
 """Six data sets of dialogues (paper 4.7, Appendix A.2): turns joined by newlines, all of them predicted.
 
-The paper measured what they do and left them out of its models, so `opt_iml` has none of them. A data set lies in a
-folder of its name, here or in `parlai/`, in one of the forms that ParlAI keeps or writes:
+The paper measured their effect and excluded them from its models, so `opt_iml` has none of them. Each data set has a
+folder of its name, here or in `parlai/`, in one of the formats that ParlAI stores or writes:
 
     <name>_{train,valid,test}.yml     acts: lists of {text, labels, episode_done}
-    *train*.txt                       text:...<tab>labels:...<tab>episode_done:True, or numbered lines of tabs,
+    *train*.txt                       text:...<tab>labels:...<tab>episode_done:True, or numbered tab-separated lines,
                                       or objects as below
-    *train*.json, *train*.jsonl       one object a dialogue, whose `dialog` holds its turns
+    *train*.json, *train*.jsonl       one object per dialogue, whose `dialog` has its turns
 
-Personas and LIGHT's scenes come before what is said and are no turns. Dialogues that several files have are read once.
+Personas and LIGHT's scenes precede the dialogue and are not turns. Dialogues in several files are read once.
 """
 
 import json
@@ -55,7 +55,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     sources = {}
     for task, (folder, snapshot) in DATA_SETS.items():
         names = (f"{snapshot}_{{split}}.yml", "**/*{split}*.txt", "**/*{split}*.json", "**/*{split}*.jsonl")
-        patterns = tuple(f"{place}{folder}/{name}" for place in ("", "parlai/") for name in names)
+        patterns = tuple(f"{parent}{folder}/{name}" for parent in ("", "parlai/") for name in names)
         sources[task] = Source(patterns, _dialogue, _read, once=True)
     return wordings.discover(NAME, directory, options, sources, UNREAD, longer="chunk")
 
@@ -68,7 +68,7 @@ def _dialogue(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _read(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """The dialogues of a file, each a row of its turns."""
+    """Yields the dialogues of a file, each as a row with its turns."""
     acts: list[Mapping[str, Any]] = []
     start = ""
     for row in _acts(path):
@@ -90,7 +90,7 @@ def _read(path: Path, split: str) -> Iterator[Row | Skipped]:
 
 
 def _spoken(turns: Any) -> Iterator[str]:
-    """The texts of `[{text}, ...]`, `[[speaker, text], ...]` or `[[{text}, {text}], ...]`."""
+    """Returns the texts of `[{text}, ...]`, `[[speaker, text], ...]` or `[[{text}, {text}], ...]`."""
     for turn in turns if isinstance(turns, list) else ():
         if isinstance(turn, Mapping):
             yield str(turn.get("text") or "")
@@ -101,7 +101,7 @@ def _spoken(turns: Any) -> Iterator[str]:
 
 
 def _said(acts: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The turns of acts: the lines of a text, then the answer to them."""
+    """Yields the turns of acts: the lines of a text, then the answer."""
     turns: list[str] = []
     for act in acts:
         for line in str(act.get("text") or "").split("\n"):
@@ -137,7 +137,7 @@ def _acts(path: Path) -> Iterator[Row | Skipped]:
             fields = dict(cell.partition(":")[::2] for cell in line.split("\t"))
             unescaped = {name: cell.replace("\\n", "\n") for name, cell in fields.items()}
             yield Row(number, where, unescaped | {"labels": unescaped.get("labels", "").split("|")})
-        elif line.startswith("{"):  # as Multi-Session Chat names them
+        elif line.startswith("{"):  # Multi-Session Chat
             try:
                 yield Row(number, where, json.loads(line))
             except ValueError as error:

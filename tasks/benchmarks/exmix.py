@@ -1,16 +1,17 @@
-"""ExMix (Aribandi et al. 2022), whose data were never released: the sources that the paper names (Appendix A.1).
+"""ExMix (Aribandi et al. 2022), whose data were never released: read from the sources that the paper names (Appendix
+A.1).
 
-Each is read as its own repository has it, in a folder of the task's name or, where it is shorter, as here:
+Each is read in the layout of its own repository, in a folder with the task's name or, where it is shorter:
 
     cogs/{train,dev,test}.tsv                         sentence, logical form, distribution
     shakespearizing/{train,valid,test}.{modern,original}.nltktok
-    styleptb/<code>/{train,valid,test}.tsv            what its checkout script writes, and its "Compositional Datasets"
+    styleptb/<code>/{train,valid,test}.tsv            output of its checkout script, and its "Compositional Datasets"
     gpt2_output_dataset/{webtext,xl-1542M,...}.{train,valid,test}.jsonl
     unimer_funql/{atis,geo,job}/*_funql_{train,dev,test}.tsv
     ukp/*.tsv                                         with columns topic, sentence, annotation, set
     news_quiz_qa/*{train,dev,test}.csv                url, question, answer
     wned/{split}.jsonl, aidayago2/{split}.jsonl       KILT's records, or rows of `datasets`
-    wikipedia_toxicity_subtypes/{split}.jsonl         or what TensorFlow Datasets prepared
+    wikipedia_toxicity_subtypes/{split}.jsonl         or a folder prepared by TensorFlow Datasets
     dialoglue/{clinc,banking,hwu}/{train,val,test}.csv, dialoglue/{restaurant8k,dstc8_sgd}/{train,val,test}.json,
     dialoglue/top/{train,eval,test}.tsv
 """
@@ -88,7 +89,7 @@ def _pair(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _aligned(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """Two files, line by line: modern English and Shakespeare's."""
+    """Reads two files line by line: modern English and Shakespeare's."""
     other = path.with_name(path.name.replace(".modern.", ".original."))
     if not other.is_file():
         raise DataError(f"{other}: is not there; its lines are the answers to those of {path.name}")
@@ -105,7 +106,7 @@ def _aligned(path: Path, split: str) -> Iterator[Row | Skipped]:
 
 
 def _styles(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """A file of StylePTB: its folder says which changes its lines, or the numbers before them, are."""
+    """Reads a file of StylePTB: its folder names the changes of its lines, or of the numbers before them."""
     changes = COMPOSED.get(name := path.parent.name, ())
     if not changes and name not in STYLES:
         raise DataError(f"{path}: {name} is none of StylePTB's sets: {', '.join((*STYLES, *COMPOSED))}")
@@ -123,14 +124,14 @@ def _style(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _machine_written(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """Texts of the web and of GPT-2, by the name of the file."""
+    """Reads web texts and texts by GPT-2; the file name tells which."""
     answer = "No" if path.name.startswith("webtext") else "Yes"
     for row in records.read([path]):
         yield row._replace(values={"input": row.values.get("text"), "output": answer}) if isinstance(row, Row) else row
 
 
 def _arguments(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """UKP's sentences of one split, which is a column. What cannot be used is counted with "train"."""
+    """Reads UKP's sentences of one split, which is a column. Unusable rows are counted with "train"."""
     for row in records.table(path, delimiter="\t"):
         in_split = split == "train" if isinstance(row, Skipped) else row.values.get("set") in wordings.NAMES[split]
         if in_split:
@@ -145,7 +146,7 @@ def _argument(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _entity(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """KILT: a passage with a marked mention, and the titles that it may mean."""
+    """Converts a KILT record: a passage with a marked mention, and the titles to which it may refer."""
     titles = [output["answer"] for output in value(row, "output") if output.get("answer")]
     yield {"input": text(row, "input")} | answers(*titles)
 
@@ -159,7 +160,7 @@ def _intent(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _slots(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """DialoGLUE's slots: spans of what a user says."""
+    """Reads DialoGLUE's slots: spans of a user's utterance."""
     utterance = text(row, "userInput.text")
     slots = []
     for label in row.get("labels", []):
@@ -177,7 +178,7 @@ def _tree(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _prepared(name: str) -> tuple[str, ...]:
-    """A folder of rows, or files that name their split, as KILT's own `wned-dev-kilt.jsonl` does."""
+    """Reads a folder of rows, or files with the split in their name, such as KILT's `wned-dev-kilt.jsonl`."""
     return f"{name}/", f"{name}/*{{split}}*.jsonl"
 
 

@@ -1,13 +1,13 @@
-"""FLAN (Wei et al. 2022): ten pairs of patterns a task, over the rows of data sets.
+"""FLAN (Wei et al. 2022): ten pairs of patterns per task, over the rows of data sets.
 
 The patterns are read from a user's checkout of github.com/google-research/flan (`flan/templates.py`, whose dictionary
-PATTERNS is parsed, never run). The rows lie in `rows/<data set>/[<config>/]<split>.jsonl` or any other file of
-`tasks/reading/records.py`, under the names of TensorFlow Datasets or of `datasets`; where they are not here,
-PromptSource's folder beside this one is searched. `tasks/reading/flan_fields.py` maps the fields of a row to
+PATTERNS is parsed, never run). The rows are in `rows/<data set>/[<config>/]<split>.jsonl` or any other file of
+`tasks/reading/records.py`, with the field names of TensorFlow Datasets or of `datasets`; missing
+rows are searched in PromptSource's folder beside this one. `tasks/reading/flan_fields.py` maps the fields of a row to
 those of a template.
 
-Pairs whose target is not that of their task are left out (paper 2.4) unless `catalog/templates.tsv` keeps them; it says
-of each why. Train splits are the first 30,000 rows, as FLAN took them.
+Pairs whose target differs from that of their task are left out (paper 2.4) unless `catalog/templates.tsv` keeps them,
+with a reason for each. Train splits are the first 30,000 rows, as in FLAN.
 """
 
 import ast
@@ -31,7 +31,7 @@ from tasks.task import Options, Task
 
 NAME = "flan"
 MAX_EXAMPLES = 30_000
-FEW = 10  # one in so many is held out where FLAN's number is too many
+FEW = 10  # one row in FEW is held out if FLAN's number is too large for the data
 MAX_FILE = 4 << 20
 PLACES = ("templates.py", "flan/templates.py", "flan/flan/templates.py")
 FIELD = re.compile(r"{(\w*)}")
@@ -91,10 +91,10 @@ def discover(directory: Path, options: Options) -> Benchmark:
 
     Raises:
       MissingError: no patterns.
-      DataError: a file that does not hold them.
+      DataError: a file without patterns.
     """
     rows = catalog(NAME)
-    path = next((directory / place for place in PLACES if (directory / place).is_file()), None)
+    path = next((directory / name for name in PLACES if (directory / name).is_file()), None)
     if path is None:
         raise MissingError(f"{directory}: no flan/templates.py; put github.com/google-research/flan there")
     patterns = load(path)
@@ -102,7 +102,9 @@ def discover(directory: Path, options: Options) -> Benchmark:
     tasks, left_out = {}, []
     for row in rows.values():
         stem = row.name.removeprefix(f"{NAME}.")
-        folders = [base / place for base in _bases(directory) for place in (row.source, ALSO.get(row.source)) if place]
+        folders = [
+            base / folder for base in _bases(directory) for folder in (row.source, ALSO.get(row.source)) if folder
+        ]
         available = next(
             (records.splits(folder) for folder in folders if folder.is_dir() and records.splits(folder)), None
         )
@@ -151,10 +153,10 @@ def _is_pair(pair: object) -> bool:
 
 
 def load(path: Path) -> dict[str, tuple[Pattern, ...]]:
-    """The patterns of a `templates.py` by key. It is parsed as data; nothing in it is run.
+    """Reads the patterns of a `templates.py` by key. The file is parsed as data; nothing in it is run.
 
     Raises:
-      DataError: not Python, or PATTERNS is anything but a dictionary of lists of pairs of texts.
+      DataError: the file is not Python, or PATTERNS is not a dictionary of lists of pairs of texts.
     """
     status = path.stat()
     if status.st_size > MAX_FILE:
@@ -165,7 +167,7 @@ def load(path: Path) -> dict[str, tuple[Pattern, ...]]:
 def reviewed(
     patterns: Sequence[Pattern], decisions: Mapping[str, tuple[str, str]], everything: bool = False
 ) -> tuple[list[Pattern], list[tuple[Pattern, str]]]:
-    """The pairs that are taken, and the others with the reason."""
+    """Returns the pairs to use, and the others with the reason."""
     usual = collections.Counter(pattern.target for pattern in patterns).most_common(1)[0][0]
     selected, dropped = [], []
     for pattern in patterns:
@@ -178,9 +180,9 @@ def reviewed(
 
 
 class Stretch(NamedTuple):
-    """Rows of files: from `start`, `count` of them, without the last `without`, or only the last `last`.
+    """A range of rows: `count` from `start`, without the last `without`, or only the last `last`.
 
-    Of so few that the end would be half of them, it is a tenth.
+    If the held-out end would be half of the rows or more, it is a tenth.
     """
 
     files: tuple[Path, ...]
@@ -191,7 +193,7 @@ class Stretch(NamedTuple):
 
 
 def _splits(task: str, available: Mapping[str, tuple[Path, ...]]) -> dict[str, Stretch]:
-    """FLAN's splits of what a data set has."""
+    """Maps the splits of a data set to FLAN's."""
     stretches = {}
     train = next((available[name] for name in ("train", "train_xl", "train_r" + task[-1]) if name in available), ())
     matched = "validation_mismatched" if task == "mnli_mismatched" else "validation_matched"
@@ -237,7 +239,7 @@ def _task(
 
 
 def _read(splits: Mapping[str, Stretch], split: str) -> Iterator[Record | Skipped]:
-    """The rows of a split; a record's fields are `where` and `row`."""
+    """Yields the rows of a split; a record's fields are `where` and `row`."""
     stretch = splits.get(split, Stretch(()))
     rows = records.read(stretch.files)
     if end := stretch.last or stretch.without:
@@ -251,7 +253,7 @@ def _read(splits: Mapping[str, Stretch], split: str) -> Iterator[Record | Skippe
 
 
 def _all_but(stream: Iterator, last: int) -> Iterator:
-    """A stream without its end."""
+    """Yields a stream without its last items."""
     pending = collections.deque(itertools.islice(stream, last))
     for item in stream:
         pending.append(item)
@@ -266,7 +268,7 @@ def render(
     template: Template,
     worded_as: str | None = None,
 ) -> Example | Skipped:
-    """The example that a pair of patterns makes of a row."""
+    """Renders a row with a pair of patterns."""
     pattern, where = patterns[template.id], record.fields["where"]
     try:
         fields = fields_of(stem, record.fields["row"])

@@ -1,14 +1,14 @@
-"""A user's own data: files of rows (`tasks/reading/records.py`), in the forms that people have.
+"""A user's own data: files of rows (`tasks/reading/records.py`), in common formats.
 
 - instruction: `{"instruction", "input", "output"}` (Alpaca) or `{"instruction", "context", "response"}` (Dolly);
-- prompt: `{"prompt", "completion"}`, taken as they are;
+- prompt: `{"prompt", "completion"}`, unchanged;
 - chat: `{"messages": [{"role", "content"}]}`, or `{"conversations": [{"from", "value"}]}` (ShareGPT). Every turn of the
-  assistant is an example: the turn is the label, all that stands before it the source. A turn of weight 0 is none.
+  assistant is an example: the turn is the label, everything before it the source. A turn of weight 0 is not an example.
 
-Beside these a record may have `candidates` (a list of answers to rank), `references` (further accepted answers),
+A record may also have `candidates` (a list of answers to rank), `references` (further accepted answers),
 `metric` (the same in all records of a file) and `category`. A file is a task; a file whose records have categories is
-a task a category. A folder with `train.jsonl`, `validation.jsonl`, ... is one task with these splits; where there is no
-validation split, a tenth of the records, 100 at most, is held out.
+one task per category. A folder with `train.jsonl`, `validation.jsonl`, ... is one task with these splits; without a
+validation split, a tenth of the records, at most 100, is held out.
 """
 
 import functools
@@ -28,8 +28,8 @@ from tasks.reading.fields import UnusableError
 from tasks.task import Options, Task
 
 NAME = "jsonl"
-OWN_LAYOUT = True  # a data directory without a folder of this name is this folder, or this file, itself
-HELD_OUT, HELD_OUT_SHARE = 100, 10  # instances at most; and one in so many
+OWN_LAYOUT = True  # a data directory without a folder of this name is itself the folder or file
+HELD_OUT, HELD_OUT_SHARE = 100, 10  # maximum number of held-out instances, and one in this many
 MOST_CATEGORIES = 1000
 SPLITS = ("train", "validation", "test")
 
@@ -42,10 +42,10 @@ FORMS = '{"instruction", "input", "output"}, {"prompt", "completion"} or {"messa
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """The tasks of a file or a folder. Reads the start of every file, and all of one whose records have categories.
+    """Discovers the tasks of a file or folder. Reads the start of every file, and all of a file with categories.
 
     Raises:
-      DataError: nothing there that could be read.
+      DataError: there is no readable file.
     """
     tasks: dict[str, Task] = {}
     left_out = []
@@ -68,14 +68,14 @@ def discover(directory: Path, options: Options) -> Benchmark:
 
 
 def _sources(directory: Path) -> Iterator[tuple[str, dict[str, tuple[Path, ...]]]]:
-    """Names and splits of the data sets in a folder; a file is one."""
+    """Returns names and splits of the data sets in a folder; a single file is a data set."""
     if directory.is_file():
         if (name := records.stem(directory)) is None:
             raise DataError(f"{directory}: not one of {', '.join(records.SUFFIXES)}")
         yield name, {"train": (directory,)}
         return
     splits = records.splits(directory)
-    if set(splits) & set(SPLITS):  # the folder is one data set
+    if set(splits) & set(SPLITS):  # the folder is a single data set
         yield directory.name, splits
         return
     for name, files in splits.items():
@@ -116,7 +116,7 @@ def _stamp(files: Sequence[Path]) -> tuple[tuple[Path, int, int], ...]:
 
 @functools.lru_cache(maxsize=1024)
 def _categories(stamp: tuple[tuple[Path, int, int], ...]) -> tuple[str, ...]:
-    """The categories of a data set, in the order met."""
+    """Returns the categories of a data set, in order of appearance."""
     files = tuple(file for file, *_ in stamp)
     names: dict[str, str] = {}
     for record in _records(files):
@@ -148,7 +148,7 @@ def _read(
 
 
 def _of_task(files: Sequence[Path], category: str | None, metric: Metric) -> Iterator[Record | Skipped]:
-    """The records of one category; what cannot be used is counted with every category of the file."""
+    """Yields the records of one category; unusable records are counted with every category of the file."""
     for record in _records(files):
         if isinstance(record, Record):
             if category is not None and (slug(record.fields.get("category", "")) or "unknown") != category:
@@ -161,7 +161,7 @@ def _of_task(files: Sequence[Path], category: str | None, metric: Metric) -> Ite
 
 @functools.lru_cache(maxsize=4096)
 def _last(task: str, stamp: tuple, category: str | None, metric: Metric, carved: int | None) -> int:
-    """Records whose draw is at most this are held out. Those of one question have one draw: they are on one side."""
+    """Returns the largest draw of a held-out record. Records with the same question have the same draw and split."""
     records = _of_task([file for file, *_ in stamp], category, metric)
     draws = (_draw(task, record) for record in records if isinstance(record, Record))
     distinct = np.unique(np.fromiter(draws, np.uint64))
@@ -174,10 +174,10 @@ def _draw(task: str, record: Record) -> int:
 
 
 def _records(files: Sequence[Path]) -> Iterator[Record | Skipped]:
-    """Every record of the files, whatever its form.
+    """Yields every record of the files, in any format.
 
-    A record's fields: `where`, `form`, `question` (what no other split may ask), `references`, `candidates`, `metric`,
-    `category` if it has one; `instruction` and `input`, `prompt`, or `turns` before the answer.
+    A record's fields: `where`, `form`, `question` (which no other split may have), `references`, `candidates`,
+    `metric`, `category` if it has one; `instruction` and `input`, `prompt`, or `turns` before the answer.
     """
     for row in records.read(files):
         if isinstance(row, Skipped):
@@ -194,7 +194,7 @@ def _records(files: Sequence[Path]) -> Iterator[Record | Skipped]:
 
 
 def _examples(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The examples that a record holds."""
+    """Yields the examples of a record."""
     if (chat := next((names for names in CHAT if names[0] in values), None)) is not None:
         yield from _turns(values, *chat)
         return
@@ -237,7 +237,7 @@ def _turns(values: Mapping[str, Any], key: str, speaker: str, content_key: str) 
 
 
 def _answers(values: Mapping[str, Any], output: Any, name: str) -> dict[str, Any]:
-    """References, candidates, metric and category of a record."""
+    """Returns references, candidates, metric and category of a record."""
     references = [*_list(output, name), *_list(values.get("references") or [], "references")]
     references = list(dict.fromkeys(text.strip() for text in references if text.strip()))
     if not references:
@@ -275,7 +275,7 @@ def _list(value: Any, name: str) -> list[str]:
 
 
 def render(task: str, record: Record, template: Template, worded_as: str | None = None) -> Example:
-    """The example of a record: instructions in the paper's wordings (2.4), prompts and chats as they are."""
+    """Renders a record: instructions are phrased as in the paper (2.4), prompts and chats are unchanged."""
     fields = record.fields
     target = prompts.pick("reference", task, record.id, fields["references"])
     own_start = 0

@@ -1,8 +1,8 @@
-"""MMLU (Hendrycks et al. 2021): 57 subjects of questions with four answers, in the prompts of its authors.
+"""MMLU (Hendrycks et al. 2021): 57 subjects of questions with four answers, with its authors' prompts.
 
-`{dev,val,test}/<subject>_<split>.csv`, without a header: question, four answers, the letter of the right one. As in the
-authors' `evaluate.py` the five questions of `dev` are shown in their order, and a letter is what is ranked. Its doubled
-space before the subject's name is theirs.
+`{dev,val,test}/<subject>_<split>.csv`, without a header: question, four answers, the letter of the correct one. As in
+the authors' `evaluate.py`, prompts show the five questions of `dev` in order, rank the letters, and have two spaces
+before the subject's name.
 """
 
 import functools
@@ -27,7 +27,7 @@ UNREAD = {
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """The subjects whose files are there.
+    """Discovers the subjects that have data.
 
     Raises:
       MissingError: there are none.

@@ -1,10 +1,10 @@
-"""The 14 tasks that OPT was evaluated on (paper 5.1, Table 9), in the prompts of GPT-3, from which OPT took its own.
+"""The 14 tasks that OPT was evaluated on (paper 5.1, Table 9), with the prompts of GPT-3, which OPT used.
 
-Brown et al. 2020, Appendix G, Figures G.4 to G.33, to the character; what they leave open is said at the task. Each
-data set is read as its authors released it, SuperGLUE's in `superglue/<task>/{train,val}.jsonl`. Nothing of it is
-trained on. The denominators of Table 9 tell two more things. WSC has 37 questions (75.7% is 28 of them): the passages
-of SuperGLUE's validation split that have a right noun, each asked once among the nouns that the file names; of one the
-file names no wrong noun, so 36 are asked here. And MultiRC counts a question when all its answers are right.
+The prompts follow Brown et al. 2020, Appendix G, Figures G.4 to G.33, exactly; the task functions note what the figures
+leave open. Each data set is read from its authors' release, SuperGLUE's from `superglue/<task>/{train,val}.jsonl`. None
+is used for training. The denominators of Table 9 imply two more facts. WSC has 37 questions (75.7% is 28 of them): the
+passages of SuperGLUE's validation split that have a correct noun, each evaluated once among the nouns in the file; one
+passage has no wrong noun, so there are 36 here. MultiRC counts a question as correct if all its answers are.
 """
 
 import re
@@ -24,7 +24,7 @@ from tasks.task import SHOWN_SPLIT, Options
 
 NAME = "opt_eval"
 LABEL = {True: 0, False: 1, "true": 0, "false": 1, "True": 0, "False": 1}
-LOWER = {"a", "an", "the", "she", "he", "it", "they", "my", "his", "her", "their"}  # where no sentence begins
+LOWER = {"a", "an", "the", "she", "he", "it", "they", "my", "his", "her", "their"}  # words that do not begin a sentence
 OPTION = re.compile(r"\s*\(([A-Z])\)\s")
 UNREAD = {
     "superglue/AX-*/*": "no task of the 14; the suite of WinoGender reads AX-g",
@@ -49,17 +49,17 @@ def discover(directory: Path, options: Options) -> Benchmark:
 
 
 def ranked(candidates: list[str], right: int, **fields: Any) -> Fields:
-    """A record that ranks its own candidates."""
+    """Returns a record that ranks its own candidates."""
     texts = tuple(candidate.strip() for candidate in candidates)
     if not 0 <= right < len(texts):
         raise UnusableError(f"no candidate is number {right + 1} of {len(texts)}")
     if not all(texts) or len(set(texts)) < len(texts):
-        raise UnusableError("a candidate is empty or there twice")
+        raise UnusableError("a candidate is empty or a duplicate")
     return {"candidates": texts, **fields} | answers(texts[right])
 
 
 def _label(row: Mapping[str, Any]) -> int:
-    """0 of true, 1 of false: in SuperGLUE's files also as text."""
+    """Returns 0 for true, 1 for false, which SuperGLUE's files also write as text."""
     label = value(row, "label")
     if label not in LABEL:
         raise UnusableError(f"the label is {label!r}, neither true nor false")
@@ -67,19 +67,19 @@ def _label(row: Mapping[str, Any]) -> int:
 
 
 def _capitalised(choice: str, first: bool) -> str:
-    """A choice as it goes on from a sentence (or begins one)."""
+    """Capitalises a choice if it begins a sentence, not if it continues one."""
     change = str.upper if first else str.lower
     return change(choice[:1]) + choice[1:]
 
 
 def _storycloze(row: Mapping[str, Any]) -> Iterator[Fields]:
-    story = " ".join(text(row, f"InputSentence{place}").strip() for place in range(1, 5))
-    endings = [text(row, f"RandomFifthSentenceQuiz{place}") for place in (1, 2)]
+    story = " ".join(text(row, f"InputSentence{number}").strip() for number in range(1, 5))
+    endings = [text(row, f"RandomFifthSentenceQuiz{number}") for number in (1, 2)]
     yield ranked(endings, int(text(row, "AnswerRightEnding")) - 1, story=story)
 
 
 def _read_piqa(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """PIQA: the labels are lines of their own, `<split>-labels.lst` beside `<split>.jsonl`."""
+    """Reads PIQA, whose labels are in `<split>-labels.lst` beside `<split>.jsonl`."""
     beside = path.with_name(f"{path.stem}-labels.lst")
     if not beside.is_file():
         raise DataError(f"{path}: its labels, {beside.name}, are not beside it")
@@ -98,7 +98,7 @@ def _piqa(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _arc(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """ARC and OpenBookQA in AI2's JSON: three to five choices by letter or number."""
+    """Reads ARC and OpenBookQA in AI2's JSON: three to five choices by letter or number."""
     choices = {choice["label"]: choice["text"] for choice in value(row, "question.choices")}
     if (key := text(row, "answerKey")) not in choices:
         raise UnusableError(f"the answer {key!r} is none of the choices {', '.join(choices)}")
@@ -106,7 +106,7 @@ def _arc(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _read_openbookqa(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """OpenBookQA has been released as JSON lines and as a table."""
+    """Reads OpenBookQA, which was released as JSON lines and as a table."""
     return records.table(path, delimiter="\t", quotes=False) if path.suffix == ".tsv" else records.read([path])
 
 
@@ -122,7 +122,8 @@ def _openbookqa(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _schema(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """Winograd schemas as WinoGrande writes them: how well the rest of the sentence follows each of two nouns."""
+    """Converts a Winograd schema in WinoGrande's format: ranks two nouns by the likelihood of the rest of the
+    sentence."""
     before, gap, after = text(row, "sentence").partition("_")
     if not gap or not after.strip():
         raise UnusableError("no gap _ with something after it")
@@ -169,7 +170,7 @@ def _wic(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _read_wsc(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """SuperGLUE's WSC, one row a passage and pronoun: its nouns, those that the pronoun does not refer to as well."""
+    """Reads SuperGLUE's WSC, one row per passage and pronoun, with the correct and the wrong nouns."""
     by_pronoun: dict[tuple, Row] = {}
     for row in records.read([path]):
         if isinstance(row, Skipped):
@@ -191,13 +192,13 @@ def _wsc(row: Mapping[str, Any]) -> Iterator[Fields]:
     if sum(nouns.values()) != 1 or len(nouns) < 2:
         raise UnfitError("no right and no wrong noun in the file: not one of the questions that are asked")
     passage, pronoun = text(row, "text").split(), text(row, "target.span2_text")
-    place = value(row, "target.span2_index")
-    if not passage[place].startswith(pronoun):  # one row of the release counts wrong
-        places = [number for number, word in enumerate(passage) if word == pronoun]
-        if not places:
+    index = value(row, "target.span2_index")
+    if not passage[index].startswith(pronoun):  # one row of the release has a wrong count
+        matches = [number for number, word in enumerate(passage) if word == pronoun]
+        if not matches:
             raise UnusableError(f"the pronoun {pronoun!r} is not in the passage")
-        place = min(places, key=lambda number: abs(number - place))
-    passage[place] = f"*{pronoun}*{passage[place][len(pronoun) :]}"
+        index = min(matches, key=lambda number: abs(number - index))
+    passage[index] = f"*{pronoun}*{passage[index][len(pronoun) :]}"
     marked = re.sub(r" (?=['’]s\b|n't\b|[.,;:!?])", "", " ".join(passage))
     yield ranked(
         [noun.lower() for noun in nouns], list(nouns.values()).index(True), passage=marked, pronoun=f"*{pronoun}*"
@@ -205,7 +206,7 @@ def _wsc(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _read_multirc(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """MultiRC's questions; to be shown, with all their answers."""
+    """Reads MultiRC's questions; demonstrations have all their answers."""
     for row in records.read([path]):
         if isinstance(row, Skipped):
             yield row
@@ -214,7 +215,7 @@ def _read_multirc(path: Path, split: str) -> Iterator[Row | Skipped]:
 
 
 def _multirc(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """Every answer of a question is to be called true or false."""
+    """Yields one record per answer of a question, to be classified as true or false."""
     passage = text(row, "passage.text").strip()
     for number, question in enumerate(value(row, "passage.questions"), start=1):
         fields = {"passage": passage, "question_text": text(question, "question").strip()}
@@ -236,7 +237,7 @@ def _judged(answer: Mapping[str, Any]) -> bool:
 
 
 def _superglue(task: str, recipe, wording: str, read=None, **more) -> Source:
-    """A task of SuperGLUE in its official files; FewGLUE's 32 examples where there is no train split."""
+    """Reads a SuperGLUE task from its official files; without a train split, FewGLUE's 32 examples."""
     reader = {"read": read} if read else {}
     patterns = (f"superglue/{task}/{{split}}.jsonl", f"fewglue/{task}/{{split}}.jsonl", f"{task}/{{split}}.jsonl")
     return Source(patterns, recipe, wording=Wording(wording, exact=True), **reader, **more)

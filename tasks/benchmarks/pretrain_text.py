@@ -1,4 +1,4 @@
-"""Text to go on pre-training with (paper 4.5): the paper took the last shard of OPT's own corpus, which is not public.
+"""Text for continued pre-training (paper 4.5). The paper used the last shard of OPT's own corpus, which is not public.
 
 Reads files of rows with a field `text` (JSON lines, Parquet, ...: `tasks/reading/records.py`), one document per row,
 and `.txt` files, one document per file. The source is empty: the whole document is predicted. A document longer than
@@ -19,7 +19,7 @@ from tasks.reading.records import Row
 from tasks.task import Options
 
 NAME = "pretrain_text"
-STRETCH = 4 << 20  # characters of a .txt file that are one document; what follows is the next one
+STRETCH = 4 << 20  # maximum characters of a document of a .txt file; the rest is the next document
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
@@ -33,7 +33,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
 
 
 def _read(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """The documents of a file."""
+    """Yields the documents of a file."""
     if records.stem(path) is not None:
         yield from records.read([path])
         return
@@ -47,7 +47,7 @@ def _read(path: Path, split: str) -> Iterator[Row | Skipped]:
             continue
         paragraphs.append(content)
         size += len(content) + 1
-        if size > STRETCH and not content.strip():  # at the end of a paragraph
+        if size > STRETCH and not content.strip():  # split at the end of a paragraph
             yield Row(number, f"{path}:{number}", {"text": "\n".join(paragraphs)})
             number, paragraphs, size = line + 1, [], 0
     if any(map(str.strip, paragraphs)):

@@ -2,10 +2,10 @@
 
 `templates/<data set>/[<subset>/]templates.yaml` as in the official repository (the paper pins 0cc4b0c), and beside it
 the rows, `rows/<data set>/[<subset>/]<split>.jsonl` or any other file of `tasks/reading/records.py`, with the field
-names and integer labels that `datasets` gives. A template's text before the triple bar is the source, after it the
-target; `answer_choices` is a template too. Templates whose metadata say that they alter the original task are left out
-(paper 2.4) unless `catalog/templates.tsv` keeps them, and so are examples with an empty target: the template does not
-apply, or the label is hidden.
+names and integer labels of `datasets`. The text of a template before the triple bar is the source, the text after it
+the target; `answer_choices` is a template too. Templates that alter the original task, according to their metadata, are
+left out (paper 2.4) unless `catalog/templates.tsv` keeps them. Examples with an empty target, to which the template
+does not apply or whose label is hidden, are left out too.
 """
 
 import functools
@@ -28,16 +28,16 @@ from tasks.task import Options, Task
 NAME = "promptsource"
 FILE = "templates.yaml"
 BAR = "|||"
-PROTECTED = "3ed2dface8203c4c9dfb1a5dc58e41e0"  # stands for a bar in the data while a text is split (upstream's word)
+PROTECTED = "3ed2dface8203c4c9dfb1a5dc58e41e0"  # replaces a bar in the data while a text is split (upstream's name)
 MAX_FILE = 4 << 20
-TRUNCATED = 2048  # characters of a field, where T0 cuts it
+TRUNCATED = 2048  # characters to which T0 truncates a field
 # Metrics of templates that are ours too; the paper scores every other one by ROUGE-L F1 of generated text (Table 15).
 METRICS = {"Accuracy": "accuracy", "ROUGE": "rouge_l"}
 # What `datasets` calls the splits of these three kinds.
 SPLITS = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
 ROUND = re.compile(r"(train|dev|test)_r\d")
-TRIED = 3  # rows that a template is tried on before it is taken
-SCARCE = ("turk",)  # of which templates that do not apply to all examples are kept in evaluations (paper 5.2)
+TRIED = 3  # rows on which a template is tested before it is used
+SCARCE = ("turk",)  # data sets whose evaluations keep templates that do not apply to all examples (paper 5.2)
 
 
 class PromptTemplate(NamedTuple):
@@ -54,7 +54,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     """Discovers the template files that have rows, and parses only those.
 
     Raises:
-      MissingError: no templates.
+      MissingError: there are no templates.
     """
     catalog_rows = catalog(NAME)
     root = next((path for path in (directory / "templates", directory / NAME / "templates") if path.is_dir()), None)
@@ -86,9 +86,10 @@ def discover(directory: Path, options: Options) -> Benchmark:
 
 
 def _by_kind(available: Mapping[str, tuple[Path, ...]]) -> dict[str, tuple[Path, ...]]:
-    """The files of "train", "validation" and "test": of all splits of that kind (train_r1, validation_matched).
+    """Groups files into "train", "validation" and "test", each with all splits of that kind (train_r1,
+    validation_matched).
 
-    The rounds of ANLI, which evaluations ask apart, are splits of their own too.
+    The rounds of ANLI are also separate splits, because they are evaluated separately.
     """
     kinds: dict[str, tuple[Path, ...]] = {}
     for kind, stems in SPLITS.items():
@@ -100,7 +101,8 @@ def _by_kind(available: Mapping[str, tuple[Path, ...]]) -> dict[str, tuple[Path,
 
 
 class _Loader(yaml.CSafeLoader):
-    """YAML's safe types and PromptSource's two tags, as data. Merge keys, which can grow without bound, are refused."""
+    """Loads YAML's safe types and PromptSource's two tags as data. Refuses merge keys, which can expand without
+    bound."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         for key, _ in node.value:
@@ -138,10 +140,10 @@ def _load(path: Path, stamp: tuple[int, int]) -> tuple[PromptTemplate, ...]:
 
 
 def load(path: Path) -> tuple[PromptTemplate, ...]:
-    """The templates of a file.
+    """Reads the templates of a file.
 
     Raises:
-      DataError: not UTF-8, not YAML, with other tags, or without templates; names file and line.
+      DataError: the file is not UTF-8 or YAML, has other tags, or has no templates; names file and line.
     """
     status = path.stat()
     if status.st_size > MAX_FILE:
@@ -163,7 +165,7 @@ def _template(key: str, fields: Any) -> PromptTemplate | None:
 
 
 def metric_of(templates: Sequence[PromptTemplate]) -> str:
-    """A task's metric: accuracy of ranked answers where most templates name it and have answers to rank."""
+    """Returns the metric of a task: accuracy if most templates name it and have answers to rank, otherwise ROUGE-L."""
     ranked = sum("Accuracy" in template.metrics and template.choices is not None for template in templates)
     return METRICS["Accuracy" if 2 * ranked > len(templates) else "ROUGE"]
 
@@ -175,9 +177,9 @@ def _usable(
     splits: Mapping[str, tuple[Path, ...]],
     options: Options,
 ) -> tuple[list[PromptTemplate], list[Skipped]]:
-    """The templates that are taken; and those that cannot be compiled, or do not end on the first rows.
+    """Returns the usable templates, and those that fail to compile or time out on the first rows.
 
-    One that failed row by row would take its second for each of a hundred thousand.
+    A template that times out would otherwise cost a second for each of a hundred thousand rows.
     """
     usable, dropped = [], []
     decisions = reviewed_templates(NAME)
@@ -204,16 +206,16 @@ def _check_that_it_ends(template: PromptTemplate, truncate: bool, row: Mapping[s
     except jinja_sandbox.EndlessError:
         raise
     except jinja_sandbox.TemplateError:
-        pass  # of this row alone, which will be named when it is rendered
+        pass  # a fault of this row, which is reported when it is rendered
 
 
 @functools.cache
 def _compiled(
     template: PromptTemplate, truncate: bool
 ) -> tuple[jinja_sandbox.JinjaTemplate, jinja_sandbox.JinjaTemplate | None, list | None]:
-    """Template and answers, compiled; the answers themselves where they are the same for every row."""
+    """Compiles template and answers; returns the answers themselves if they are the same for every row."""
     text = template.jinja
-    if truncate:  # as upstream's `apply`, by substitution in the template's text
+    if truncate:  # like upstream's `apply`, by substitution in the template's text
         text = text.replace("}}", f" | string | truncate({TRUNCATED}) }}}}")
     if template.choices is None:
         return jinja_sandbox.JinjaTemplate(text), None, None
@@ -246,7 +248,7 @@ def _task(
 
 
 def _read(splits: Mapping[str, tuple[Path, ...]], split: str) -> Iterator[Record | Skipped]:
-    """The rows of a split; a record's fields are `where` and `row`."""
+    """Yields the rows of a split; a record's fields are `where` and `row`."""
     for row in records.read(splits.get(split, ())):
         if isinstance(row, Skipped):
             yield row
@@ -265,7 +267,7 @@ def render(
     template: Template,
     worded_as: str | None = None,
 ) -> Example | Skipped:
-    """The example that a template makes of a row. A random choice in it is drawn by row and template."""
+    """Renders a row with a template. Random choices are determined by row and template."""
     prompt_template = templates[template.id]
     where, row = f"{record.fields['where']} by template {prompt_template.id}", record.fields["row"]
     text, choices, _ = _compiled(prompt_template, truncate)
@@ -290,7 +292,7 @@ def render(
 def _rendered(
     template: PromptTemplate, truncate: bool, row: Mapping[str, Any], seed: int
 ) -> tuple[list[str], list[str] | None]:
-    """The parts of the text, and the answers to choose from."""
+    """Returns the parts of the text, and the answers to rank."""
     text, choices, answers = _compiled(template, truncate)
     row = {key: value.replace(BAR, PROTECTED) if isinstance(value, str) else value for key, value in row.items()}
     if choices and answers is None:
@@ -304,7 +306,8 @@ def _parts(text: str) -> list[str]:
 
 
 def applicable(task: Task, split: str) -> tuple[str, ...]:
-    """The templates that apply to every example of a split: what evaluations ask with (paper 5.2), but for `SCARCE`."""
+    """Returns the templates that apply to every example of a split, for evaluations (paper 5.2), except for
+    `SCARCE`."""
     if task.source in SCARCE:
         return tuple(template.id for template in task.templates)
     records = [record for record in task.read(split) if isinstance(record, Record)]

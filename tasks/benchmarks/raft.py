@@ -1,9 +1,9 @@
-"""RAFT (Alex et al. 2021): eleven small classifications of real use, by the labels that are public.
+"""RAFT (Alex et al. 2021): eleven small real-world classification tasks, evaluated on the public labels.
 
-`data/<task>/train.csv` holds the fifty labelled rows of a task, `example_prompts/<task>.txt` (of the authors'
-raft-baselines) the instruction, the labels and which fields are shown in which order. Paper 6.1 ranks the labels on
+`data/<task>/train.csv` holds the fifty labelled rows of a task, `example_prompts/<task>.txt` (from the authors'
+raft-baselines) the instruction, the labels and the order of the fields. Paper 6.1 ranks the labels on
 "the evaluation split released by HELM": of the fifty, the forty that `datasets` puts into the test split of
-`train_test_split(test_size=0.8, seed=42)`; the other ten may be shown.
+`train_test_split(test_size=0.8, seed=42)`; the other ten may be demonstrations.
 """
 
 import functools
@@ -64,10 +64,10 @@ def _source(task: str, patterns: tuple[str, ...], directory: Path) -> Source:
 
 
 def read_prompt(path: Path) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """The instruction, the labels in it, and the fields that its examples show.
+    """Reads the instruction, its labels, and the fields of its examples.
 
     Raises:
-      DataError: it is not there, or not as raft-baselines writes it.
+      DataError: the file is missing, or not in the format of raft-baselines.
     """
     instruction, _, examples = records.content(path).partition("\n\n")
     labels = tuple(re.findall(r"^\d+\. (.+?)\s*$", instruction.partition(LABELS)[2], re.MULTILINE))
@@ -79,7 +79,7 @@ def read_prompt(path: Path) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
 
 
 def _read(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """HELM's split."""
+    """Yields the rows of HELM's split."""
     rows = list(records.table(path))
     order = np.random.default_rng(SEED).permutation(len(rows))
     evaluated = -(-len(rows) * 8 // 10)
@@ -90,7 +90,7 @@ def _read(path: Path, split: str) -> Iterator[Row | Skipped]:
 def _recipe(row: Mapping[str, Any], labels: tuple[str, ...] = (), shown: tuple[str, ...] = ()) -> Iterator[Fields]:
     label = text(row, "Label").strip()
     if label.isdecimal() and 0 < int(label) <= len(labels):
-        label = labels[int(label) - 1]  # as `datasets` numbers them; 0 is "Unlabeled"
+        label = labels[int(label) - 1]  # label ids of `datasets`; 0 is "Unlabeled"
     if label not in labels:
         raise UnusableError(f"the label {label!r} is none of {', '.join(labels[:5])}")
     question = "\n".join(f"{field}: {text(row, field).strip()}" for field in shown)

@@ -1,8 +1,8 @@
 """Fourteen data sets of reasoning (paper 4.6, Appendix A.1): a rationale, then "The answer is X".
 
 All have one instruction (Figures 63 and 64); options follow the question on a line of their own. Each data set is read
-as its authors released it, in a folder of its name; where a train split is not there, from FLAN v2's chain-of-thought
-files `<data set>_train.tsv` (question, answer, rationale), here or in FLAN's folder beside this one.
+from its authors' release, in a folder of its name; a missing train split is read from FLAN v2's chain-of-thought files
+`<data set>_train.tsv` (question, answer, rationale), here or in FLAN's folder beside this one.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from tasks.task import Options
 
 NAME = "reasoning"
 FLAN = tuple(
-    f"{place}{{task}}_train.tsv" for place in ("", "cot_data/", "../flan/v2/cot_data/", "../flan/flan/v2/cot_data/")
+    f"{folder}{{task}}_train.tsv" for folder in ("", "cot_data/", "../flan/v2/cot_data/", "../flan/flan/v2/cot_data/")
 )
 UNREAD = {
     "folio_processed/*": "not one of the 14 data sets that the paper took",
@@ -50,7 +50,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
 
 
 def reasoned(question: str, rationale: str, answer: str) -> Fields:
-    """A record: the rationale as sentences, then the answer."""
+    """Makes a record: the rationale as sentences, then the answer."""
     rationale, answer = rationale.strip(), answer.strip()
     if not answer or not rationale:
         raise UnusableError("no rationale" if answer else "no answer")
@@ -82,7 +82,7 @@ def _with_options(question: str, options: Sequence[str]) -> str:
 
 
 def _coqa(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """A story's questions, each after those before it."""
+    """Yields the questions of a story, each after the previous ones."""
     conversation = text(row, "story")
     for question, answer in zip(value(row, "questions"), value(row, "answers"), strict=True):
         conversation += f"\n{text(question, 'input_text')}"
@@ -98,10 +98,10 @@ def _read_coqa(path: Path, split: str) -> Iterator[Row | Skipped]:
 
 
 def _joined(questions: str) -> Callable[[Path, str], Iterator[Row | Skipped]]:
-    """A reader of explanations, each with the question of the same id in CommonsenseQA.
+    """Returns a reader of explanations that joins each with the CommonsenseQA question of the same id.
 
     Args:
-      questions: its file from the folder of the explanations, `{split}` being train or dev.
+      questions: path of the questions relative to the explanations; `{split}` is train or dev.
     """
 
     def read(path: Path, split: str) -> Iterator[Row | Skipped]:
@@ -119,7 +119,7 @@ def _joined(questions: str) -> Callable[[Path, str], Iterator[Row | Skipped]]:
 
 
 def _explained(name: str) -> Callable[[Mapping[str, Any]], Iterator[Fields]]:
-    """A recipe of CommonsenseQA's questions; `name`: of the explanation."""
+    """Returns a recipe for CommonsenseQA's questions; `name`: field of the explanation."""
 
     def recipe(row: Mapping[str, Any]) -> Iterator[Fields]:
         if row["asked"] is None:
@@ -137,7 +137,7 @@ def _creak(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _read_esnli(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """Files whose lines belong together, or the CSV files of the release."""
+    """Reads line-aligned files, or the CSV files of the release."""
     if path.suffix == ".csv":
         for row in records.table(path):
             if isinstance(row, Row):
@@ -174,7 +174,7 @@ def _esnli(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _read_math(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """A file a problem, as released, or rows of them."""
+    """Reads one file per problem, as released, or rows of problems."""
     if records.stem(path) and path.suffix != ".json":
         yield from records.read([path])
     else:
@@ -205,7 +205,7 @@ def boxed(solution: str) -> str:
 
 
 def _proofwriter(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """A theory's questions that a proof answers; the proof is told by the sentences that it takes."""
+    """Yields the questions of a theory that have a proof; the rationale is the sentences of the proof."""
     sentences = {
         name: text(sentence, "text") for kind in ("triples", "rules") for name, sentence in value(row, kind).items()
     }
@@ -227,7 +227,7 @@ def _qasc(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _qed(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """The sentence of the passage that answers, and the answer (Figure 63)."""
+    """Yields the sentence of the passage with the answer, and the answer (Figure 63)."""
     annotation = value(row, "annotation")
     if annotation.get("explanation_type") != "single_sentence":
         raise UnfitError(f"explained by {annotation.get('explanation_type')}, not by a single sentence")
@@ -237,7 +237,7 @@ def _qed(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _read_sensemaking(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """Pairs of sentences with the reasons against one of them: the official files, or the table that joins them."""
+    """Reads pairs of sentences with reasons against one of them: the official files, or a table that joins them."""
     if path.name != "subtaskA_data_all.csv":
         for number, row in enumerate(records.table(path), start=1):
             if isinstance(row, Row):
@@ -285,7 +285,7 @@ def _winowhy(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _source(task: str, *patterns: str, recipe: Callable, **more: Any) -> Source:
-    """A data set as released, and FLAN's file of it."""
+    """Returns a data set's release, with FLAN's file as an alternative."""
 
     def either(row: Mapping[str, Any]) -> Iterator[Fields]:
         return _flan(row) if row.keys() == {"question", "answer", "rationale"} else recipe(row)
@@ -296,7 +296,7 @@ def _source(task: str, *patterns: str, recipe: Callable, **more: Any) -> Source:
 
     released = more.pop("read", Source((), recipe).read)
     named = {**more.pop("named", {})}
-    named["train"] = (*named.get("train", ()), *(place.replace("{task}", task) for place in FLAN))
+    named["train"] = (*named.get("train", ()), *(path.replace("{task}", task) for path in FLAN))
     return Source(patterns, either, read, named=named, **more)
 
 

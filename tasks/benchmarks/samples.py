@@ -15,11 +15,12 @@ NAME = "samples"
 BUILT_IN = True
 DIRECTORY = Path(__file__).parents[1] / "samples"
 TOKENIZER = DIRECTORY / "tokenizer"
-HELD_OUT_INSTANCES = 32  # of each train task
+HELD_OUT_INSTANCES = 32  # held-out instances per train task
 
 
 def discover(directory: Path | None, options: Options) -> Benchmark:
-    """The sample tasks (`directory`: another folder in that layout). They are small: every file is read."""
+    """Discovers the sample tasks, or those of another `directory` in that layout. Reads every file, since they are
+    small."""
     benchmark = super_natural_instructions.discover_folder(NAME, directory or DIRECTORY, options, HELD_OUT_INSTANCES)
     tasks = {name: _with_answer_format(task) for name, task in benchmark.tasks.items()}
     return dataclasses.replace(benchmark, tasks=tasks)
@@ -34,7 +35,7 @@ def _with_answer_format(task: Task) -> Task:
 
 
 def answer_format(outputs: Iterable[tuple[str, ...]]) -> tuple[str, tuple[str, ...] | None]:
-    """Metric and candidates of a task, from the references of all its instances.
+    """Returns metric and candidates of a task, from the references of all its instances.
 
     - One reference each, at most 15 different ones, on average three times or more: classification. The distinct
       outputs are ranked, "accuracy". (Upstream's own test calls fewer than 15 distinct outputs a classification task.)

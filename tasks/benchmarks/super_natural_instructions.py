@@ -1,13 +1,13 @@
-"""Super-NaturalInstructions (Wang et al. 2022): a JSON file a task, with one definition and its instances.
+"""Super-NaturalInstructions (Wang et al. 2022): one JSON file per task, with a definition and its instances.
 
 Four schemas are read: that of release 2.x (all metadata in lists), the one republished by later benchmarks (keys
 missing, `Categories` and `output` plain strings), that of September 2021 (`Definition` a string, no instance ids), and
 that of release 1 (`subtaskNNN_*.json`: the definition in three parts, the examples in an object of their own).
-Splits are the official `splits/default/{train,test,excluded}_tasks.txt` beside `tasks/`, else those of the catalog;
-`splits/xlingual/test_tasks.txt` names 35 of the excluded ones, which the catalog has as "test_xlingual".
-A test task is scored on its first 100 instances, which upstream balances and orders (`splits/README`): never shuffled.
-Demonstrations are the positive examples, in their order; where those are fewer than five, instances that are never
-asked follow. Nothing is ranked: Tables 12 and 15 of the paper report ROUGE-L F1 of generated text.
+Splits come from the official `splits/default/{train,test,excluded}_tasks.txt` beside `tasks/`, or else from the
+catalog; `splits/xlingual/test_tasks.txt` names 35 of the excluded ones, which the catalog has as "test_xlingual".
+A test task is evaluated on its first 100 instances, which upstream balanced and ordered (`splits/README`), without
+shuffling. Demonstrations are the positive examples, in order; if there are fewer than five, instances that are never
+evaluated follow. Answers are not ranked: Tables 12 and 15 of the paper report ROUGE-L F1 of generated text.
 """
 
 import collections
@@ -29,32 +29,32 @@ from tasks.prompting.subsampling import REMEDY
 from tasks.task import SHOWN_SPLIT, Options, Task
 
 NAME = "super_natural_instructions"
-TEMPLATE = Template("definition", Metric("rouge_l"))  # its text is in each file
-XLINGUAL = Template("definition", Metric("rouge_l", (("unscorable_exact", True),)))  # rouge-score reads ASCII alone
-SPLITS = {  # split -> the official list of its tasks; the first that names a task has it
+TEMPLATE = Template("definition", Metric("rouge_l"))  # the instruction is in each file
+XLINGUAL = Template("definition", Metric("rouge_l", (("unscorable_exact", True),)))  # rouge-score reads only ASCII
+SPLITS = {  # split -> the official list of its tasks; the first list with a task determines its split
     "train": "default/train_tasks.txt",
     "test": "default/test_tasks.txt",
     "test_xlingual": "xlingual/test_tasks.txt",
     "excluded": "default/excluded_tasks.txt",
 }
 TEST_INSTANCES = 100
-SHOWN = 5  # positive examples and, if they are fewer, instances in their place
-V1_DEFINITION = ("Definition", "Emphasis & Caution", "Things to Avoid")  # "-" where there is nothing to say
+SHOWN = 5  # demonstrations: positive examples, then instances if there are fewer
+V1_DEFINITION = ("Definition", "Emphasis & Caution", "Things to Avoid")  # "-" if it is empty
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """The tasks in `directory`/tasks. Opens only the files of tasks that the catalog does not know."""
+    """Discovers the tasks in `directory`/tasks. Opens only the files of tasks that are not in the catalog."""
     return discover_folder(NAME, directory, options)
 
 
 def discover_folder(benchmark: str, directory: Path, options: Options, held_out: int = 0) -> Benchmark:
-    """A folder in the official layout as a benchmark of any name.
+    """Discovers a folder in the official layout as a benchmark of any name.
 
     Args:
-      held_out: instances of each task that become its validation split, unless the options say otherwise.
+      held_out: instances per task that become its validation split, unless the options set another number.
 
     Raises:
-      DataError: two files of one task, no task of any split, or a file that is not in the catalog cannot be read.
+      DataError: a task has two files, no split has a task, or a file that is not in the catalog cannot be read.
     """
     held_out = held_out if options.held_out_instances is None else options.held_out_instances
     catalog_rows = catalog(benchmark)
@@ -63,7 +63,7 @@ def discover_folder(benchmark: str, directory: Path, options: Options, held_out:
     left_out = []
     for path in sorted((directory / "tasks").glob("*.json")):
         name = task_name(benchmark, path.stem)
-        if path.stem.startswith("subtask"):  # of release 1, under the same number and not always the same name
+        if path.stem.startswith("subtask"):  # files of release 1: same number, but not always the same name
             number = task_name(benchmark, path.stem[3:].split("_")[0] + "_")
             name = next((catalog_rows for catalog_rows in roles if catalog_rows.startswith(number)), name)
         if name not in roles:
@@ -85,7 +85,7 @@ def discover_folder(benchmark: str, directory: Path, options: Options, held_out:
 
 
 def split_lists(benchmark: str, directory: Path) -> dict[str, str]:
-    """Task name -> split by the folder's own lists; empty where it has none."""
+    """Maps task names to splits by the lists of the folder; empty if it has none."""
     roles: dict[str, str] = {}
     for role, name_of_list in SPLITS.items():
         path = directory / "splits" / name_of_list
@@ -144,15 +144,15 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _first(value: Any) -> Any:
-    """Metadata are lists in the release and plain values in older and republished files."""
+    """Returns the first value: metadata are lists in the release, plain values in older and republished files."""
     return (value[0] if value else None) if isinstance(value, list) else value
 
 
 def read(path: Path, allow_empty: bool = False) -> Iterator[Record | Skipped]:
-    """The instances of a task file, in file order, whatever its schema.
+    """Yields the instances of a task file, in file order, for any schema.
 
     A record's fields: `definition`, `input`, `outputs` (all references, stripped, without repetitions). Instances
-    without an id are named by their content; a name that comes again gets "#2", "#3", ...
+    without an id are named by their content; a repeated name gets "#2", "#3", ...
 
     Raises:
       DataError: the file cannot be read, or it has no instances (unless allowed).
@@ -180,7 +180,7 @@ def _definition(task: Mapping[str, Any]) -> str:
 
 
 def positive_examples(path: Path) -> Iterator[Record]:
-    """The positive examples of a task file, as instances; what cannot be used of them is passed over."""
+    """Returns the usable positive examples of a task file, as instances."""
     task = load(path)
     nested = task.get("Examples")
     examples = (nested if isinstance(nested, dict) else task).get("Positive Examples")
@@ -191,7 +191,7 @@ def positive_examples(path: Path) -> Iterator[Record]:
 
 
 def _fields(instance: Any) -> dict[str, Any] | str:
-    """Input and outputs of an instance, or why it cannot be used."""
+    """Returns input and outputs of an instance, or why it cannot be used."""
     if not isinstance(instance, dict):
         return f"the instance is {type(instance).__name__}, not an object"
     text, outputs = instance.get("input"), instance.get("output")
@@ -218,10 +218,10 @@ def _id(name: Any, fields: Mapping[str, Any]) -> str:
 
 
 def read_split(path: Path, task: str, held_out: int, allow_empty: bool, split: str) -> Iterator[Record | Skipped]:
-    """The records of one split: "test" is the first 100, "validation" `held_out` chosen by id, "train" all but those.
+    """Yields the records of a split: "test" is the first 100, "validation" `held_out` chosen by id, "train" all others.
 
-    Held out are only instances whose input no other instance has. What cannot be used is counted with "train". "shown"
-    are those of the demonstrations.
+    Only instances with a unique input are held out. Unusable instances are counted with "train". "shown" has the
+    demonstrations.
     """
     if split == SHOWN_SPLIT:
         shown = list(positive_examples(path))
@@ -242,7 +242,7 @@ def read_split(path: Path, task: str, held_out: int, allow_empty: bool, split: s
 
 
 def _unasked(path: Path, task: str, held_out: int, allow_empty: bool) -> Iterator[Record | Skipped]:
-    """The instances behind the first hundred that no evaluation asks."""
+    """Yields the instances after the first hundred, which are never evaluated."""
     first = {
         record.id for record in read_split(path, task, held_out, allow_empty, "test") if isinstance(record, Record)
     }
@@ -258,7 +258,7 @@ def render(
     worded_as: str | None = None,
     candidates: tuple[str, ...] | None = None,
 ) -> Example:
-    """The prompt of one instance (paper 2.4); the target is one of the references, drawn by the instance's id."""
+    """Renders an instance (paper 2.4); the target is one of the references, chosen by the instance's id."""
     fields = record.fields
     source, own_start = prompts.task_level_source(task, worded_as or record.id, fields["definition"], fields["input"])
     target = prompts.pick("reference", task, record.id, fields["outputs"])

@@ -1,7 +1,8 @@
-"""T5 (Raffel et al. 2020): the seven of its tasks that the paper kept (Appendix A.1), with T5's own prefixes.
+"""T5 (Raffel et al. 2020): seven of its tasks, which the paper kept (Appendix A.1), with T5's prefixes.
 
-Rows lie in `rows/<data set>/[<config>/]<split>.jsonl` or any other file of `tasks/reading/records.py`, under the names
-of TensorFlow Datasets or of `datasets`; those that FLAN's or PromptSource's folder beside this one has are found there.
+Rows are in `rows/<data set>/[<config>/]<split>.jsonl` or any other file of `tasks/reading/records.py`, with the field
+names of TensorFlow Datasets or of `datasets`; missing rows are searched in FLAN's and PromptSource's folders beside
+this one.
 """
 
 import functools
@@ -38,7 +39,7 @@ DATA_SETS = {
 
 
 def discover(directory: Path, options: Options) -> Benchmark:
-    """The tasks whose rows are there.
+    """Discovers the tasks that have rows.
 
     Raises:
       MissingError: there are none.
@@ -46,7 +47,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
     sources = {}
     for task, names in DATA_SETS.items():
         recipe = functools.partial(_translation, LANGUAGES[task]) if task in LANGUAGES else _summary
-        sources[task] = Source(tuple(f"{place}/{name}/" for place in PLACES for name in names), recipe)
+        sources[task] = Source(tuple(f"{folder}/{name}/" for folder in PLACES for name in names), recipe)
     return wordings.discover(NAME, directory, options, sources)
 
 

@@ -1,10 +1,10 @@
 """UnifiedSKG (Xie et al. 2022): a question, structured knowledge written as text, and an answer.
 
-The contract is that of its authors' own sequence-to-sequence files, which the paper took (Appendix A.1): rows with
-`text_in`, `struct_in` and `seq_out`, in `<task>/{train,dev,test}.jsonl` or `<task>_{train,dev,test}.json`. Where those
-are not there, the raw releases of spider, sparc, cosql, wikisql, wikitq, fetaqa, dart, tab_fact and multiwoz are read
-and linearised as its `seq2seq_construction` does (49a2ff95), with one difference: a table that is too long loses rows
-that share no word with the question, from the last on; there they are drawn at random, unseeded.
+The format is that of its authors' sequence-to-sequence files, which the paper used (Appendix A.1): rows with
+`text_in`, `struct_in` and `seq_out`, in `<task>/{train,dev,test}.jsonl` or `<task>_{train,dev,test}.json`. Without
+them, the raw releases of spider, sparc, cosql, wikisql, wikitq, fetaqa, dart, tab_fact and multiwoz are read
+and linearised like its `seq2seq_construction` (49a2ff95), with one difference: a table that is too long loses rows
+without a word of the question, from the last on; upstream drops random rows, without a seed.
 """
 
 import functools
@@ -24,7 +24,7 @@ from tasks.reading.records import Row
 from tasks.task import Options
 
 NAME = "unifiedskg"
-MAX_TABLE = 4_096  # characters of a table, about the 1,024 tokens of UnifiedSKG
+MAX_TABLE = 4_096  # maximum characters of a table, about UnifiedSKG's 1,024 tokens
 WORD = re.compile(r"\w+")
 UNREAD = {
     "e2e_nlg_cleaned/*": "not one of the 21 tasks that the paper took",
@@ -49,7 +49,7 @@ def discover(directory: Path, options: Options) -> Benchmark:
 
 
 def _source(task: str) -> Source:
-    """Its authors' file of a task, else the raw release."""
+    """Returns the authors' file of a task, or else the raw release."""
     dumps = (f"{task}/{{split}}.seq2seq.jsonl", f"{task}_{{split}}.jsonl", f"{task}_{{split}}.json")
     raw = RAW.get(task, Source((f"{task}/{{split}}.jsonl", f"{task}/{{split}}.json"), _dumped))
 
@@ -73,7 +73,7 @@ def _grounded(struct: str, question: str, *outputs: str) -> Fields:
 
 
 def linear_table(header: Sequence[Any], cells: Sequence[Sequence[Any]], question: str) -> str:
-    """`col : a | b row 1 : x | y row 2 : ...`, of as many rows as fit."""
+    """Linearises a table: `col : a | b row 1 : x | y row 2 : ...`, with as many rows as fit."""
     head = "col : " + " | ".join(map(str, header))
     row_texts = [" | ".join(" ".join(str(cell).split()) for cell in row) for row in cells]
     over = len(head) + sum(len(f" row {i} : {row}") for i, row in enumerate(row_texts, start=1)) - MAX_TABLE
@@ -102,7 +102,8 @@ def _fetaqa(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _read_wikitq(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """WikiTableQuestions: a table of questions, each with the name of a table file, `csv/<folder>/<number>.csv`."""
+    """Reads WikiTableQuestions: a table of questions, each with the name of a table file,
+    `csv/<folder>/<number>.csv`."""
     root = path.parent.parent
     for row in records.tabs("id", "utterance", "context", "targetValue")(path, split):
         if isinstance(row, Skipped):
@@ -132,20 +133,20 @@ def _tsv_table(path: Path) -> list[list[str]]:
 
 
 def _unescaped(cell: str) -> str:
-    """WikiTableQuestions writes line breaks, bars and backslashes as two characters."""
+    """Unescapes line breaks, bars and backslashes of WikiTableQuestions."""
     return cell.replace("\\n", " ").replace("\\p", "|").replace("\\\\", "\\")
 
 
 def _read_tab_fact(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """TabFact: statements by table; the tables are `#`-separated files."""
-    root = next((place for place in path.parents[:2] if (place / "data").is_dir()), path.parent)
+    """Reads TabFact: statements by table; the tables are `#`-separated files."""
+    root = next((folder for folder in path.parents[:2] if (folder / "data").is_dir()), path.parent)
     for number, (name, content) in enumerate(records.document(path).items(), start=1):
         table = root / "data" / "all_csv" / name
         yield Row(number, f"{path}#{name}", {"table": table, "statements": content})
 
 
 def _tab_fact(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """`[[statements], [labels], caption]`, or of the bootstrapped ones `[statement, ..., program]` each."""
+    """Converts `[[statements], [labels], caption]`, or bootstrapped `[statement, ..., program]` entries."""
     header, *cells = _hash_table(row["table"])
     content = row["statements"]
     if isinstance(content[-1], str):
@@ -164,7 +165,7 @@ def _hash_table(path: Path) -> list[list[str]]:
 
 
 def _read_wikisql(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """WikiSQL: questions, with their tables in `<split>.tables.jsonl` beside."""
+    """Reads WikiSQL: questions, with their tables in `<split>.tables.jsonl`."""
     file = path.with_name(path.name.replace(".jsonl", ".tables.jsonl"))
     rows = records.read([file]) if file.is_file() else ()
     tables = {row.values.get("id"): row.values for row in rows if isinstance(row, Row)}
@@ -176,7 +177,7 @@ def _read_wikisql(path: Path, split: str) -> Iterator[Row | Skipped]:
 
 
 def _wikisql(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """The answer is what the query gives on the table, as UnifiedSKG takes it (Figure 40)."""
+    """Yields a question whose answer is the result of the query on the table, as in UnifiedSKG (Figure 40)."""
     if row["table"] is None:
         raise UnusableError(f"its table {row.get('table_id')} is not in {row['tables']}")
     header, cells, question = row["table"]["header"], row["table"]["rows"], text(row, "question")
@@ -216,7 +217,8 @@ def _number(cell: Any) -> float | None:
 
 
 def _read_dart(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """In train every text is an example; elsewhere the texts of a set of triples are its references."""
+    """Reads DART. In train every text is an example; in other splits the texts of a set of triples are its
+    references."""
     for row in records.read([path]):
         yield row._replace(values=row.values | {"apart": split == "train"}) if isinstance(row, Row) else row
 
@@ -232,7 +234,7 @@ def _dart(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def linear_schema(schema: Mapping[str, Any]) -> str:
-    """`| database | table : column , column | ...` of one entry of Spider's tables.json."""
+    """Linearises an entry of Spider's tables.json: `| database | table : column , column | ...`."""
     tables = []
     for number, name in enumerate(schema["table_names_original"]):
         columns = [column.lower() for table, column in schema["column_names_original"] if table == number]
@@ -241,13 +243,13 @@ def linear_schema(schema: Mapping[str, Any]) -> str:
 
 
 def normalized(query: str) -> str:
-    """A query in lower case but for what is quoted, with single spaces, as UnifiedSKG writes targets."""
+    """Returns a query in lower case except for quoted text, with single spaces, as UnifiedSKG writes targets."""
     lower = re.sub(r"\b(?<!['\"])(\w+)(?!['\"])\b", lambda word: word[1].lower(), query)
     return " ".join(lower.split()).replace(" , ", ", ")
 
 
 def _read_database(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """Questions to databases, with the schema of `tables.json` beside them, or beside Spider's."""
+    """Reads questions to databases, with the schema of `tables.json` beside them, or of Spider's."""
     paths = (path.with_name("tables.json"), path.parent.parent / "spider" / "tables.json")
     schemas: dict[str, Any] = {}
     for file in paths:
@@ -275,7 +277,7 @@ def _sql2text(row: Mapping[str, Any]) -> Iterator[Fields]:
 
 
 def _interaction(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """SParC and CoSQL: every turn, the latest question first, then those before it, backwards."""
+    """Converts SParC and CoSQL: every turn, with the latest question first, then the earlier ones in reverse order."""
     utterances: list[str] = []
     for turn in value(row, "interaction"):
         utterances.append(text(turn, "utterance").strip())
@@ -291,15 +293,15 @@ def _latest_first(utterances: Sequence[str]) -> str:
 
 
 def _read_dialogues(path: Path, split: str) -> Iterator[Row | Skipped]:
-    """MultiWOZ 2.2: dialogues, with `schema.json` beside the folders of the splits."""
-    places = (path.with_name("schema.json"), path.parents[1] / "schema.json")
-    schema = next((records.document(place) for place in places if place.is_file()), None)
+    """Reads MultiWOZ 2.2: dialogues, with `schema.json` beside the folders of the splits."""
+    candidates = (path.with_name("schema.json"), path.parents[1] / "schema.json")
+    schema = next((records.document(candidate) for candidate in candidates if candidate.is_file()), None)
     for row in records.read([path]):
         yield row._replace(values=row.values | {"schema": schema}) if isinstance(row, Row) else row
 
 
 def _dialogue(row: Mapping[str, Any]) -> Iterator[Fields]:
-    """The belief state after each turn of the user, chosen from all slots."""
+    """Yields the belief state after each turn of the user, out of all slots."""
     if row["schema"] is None:
         raise UnusableError("no schema.json beside the dialogues")
     turns = row.get("turns")

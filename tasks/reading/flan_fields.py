@@ -25,10 +25,10 @@ def _label_index(row: Mapping[str, Any], names: str, first: int = 0) -> int:
         raise UnusableError(f"the label {label!r} is no number") from None
 
 
-def _chosen(options: Sequence[str], place: int) -> Fields:
-    if not 0 <= place < len(options):
-        raise UnusableError(f"the label {place} is none of {len(options)} options")
-    return {"options": list(options), "answer": options[place]}
+def _chosen(options: Sequence[str], index: int) -> Fields:
+    if not 0 <= index < len(options):
+        raise UnusableError(f"the label {index} is none of {len(options)} options")
+    return {"options": list(options), "answer": options[index]}
 
 
 def named(*same: str, **renamed: str) -> Recipe:
@@ -96,8 +96,8 @@ def _arc(row: Mapping[str, Any]) -> Fields:
         raise UnusableError(f"{len(choices)} choices; FLAN takes questions with four")
     key = value(row, "answerKey")
     labels = row["choices"].get("label") or []
-    place = labels.index(key) if key in labels else _label_index(row, "answerKey")
-    return {"question": text(row, "question")} | _chosen(choices, place)
+    index = labels.index(key) if key in labels else _label_index(row, "answerKey")
+    return {"question": text(row, "question")} | _chosen(choices, index)
 
 
 def _aeslc(row: Mapping[str, Any]) -> Fields:

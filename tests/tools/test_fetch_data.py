@@ -72,15 +72,15 @@ def run(tmp_path, mirror, *more):
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """A server that knows ranges; `asked` are those it was asked for."""
+    """A server that knows ranges; `ranges` are the requested ones."""
 
-    asked: ClassVar[list] = []
+    ranges: ClassVar[list] = []
     short = 0  # bytes that the next answer lacks
 
     def do_GET(self):
         content = Path(self.translate_path(self.path)).read_bytes()
         expected = self.headers.get("Range")
-        Handler.asked.append(expected)
+        Handler.ranges.append(expected)
         start = int(expected.removeprefix("bytes=").removesuffix("-")) if expected else 0
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content) - start))
@@ -94,7 +94,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(mirror):
-    Handler.asked = []
+    Handler.ranges = []
     handler = lambda *words: Handler(*words, directory=str(mirror))  # noqa: E731
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
@@ -140,7 +140,7 @@ def test_a_download_that_ended_early_goes_on_where_it_was(tmp_path, mirror, serv
     have = part.stat().st_size
     assert have > 0 and not (tmp_path / "data" / "flan").exists()
     run(tmp_path, server)
-    assert Handler.asked == [None, f"bytes={have}-"]
+    assert Handler.ranges == [None, f"bytes={have}-"]
     assert (tmp_path / "data/flan/rows/one.tsv").read_text() == "a\tb\n"
 
 

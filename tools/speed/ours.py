@@ -36,8 +36,8 @@ class Ours:
             if weights:
                 save_hf(self._state.params, config, None, weights)
             self._advance = step.compiled_step(config, optimization, computation, self._mesh)
-            place = NamedSharding(self._mesh, sharding.spec("BT"))
-            self._batches = [to_devices(batch.arrays, place, len(batch.rows)) for batch in batches]
+            batch_sharding = NamedSharding(self._mesh, sharding.spec("BT"))
+            self._batches = [to_devices(batch.arrays, batch_sharding, len(batch.rows)) for batch in batches]
 
     def run(self) -> list[float]:
         """Takes one step per batch and returns the losses, in nats per label token, when the device has finished."""

@@ -65,4 +65,4 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
 
 def _tuples(text: str) -> list[tuple[bytes, ...]]:
     result = overlap.words(text)
-    return list(zip(*(result[place:] for place in range(N))))
+    return list(zip(*(result[start:] for start in range(N))))

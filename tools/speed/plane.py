@@ -234,9 +234,9 @@ def _all_to_train_on(source: Path, target: Path, rows: int) -> int:
     for folder in sorted({path.parent for path in (source / "rows").rglob("*.jsonl")}):
         lines = [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
         lines = list(itertools.islice(itertools.cycle(lines), rows))
-        place = target / "rows" / folder.relative_to(source / "rows")
-        place.mkdir(parents=True)
-        (place / "train.jsonl").write_text("\n".join(lines) + "\n")
+        directory = target / "rows" / folder.relative_to(source / "rows")
+        directory.mkdir(parents=True)
+        (directory / "train.jsonl").write_text("\n".join(lines) + "\n")
         count += len(lines)
     return count
 

@@ -8,7 +8,7 @@ from nltk.stem.porter import PorterStemmer
 from optiml_jax.evaluation.metrics import porter
 
 SEED = 1980
-SUFFIXES = [s for rules in (porter.STEP_2, porter.STEP_3, porter.STEP_4) for found in rules.values() for s, _ in found]
+SUFFIXES = [s for rules in (porter.STEP_2, porter.STEP_3, porter.STEP_4) for pairs in rules.values() for s, _ in pairs]
 SUFFIXES += ["s", "es", "ies", "sses", "ss", "ed", "eed", "ied", "ing", "y", "e", "ll", "ated", "bled", "izing"]
 
 
