@@ -252,7 +252,7 @@ def test_processes_ask_each_other_by_time_not_by_steps():
 BAD = {
     "unknown macro": ({"TRAIN_STEP": 3}, (), "--gin.TRAIN_STEP: no gin file uses a macro of that name; did you mean"),
     "unknown parameter": ({"OPTConfig.layer": 3}, (), "OPTConfig has no parameter 'layer'; did you mean layers"),
-    "unknown name": ({"OPTConfi.layers": 3}, (), "'OPTConfi'; did you mean OPTConfig"),
+    "unknown name": ({"OPTConfi.layers": 3}, (), "no configurable 'OPTConfi'; did you mean OPTConfig"),
     "unknown file": ({}, ("--gin_file=tinny.gin",), "tinny.gin is not in"),
     "unknown flag": ({}, ("--steps=3",), "--steps=3: unknown flag"),
     "mesh": ({"DATA_AXIS": 3}, (), "DATA_AXIS * FSDP_AXIS * TENSOR_AXIS = 3 * 1 * 1 = 3, but there are 1 devices"),
@@ -288,7 +288,7 @@ BAD = {
         (),
         "Data.missing_benchmarks is 'leave out'; it must be 'refuse' or 'leave_out'",
     ),
-    "part of a mixture": ({"CATEGORIES": ["sentimnt"]}, (), "categories: 'sentimnt'"),
+    "part of a mixture": ({"CATEGORIES": ["sentimnt"]}, (), "categories: 'sentimnt' matches no category"),
     "precision": ({"PRECISION": "fp8"}, (), "'fp8' is unknown; use one of fp32, bf16, fp16"),
     "heads": ({"OPTConfig.heads": 7}, (), "model_dim 64 is not a multiple of heads 7"),
 }

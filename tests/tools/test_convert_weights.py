@@ -79,7 +79,7 @@ def test_mistakes_take_one_line_and_leave_nothing(model, tmp_path, monkeypatch, 
     source, target = f"--source={tmp_path / 'a'}", f"--target={tmp_path / 'b'}"
     refused("neither a directory nor a hub name", "--source=no/where/x", target, "--to=hf")
     refused("invalid choice: 'torch'", source, target, "--to=torch")
-    refused("--to=hf", source, target, "--to=orbax", "--dtype=float16")
+    refused("--dtype applies only to --to=hf", source, target, "--to=orbax", "--dtype=float16")
     refused("used: exists and is not an earlier export", source, f"--target={tmp_path / 'used'}", "--to=hf")
     refused("has no tokenizer; pass one with --tokenizer", f"--source={metaseq}", target, "--to=orbax")
     usage = shutil.disk_usage(tmp_path)

@@ -135,7 +135,7 @@ def test_a_download_that_ended_early_goes_on_where_it_was(tmp_path, mirror, serv
     Handler.short = 100
     with pytest.raises(SystemExit) as stopped:
         run(tmp_path, server)
-    assert stopped.value.code == 2 and "run the same command" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "run the same command to continue" in capsys.readouterr().err
     [part] = (tmp_path / "data" / fetch_data.DOWNLOADS).glob("*.part")
     have = part.stat().st_size
     assert have > 0 and not (tmp_path / "data" / "flan").exists()
@@ -174,7 +174,7 @@ def test_an_archive_that_leaves_its_folder_is_refused_by_name(tmp_path, mirror, 
     with pytest.raises(SystemExit):
         run(tmp_path, f"file://{mirror}")
     error = capsys.readouterr().err
-    assert f"its member {name} would be written outside" in error and error.count("\n") == 1
+    assert f"its member {name} would be written outside the folder" in error and error.count("\n") == 1
     assert not [path for path in tmp_path.parent.rglob("escaped.txt")]
 
 

@@ -164,7 +164,7 @@ def test_ours_can_be_measured_alone(tmp_path):
         (["train", "--model=tiny", "--attention=flash"], "--attention=flash is unknown; use one of auto, dense"),
         (["train", "--model=tiny", "--remat=half"], "'half' is unknown; use one of none, dots, attention-saved, full"),
         (["data", "--label_share=0"], "--label_share=0.0 must be above 0"),
-        (["data", "--parts=start,pick"], "pick; choose of start, pack, cache, render, batches"),
+        (["data", "--parts=start,pick"], "unknown part pick; choose of start, pack, cache, render, batches"),
         (["data", "--peer_tasks=2000"], "--peer_tasks=2000 must be from 4 to 1545"),
         (["tain"], "invalid choice: 'tain'"),
     ],
@@ -221,7 +221,7 @@ def test_all_runs_part_after_part_and_says_what_was_left_out_and_why(tmp_path, c
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.json", "three.json"]
 
     benchmark.main(["all", f"--out={tmp_path}", "--minutes=0.1", "--only=one"])
-    assert "left out: the time limit" in capsys.readouterr().out
+    assert "left out: the time limit was reached" in capsys.readouterr().out
 
 
 def test_what_others_use_is_told_from_what_this_process_uses():

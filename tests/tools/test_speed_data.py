@@ -45,7 +45,7 @@ def test_ours_is_measured_alone(few_tasks):
     assert 0.99 < by_name["row fill"]["ours"] < 1
     assert by_name["packing, planned"]["ours"] > by_name["packing, read and emitted"]["ours"] > 1e5
     assert by_name["restore at step 1,000,000"]["same_bytes"] is True
-    assert notes[0].startswith("12 tasks, 2,220 examples, ") and "at most 300" in notes[0]
+    assert notes[0].startswith("12 tasks, 2,220 examples, ") and "at most 300 per task" in notes[0]
 
 
 @pytest.mark.slow
