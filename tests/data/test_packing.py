@@ -74,7 +74,7 @@ def test_nothing_packs_into_no_rows():
 
 
 def test_what_cannot_be_packed_is_named():
-    with pytest.raises(ValueError, match=r"example 2 has length 11; a row holds 0 to 10"):
+    with pytest.raises(ValueError, match=r"example 2 .*11.* 0 to 10"):
         pack([3, 10, 11, 12], 10)
     with pytest.raises(ValueError, match=r"example 0 has length -1"):
         pack([-1], 10)

@@ -77,7 +77,7 @@ def test_a_manifest_is_read_and_its_faults_named(tmp_path):
     by_hand = {name: value for name, value in whole.items() if name != "checksum"}
     path.write_text(json.dumps(by_hand))
     assert Manifest.read(path) == manifest(TWO)
-    with pytest.raises(UserError, match=r"sample\.json: no such mixture in this cache; did you mean samples\?"):
+    with pytest.raises(UserError, match=r"sample\.json: .*did you mean samples\?"):
         Manifest.read(tmp_path / "sample.json")
     path.write_text(json.dumps(by_hand | {"format": 2}))
     with pytest.raises(UserError, match="not of format 1"):

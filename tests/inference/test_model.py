@@ -81,7 +81,7 @@ def test_a_prompt_too_long_loses_its_start_and_no_candidate_token(model, exporte
     log = torch_log_probabilities(exported[1], ids[:-1])
     want = sum(log[251 + i, token] for i, token in enumerate(answer))
     assert continuation_scores(model, [(before, answer)])[0] == pytest.approx(want, abs=1e-4)
-    with pytest.raises(UserError, match="a candidate of 300 tokens is longer than the model's 256 positions"):
+    with pytest.raises(UserError, match=r"300 tokens .*256 positions"):
         continuation_scores(model, [([2], [5] * 300)])
 
 

@@ -174,7 +174,7 @@ def test_an_archive_that_leaves_its_folder_is_refused_by_name(tmp_path, mirror, 
     with pytest.raises(SystemExit):
         run(tmp_path, f"file://{mirror}")
     error = capsys.readouterr().err
-    assert f"its member {name} would be written outside the folder" in error and error.count("\n") == 1
+    assert f" {name} would be written outside" in error and error.count("\n") == 1
     assert not [path for path in tmp_path.parent.rglob("escaped.txt")]
 
 

@@ -153,7 +153,7 @@ def test_categories_make_tasks(tmp_path):
     }
     assert [example.id for example in examples(benchmark.tasks["jsonl.dolly.summarization"], "train")] == ["2", "4"]
     write(path, [ALPACA | {"category": f"kind {i}"} for i in range(1200)])
-    with pytest.raises(DataError, match=r"dolly\.jsonl: more than 1,000 categories"):
+    with pytest.raises(DataError, match=r"dolly\.jsonl: .*1,000 categories"):
         discover(path)
 
 
@@ -191,5 +191,5 @@ def test_what_is_no_data_is_refused_in_one_line(tmp_path):
     with pytest.raises(DataError, match=r"empty\.jsonl: the file is empty"):
         discover(tmp_path / "empty.jsonl")
     assert str(mixtures.mixture("jsonl+samples").benchmarks) == "('jsonl', 'samples')"
-    with pytest.raises(UserError, match="no benchmark sampels; did you mean samples"):
+    with pytest.raises(UserError, match="sampels; did you mean samples"):
         mixtures.mixture("jsonl+sampels")

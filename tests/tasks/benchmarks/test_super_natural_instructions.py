@@ -229,7 +229,7 @@ def test_more_than_one_bad_record_in_a_hundred_is_an_error_unless_allowed(tmp_pa
 
 
 def test_a_task_without_a_usable_record_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="no other record of train can be used; remove the file or pass --allow_empty"):
+    with pytest.raises(DataError, match=r"train .*--allow_empty"):
         list(examples(one_bad_in(tmp_path, 1, Options(allow_bad_records=True)), "train"))
 
 
@@ -262,7 +262,7 @@ def test_an_empty_task_may_be_allowed(tmp_path):
 
 def test_two_files_of_one_task_and_a_task_in_two_splits_are_errors(data_dir):
     write_task(data_dir / NAME, "task2_two_too")
-    with pytest.raises(DataError, match=r"task2_two_too.json: the same task as task2_two-too.json"):
+    with pytest.raises(DataError, match=r"task2_two_too\.json: .*task2_two-too\.json"):
         registry.discover(NAME, data_dir)
     (data_dir / NAME / "tasks" / "task2_two_too.json").unlink()
     write_splits(data_dir / NAME, train=["task1_one"], test=["task1_one"])

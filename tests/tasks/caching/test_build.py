@@ -279,17 +279,17 @@ def test_long_labels_are_skipped_counted_and_listed_when_asked(data_dir, tmp_pat
 def test_a_store_of_another_tokenizer_or_format_is_refused(data_dir, tmp_path, tokenizer, other_tokenizer):
     cache = tmp_path / "cache"
     build.run(job(data_dir, cache), tokenizer)
-    with pytest.raises(UserError, match=r"store.json: made with another tokenizer, .*/tokenizer; use it or an empty"):
+    with pytest.raises(UserError, match=r"store\.json: .*another tokenizer, .*/tokenizer"):
         build.run(job(data_dir, cache), Tokenizer.load(other_tokenizer))
     (cache / "store.json").write_text('{"format": 0}')
-    with pytest.raises(UserError, match="format 0, not 1; give an empty --cache_dir"):
+    with pytest.raises(UserError, match=r"format 0, not 1.*--cache_dir"):
         build.run(job(data_dir, cache), tokenizer)
 
 
 def test_a_folder_that_is_no_store_is_refused(data_dir, tmp_path, tokenizer):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match="holds files but no token store; give an empty --cache_dir"):
+    with pytest.raises(UserError, match=r"no token store.*--cache_dir"):
         build.run(job(data_dir, tmp_path / "other"), tokenizer)
     with pytest.raises(UserError, match="cannot be written"):
         build.run(job(data_dir, tmp_path / "other" / "thesis.tex"), tokenizer)

@@ -164,7 +164,7 @@ def test_some_tasks_and_categories_share_the_draws_as_the_whole_does():
 
 def test_a_mixture_that_names_a_benchmark_it_lacks_is_refused_unless_some_of_it_is_asked_for():
     manifest = dataclasses.replace(whole(), benchmarks=mixtures.PROPORTIONS | {"flam": 1.0})
-    with pytest.raises(UserError, match="no task of mixture opt_iml is in flam; did you mean flan"):
+    with pytest.raises(UserError, match=r"opt_iml .*flam; did you mean flan"):
         probabilities(manifest.only(None, None))
 
 

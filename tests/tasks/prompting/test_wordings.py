@@ -138,7 +138,7 @@ def test_reasoning_skips_records_without_an_answer_or_a_rationale(tmp_path):
     assert [example.reason for example in skipped[:2]] == ["no answer", "no rationale"] and len(skipped) == 3
     lonely = {"id": "a", "explanation": {"open-ended": "because"}}
     write(tmp_path / "reasoning", **{"cos_e/v1.11/cose_train_v1.11.jsonl": json.dumps(lonely)})
-    with pytest.raises(DataError, match=r"commonsenseqa/train_rand_split.jsonl: is not there; it has the questions"):
+    with pytest.raises(DataError, match=r"commonsenseqa/train_rand_split\.jsonl: .*not there"):
         examples("reasoning", tmp_path, "cose")
 
 

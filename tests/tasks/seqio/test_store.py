@@ -124,11 +124,11 @@ def test_rates_are_those_of_training(sized, options, stated):
 
 
 def test_what_cannot_be_found_or_read_is_said(manifest, tmp_path):
-    with pytest.raises(UserError, match=r"no mixture sample; did you mean samples\?; give a name or CACHE_DIR"):
+    with pytest.raises(UserError, match=r"sample; did you mean samples.*CACHE_DIR"):
         to_seqio("sample")
-    with pytest.raises(UserError, match=r"nothing/mixtures/m.json: no such mixture"):
+    with pytest.raises(UserError, match=r"nothing/mixtures/m\.json"):
         to_seqio(tmp_path / "nothing" / "mixtures" / "m.json")
-    with pytest.raises(UserError, match="eps and proportions can be given for a manifest"):
+    with pytest.raises(UserError, match=r"eps and proportions.*manifest"):
         to_seqio("samples", eps=3)
     path = next(manifest.parents[1].glob("tasks/samples.sample001*/train-*.index"))
     content = path.read_bytes()
