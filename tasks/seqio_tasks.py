@@ -21,7 +21,7 @@ import seqio
 import tensorflow as tf
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.data.settings import REFUSE
+from optiml_jax.data.specification import DEFAULTS, REFUSE, CacheOptions
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.tokenizer import join
 from tasks.benchmarks import samples
@@ -32,7 +32,7 @@ from tasks.example import Example
 from tasks.prompting.subsampling import Pool, examples
 from tasks.seqio.store import to_seqio as to_seqio
 from tasks.seqio.vocabulary import OptVocabulary
-from tasks.task import Options, Task
+from tasks.task import Task
 
 SIGNATURE = {
     "inputs": tf.TensorSpec((), tf.string),
@@ -47,7 +47,7 @@ _registered: tuple[list[str], list[str]] = ([], [])  # names of registered tasks
 def use_data_dir(
     data_dir: str | os.PathLike | None,
     tokenizer: str | os.PathLike | None = None,
-    options: Options = Options(),
+    options: CacheOptions = DEFAULTS,
 ) -> None:
     """Registers every task and mixture again. Tasks of benchmarks missing from `data_dir` come from the catalog, and
     raise an error when they are read.

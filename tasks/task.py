@@ -4,32 +4,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from optiml_jax.data.settings import REFUSE
+from optiml_jax.data.specification import DEFAULTS, CacheOptions
 from tasks.example import Example, Record, Skipped, Template
 
 SHOWN_SPLIT = "shown"  # a split of records that only serve as demonstrations
 MAX_EXAMPLES = 100_000  # per task, chosen at random (paper 2.2 and Table 1); FLAN uses 30,000
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of reading and rendering.
-
-    Attributes:
-      held_out_instances: per task; None: the benchmark's default.
-      all_templates: includes templates that alter the original task (PromptSource, FLAN).
-      t0_truncation: truncates fields of PromptSource's rows to 2,048 characters, as for T0.
-      review: a file of decisions on pairs of tasks (`tasks/catalog/review.py`), in addition to the project's.
-      missing_benchmarks: what to do with benchmarks of a mixture whose data are missing: "refuse" or "leave_out".
-    """
-
-    held_out_instances: int | None = None
-    all_templates: bool = False
-    t0_truncation: bool = False
-    allow_bad_records: bool = False
-    allow_empty_tasks: bool = False
-    missing_benchmarks: str = REFUSE
-    review: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +29,7 @@ class Task:
       demonstrations_drawn: whether each example has randomly drawn demonstrations; otherwise all have the first ones,
         in the order of the task's authors.
       max_examples: maximum number of training examples, chosen at random; benchmarks may set their own.
+      options_used: the options on which its training examples depend, besides those of the store itself.
       longer: what happens to an example longer than a row: "cut" (it loses the start of its source) or "chunk" (it has
         no source, and continues in further rows).
     """
@@ -63,11 +43,12 @@ class Task:
     templates: tuple[Template, ...]
     read: Callable[[str], Iterator[Record | Skipped]]
     render: Callable[..., Example | Skipped]
-    options: Options = Options()
+    options: CacheOptions = DEFAULTS
     demonstrations: str = "train"
     demonstrations_drawn: bool = True
     max_examples: int = MAX_EXAMPLES
     longer: str = "cut"
+    options_used: tuple[str, ...] = ()
 
     def pair_id(self, record: Record, template: Template) -> str:
         """Name of an example in the task: the record's id, with the template's if there are several."""

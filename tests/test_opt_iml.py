@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from optiml_jax.data.cache_paths import manifest_path
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.sampling import probabilities, shares
 from tasks.benchmarks.samples import TOKENIZER
 from tasks.catalog.mixtures import PROPORTIONS
+from tests.stores import only_manifest
 from tests.tasks.prompting.wordings import write
 from tests.test_train import losses, rows, run
 from tools import cache_tasks
@@ -74,7 +74,7 @@ def test_the_shipped_run_trains_on_its_mixture(name, data_dir, tmp_path_factory)
     losses_ = losses(model_dir)
     assert len(losses_) == 20 and np.mean(losses_[-4:]) < np.mean(losses_[:4]) - 1
     assert min(row["row_fill"] for row in rows(model_dir)) >= 0.99
-    manifest = Manifest.read(manifest_path(cache, "opt_iml_max" if name.endswith("max") else "opt_iml"))
+    manifest = Manifest.read(only_manifest(cache, "opt_iml_max" if name.endswith("max") else "opt_iml"))
     drawn = shares(probabilities(manifest), manifest.tasks)
     assert all(abs(share - PROPORTIONS[name] / 100) < 1e-6 for name, share in drawn.items()) and len(drawn) == 9
 

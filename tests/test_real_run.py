@@ -11,9 +11,7 @@ import pytest
 
 from optiml_jax.data.batches import assemble_rows
 from optiml_jax.data.loader import Loader
-from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.settings import Data
-from optiml_jax.data.store import TokenStore
 from optiml_jax.model import decoder, head
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.tokenizer import Tokenizer
@@ -22,6 +20,7 @@ from tasks.caching import build
 from tasks.caching.work_item import Job
 from tests.conftest import ROOT
 from tests.meshes import mesh_of
+from tests.stores import opened
 from tests.test_train import run
 
 MIXTURE = "super_natural_instructions"
@@ -47,10 +46,10 @@ def cache(request, tmp_path_factory) -> Path:
 
 
 def loader(cache: Path, **options) -> Loader:
-    (path,) = (cache / "mixtures").glob("*.json")
-    manifest = Manifest.read(path)
+    store = opened(cache)
+    manifest = store.manifest
     data = Data(manifest.name, str(cache), **{"batch_rows": 4, "prefetch": 0} | options)
-    return Loader(TokenStore(cache), manifest, data, pad_id=1, eos_id=2)
+    return Loader(store, manifest, data, pad_id=1, eos_id=2)
 
 
 def test_rows_of_2048_are_99_per_cent_full(cache):
@@ -81,7 +80,7 @@ def test_packing_is_invisible(cache):
     with loader(cache, row_length=row_length, batch_rows=2) as batches:
         batch = next(batches)
     documents = [document for block, row in batch.rows for document in block.documents(row)]
-    store = TokenStore(cache)
+    store = opened(cache)
     alone = assemble_rows(
         [[document] for document in documents], store, Data(MIXTURE, str(cache), row_length=row_length), 1, 2
     )

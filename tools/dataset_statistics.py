@@ -24,13 +24,14 @@ from tqdm import tqdm
 from optiml_jax.common.errors import DataError, check_known, exit_on_user_error
 from optiml_jax.common.files import write_atomically
 from optiml_jax.common.tables import Parser, table
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.tokenizer import Tokenizer, join
 from tasks.catalog import mixtures, registry
 from tasks.catalog.registry import Benchmark, MissingError
 from tasks.example import Example, Skipped
 from tasks.prompting.subsampling import Pool
 from tasks.suites import flan, promptsource, super_natural_instructions_held_out, unifiedskg, validation
-from tasks.task import Options, Task
+from tasks.task import Task
 
 BATCH = 1024  # prompts per tokenizer call
 REASONS = 12  # printed
@@ -210,7 +211,7 @@ def reasons(skipped: Sequence[Skipped]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
     tokenizer = Tokenizer.load(flags.tokenizer)
-    options = Options(allow_bad_records=True, allow_empty_tasks=True)
+    options = CacheOptions(allow_bad_records=True, allow_empty_tasks=True)
     benchmarks: dict[str, Benchmark] = {}
     missing = []
     for name in flags.benchmarks:

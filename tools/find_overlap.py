@@ -32,6 +32,7 @@ from optiml_jax.common.errors import UserError, exit_on_user_error
 from optiml_jax.common.files import write_atomically
 from optiml_jax.common.tables import Parser, table
 from optiml_jax.data import cache_paths
+from optiml_jax.data.lookup import find_manifest
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.store import SPLIT, TokenStore
 from optiml_jax.evaluation.prompts.ledger import read_ledger
@@ -77,10 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags, beam_flags = parse(arguments)
     start = time.perf_counter()
     fingerprint = Tokenizer.load(flags.tokenizer).fingerprint if flags.tokenizer else None
-    directory = cache_paths.store_with(flags.cache_dir, flags.train, fingerprint)
-    if directory is None:
-        raise UserError(f"{flags.cache_dir}: holds no mixture {flags.train}; write it with python -m tools.cache_tasks")
-    manifest = Manifest.read(cache_paths.manifest_path(directory, flags.train))
+    path = find_manifest(flags.cache_dir, flags.train, fingerprint)
+    manifest = Manifest.read(path)
     ledgers = [cache_paths.ledger_path(flags.cache_dir, name.strip()) for name in flags.eval.split(",")]
     decided = review.read(flags.review) if flags.review and Path(flags.review).exists() else ()
     tasks, evaluated = overlap.examples(prompt for path in ledgers for prompt in read_ledger(path))
@@ -91,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         index.save(Path(folder))
         run = beam(beam_flags) if beam_flags else functools.partial(local, flags.processes)
         shared, tokens = {}, 0
-        for name, positions, count in tqdm(run(str(directory), folder, names), "overlap", len(names), unit="task"):
+        for name, positions, count in tqdm(run(str(path), folder, names), "overlap", len(names), unit="task"):
             shared[name] = index.shared(positions)
             tokens += count
     rows = pairs(tasks, evaluated, shared)
@@ -148,19 +147,17 @@ def write_table(path: str, summary: str, rows: Sequence[tuple]) -> None:
     write_atomically(path, "\n".join([DEFINITION, f"# {summary}", "\t".join(COLUMNS), *lines]) + "\n")
 
 
-def match(store: str, index: str, task: str) -> tuple[str, np.ndarray, int]:
+def match(manifest: str, index: str, task: str) -> tuple[str, np.ndarray, int]:
     """Beam element: the matches of a task with the index."""
-    store, vocabulary, index = _opened(store, index)
+    store, vocabulary, index = _opened(manifest, index)
     return task, *overlap.store_matches(store, task, SPLIT, vocabulary, index)
 
 
 @functools.cache
-def _opened(store: str, index: str) -> tuple[TokenStore, TokenHashes, Index]:
-    return (
-        TokenStore(store),
-        TokenHashes.from_bytes(Tokenizer.load(Path(store) / "tokenizer").token_bytes()),
-        Index.load(Path(index)),
-    )
+def _opened(manifest: str, index: str) -> tuple[TokenStore, TokenHashes, Index]:
+    store = TokenStore.open(manifest)
+    vocabulary = TokenHashes.from_bytes(Tokenizer.load(store.tokenizer_path).token_bytes())
+    return store, vocabulary, Index.load(Path(index))
 
 
 def local(processes: int, store: str, index: str, names: Sequence[str]) -> Iterator[tuple[str, np.ndarray, int]]:

@@ -11,17 +11,20 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.common.files import write_atomically
 from optiml_jax.common.tables import Parser, table
-from optiml_jax.data import cache_paths
-from optiml_jax.data.manifest import SEPARATOR, Manifest
+from optiml_jax.data.lookup import find_manifest
+from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.packing import pack
 from optiml_jax.data.sampling import probabilities, shares
 from optiml_jax.data.settings import Data
+from optiml_jax.data.specification import options_of
 from optiml_jax.data.store import TokenStore
 from optiml_jax.evaluation.prompts.ledger import read_ledger
 from optiml_jax.tokenizer import Tokenizer
@@ -29,6 +32,7 @@ from tools import mixture_page
 
 TRAIN_TOKENS = 2_000_000_000  # the paper's runs (Table 3)
 EOS = 1  # extra positions per example: its inputs start with </s>, its targets end with it
+FLAGS_OF_DATA = ("mixture", "cache_dir", "tokenizer", "data_dir", "eps", "row_length")  # flags that settings have too
 COLUMNS = (
     "name",
     "benchmark",
@@ -47,6 +51,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--mixture", help="mixture of tools.cache_tasks")
     add("--cache_dir", help="folder of the token store")
     add("--tokenizer", help="tokenizer of the store, if the mixture is cached for several")
+    add("--manifest", help="a file of CACHE_DIR/mixtures/MIXTURE, in place of the flags above")
+    add("--data_dir", help="raw data, if the mixture is cached from several folders")
     add("--eps", type=int, help="cap on a task's examples (that of the mixture)")
     add("--train_tokens", type=float, help="length of the run for expected epochs, in tokens (2e9)")
     add("--json", help="also write the table to this JSON file")
@@ -57,41 +63,42 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     flags, gin_flags = parser.parse_known_args(arguments)
     if wrong := [flag for flag in gin_flags if not flag.startswith(("--gin_file=", "--gin.", "--gin_search_paths="))]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    flags.proportions, flags.seed, flags.tasks, flags.categories = None, None, None, None
-    if gin_flags:
-        _take_from_gin(flags, gin_flags)
-    flags.train_tokens = flags.train_tokens or TRAIN_TOKENS
-    flags.row_length = flags.row_length or Data.row_length
-    flags.seed = Data.seed if flags.seed is None else flags.seed
-    if flags.row_length < 2 or flags.examples < 1:
-        parser.error("--row_length must be at least 2 and --examples at least 1")
+    if flags.examples < 1:
+        parser.error("--examples must be at least 1")
+    flags.run = _run_settings(gin_flags) if gin_flags else None
+    named = {name: getattr(flags, name) for name in FLAGS_OF_DATA if getattr(flags, name) is not None}
+    if flags.manifest:
+        path = Path(flags.manifest)
+        named |= {"mixture": path.parent.name, "cache_dir": str(path.parents[2])}
     for name in ("mixture", "cache_dir"):
-        if getattr(flags, name) is None:
+        if not flags.run and name not in named:
             parser.error(f"--{name} is missing; pass it, or --gin_file=FILE")
+    flags.data = dataclasses.replace(flags.run["data"], **named) if flags.run else Data(**named)
     return flags
 
 
-def _take_from_gin(flags: argparse.Namespace, gin_flags: Sequence[str]) -> None:
-    """Returns the settings of a training run that the flags do not set."""
+def _run_settings(gin_flags: Sequence[str]) -> dict[str, Any]:
+    """The settings of a training run."""
     from optiml_jax import gin_cli  # imports jax
 
-    settings = gin_cli.read_settings(gin_flags, "tools.inspect_mixture")
-    data = settings["data"]
-    for name in (
-        "mixture",
-        "cache_dir",
-        "tokenizer",
-        "eps",
-        "proportions",
-        "tasks",
-        "categories",
-        "row_length",
-        "seed",
-    ):
-        if getattr(flags, name) is None:
-            setattr(flags, name, getattr(data, name))
-    if flags.train_tokens is None:
-        flags.train_tokens = settings["optimization"].train_steps * data.batch_rows * data.row_length
+    return gin_cli.read_settings(gin_flags, "tools.inspect_mixture")
+
+
+def train_tokens(flags: argparse.Namespace) -> float:
+    """The length of the run in tokens, padding included."""
+    if flags.train_tokens is not None or flags.run is None:
+        return flags.train_tokens or TRAIN_TOKENS
+    return flags.run["optimization"].train_steps * flags.data.batch_rows * flags.data.row_length
+
+
+def open_store(flags: argparse.Namespace) -> TokenStore:
+    """The store of the mixture; with a gin file, as the run will read it."""
+    data = flags.data
+    if flags.manifest:
+        return TokenStore.open(flags.manifest)
+    fingerprint = Tokenizer.load(data.tokenizer).fingerprint if data.tokenizer else None
+    options = options_of(data) if flags.run else None
+    return TokenStore.open(find_manifest(data.cache_dir, data.mixture, fingerprint, options, data.data_dir))
 
 
 def inspect(
@@ -114,7 +121,7 @@ def inspect(
     draws = train_tokens / positions
     tasks = [
         {
-            **dataclasses.asdict(task),
+            **{name: getattr(task, name) for name in ("name", "benchmark", "category", "examples")},
             "capped_examples": min(task.examples, eps),
             "probability": rates[task.name],
             "tokens": stats[task.name]["tokens"],
@@ -147,13 +154,11 @@ def show(store: TokenStore, tokenizer: Tokenizer, task: str, count: int, row_len
     return "\n".join(lines)
 
 
-def write_page(flags: argparse.Namespace, mixture: Mapping, store: TokenStore) -> str:
-    """Writes the page of `--html` and prints its size. Evaluation prompts come from ledgers in the same cache."""
-    data = Data(flags.mixture, flags.cache_dir, row_length=flags.row_length, seed=flags.seed)
-    ledgers = [cache_paths.ledger_path(flags.cache_dir, name) for name in flags.mixture.split(SEPARATOR)]
-    prompts = [prompt for path in ledgers if path.exists() for prompt in read_ledger(path)]
-    tokenizer = Tokenizer.load(store.directory / "tokenizer")
-    text = mixture_page.page(mixture, store, tokenizer, data, flags.train_tokens, flags.examples, prompts)
+def write_page(flags: argparse.Namespace, mixture: Mapping, store: TokenStore, manifest: Manifest) -> str:
+    """Writes the page of `--html` and returns its size. Evaluation prompts come from the mixture's own ledgers."""
+    prompts = [prompt for path in manifest.ledgers.values() for prompt in read_ledger(store.directory / path)]
+    tokenizer = Tokenizer.load(store.tokenizer_path)
+    text = mixture_page.page(mixture, store, tokenizer, flags.data, train_tokens(flags), flags.examples, prompts)
     write_atomically(flags.html, text)
     return f"page: {flags.html}, {len(text.encode()) / 1e6:.1f} MB"
 
@@ -173,17 +178,15 @@ def _task(name: str, names: Sequence[str], cache_dir: str) -> str:
 @exit_on_user_error
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
-    fingerprint = Tokenizer.load(flags.tokenizer).fingerprint if flags.tokenizer else None
-    store = TokenStore(cache_paths.store_with(flags.cache_dir, flags.mixture, fingerprint) or flags.cache_dir)
-    manifest = Manifest.read(cache_paths.manifest_path(store.directory, flags.mixture))
-    manifest = manifest.only(flags.tasks, flags.categories)
-    report = inspect(store, manifest, flags.train_tokens, flags.eps, flags.proportions)
+    data = flags.data
+    store = open_store(flags)
+    manifest = store.manifest.only(data.tasks, data.categories)
+    report = inspect(store, manifest, train_tokens(flags), data.eps, data.proportions)
     if flags.json:
         write_atomically(flags.json, json.dumps(report, indent=1) + "\n")
     if flags.show:
-        task = _task(flags.show, [path.name for path in (store.directory / "tasks").iterdir()], flags.cache_dir)
-        tokenizer = Tokenizer.load(store.directory / "tokenizer")
-        print(show(store, tokenizer, task, flags.examples, flags.row_length))
+        task = _task(flags.show, [task.name for task in store.manifest.tasks], data.cache_dir)
+        print(show(store, Tokenizer.load(store.tokenizer_path), task, flags.examples, data.row_length))
         return
     print(
         table(
@@ -194,9 +197,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         counts = {name: sum(task[key] == name for task in report["tasks"]) for name in report[plural]}
         rows = [(name, counts[name], p) for name, p in report[plural].items()]
         print("\n" + table((key, "tasks", "probability"), rows))
-    print(f"\nexpected epochs are those of a run of {flags.train_tokens:,.0f} tokens")
+    print(f"\nexpected epochs are those of a run of {train_tokens(flags):,.0f} tokens")
     if flags.html:
-        print(write_page(flags, report, store))
+        print(write_page(flags, report, store, manifest))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from fnmatch import fnmatchcase
 
 from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.common.tables import Parser, table
+from optiml_jax.data.specification import CacheOptions
 from tasks import suites
 from tasks.catalog import mixtures, registry
-from tasks.task import Options
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -79,7 +79,7 @@ def catalog_lines(pattern: str, category: str) -> str:
 def suite_lines(name: str, data_dir: str | None) -> str:
     """Returns one row per part of a suite, given the available data."""
     suite = suites.suite(name)
-    parts = suite.available(suite.discover(data_dir, Options(missing_benchmarks="leave_out")))
+    parts = suite.available(suite.discover(data_dir, CacheOptions(missing_benchmarks="leave_out")))
     rows = [
         (
             part.task.name,

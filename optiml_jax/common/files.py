@@ -1,17 +1,24 @@
 """Atomic writes, and folders that one process at a time may write. Imports neither jax nor benchmarks."""
 
 import contextlib
-import fcntl
+import errno
+import functools
 import os
+import shutil
 import socket
+import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import filelock
+
 from optiml_jax.common.errors import UserError
 
-LOCK = ".lock"
+LOCK, HOLDER = ".lock", ".lock.holder"
+NO_LOCKS = errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP
 
 
 @contextlib.contextmanager
@@ -36,15 +43,54 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def copy_atomically(source: str | os.PathLike, target: str | os.PathLike) -> None:
+    """Copies a file so that no reader sees a part of it."""
+    with atomic(target) as file, Path(source).open("rb") as content:
+        shutil.copyfileobj(content, file)
+
+
 def write_atomically(path: str | os.PathLike, text: str) -> None:
     """Writes UTF-8 text so that no reader sees a partial file."""
     with atomic(path) as file:
         file.write(text.encode())
 
 
+class LockedError(Exception):
+    """Another process holds a lock."""
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike) -> Iterator[None]:
+    """Holds a lock file until the block, or the process, ends. Says so once if the file system has no locks.
+
+    Raises:
+      LockedError: another process holds it.
+      OSError: the file cannot be created.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise LockedError(path) from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        _warn_about_locks(str(Path(path).parent))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@functools.cache
+def _warn_about_locks(directory: str) -> None:
+    print(f"{directory}: its file system has no locks; do not let two processes write there at once", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def exclusive(directory: str | os.PathLike, remedy: str) -> Iterator[None]:
-    """Locks `directory` for this process until the block, or the process, ends.
+    """Locks `directory` until the block, or the process, ends.
 
     Args:
       remedy: advice to a second process, such as "wait for it or choose another MODEL_DIR".
@@ -52,25 +98,20 @@ def exclusive(directory: str | os.PathLike, remedy: str) -> Iterator[None]:
     Raises:
       UserError: another process holds the lock (the message names it), or the folder is not writable.
     """
-    path = Path(directory) / LOCK
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{directory}: cannot be written ({error.strerror})") from error
-    with file:
+    path, holder = Path(directory) / LOCK, Path(directory) / HOLDER
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(f"{directory}: is being written by {holder}; {remedy}") from None
-        except OSError:  # a network file system without locks
-            pass
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+            stack.enter_context(locked(path))
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        except LockedError:
+            deadline = time.monotonic() + 1
+            while not holder.exists() and time.monotonic() < deadline:  # it has just taken the lock
+                time.sleep(0.01)
+            name = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+            raise UserError(f"{directory}: is being written by {name}; {remedy}") from None
+        except OSError as error:
+            raise UserError(f"{directory}: cannot be written ({error.strerror})") from error
         try:
             yield
         finally:
-            file.truncate(0)
+            holder.unlink(missing_ok=True)

@@ -1,66 +1,75 @@
-"""Paths of token stores (one per tokenizer) and prompt ledgers in a CACHE_DIR.
+"""Paths of a CACHE_DIR (format 2), from which every writer and reader takes them.
 
-The store of the first tokenizer lies in the folder itself, those of others in `tokenizers/<fingerprint>/`. Prompt
-ledgers hold text, so they lie in the folder's `ledgers/` whatever tokenizer was in use when they were written.
+    store.json                                  the format
+    tokenizers/<fingerprint>/                   files of each tokenizer in use
+    mixtures/<mixture>/<specification>.json     manifests: the tasks of a mixture and their contents
+    tasks/<task>/<content>/                     tokens of a task (`store.py`), named by a hash of their bytes
+    renderings/<task>/<origin>.json             what a content was made from
+    ledgers/<suite>/<origin>.jsonl              prompt ledgers, named by a hash of what they were made from
+    ledgers/<suite>.jsonl                       a copy of the ledger of the suite that was written last
+    readers/                                    manifests that running processes read (`readers.py`)
+
+Contents and ledgers are never changed after they have their names, so a reader never sees a rewrite. Manifests,
+renderings and `ledgers/<suite>.jsonl` are replaced atomically.
 """
 
 import json
 import os
 from pathlib import Path
 
-from optiml_jax.common.errors import UserError
+from optiml_jax.common.errors import DataError, UserError
 
-OTHERS = "tokenizers"
-
-
-def store_for(cache_dir: str | os.PathLike, fingerprint: str) -> Path:
-    """The folder in which the store of a tokenizer is, or will be."""
-    cache_dir = Path(cache_dir)
-    if _tokenizer(cache_dir) in (None, fingerprint):
-        return cache_dir
-    return cache_dir / OTHERS / fingerprint[:16]
+FORMAT = 2
+HEADER = "store.json"
 
 
-def stores(cache_dir: str | os.PathLike) -> list[Path]:
-    """All existing stores, the folder's own first."""
-    cache_dir = Path(cache_dir)
-    return [path for path in (cache_dir, *sorted((cache_dir / OTHERS).glob("*"))) if (path / "store.json").exists()]
-
-
-def store_with(cache_dir: str | os.PathLike, mixture: str, fingerprint: str | None) -> Path | None:
-    """Returns the store that holds a mixture, or None.
-
-    Args:
-      fingerprint: of the tokenizer; None for any.
+def check_format(cache_dir: str | os.PathLike) -> None:
+    """Refuses a folder without a store, or with one of another format.
 
     Raises:
-      UserError: several stores hold the mixture and `fingerprint` is None.
+      UserError: there is none, or its format differs; the message names the way out.
+      DataError: the header cannot be read.
     """
-    candidates = stores(cache_dir) if fingerprint is None else [store_for(cache_dir, fingerprint)]
-    matches = [path for path in candidates if manifest_path(path, mixture).exists()]
-    if len(matches) > 1:
-        names = " and ".join(str(path / "tokenizer") for path in matches)
-        raise UserError(
-            f"{cache_dir}: mixture {mixture} is cached for {names}; choose one with TOKENIZER (--tokenizer)"
-        )
-    return matches[0] if matches else None
-
-
-def manifest_path(store: str | os.PathLike, mixture: str) -> Path:
-    """Path of a mixture's manifest in a store."""
-    return Path(store) / "mixtures" / f"{mixture}.json"
-
-
-def ledger_path(directory: str | os.PathLike, suite: str) -> Path:
-    """Path of a suite's ledger, given the CACHE_DIR or any store in it."""
-    directory = Path(directory)
-    root = directory.parents[1] if directory.parent.name == OTHERS else directory
-    return root / "ledgers" / f"{suite}.jsonl"
-
-
-def _tokenizer(store: Path) -> str | None:
-    """The fingerprint of the tokenizer that made a store; None if there is no readable store."""
+    path = Path(cache_dir) / HEADER
     try:
-        return json.loads((store / "store.json").read_text(encoding="utf-8"))["tokenizer"]["fingerprint"]
+        version = json.loads(path.read_text(encoding="utf-8"))["format"]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no token store here; write one with python -m tools.cache_tasks") from None
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        raise DataError(f"{path}: damaged; remove the file and cache again") from None
+    if version != FORMAT:
+        raise UserError(
+            f"{path}: a token store of format {version}, this version reads {FORMAT}; remove {cache_dir} or choose an "
+            "empty CACHE_DIR, then cache again: python -m tools.cache_tasks --mixture=NAME --cache_dir=DIR"
+        )
+
+
+def tokenizer_path(cache_dir: str | os.PathLike, fingerprint: str) -> Path:
+    """Folder with the files of a tokenizer."""
+    return Path(cache_dir) / "tokenizers" / fingerprint[:16]
+
+
+def manifests(cache_dir: str | os.PathLike, mixture: str = "*") -> list[Path]:
+    """Manifests of a mixture, sorted; by default those of all mixtures."""
+    return sorted((Path(cache_dir) / "mixtures").glob(f"{mixture}/*.json"))
+
+
+def manifest_path(cache_dir: str | os.PathLike, mixture: str, key: str) -> Path:
+    """Path of the manifest of a mixture; `key`: of its specification."""
+    return Path(cache_dir) / "mixtures" / mixture / f"{key}.json"
+
+
+def content_path(cache_dir: str | os.PathLike, task: str, content: str) -> Path:
+    """Folder of the tokens of a task."""
+    return Path(cache_dir) / "tasks" / task / content
+
+
+def rendering_path(cache_dir: str | os.PathLike, task: str, key: str) -> Path:
+    """Path of the record of what a task's content was made from."""
+    return Path(cache_dir) / "renderings" / task / f"{key}.json"
+
+
+def ledger_path(cache_dir: str | os.PathLike, suite: str, origin: str | None = None) -> Path:
+    """Path of a ledger; without `origin`, of the one that was written last."""
+    name = suite if origin is None else f"{suite}/{origin}"
+    return Path(cache_dir) / "ledgers" / f"{name}.jsonl"

@@ -8,7 +8,7 @@ from pathlib import Path
 from optiml_jax.common.errors import DataError
 
 READ_BYTES = 16 << 20
-CACHE_AGAIN = "remove the task's folder and cache it again"
+CACHE_AGAIN = "remove its folder and cache the mixture again"
 
 
 def crc32(path: Path) -> tuple[int, str]:

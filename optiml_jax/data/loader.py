@@ -168,8 +168,8 @@ def _checked_size(store: Store, task: str, row_length: int) -> int:
     if stats["longest_label"] + 1 > row_length:
         raise UserError(
             f"{task}: the label of example {stats['longest_label_example']} has {stats['longest_label']} tokens "
-            f"and its </s>, more than a row of {row_length}; raise ROW_LENGTH or cache again with "
-            f"--max_label_tokens={row_length - 1}"
+            f"and its </s>, more than a row of {row_length}; raise ROW_LENGTH, or skip such examples with "
+            f"MAX_LABEL_TOKENS = {row_length - 1} (tools.cache_tasks --max_label_tokens)"
         )
     return len(store.lengths(task, SPLIT))  # read here, so that a damaged index is reported before training
 

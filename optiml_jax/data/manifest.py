@@ -1,7 +1,8 @@
 """The manifest of a cached mixture: its tasks and their sizes.
 
-`mixtures/<name>.json`, format 1: name, eps, the proportions of its benchmarks or null, its tasks, how many tasks of
-each benchmark have data (`coverage`), and a checksum of all that. In a hand-written file the last two are optional.
+`mixtures/<name>/<specification>.json`, format 2: name, eps, the proportions of its benchmarks or null, its tasks with
+their contents, how many tasks of each benchmark have data (`coverage`), the specification that decided all that, the
+ledgers of its own suites, and a checksum.
 """
 
 import dataclasses
@@ -15,9 +16,12 @@ from typing import Any
 
 from optiml_jax.common.errors import DataError, UserError, nearest
 from optiml_jax.common.files import write_atomically
+from optiml_jax.data.specification import Specification
 
-FORMAT = 1
+FORMAT = 2
+RECORD = "manifest.json"  # in a MODEL_DIR: the mixture on which the run trains
 SEPARATOR = "+"  # joins the names of the benchmarks in a mixture of several, such as "jsonl+flan"
+UNKNOWN = Specification(tokenizer="", vocab_size=0)  # of a hand-written manifest
 EPS = 4_096  # the paper's cap on the examples per task (4.2)
 
 # {benchmark: {role: [tasks with data, all tasks]}}
@@ -26,12 +30,13 @@ Coverage = Mapping[str, Mapping[str, Sequence[int]]]
 
 @dataclasses.dataclass(frozen=True)
 class TaskSize:
-    """A task of a mixture; `examples` is its size before any cap."""
+    """A task of a mixture; `examples` is its size before any cap, `content` names its tokens (`store.py`)."""
 
     name: str
     benchmark: str
     category: str
     examples: int
+    content: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,9 @@ class Manifest:
     Attributes:
       eps: cap on the examples per task, for the sampling rates.
       benchmarks: share of each benchmark, in any unit; None: one capped proportion over all tasks.
+      coverage: None if it is not known.
+      specification: what the tokens were made from.
+      ledgers: path, relative to the CACHE_DIR, of the ledger of each suite that evaluates the mixture.
     """
 
     name: str
@@ -48,6 +56,8 @@ class Manifest:
     eps: int = EPS
     benchmarks: Mapping[str, float] | None = None
     coverage: Coverage | None = None
+    specification: Specification = UNKNOWN
+    ledgers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, path: str | os.PathLike) -> "Manifest":
@@ -60,7 +70,7 @@ class Manifest:
         path = Path(path)
         if not path.exists():
             close = nearest(path.stem, (other.stem for other in path.parent.glob("*.json")))
-            raise UserError(f"{path}: no such mixture in this cache{close}; write it with python -m tools.cache_tasks")
+            raise UserError(f"{path}: no such manifest{close}; write it with python -m tools.cache_tasks")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             tasks = tuple(TaskSize(**task) for task in content["tasks"])
@@ -68,7 +78,8 @@ class Manifest:
                 raise DataError(f"{path}: damaged (its checksum differs); cache the mixture again")
             if content.pop("format", None) != FORMAT:
                 raise UserError(f"{path}: not of format {FORMAT}, which this version reads; cache the mixture again")
-            manifest = cls(**content | {"tasks": tasks})
+            specification = Specification(**content.pop("specification", dataclasses.asdict(UNKNOWN)))
+            manifest = cls(**content | {"tasks": tasks, "specification": specification})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: not a mixture manifest ({error!r}); cache the mixture again") from error
         if len({task.name for task in tasks}) < len(tasks):
@@ -78,7 +89,8 @@ class Manifest:
     def write(self, path: str | os.PathLike) -> None:
         """Writes the manifest with its checksum."""
         content: dict[str, Any] = {"format": FORMAT, "name": self.name, "eps": self.eps, "benchmarks": self.benchmarks}
-        content |= {"tasks": [dataclasses.asdict(task) for task in self.tasks]}
+        content |= {"tasks": [dataclasses.asdict(task) for task in self.tasks], "ledgers": self.ledgers}
+        content["specification"] = dataclasses.asdict(self.specification)
         if self.coverage is not None:
             content["coverage"] = self.coverage
         content["checksum"] = _checksum(content)

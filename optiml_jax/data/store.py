@@ -1,11 +1,12 @@
-"""The token store, format 1: tokenized examples on disk. Written once by `tasks/caching/`, read here by position.
+"""The token store: tokenized examples on disk. Written once by `tasks/caching/`, read here by position.
 
-    store.json                                   format, tokenizer fingerprint     tokenizer/   the tokenizer's files
-    mixtures/<mixture>.json                      the mixture's tasks and their sizes
-    tasks/<task>/<split>.json                    counts of the split; written last, so that it marks a complete split
-    tasks/<task>/<split>-00000-of-00001.tokens   ids as little-endian uint16, examples end to end
-    tasks/<task>/<split>-00000-of-00001.index    one INDEX_DTYPE record per example
-    tasks/<task>/<split>-00000-of-00001.ids      one example id per line (UTF-8)
+A content, `tasks/<task>/<content>/` of a CACHE_DIR (`cache_paths.py`), is the tokens of one task. Its name is a hash of
+its bytes, and nothing in it changes:
+
+    train.json                     counts and checksums
+    train-00000-of-00001.tokens    ids as little-endian uint16, examples end to end
+    train-00000-of-00001.index     one INDEX_DTYPE record per example
+    train-00000-of-00001.ids       one example id per line (UTF-8)
 
 Ids are source + target without special tokens: the loader places `</s>`. The index is held in memory, 16 bytes per
 example; tokens are read by `pread`, because every touched 64 KB of a memory map counts as resident (2.6 GB after 60
@@ -23,13 +24,16 @@ import threading
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from optiml_jax.common.errors import DataError, UserError
+from optiml_jax.common.errors import DataError, UserError, nearest
+from optiml_jax.data import cache_paths
 from optiml_jax.data.checksums import CACHE_AGAIN, Checker
+from optiml_jax.data.manifest import Manifest
+from optiml_jax.data.readers import registered
 
-FORMAT = 1
 SPLIT = "train"  # the split that is tokenized
 TOKEN_DTYPE = np.dtype("<u2")
 TOKEN_BYTES = TOKEN_DTYPE.itemsize
@@ -42,62 +46,84 @@ SOURCE, CHUNK_SHIFT = (1 << 30) - 1, 30  # mask of the source length, and positi
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u4"), ("label_start", "<u4")])
 
 
-def shard_path(cache_dir: str | os.PathLike, task: str, split: str, shard: int, shards: int, kind: str) -> Path:
-    """Path of one shard's file; `kind` is "tokens", "index" or "ids"."""
-    return Path(cache_dir) / "tasks" / task / f"{split}-{shard:05d}-of-{shards:05d}.{kind}"
+def shard_path(content: str | os.PathLike, split: str, shard: int, shards: int, kind: str) -> Path:
+    """Path of one shard's file in the folder of a content; `kind` is "tokens", "index" or "ids"."""
+    return Path(content) / f"{split}-{shard:05d}-of-{shards:05d}.{kind}"
+
+
+def read_counts(content: str | os.PathLike, split: str) -> dict[str, Any]:
+    """Reads the counts and checksums of a split from the folder of a content.
+
+    Raises:
+      UserError: the content does not exist.
+      DataError: the file is damaged.
+    """
+    path = Path(content) / f"{split}.json"
+    try:
+        counts = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not in this cache; run python -m tools.cache_tasks") from None
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error}); {CACHE_AGAIN}") from None
+    if not isinstance(counts, dict) or not {"shards", "examples", "checksums"} <= counts.keys():
+        raise DataError(f"{path}: not the counts of a split; {CACHE_AGAIN}")
+    return counts
 
 
 class TokenStore:
-    """Random access to the examples of a store; thread-safe. Has `tokenizer_fingerprint` and `vocab_size`.
+    """Random access to the examples of a cached mixture; thread-safe. Has `tokenizer_fingerprint` and `vocab_size`.
+
+    While it exists, `tools.cache_tasks --prune` keeps what it reads.
 
     Args:
+      cache_dir: the folder of the store.
+      manifest: the mixture; only its tasks can be read.
       max_files: maximum number of open descriptors; None: half of the process's limit, at most `MAX_FILES`.
 
     Raises:
       UserError: no store, task or split of that name, or one of another format.
-      DataError: a file is missing or its length does not match the stats, or an index does not match its checksum.
+      DataError: a file is missing or its length does not match the counts, or an index does not match its checksum.
     """
 
-    def __init__(self, cache_dir: str | os.PathLike, max_files: int | None = None) -> None:
+    def __init__(self, cache_dir: str | os.PathLike, manifest: Manifest, max_files: int | None = None) -> None:
         self._files: collections.OrderedDict[tuple, int] = collections.OrderedDict()  # least recently used first
         self._max_files = max_files or _descriptors()
         self._lock = threading.Lock()  # prevents closing a descriptor while another thread reads from it
         self._splits: dict[tuple[str, str], tuple[np.ndarray, list[int]]] = {}
+        self._counts: dict[tuple[str, str], dict[str, Any]] = {}
         self._checker, self._checked = Checker(), set()  # and the shards handed to it
-        self.directory = Path(cache_dir)
-        header = self._json("store.json", "no token store here; write one with python -m tools.cache_tasks")
-        self.tokenizer_fingerprint, self.vocab_size = (
-            header["tokenizer"]["fingerprint"],
-            header["tokenizer"]["vocab_size"],
-        )
+        cache_paths.check_format(cache_dir)
+        self.directory, self.manifest = Path(cache_dir), manifest
+        self.tokenizer_fingerprint = manifest.specification.tokenizer
+        self.vocab_size = manifest.specification.vocab_size
+        self._contents = {task.name: task.content for task in manifest.tasks}
+        self._reader = registered(cache_dir, manifest)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike, max_files: int | None = None) -> "TokenStore":
+        """Opens the store of a mixture, given the path of its manifest."""
+        return cls(Path(path).parents[2], Manifest.read(path), max_files)
 
     def __del__(self) -> None:
         for descriptor in self._files.values():
             os.close(descriptor)
 
-    def _json(self, name: str, missing: str) -> dict:
-        path = self.directory / name
-        if not path.exists():
-            raise UserError(f"{path}: {missing}")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DataError(f"{path}: damaged ({error}); remove the file and cache again") from None
-        if not isinstance(content, dict) or "format" not in content:
-            raise DataError(f"{path}: damaged; remove the file and cache again")
-        if content["format"] != FORMAT:
-            raise UserError(f"{path}: format {content['format']}, not {FORMAT}; cache again in an empty directory")
-        return content
+    @property
+    def tokenizer_path(self) -> Path:
+        """The files of the tokenizer."""
+        return cache_paths.tokenizer_path(self.directory, self.tokenizer_fingerprint)
 
-    def stats(self, task: str, split: str) -> dict:
-        """Counts of the split: examples, tokens, label_tokens, longest_label, skipped, ..."""
-        return self._json(f"tasks/{task}/{split}.json", "not in this cache; run python -m tools.cache_tasks")
+    def content(self, task: str) -> Path:
+        """The folder with the tokens of a task."""
+        if task not in self._contents:
+            raise UserError(f"mixture {self.manifest.name}: no task {task}{nearest(task, self._contents)}")
+        return cache_paths.content_path(self.directory, task, self._contents[task])
 
-    def checksum(self, task: str, split: str) -> str:
-        """A string that differs if any byte of the split's tokens or index differs, by the writer's checksums."""
-        checksums = self.stats(task, split).get("checksums", {})
-        names = sorted(name for name in checksums if name.endswith((".tokens", ".index")))
-        return " ".join(checksums[name] for name in names)
+    def stats(self, task: str, split: str) -> dict[str, Any]:
+        """Counts of the split: examples, tokens, label_tokens, longest_label, ..."""
+        if (task, split) not in self._counts:
+            self._counts[task, split] = read_counts(self.content(task), split)
+        return self._counts[task, split]
 
     def lengths(self, task: str, split: str) -> np.ndarray:
         """Tokens per example, source and target: uint32 [examples]."""
@@ -164,7 +190,7 @@ class TokenStore:
 
     def _paths(self, task: str, split: str, kind: str) -> list[Path]:
         shards = self.stats(task, split)["shards"]
-        return [shard_path(self.directory, task, split, shard, shards, kind) for shard in range(shards)]
+        return [shard_path(self.content(task), split, shard, shards, kind) for shard in range(shards)]
 
     def _split(self, task: str, split: str) -> tuple[np.ndarray, list[int]]:
         """Index [examples] and the first example of each shard [shards + 1]."""
@@ -184,7 +210,7 @@ class TokenStore:
         if descriptor is None:
             if len(self._files) >= self._max_files:
                 os.close(self._files.popitem(last=False)[1])
-            path = shard_path(self.directory, *shard, "tokens")
+            path = shard_path(self.content(shard[0]), *shard[1:], "tokens")
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             if shard not in self._checked:
                 self._checked.add(shard)
@@ -206,7 +232,7 @@ class TokenStore:
 
     def _read(self, shard: tuple, offset: int, part: memoryview) -> None:
         if os.preadv(self._descriptor(shard), [part], offset) != len(part):
-            raise DataError(f"{shard_path(self.directory, *shard, 'tokens')}: truncated; {CACHE_AGAIN}")
+            raise DataError(f"{shard_path(self.content(shard[0]), *shard[1:], 'tokens')}: truncated; {CACHE_AGAIN}")
 
 
 def _part(bytes_: memoryview, start: int, stop: int) -> memoryview:

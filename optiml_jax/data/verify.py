@@ -1,40 +1,34 @@
-"""Verifies every byte of a token store against its stored checksums, at about one gigabyte per second."""
+"""Verifies every byte of the contents of a token store against their checksums, at about one gigabyte per second."""
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from optiml_jax.common.errors import DataError, UserError
+from optiml_jax.data import cache_paths
 from optiml_jax.data.checksums import CACHE_AGAIN, crc32
 from optiml_jax.data.manifest import Manifest
-from optiml_jax.data.store import INDEX_DTYPE, SPLIT, TokenStore
-
-PART = re.compile(r".*-\d{5}-of-\d{5}")  # counts of one shard, stored beside those of the split
+from optiml_jax.data.store import INDEX_DTYPE, SPLIT, read_counts
 
 
-def splits(cache_dir: str | os.PathLike) -> list[tuple[str, str]]:
-    """Task and split of every complete split, sorted."""
-    paths = (Path(cache_dir) / "tasks").glob("*/*.json")
-    return sorted((path.parent.name, path.stem) for path in paths if not PART.fullmatch(path.stem))
+def contents(cache_dir: str | os.PathLike) -> list[Path]:
+    """Folders of all contents, sorted by task."""
+    return sorted(path for path in (Path(cache_dir) / "tasks").glob("*/*") if not path.name.startswith("."))
 
 
-def check_split(store: TokenStore, task: str, split: str) -> Iterator[str]:
-    """Yields a message for each file of the split that does not match its checksum."""
-    directory = store.directory / "tasks" / task
-    path = directory / f"{split}.json"
+def check_content(content: Path, split: str = SPLIT) -> Iterator[str]:
+    """Yields a message for each file of a content that does not match its checksum."""
+    path = content / f"{split}.json"
     try:
-        stats = store.stats(task, split)
-        checksums, tokens, examples = stats["checksums"], stats["tokens"], stats["examples"]
-        if (stats["task"], stats["split"]) != (task, split):
-            raise KeyError("task")
-    except (UserError, ValueError, KeyError, TypeError) as error:
+        counts = read_counts(content, split)
+        checksums, tokens, examples = counts["checksums"], counts["tokens"], counts["examples"]
+    except (UserError, KeyError) as error:
         yield str(error) if isinstance(error, UserError) else f"{path}: not the counts of a split; {CACHE_AGAIN}"
         return
     index_bytes = token_bytes = 0
     valid = True
     for name, checksum in checksums.items():
-        file = directory / name
+        file = content / name
         try:
             size, actual = crc32(file)
         except OSError as error:
@@ -50,17 +44,17 @@ def check_split(store: TokenStore, task: str, split: str) -> Iterator[str]:
         yield f"{path}: its {examples:,} examples of {tokens:,} tokens do not match its files; {CACHE_AGAIN}"
 
 
-def check_manifests(store: TokenStore) -> Iterator[str]:
+def check_manifests(cache_dir: str | os.PathLike) -> Iterator[str]:
     """Yields a message for each mixture that cannot be read or whose sizes differ from the store's."""
-    for path in sorted((store.directory / "mixtures").glob("*.json")):
+    for path in cache_paths.manifests(cache_dir):
         try:
             for task in Manifest.read(path).tasks:
-                examples = store.stats(task.name, SPLIT)["examples"]
+                examples = read_counts(cache_paths.content_path(cache_dir, task.name, task.content), SPLIT)["examples"]
                 if task.examples != examples:
                     difference = f"{task.name} has {examples:,} examples, not {task.examples}"
                     raise DataError(f"{path}: {difference}; cache the mixture again")
-        except (UserError, ValueError, KeyError, TypeError) as error:
-            yield str(error) if isinstance(error, UserError) else f"{path}: damaged; cache the mixture again"
+        except UserError as error:
+            yield str(error)
 
 
 def check_store(cache_dir: str | os.PathLike) -> Iterator[str]:
@@ -69,7 +63,7 @@ def check_store(cache_dir: str | os.PathLike) -> Iterator[str]:
     Raises:
       UserError: there is no store, or one of another format.
     """
-    store = TokenStore(cache_dir)
-    for task, split in splits(cache_dir):
-        yield from check_split(store, task, split)
-    yield from check_manifests(store)
+    cache_paths.check_format(cache_dir)
+    for content in contents(cache_dir):
+        yield from check_content(content)
+    yield from check_manifests(cache_dir)

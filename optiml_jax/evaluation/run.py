@@ -1,7 +1,7 @@
 """The evaluation command: checks settings, loads prompts and weights, evaluates."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from optiml_jax.common.settings import check
 from optiml_jax.evaluation.answers.normalization import RANKED_BY
 from optiml_jax.evaluation.pipeline import run_evaluation
 from optiml_jax.evaluation.prompts.ledger import about, read_ledgers
-from optiml_jax.evaluation.prompts.selection import ledgers, select
+from optiml_jax.evaluation.prompts.selection import ledgers, recorded_ledgers, select
 from optiml_jax.evaluation.reports.plain_text import Context
 from optiml_jax.evaluation.reports.provenance import provenance
 from optiml_jax.inference.model import load_model
@@ -38,6 +38,7 @@ def evaluate(
     mesh: Mesh | None = None,
     precision: str = "fp32",
     check_only: bool = False,
+    mixture_ledgers: Mapping[str, str] | None = None,
     operative_config: Callable[[], str] = str,
 ) -> dict[str, Any]:
     """Evaluates, prints the report and returns the content of `results.json` (on the first process; {} on others).
@@ -45,6 +46,7 @@ def evaluate(
     Args:
       weights: MODEL_DIR of a run, Hugging Face directory or hub name.
       ledger: file, or a directory with exactly one; None: those of `suite`, else of `mixture`, in `cache_dir`.
+      mixture_ledgers: `Manifest.ledgers` of the mixture that was trained on; None: those that the run recorded.
       suite: a suite, or several separated by commas, reported together.
       output_dir: None: `weights`/evaluation.
       ranked_by: score that candidates are ranked by (`normalization.RANKED_BY`).
@@ -58,7 +60,8 @@ def evaluate(
     """
     if not weights:
         raise UserError("WEIGHTS is not set; choose a model with --gin.WEIGHTS=\"'runs/tiny'\"")
-    files = ledgers(ledger, suite, mixture, cache_dir)
+    recorded = recorded_ledgers(weights) if mixture_ledgers is None else mixture_ledgers
+    files = ledgers(ledger, suite, mixture, cache_dir, recorded)
     batch_rows = check("evaluate.batch_rows", batch_rows, int)
     max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
     limit = check("evaluate.limit", limit, int, (0, math.inf))

@@ -2,7 +2,7 @@
 settings."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -44,20 +44,28 @@ class Validation:
     def __post_init__(self) -> None:
         check_fields(self, every=(0, float("inf")), limit=(0, float("inf")))
 
-    def prompts(self) -> list[Prompt]:
+    def prompts(self, mixture_ledgers: Mapping[str, str]) -> list[Prompt]:
         """Loads the selected prompts.
+
+        Args:
+          mixture_ledgers: `Manifest.ledgers` of the mixture that is trained on.
 
         Raises:
           UserError: a ledger is missing, or has no such prompts.
         """
-        files = ledgers(self.ledger, self.suite, self.mixture, self.cache_dir)
+        files = ledgers(self.ledger, self.suite, self.mixture, self.cache_dir, mixture_ledgers)
         return select(read_ledgers(files), self.shots, self.limit)
 
     def scorer(
-        self, config: OPTConfig, tokenizer: Tokenizer, mesh: Mesh, leading_eos: bool, dtype: jnp.dtype
+        self,
+        config: OPTConfig,
+        tokenizer: Tokenizer,
+        mesh: Mesh,
+        leading_eos: bool,
+        dtype: jnp.dtype,
+        prompts: Sequence[Prompt],
     ) -> Callable[[dict], Scores]:
         """Returns a function from parameters on `mesh` to their scores, to be called by every process of a run."""
-        prompts = self.prompts()
         new_tokens = min(self.max_new_tokens, config.max_positions // 2)
 
         def score(params: dict) -> Scores:

@@ -15,9 +15,8 @@ from optiml_jax.common import distributed
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.files import exclusive
 from optiml_jax.common.metrics_log import read_metrics, read_validation
-from optiml_jax.data import cache_paths
 from optiml_jax.data.loader import Loader, local_rows
-from optiml_jax.data.manifest import Manifest, coverage_text
+from optiml_jax.data.manifest import RECORD, Manifest, coverage_text
 from optiml_jax.data.sampling import shares_text
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
@@ -93,28 +92,37 @@ def train(
             if jax.process_index() == 0:
                 stack.enter_context(exclusive(directory, "wait for it or choose another MODEL_DIR"))
         store = open_store(data)
+        ledgers = store.manifest.ledgers
         if evaluate_after is not None:
-            evaluate_after(check_only=True)  # reports a missing ledger now rather than after the last step
-        if validation is not None:
-            validation.prompts()
-        last_step = _train(run, store, operative_config, hooks)
+            # reports a missing ledger now rather than after the last step
+            evaluate_after(check_only=True, mixture_ledgers=ledgers)
+        prompts = () if validation is None else validation.prompts(ledgers)
+        last_step = _train(run, store, prompts, operative_config, hooks)
         if last_step < optimization.train_steps:
             raise SystemExit(143)
-        evaluation = None if evaluate_after is None else evaluate_after(operative_config=operative_config)
+        evaluation = None
+        if evaluate_after is not None:
+            evaluation = evaluate_after(operative_config=operative_config, mixture_ledgers=ledgers)
         return RunResult(directory, last_step, read_metrics(directory), evaluation)
 
 
-def _train(settings: RunSettings, store: TokenStore, operative_config: Callable[[], str], hooks: Sequence[Hook]) -> int:
+def _train(
+    settings: RunSettings,
+    store: TokenStore,
+    validation_prompts: Sequence[Any],
+    operative_config: Callable[[], str],
+    hooks: Sequence[Hook],
+) -> int:
     """Returns the step that was reached: the last one, or the one at which a signal stopped the run. Frees the
     device."""
     model, data, mesh, directory = settings.model, settings.data, settings.mesh, settings.model_dir
-    tokenizer = Tokenizer.load(data.tokenizer or store.directory / "tokenizer")
+    tokenizer = Tokenizer.load(data.tokenizer or store.tokenizer_path)
     if tokenizer.vocab_size > model.vocab_size:
         raise UserError(
             f"the tokenizer has {tokenizer.vocab_size} ids, OPTConfig.vocab_size is {model.vocab_size}; raise it"
         )
-    manifest = Manifest.read(cache_paths.manifest_path(store.directory, data.mixture)).only(data.tasks, data.categories)
-    fixed = settings.fixed(tokenizer, store, manifest)
+    manifest = store.manifest.only(data.tasks, data.categories)
+    fixed = settings.fixed(tokenizer, manifest)
     rows = local_rows(NamedSharding(mesh, sharding.spec("BT")), data.batch_rows, data.row_length)
     loader = Loader(
         store,
@@ -135,6 +143,7 @@ def _train(settings: RunSettings, store: TokenStore, operative_config: Callable[
         if jax.process_index() == 0:
             (directory / "config.gin").write_text(operative_config(), encoding="utf-8")
             tokenizer.save(directory / "tokenizer")
+            store.manifest.write(directory / RECORD)
             _announce(settings, store, manifest, first)
         key = jax.random.fold_in(jax.random.key(data.seed), 1)
         run = Run(
@@ -158,7 +167,8 @@ def _train(settings: RunSettings, store: TokenStore, operative_config: Callable[
                 if jax.process_index() == 0:
                     tokenizer.save(directory / "best" / "tokenizer")
                 dtype = PRECISIONS[settings.computation.precision]
-                score = settings.validation.scorer(model, tokenizer, mesh, data.leading_eos, dtype)
+                options = model, tokenizer, mesh, data.leading_eos, dtype, validation_prompts
+                score = settings.validation.scorer(*options)
                 validator = Validator(run, log, score, best, meta, read_validation(directory))
                 validators.append((settings.validation.every, validator))
             finished = run_steps(run, [(1, log), *hooks, *validators, (settings.logging.checkpoint_every, save)])

@@ -1,7 +1,7 @@
 """The settings of a run, and which of them must stay the same when it resumes."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.settings import Data
-from optiml_jax.data.store import SPLIT, TokenStore
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.tokenizer import Tokenizer
 from optiml_jax.training.hooks import Logging
@@ -27,9 +26,15 @@ class ValidationSettings(Protocol):
 
     every: int
 
-    def prompts(self) -> Sequence[Any]: ...
+    def prompts(self, mixture_ledgers: Mapping[str, str]) -> Sequence[Any]: ...
     def scorer(
-        self, config: OPTConfig, tokenizer: Tokenizer, mesh: Mesh, leading_eos: bool, dtype: Any
+        self,
+        config: OPTConfig,
+        tokenizer: Tokenizer,
+        mesh: Mesh,
+        leading_eos: bool,
+        dtype: Any,
+        prompts: Sequence[Any],
     ) -> Callable[[dict], dict[str, float]]: ...
 
 
@@ -54,9 +59,9 @@ class RunSettings:
     init_weights: str | None = None
     validation: ValidationSettings | None = None
 
-    def fixed(self, tokenizer: Tokenizer, store: TokenStore, manifest: Manifest) -> dict[str, Any]:
-        """The settings that must stay the same when the run resumes, by their names in gin, with the checksum of each
-        task's tokens: a flat dictionary of JSON values."""
+    def fixed(self, tokenizer: Tokenizer, manifest: Manifest) -> dict[str, Any]:
+        """The settings that must stay the same when the run resumes, by their names in gin, with the content of each
+        task: a flat dictionary of JSON values."""
         settings: dict[str, Any] = {"train.init_weights": self.init_weights}
         settings |= {f"OPTConfig.{name}": value for name, value in dataclasses.asdict(self.model).items()}
         settings |= {f"Optimization.{name}": value for name, value in dataclasses.asdict(self.optimization).items()}
@@ -65,7 +70,7 @@ class RunSettings:
         settings["Data.proportions"] = self.data.proportions or manifest.benchmarks
         settings["Computation.precision"] = self.computation.precision
         settings["tokenizer"] = tokenizer.fingerprint
-        settings |= {f"tokens of {task.name}": store.checksum(task.name, SPLIT) for task in manifest.tasks}
+        settings |= {f"tokens of {task.name}": task.content for task in manifest.tasks}
         return settings
 
 

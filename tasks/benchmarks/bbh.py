@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from optiml_jax.common.errors import DataError
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
 from tasks.catalog.registry import Benchmark, stems
 from tasks.example import Skipped
@@ -20,7 +21,7 @@ from tasks.prompting.wordings import Fields, Source, Wording, answers
 from tasks.reading import records
 from tasks.reading.fields import text
 from tasks.reading.records import Row
-from tasks.task import SHOWN_SPLIT, Options
+from tasks.task import SHOWN_SPLIT
 
 NAME = "bbh"
 COT = "_cot"
@@ -30,7 +31,7 @@ STOP = ("\nQ:",)  # the start of the next question, which models without instruc
 UNREAD = {"model_outputs/*": "answers of models", "code-davinci-002-outputs/**/*": "answers of models"}
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Discovers the tasks that have data.
 
     Raises:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from optiml_jax.data.specification import CacheOptions
 from tasks.catalog.registry import Benchmark
 from tasks.example import Skipped
 from tasks.prompting import wordings
@@ -19,7 +20,6 @@ from tasks.prompting.wordings import Fields, Source, Wording, answers
 from tasks.reading import records
 from tasks.reading.fields import UnusableError, choice, text
 from tasks.reading.records import Row
-from tasks.task import Options
 
 NAME = "bias"
 CROWS_PAIRS = "crows_pairs/crows_pairs_anonymized.csv"
@@ -31,7 +31,7 @@ UNREAD = {
 }
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Discovers the tasks that have data.
 
     Raises:

@@ -14,17 +14,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from optiml_jax.data.specification import CacheOptions
 from tasks.catalog.registry import Benchmark, task_name
 from tasks.prompting import wordings
 from tasks.prompting.wordings import Source, answers
 from tasks.reading import records
-from tasks.task import Options
 
 NAME = "crossfit"
 FILE = re.compile(r"(?P<task>.+?)(?P<shots>_\d+_\d+)?_(train|dev|test)\.tsv")
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Discovers the tasks that have data.
 
     Raises:

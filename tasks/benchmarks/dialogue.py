@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from optiml_jax.common.errors import DataError
+from optiml_jax.data.specification import CacheOptions
 from tasks.catalog.registry import Benchmark
 from tasks.example import Skipped
 from tasks.prompting import wordings
@@ -27,7 +28,6 @@ from tasks.prompting.wordings import Fields, Source, answers
 from tasks.reading import records
 from tasks.reading.fields import UnusableError, value
 from tasks.reading.records import Row
-from tasks.task import Options
 
 NAME = "dialogue"
 # task -> the folders, and of ParlAI's snapshots the one that has both speakers' turns
@@ -46,7 +46,7 @@ SPEAKER = re.compile(r"_(self|partner)_say ")
 NUMBERED = re.compile(r"(\d+) (.*)")
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Discovers the tasks that have data.
 
     Raises:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from optiml_jax.common.errors import DataError
+from optiml_jax.data.specification import CacheOptions
 from tasks.catalog.registry import Benchmark
 from tasks.example import Skipped
 from tasks.prompting import wordings
@@ -29,7 +30,6 @@ from tasks.prompting.wordings import Fields, Source, answers
 from tasks.reading import records
 from tasks.reading.fields import UnusableError, text, value
 from tasks.reading.records import Row
-from tasks.task import Options
 
 NAME = "exmix"
 # StylePTB's codes (its README) as instructions; that of VSR is the paper's Figure 52.
@@ -75,7 +75,7 @@ STANCES = {
 }
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Discovers the tasks that have data.
 
     Raises:

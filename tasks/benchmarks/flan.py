@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from optiml_jax.common.errors import DataError
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
 from tasks.catalog.registry import Benchmark, CatalogRow, MissingError, catalog, reviewed_templates
 from tasks.example import Example, Record, Skipped, Template
@@ -27,7 +28,7 @@ from tasks.prompting import prompts
 from tasks.reading import records
 from tasks.reading.fields import UnusableError
 from tasks.reading.flan_fields import fields_of
-from tasks.task import Options, Task
+from tasks.task import Task
 
 NAME = "flan"
 MAX_EXAMPLES = 30_000
@@ -86,7 +87,7 @@ class Pattern(NamedTuple):
     target: str
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Discovers the tasks that have rows.
 
     Raises:
@@ -219,7 +220,7 @@ def _task(
     path: Path,
     splits: Mapping[str, Stretch],
     patterns: Sequence[Pattern],
-    options: Options,
+    options: CacheOptions,
 ) -> Task:
     files = dict.fromkeys(file for stretch in splits.values() for file in stretch.files)
     return Task(
@@ -233,6 +234,7 @@ def _task(
         read=functools.partial(_read, splits),
         render=functools.partial(render, row.name, stem, {pattern.id: pattern for pattern in patterns}),
         options=options,
+        options_used=("all_templates",),
         demonstrations="train" if "train" in splits else next(iter(splits)),
         max_examples=MAX_EXAMPLES,
     )

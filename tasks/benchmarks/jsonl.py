@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from optiml_jax.common.errors import DataError, UserError
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
 from tasks.catalog.registry import Benchmark, CatalogRow, slug, task_name
 from tasks.example import Example, Record, Skipped, Template
 from tasks.prompting import prompts
 from tasks.reading import records
 from tasks.reading.fields import UnusableError
-from tasks.task import Options, Task
+from tasks.task import Task
 
 NAME = "jsonl"
 OWN_LAYOUT = True  # a data directory without a folder of this name is itself the folder or file
@@ -41,7 +42,7 @@ SPOKEN = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
 FORMS = '{"instruction", "input", "output"}, {"prompt", "completion"} or {"messages": [{"role", "content"}]}'
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Discovers the tasks of a file or folder. Reads the start of every file, and all of a file with categories.
 
     Raises:
@@ -85,7 +86,7 @@ def _sources(directory: Path) -> Iterator[tuple[str, dict[str, tuple[Path, ...]]
             yield folder.name, folder_splits
 
 
-def _task(stem: str, category: str | None, splits: Mapping[str, Any], metric: Metric, options: Options) -> Task:
+def _task(stem: str, category: str | None, splits: Mapping[str, Any], metric: Metric, options: CacheOptions) -> Task:
     splits = {split: splits[split] for split in SPLITS if split in splits}
     name = task_name(NAME, stem if category is None else f"{stem}.{slug(category)}")
     carved = 0 if "validation" in splits or "train" not in splits else options.held_out_instances
@@ -100,6 +101,7 @@ def _task(stem: str, category: str | None, splits: Mapping[str, Any], metric: Me
         read=functools.partial(_read, name, splits, category, metric, carved),
         render=functools.partial(render, name),
         options=options,
+        options_used=("held_out_instances",),
         demonstrations="train" if "train" in splits else next(iter(splits)),
     )
 

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from optiml_jax.data.specification import CacheOptions
 from tasks.catalog.registry import Benchmark, stems
 from tasks.prompting import wordings
 from tasks.prompting.wordings import Fields, Source, Wording, answers
 from tasks.reading import records
 from tasks.reading.fields import UnusableError, text
-from tasks.task import SHOWN_SPLIT, Options
+from tasks.task import SHOWN_SPLIT
 
 NAME = "mmlu"
 LETTERS = ("A", "B", "C", "D")
@@ -26,7 +27,7 @@ UNREAD = {
 }
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Discovers the subjects that have data.
 
     Raises:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from optiml_jax.common.errors import DataError
+from optiml_jax.data.specification import CacheOptions
 from tasks.catalog.registry import Benchmark
 from tasks.example import Skipped
 from tasks.prompting import wordings
@@ -20,7 +21,7 @@ from tasks.prompting.wordings import Fields, Source, UnfitError, Wording, answer
 from tasks.reading import records
 from tasks.reading.fields import UnusableError, choice, text, value
 from tasks.reading.records import Row
-from tasks.task import SHOWN_SPLIT, Options
+from tasks.task import SHOWN_SPLIT
 
 NAME = "opt_eval"
 LABEL = {True: 0, False: 1, "true": 0, "false": 1, "True": 0, "False": 1}
@@ -39,7 +40,7 @@ UNREAD = {
 }
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Discovers the tasks that have data.
 
     Raises:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from optiml_jax.data.specification import CacheOptions
 from tasks.catalog.registry import Benchmark
 from tasks.example import Skipped
 from tasks.prompting import wordings
@@ -16,13 +17,12 @@ from tasks.prompting.wordings import Source, answers
 from tasks.reading import records
 from tasks.reading.fields import text
 from tasks.reading.records import Row
-from tasks.task import Options
 
 NAME = "pretrain_text"
 STRETCH = 4 << 20  # maximum characters of a document of a .txt file; the rest is the next document
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Makes one task of all files.
 
     Raises:

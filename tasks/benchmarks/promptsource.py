@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from optiml_jax.common.errors import DataError
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
 from tasks.catalog.registry import Benchmark, CatalogRow, MissingError, catalog, reviewed_templates, task_name
 from tasks.example import Example, Record, Skipped, Template
 from tasks.prompting import jinja_sandbox, prompts
 from tasks.reading import records
-from tasks.task import Options, Task
+from tasks.task import Task
 
 NAME = "promptsource"
 FILE = "templates.yaml"
@@ -50,7 +51,7 @@ class PromptTemplate(NamedTuple):
     metrics: tuple[str, ...]
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Discovers the template files that have rows, and parses only those.
 
     Raises:
@@ -175,7 +176,7 @@ def _usable(
     name_path: Path,
     templates: Sequence[PromptTemplate],
     splits: Mapping[str, tuple[Path, ...]],
-    options: Options,
+    options: CacheOptions,
 ) -> tuple[list[PromptTemplate], list[Skipped]]:
     """Returns the usable templates, and those that fail to compile or time out on the first rows.
 
@@ -228,7 +229,7 @@ def _task(
     path: Path,
     splits: Mapping[str, tuple[Path, ...]],
     templates: Sequence[PromptTemplate],
-    options: Options,
+    options: CacheOptions,
 ) -> Task:
     metric = Metric(metric_of(templates))
     by_id = {template.id: template for template in templates}
@@ -243,6 +244,7 @@ def _task(
         read=functools.partial(_read, splits),
         render=functools.partial(render, row.name, by_id, options.t0_truncation),
         options=options,
+        options_used=("all_templates", "t0_truncation"),
         demonstrations="train" if "train" in splits else next(iter(splits), "train"),
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from optiml_jax.common.errors import DataError
+from optiml_jax.data.specification import CacheOptions
 from tasks.catalog.registry import Benchmark, stems
 from tasks.example import Skipped
 from tasks.prompting import wordings
@@ -22,7 +23,7 @@ from tasks.prompting.wordings import Fields, Source, Wording, answers
 from tasks.reading import records
 from tasks.reading.fields import UnusableError, text
 from tasks.reading.records import Row
-from tasks.task import SHOWN_SPLIT, Options
+from tasks.task import SHOWN_SPLIT
 
 NAME = "raft"
 LABELS = "Possible labels:\n"
@@ -35,7 +36,7 @@ UNREAD = {
 }
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Discovers the tasks that have data.
 
     Raises:

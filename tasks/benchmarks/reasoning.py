@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from optiml_jax.common.errors import DataError
+from optiml_jax.data.specification import CacheOptions
 from tasks.catalog.registry import Benchmark
 from tasks.example import Skipped
 from tasks.prompting import prompts, wordings
@@ -19,7 +20,6 @@ from tasks.prompting.wordings import Fields, Source, UnfitError, answers
 from tasks.reading import records
 from tasks.reading.fields import UnusableError, text, texts, value
 from tasks.reading.records import Row
-from tasks.task import Options
 
 NAME = "reasoning"
 FLAN = tuple(
@@ -40,7 +40,7 @@ UNREAD = {
 }
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Discovers the tasks that have data.
 
     Raises:

@@ -5,11 +5,12 @@ import functools
 from collections.abc import Iterable
 from pathlib import Path
 
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
 from tasks.benchmarks import super_natural_instructions
 from tasks.catalog.registry import Benchmark
 from tasks.example import Record
-from tasks.task import Options, Task
+from tasks.task import Task
 
 NAME = "samples"
 BUILT_IN = True
@@ -18,7 +19,7 @@ TOKENIZER = DIRECTORY / "tokenizer"
 HELD_OUT_INSTANCES = 32  # held-out instances per train task
 
 
-def discover(directory: Path | None, options: Options) -> Benchmark:
+def discover(directory: Path | None, options: CacheOptions) -> Benchmark:
     """Discovers the sample tasks, or those of another `directory` in that layout. Reads every file, since they are
     small."""
     benchmark = super_natural_instructions.discover_folder(NAME, directory or DIRECTORY, options, HELD_OUT_INSTANCES)

@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from optiml_jax.common.errors import DataError
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
 from tasks.catalog.registry import Benchmark, CatalogRow, MissingError, catalog, slug, task_name
 from tasks.example import Example, Record, Skipped, Template
 from tasks.prompting import prompts
 from tasks.prompting.subsampling import REMEDY
-from tasks.task import SHOWN_SPLIT, Options, Task
+from tasks.task import SHOWN_SPLIT, Task
 
 NAME = "super_natural_instructions"
 TEMPLATE = Template("definition", Metric("rouge_l"))  # the instruction is in each file
@@ -42,12 +43,12 @@ SHOWN = 5  # demonstrations: positive examples, then instances if there are fewe
 V1_DEFINITION = ("Definition", "Emphasis & Caution", "Things to Avoid")  # "-" if it is empty
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Discovers the tasks in `directory`/tasks. Opens only the files of tasks that are not in the catalog."""
     return discover_folder(NAME, directory, options)
 
 
-def discover_folder(benchmark: str, directory: Path, options: Options, held_out: int = 0) -> Benchmark:
+def discover_folder(benchmark: str, directory: Path, options: CacheOptions, held_out: int = 0) -> Benchmark:
     """Discovers a folder in the official layout as a benchmark of any name.
 
     Args:
@@ -106,7 +107,7 @@ def _row(benchmark: str, name: str, path: Path | None) -> CatalogRow:
     return CatalogRow(name, benchmark, slug(category) or "unknown", source, "", TEMPLATE.metric.name)
 
 
-def _task(row: CatalogRow, path: Path, held_out: int, options: Options) -> Task:
+def _task(row: CatalogRow, path: Path, held_out: int, options: CacheOptions) -> Task:
     return Task(
         name=row.name,
         benchmark=row.benchmark,
@@ -118,6 +119,7 @@ def _task(row: CatalogRow, path: Path, held_out: int, options: Options) -> Task:
         read=functools.partial(read_split, path, row.name, held_out, options.allow_empty_tasks),
         render=functools.partial(render, row.name),
         options=options,
+        options_used=("held_out_instances",),
         demonstrations=SHOWN_SPLIT,
         demonstrations_drawn=False,
     )

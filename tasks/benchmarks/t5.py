@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from optiml_jax.data.specification import CacheOptions
 from tasks.catalog.registry import Benchmark
 from tasks.prompting import wordings
 from tasks.prompting.wordings import Source, answers
 from tasks.reading.fields import text
-from tasks.task import Options
 
 NAME = "t5"
 PLACES = ("rows", "../flan/rows", "../promptsource/rows")
@@ -38,7 +38,7 @@ DATA_SETS = {
 }
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Discovers the tasks that have rows.
 
     Raises:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from optiml_jax.data.specification import CacheOptions
 from tasks.catalog.registry import Benchmark, stems
 from tasks.example import Skipped
 from tasks.prompting import wordings
@@ -21,7 +22,6 @@ from tasks.prompting.wordings import Fields, Source, answers
 from tasks.reading import records
 from tasks.reading.fields import UnusableError, text, value
 from tasks.reading.records import Row
-from tasks.task import Options
 
 NAME = "unifiedskg"
 MAX_TABLE = 4_096  # maximum characters of a table, about UnifiedSKG's 1,024 tokens
@@ -39,7 +39,7 @@ UNREAD = {
 }
 
 
-def discover(directory: Path, options: Options) -> Benchmark:
+def discover(directory: Path, options: CacheOptions) -> Benchmark:
     """Discovers the tasks that have data.
 
     Raises:

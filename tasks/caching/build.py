@@ -1,43 +1,60 @@
 """Brings the token store of a mixture up to date, doing only what is missing or out of date.
 
-A task is out of date if its raw files (by content), the code that renders it, or its options have changed.
+A task is out of date if its raw files (by content), the code that renders it, or its options have changed. What was
+cached before stays in the store, for the runs that read it, until `prune.py` removes it.
 """
 
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from optiml_jax.common import files
-from optiml_jax.common.errors import UserError
-from optiml_jax.data.cache_paths import manifest_path
+from optiml_jax.common.errors import DataError, UserError
+from optiml_jax.data import cache_paths
 from optiml_jax.data.manifest import Manifest, TaskSize, present
-from optiml_jax.data.store import FORMAT, SPLIT
+from optiml_jax.data.specification import PERMISSIONS, Specification, absolute, digest
+from optiml_jax.data.store import SPLIT, read_counts
 from optiml_jax.data.verify import check_store
 from optiml_jax.tokenizer import Tokenizer
 from tasks.caching import estimate, pipeline, shard
-from tasks.caching.work_item import Job, identity
+from tasks.caching.work_item import FAILED, Job, Origin, code_version, identity, used_options
 from tasks.catalog import mixtures
 from tasks.example import Skipped
 from tasks.reading import fingerprints
 from tasks.task import Task
+
+Rendering = Mapping[str, Any]  # what `work_item.write_item` writes
 
 
 @dataclass(frozen=True)
 class CacheResult:
     """A mixture whose store and manifest are up to date.
 
-    `written` are those of its `tasks` that this run cached, in `seconds` of the pipeline (without imports and
-    discovery).
+    Attributes:
+      tasks: all of the mixture; `written`: those that this run cached, in `seconds` of the pipeline (without imports
+        and discovery).
+      renderings: what each task was made from, by name.
+      path: of the manifest.
     """
 
     tasks: list[Task]
     written: list[Task]
+    renderings: Mapping[str, Rendering]
     left_out: tuple[Skipped, ...]
     manifest: Manifest
+    path: Path
     seconds: float
+
+    def counts(self, task: str) -> dict[str, Any]:
+        """Everything that is counted of a task: its raw records and its stored tokens."""
+        rendering = self.renderings[task]
+        content = cache_paths.content_path(self.path.parents[2], task, rendering["content"])
+        return {**rendering, **read_counts(content, SPLIT)}
 
 
 def run(
@@ -45,41 +62,90 @@ def run(
     tokenizer: Tokenizer,
     beam_flags: Sequence[str] = (),
     announce: Callable[[estimate.StorePlan], None] | None = None,
+    ledgers: Callable[[], Mapping[str, str]] = dict,
+    check_only: bool = False,
 ) -> CacheResult:
     """Brings the store and the manifest of a mixture up to date.
 
     Args:
       beam_flags: Beam's own command line, such as `--runner=FlinkRunner`.
       announce: called with the plan before work starts; None skips planning.
+      ledgers: writes the ledgers of the mixture's suites, and returns their paths for the manifest.
+      check_only: writes nothing.
 
     Raises:
-      UserError: the mixture is unknown, there are no data, or the store has another tokenizer or format, or is in use.
+      UserError: the mixture is unknown, there are no data, or the store has another format, or is in use; or a task is
+        out of date and `check_only` is set.
       DataError: files or records cannot be used. Tasks without faults are cached nevertheless.
     """
     mixture = mixtures.mixture(job.mixture)
     discovered = mixture.discover(job.data_dir, job.options)
     tasks, cache_dir, seconds = mixture.tasks(discovered), Path(job.cache_dir), 0.0
-    path = manifest_path(cache_dir, mixture.name)
-    with exclusive(cache_dir):
-        open_store(cache_dir, tokenizer)
-        pending = [task for task in tasks if not is_current(job, tokenizer.fingerprint, task)]
+    with contextlib.nullcontext() if check_only else exclusive(cache_dir):
+        if not check_only:
+            open_store(cache_dir, tokenizer)
+        current = {task.name: find_rendering(job, tokenizer.fingerprint, task) for task in tasks}
+        pending = [task for task in tasks if current[task.name] is None]
+        if pending and check_only:
+            raise UserError(f"{cache_dir}: {pending[0].name} is not cached as it is now ({len(pending)} such tasks)")
         if pending:
             if announce:
                 announce(estimate.plan(pending, tokenizer))
-            path.unlink(missing_ok=True)  # a manifest promises a complete mixture
+            origins = [origin(job, tokenizer.fingerprint, task) for task in pending]
+            seconds = pipeline.write(job, pending, origins, beam_flags)
             for task in pending:
-                clear(cache_dir, task)
-            seconds = pipeline.write(job, pending, beam_flags)
-        sizes = (
-            TaskSize(task.name, task.benchmark, task.category, read_stats(cache_dir, task.name)["examples"])
-            for task in tasks
+                current[task.name] = find_rendering(job, tokenizer.fingerprint, task)
+                if current[task.name] is None:
+                    raise DataError(f"{task.name}: its files changed while they were read; run the same command again")
+        renderings: dict[str, Rendering] = {name: current[name] for name in sorted(current)}
+        sizes = tuple(size for task in tasks if (size := _size(cache_dir, task, renderings[task.name])).examples)
+        manifest = Manifest(
+            mixture.name,
+            sizes,
+            mixture.eps,
+            present(mixture.proportions, sizes),
+            discovered.coverage,
+            _specification(job, tokenizer, tasks, renderings, discovered.missing),
+            {} if check_only else ledgers(),
         )
-        nonempty = tuple(size for size in sizes if size.examples)
-        proportions = present(mixture.proportions, nonempty)
-        manifest = Manifest(mixture.name, nonempty, mixture.eps, proportions, discovered.coverage)
-        manifest.write(path)
+        path = cache_paths.manifest_path(cache_dir, mixture.name, manifest.specification.key)
+        if not check_only:
+            manifest.write(path)
+        elif not path.exists() or Manifest.read(path).tasks != sizes:
+            raise UserError(f"{cache_dir}: mixture {mixture.name} is not cached as it is now")
     left_out = (*discovered.left_out, *mixture.not_drawn(discovered))
-    return CacheResult(tasks, pending, left_out, manifest, seconds)
+    return CacheResult(tasks, pending, renderings, left_out, manifest, path, seconds)
+
+
+def _size(cache_dir: Path, task: Task, rendering: Rendering) -> TaskSize:
+    content = rendering["content"]
+    counts = read_counts(cache_paths.content_path(cache_dir, task.name, content), SPLIT)
+    return TaskSize(task.name, task.benchmark, task.category, counts["examples"], content)
+
+
+def _specification(
+    job: Job,
+    tokenizer: Tokenizer,
+    tasks: Sequence[Task],
+    renderings: Mapping[str, Rendering],
+    missing: Sequence[str],
+) -> Specification:
+    """The specification of a mixture. `missing`: benchmarks that are left out because their data are missing."""
+    names = {name for task in tasks for name in used_options(task)}
+    names |= {"review", *(["missing_benchmarks"] if missing else [])}
+    raw: dict[str, list[tuple[str, str]]] = {}
+    for task in tasks:
+        items = renderings[task.name]["raw"].items()
+        raw.setdefault(task.benchmark, []).extend((name, file["sha256"]) for name, file in items)
+    own = any(not file.is_relative_to(fingerprints.ROOT / "tasks") for task in tasks for file in task.files)
+    return Specification(
+        tokenizer=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
+        options={name: job.options.stored(name) for name in sorted(names - set(PERMISSIONS))},
+        data_dir=absolute(job.data_dir) if own else None,
+        code={benchmark: code_version(benchmark) for benchmark in sorted(raw)},
+        raw={benchmark: digest(sorted(set(raw[benchmark]))) for benchmark in sorted(raw)},
+    )
 
 
 @contextlib.contextmanager
@@ -87,62 +153,71 @@ def exclusive(cache_dir: Path) -> Iterator[None]:
     """Locks a store while it is written, until the block or the process ends.
 
     Two writers would not corrupt a file (each is written under a temporary name), but one would remove what the other
-    has finished, and describe a mixture whose tasks are gone.
+    has begun.
 
     Raises:
       UserError: another process holds the lock, or the folder contains other files.
     """
     occupied = cache_dir.is_dir() and any(cache_dir.iterdir())
-    if occupied and not any((cache_dir / name).exists() for name in (files.LOCK, "store.json")):
+    if occupied and not any((cache_dir / name).exists() for name in (files.LOCK, cache_paths.HEADER)):
         raise UserError(f"{cache_dir}: holds files but no token store; give an empty --cache_dir")
     with files.exclusive(cache_dir, "wait for it or give another --cache_dir"):
-        for left in cache_dir.rglob(".*.tmp"):  # left by a killed run
-            left.unlink(missing_ok=True)
+        remove_partial(cache_dir)
         yield
 
 
+def remove_partial(cache_dir: Path) -> None:
+    """Removes what a killed run has left: files and folders with temporary names, and faults of an earlier run."""
+    for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp", "tasks/*/.*", f"renderings/*/*{FAILED}"):
+        for path in cache_dir.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
 def open_store(cache_dir: Path, tokenizer: Tokenizer) -> None:
-    """Creates an empty store for the tokenizer, or checks that the existing store has that tokenizer."""
-    path = cache_dir / "store.json"
+    """Creates an empty store or checks the existing one, and adds the tokenizer.
+
+    Raises:
+      UserError: the folder has a store of another format, or cannot be written.
+    """
+    if (cache_dir / cache_paths.HEADER).exists():
+        cache_paths.check_format(cache_dir)
+    else:
+        shard.write_json(cache_dir / cache_paths.HEADER, {"format": cache_paths.FORMAT})
+    path = cache_paths.tokenizer_path(cache_dir, tokenizer.fingerprint)
     if path.exists():
-        header = json.loads(path.read_text(encoding="utf-8"))
-        if header.get("format") != FORMAT:
-            raise UserError(f"{path}: format {header.get('format')}, not {FORMAT}; give an empty --cache_dir")
-        if header["tokenizer"]["fingerprint"] != tokenizer.fingerprint:
-            raise UserError(
-                f"{path}: made with another tokenizer, {cache_dir}/tokenizer; use it or an empty --cache_dir"
-            )
         return
+    partial = path.with_name(f".{path.name}.tmp")
     try:
-        tokenizer.save(cache_dir / "tokenizer")
+        tokenizer.save(partial)
+        partial.rename(path)
     except OSError as error:
         raise UserError(f"--cache_dir={cache_dir}: cannot be written ({error.strerror})") from error
-    ids = {"fingerprint": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
-    shard.write_json(path, {"format": FORMAT, "tokenizer": ids})  # written last: it marks the store as complete
 
 
-def read_stats(cache_dir: str | os.PathLike, task: str) -> dict | None:
-    """The stats of a finished task; None if it is not finished."""
-    path = Path(cache_dir) / "tasks" / task / f"{SPLIT}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def origin(job: Job, fingerprint: str, task: Task) -> Origin:
+    """What the content of a task would be made from now; reads the raw files."""
+    raw = fingerprints.raw_files(task.files, job.data_dir)
+    return Origin(task.name, fingerprint, identity(job.options, task), raw)
 
 
-def is_current(job: Job, fingerprint: str, task: Task) -> bool:
-    """Whether a task is finished and would be cached identically."""
-    stats = read_stats(job.cache_dir, task.name)
-    if not stats or not identity(job, fingerprint, task).items() <= stats.items():
-        return False
-    if not all((Path(job.cache_dir) / "tasks" / task.name / name).exists() for name in stats["checksums"]):
-        return False
-    return fingerprints.unchanged(task.files, stats["raw"])
+def find_rendering(job: Job, fingerprint: str, task: Task) -> Rendering | None:
+    """The rendering of a task as its raw files, code and options are now; None if it is not cached."""
+    wanted = Origin(task.name, fingerprint, identity(job.options, task), {}).name.split("-")[0]
+    paths = cache_paths.rendering_path(job.cache_dir, task.name, wanted)
+    for path in sorted(paths.parent.glob(f"{wanted}-*.json")):
+        rendering = json.loads(path.read_text(encoding="utf-8"))
+        content = cache_paths.content_path(job.cache_dir, task.name, rendering["content"])
+        if shard.is_whole(content) and fingerprints.unchanged(task.files, job.data_dir, rendering["raw"]):
+            return rendering
+    return None
 
 
-def clear(cache_dir: Path, task: Task) -> None:
-    """Removes a task from the store, stats first, with anything that a killed run may have left of it."""
-    directory = cache_dir / "tasks" / task.name
-    (directory / f"{SPLIT}.json").unlink(missing_ok=True)
-    for path in [*directory.glob(f"{SPLIT}[-.]*"), *directory.glob(f".{SPLIT}[-.]*.tmp")]:
-        path.unlink()
+def content_of(path: Path) -> str:
+    """The content to which a rendering led."""
+    return json.loads(path.read_text(encoding="utf-8"))["content"]
 
 
 def verify(cache_dir: str | os.PathLike) -> Iterator[str]:
@@ -152,12 +227,11 @@ def verify(cache_dir: str | os.PathLike) -> Iterator[str]:
       UserError: there is no store.
     """
     yield from check_store(cache_dir)
-    path = Path(cache_dir) / "tokenizer"
-    header = json.loads((Path(cache_dir) / "store.json").read_text(encoding="utf-8"))
-    try:
-        fingerprint = Tokenizer.load(path).fingerprint
-    except UserError as error:
-        yield str(error)
-        return
-    if fingerprint != header["tokenizer"]["fingerprint"]:
-        yield f"{path}: not the tokenizer that made this store; restore it or cache again in an empty folder"
+    for path in sorted((Path(cache_dir) / "tokenizers").iterdir()):
+        try:
+            fingerprint = Tokenizer.load(path).fingerprint
+        except UserError as error:
+            yield str(error)
+            continue
+        if not fingerprint.startswith(path.name):
+            yield f"{path}: not the tokenizer that made this store; remove the folder and cache again"

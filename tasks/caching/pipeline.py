@@ -16,15 +16,18 @@ from typing import TextIO
 from tqdm import tqdm
 
 from optiml_jax.common.errors import DataError, UserError, nearest
-from optiml_jax.data.store import SPLIT
-from tasks.caching.work_item import FAILED, Job, work_items, worker, write_item
+from optiml_jax.data import cache_paths
+from tasks.caching.work_item import Job, Origin, failure_path, work_items, worker, write_item
 from tasks.task import Task
 
 IN_MEMORY_BYTES = 24 << 20  # with fewer raw bytes, starting worker processes costs more than it saves
 
 
-def write(job: Job, pending: Sequence[Task], beam_flags: Sequence[str]) -> float:
+def write(job: Job, pending: Sequence[Task], origins: Sequence[Origin], beam_flags: Sequence[str]) -> float:
     """Runs the pipeline over `pending` with a progress bar of finished tasks; returns the seconds it took.
+
+    Args:
+      origins: of the pending tasks.
 
     Raises:
       DataError: the first fault that a worker reported; the other tasks are written.
@@ -41,8 +44,8 @@ def write(job: Job, pending: Sequence[Task], beam_flags: Sequence[str]) -> float
             flags.append(f"--direct_num_workers={os.cpu_count()}")
 
     start = time.perf_counter()
-    paths = [Path(job.cache_dir) / "tasks" / task.name / f"{SPLIT}.json" for task in pending]
-    failed = [path.with_suffix(FAILED) for path in paths]
+    paths = [cache_paths.rendering_path(job.cache_dir, origin.task, origin.name) for origin in origins]
+    failed = [failure_path(job.cache_dir, origin) for origin in origins]
     worker.cache_clear()
     processes = "--direct_running_mode=multi_processing" in flags
     with (
@@ -51,8 +54,8 @@ def write(job: Job, pending: Sequence[Task], beam_flags: Sequence[str]) -> float
         Progress(paths + failed, terminal),
     ):
         pipeline = beam.Pipeline(options=pipeline_options(flags))
-        names = pipeline | beam.Create([task.name for task in pending]) | "deal out" >> beam.Reshuffle()
-        shards = names | beam.FlatMap(work_items, job) | "deal out shards" >> beam.Reshuffle()
+        work = pipeline | beam.Create(origins) | "deal out" >> beam.Reshuffle()
+        shards = work | beam.FlatMap(work_items, job) | "deal out shards" >> beam.Reshuffle()
         _ = shards | beam.Map(write_item, job)
         pipeline.run().wait_until_finish()
     messages = [path.read_text(encoding="utf-8") for path in failed if path.exists()]

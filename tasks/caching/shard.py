@@ -1,17 +1,19 @@
 """Writes one shard of a task's training examples: text in, files of the token store out. Imports neither Beam nor
 seqio.
 
-Every file is written under a temporary name and renamed when it is complete, and `<split>.json` is written last: a file
-with its final name is complete, and a split without its `.json` does not exist.
+The files of a content are written to a folder with a temporary name. It is renamed when all of them are complete, to a
+hash of their bytes, so that equal contents are stored once.
 """
 
 import collections
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
+import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +21,8 @@ import numpy as np
 
 from optiml_jax.common.errors import DataError
 from optiml_jax.common.files import atomic
-from optiml_jax.data.store import CHUNK_SHIFT, FORMAT, INDEX_DTYPE, SPLIT, TOKEN_DTYPE, shard_path
+from optiml_jax.data.specification import DEFAULTS, CacheOptions, digest
+from optiml_jax.data.store import CHUNK_SHIFT, INDEX_DTYPE, SPLIT, TOKEN_DTYPE, read_counts, shard_path
 from optiml_jax.tokenizer import Tokenizer, join
 from tasks.example import Example, Skipped
 from tasks.prompting.subsampling import REMEDY, Choice, Pool, RecordTemplate
@@ -28,9 +31,10 @@ from tasks.task import Task
 BATCH = 1024  # examples tokenized at once
 SHARD_BYTES = 64 << 20  # raw bytes per shard, about 15 seconds of work
 LISTED = 1000  # skipped records listed in the stats
-ROW_LENGTH = 2048  # OPT's; a longer example, with its </s>, is counted as truncated or stored in chunks
+ROW_LENGTH = CacheOptions().row_length  # OPT's; a longer example, with its </s>, is counted as truncated
 KINDS = ("tokens", "index", "ids")
-SUMS = ("examples", "tokens", "label_tokens", "skipped_count", "raw_examples", "truncated")
+COUNTS = ("examples", "tokens", "label_tokens")  # of a content
+SUMS = ("raw_examples", "skipped_count", "truncated")  # of a rendering
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -42,48 +46,42 @@ def shard_count(files: Sequence[Path]) -> int:
     return max(1, -(-sum(file.stat().st_size for file in files) // SHARD_BYTES))
 
 
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """Limits of an example. `max_label_tokens`: longer labels are skipped, 0 keeps all. `row_length`: see
-    `Task.longer`."""
-
-    max_label_tokens: int = 0
-    row_length: int = ROW_LENGTH
-
-
 def write_shard(
-    cache_dir: Path,
+    directory: Path,
     task: Task,
     shard: int,
     shards: int,
     tokenizer: Tokenizer,
-    limits: Limits = Limits(),
+    options: CacheOptions = DEFAULTS,
     choice: Choice | None = None,
 ) -> dict:
-    """Writes tokens, index and ids of one shard of a task's training examples.
+    """Writes tokens, index and ids of one shard of a task's training examples into a folder.
 
     Args:
       choice: the selected pairs, if already known.
 
     Returns:
-      Stats of the shard: counts, longest label, skipped records, checksums.
+      Stats of the shard: counts, longest label, skipped records, checksums and hashes of the files.
 
     Raises:
       DataError: see `Pool`.
     """
-    paths = {kind: shard_path(cache_dir, task.name, SPLIT, shard, shards, kind) for kind in KINDS}
-    stats = dict.fromkeys(SUMS, 0) | {"longest_label": 0, "longest_label_example": None, "skipped": [], "templates": {}}
-    checksums = dict.fromkeys(KINDS, 0)
+    paths = {kind: shard_path(directory, SPLIT, shard, shards, kind) for kind in KINDS}
+    stats = dict.fromkeys((*COUNTS, *SUMS), 0)
+    stats |= {"longest_label": 0, "longest_label_example": None, "skipped": [], "templates": {}}
+    checksums, hashes = dict.fromkeys(KINDS, 0), {kind: hashlib.sha256() for kind in KINDS}
     with contextlib.ExitStack() as stack:
         files = {kind: stack.enter_context(atomic(path)) for kind, path in paths.items()}
         pool = Pool(task, SPLIT, choice=choice)
         stats["raw_examples"] = len(range(shard, pool.choice.raw, shards))
         pairs = pool.shard(shard, shards)
         while batch := list(itertools.islice(pairs, BATCH)):
-            for kind, data in _content(task, _render(pool, batch, stats), tokenizer, limits, stats).items():
+            for kind, data in _content(task, _render(pool, batch, stats), tokenizer, options, stats).items():
                 files[kind].write(data)
                 checksums[kind] = zlib.crc32(data, checksums[kind])
+                hashes[kind].update(data)
     stats["checksums"] = {paths[kind].name: f"{crc:08x}" for kind, crc in checksums.items()}
+    stats["hashes"] = {paths[kind].name: hash_.hexdigest() for kind, hash_ in hashes.items()}
     return stats
 
 
@@ -120,14 +118,14 @@ class EncodedExample(NamedTuple):
 
 
 def _content(
-    task: Task, named: list[tuple[str, Example]], tokenizer: Tokenizer, limits: Limits, stats: dict
+    task: Task, named: list[tuple[str, Example]], tokenizer: Tokenizer, options: CacheOptions, stats: dict
 ) -> dict[str, bytes]:
     """The bytes of each kind of file for one batch; adds the batch to `stats`."""
     joined = [join(example.source, example.target, example.separator) for _, example in named]
     rows = [EncodedExample(name, *ids) for (name, _), *ids in zip(named, *encode(joined, tokenizer))]
     if task.longer == "chunk":
-        rows = [chunk for row in rows for chunk in chunks(row, limits.row_length)]
-    if limit := limits.max_label_tokens:
+        rows = [chunk for row in rows for chunk in chunks(row, options.row_length)]
+    if limit := options.max_label_tokens:
         reason = f"more than --max_label_tokens={limit}"
         long = [row for row in rows if row.labels > limit]
         _skip(stats, [Skipped(f"{task.name}#{row.name}", f"label of {row.labels} tokens, {reason}") for row in long])
@@ -145,7 +143,7 @@ def _content(
     longest = max(rows, key=lambda row: row.labels)
     if longest.labels > stats["longest_label"]:
         stats["longest_label"], stats["longest_label_example"] = longest.labels, longest.name
-    stats["truncated"] += int((index["length"] + 1 > limits.row_length).sum()) if task.longer == "cut" else 0
+    stats["truncated"] += int((index["length"] + 1 > ROW_LENGTH).sum()) if task.longer == "cut" else 0
     stats["examples"] += len(rows)
     stats["tokens"] += count
     stats["label_tokens"] += sum(row.labels for row in rows)
@@ -191,28 +189,49 @@ def encode(texts: list[tuple[str, str]], tokenizer: Tokenizer) -> tuple[list[lis
     return [head_ids[head] + tail for head, tail in zip(heads, rest)], rest[len(texts) :]
 
 
-def finish(cache_dir: Path, identity: dict, raw: dict, shards: list[dict], allow_empty: bool) -> None:
-    """Writes `train.json`, which completes the split.
+def check_not_empty(task: str, files: Iterable[str], shards: list[dict]) -> None:
+    """Refuses a task without examples.
 
     Raises:
-      DataError: the split has no examples, and `allow_empty` is False.
+      DataError: names its files.
     """
-    total = {key: sum(shard[key] for shard in shards) for key in SUMS}
+    if not sum(shard["examples"] for shard in shards):
+        raise DataError(f"{task} ({', '.join(files)}): no usable instance for {SPLIT}; {REMEDY}")
+
+
+def finish(directory: Path, shards: list[dict]) -> str:
+    """Completes the content in a folder: writes its counts and renames the folder. Returns the content's name."""
     longest = max(shards, key=lambda shard: shard["longest_label"])
-    stats = {
-        "format": FORMAT,
-        **identity,
+    counts = {
         "shards": len(shards),
-        **total,
+        **{name: sum(shard[name] for shard in shards) for name in COUNTS},
         "longest_label": longest["longest_label"],
         "longest_label_example": longest["longest_label_example"],
-        "templates": dict(sum((collections.Counter(shard["templates"]) for shard in shards), collections.Counter())),
-        "skipped": list(itertools.chain.from_iterable(shard["skipped"] for shard in shards))[:LISTED],
-        "raw": raw,
         "checksums": {name: crc for shard in shards for name, crc in shard["checksums"].items()},
     }
-    if not total["examples"] and not allow_empty:
-        where = f"{identity['task']} ({', '.join(raw)}): no usable instance for {SPLIT}"
-        raise DataError(f"{where}; {REMEDY}")
-    directory = cache_dir / "tasks" / identity["task"]
-    write_json(directory / f"{SPLIT}.json", stats)
+    write_json(directory / f"{SPLIT}.json", counts)
+    name = digest({name: hash_ for shard in shards for name, hash_ in shard["hashes"].items()})
+    target = directory.with_name(name)
+    if not is_whole(target):  # a file was lost
+        shutil.rmtree(target, ignore_errors=True)
+    with contextlib.suppress(OSError):  # the same content exists
+        directory.rename(target)
+    shutil.rmtree(directory, ignore_errors=True)
+    return name
+
+
+def is_whole(content: Path) -> bool:
+    """Whether no file of a content is missing."""
+    path = content / f"{SPLIT}.json"
+    return path.exists() and all((content / name).exists() for name in read_counts(content, SPLIT)["checksums"])
+
+
+def account(shards: list[dict]) -> dict:
+    """What happened to the raw records: counts, skipped records, and examples of each template."""
+    templates = sum((collections.Counter(shard["templates"]) for shard in shards), collections.Counter())
+    skipped = itertools.chain.from_iterable(shard["skipped"] for shard in shards)
+    return {
+        **{name: sum(shard[name] for shard in shards) for name in SUMS},
+        "templates": dict(templates),
+        "skipped": list(itertools.islice(skipped, LISTED)),
+    }

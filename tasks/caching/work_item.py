@@ -6,19 +6,20 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.files import atomic
+from optiml_jax.data import cache_paths
+from optiml_jax.data.specification import CacheOptions, digest
 from optiml_jax.data.store import SPLIT
 from optiml_jax.tokenizer import Tokenizer
 from tasks.caching import shard
-from tasks.caching.shard import Limits
 from tasks.catalog import mixtures
 from tasks.catalog.registry import module_of
 from tasks.prompting.subsampling import Choice, Pool
 from tasks.reading import fingerprints
-from tasks.task import Options, Task
+from tasks.task import Task
 
 FAILED = ".failed"
 
@@ -30,62 +31,83 @@ class Job:
     mixture: str
     data_dir: str | None
     cache_dir: str
-    options: Options = field(default_factory=Options)
-    limits: Limits = field(default_factory=Limits)
+    options: CacheOptions = field(default_factory=CacheOptions)
+
+
+class Origin(NamedTuple):
+    """Everything from which the content of a task is made.
+
+    Attributes:
+      tokenizer: its fingerprint.
+      identity: code and options.
+      raw: the raw files, see `fingerprints.raw_files`.
+    """
+
+    task: str
+    tokenizer: str
+    identity: Mapping[str, Any]
+    raw: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """Names the rendering: a hash of identity, then of the raw files by content."""
+        files = {name: file["sha256"] for name, file in self.raw.items()}
+        return f"{digest(self.tokenizer, self.identity)}-{digest(files)}"
 
 
 class WorkItem(NamedTuple):
     """A shard of a task; with several shards, `choice` (the selected pairs of the whole task) is already known."""
 
-    task: str
+    origin: Origin
     shard: int
     shards: int
     choice: Choice | None
 
 
-def identity(job: Job, fingerprint: str, task: Task) -> dict:
-    """Everything except the raw files that determines the bytes of a task."""
-    fields = {
-        "task": task.name,
-        "benchmark": task.benchmark,
-        "split": SPLIT,
-        "code_version": fingerprints.code_version(module_of(task.benchmark), shard.__name__),
-        "tokenizer": fingerprint,
-        "held_out_instances": job.options.held_out_instances,
-        "all_templates": job.options.all_templates,
-        "t0_truncation": job.options.t0_truncation,
-        "max_label_tokens": job.limits.max_label_tokens,
+def identity(options: CacheOptions, task: Task) -> dict[str, Any]:
+    """Everything except the tokenizer and the raw files that determines the bytes of a task."""
+    names = used_options(task)
+    return {
+        "code": code_version(task.benchmark),
         "max_examples": task.max_examples,
+        "options": {name: options.stored(name) for name in names},
     }
-    return fields | ({"row_length": job.limits.row_length} if task.longer == "chunk" else {})
+
+
+def used_options(task: Task) -> list[str]:
+    """The options on which the bytes of a task depend."""
+    return sorted({"max_label_tokens", *task.options_used, *(["row_length"] if task.longer == "chunk" else [])})
+
+
+def code_version(benchmark: str) -> str:
+    """Version of the code that renders a benchmark and writes its tokens."""
+    return fingerprints.code_version(module_of(benchmark), shard.__name__)
 
 
 @functools.lru_cache(maxsize=1)
-def worker(job: Job) -> tuple[Mapping[str, Task], Tokenizer]:
+def worker(job: Job, tokenizer: str) -> tuple[Mapping[str, Task], Tokenizer]:
     """The tasks and tokenizer that every item of a job needs, loaded once per process."""
     benchmark = mixtures.mixture(job.mixture).discover(job.data_dir, job.options)
-    return benchmark.tasks, Tokenizer.load(Path(job.cache_dir) / "tokenizer")
+    return benchmark.tasks, Tokenizer.load(cache_paths.tokenizer_path(job.cache_dir, tokenizer))
 
 
-def work_items(name: str, job: Job) -> list[WorkItem]:
+def work_items(origin: Origin, job: Job) -> list[WorkItem]:
     """The shards of a task. With several, one pass over the whole task determines which pairs are selected."""
-    task = worker(job)[0][name]
-    with _report_failure(job, name):
+    task = worker(job, origin.tokenizer)[0][origin.task]
+    with _report_failure(job, origin):
         shards = shard.shard_count(task.files)
         choice = Pool(task, SPLIT).choice if shards > 1 else None
-        return [WorkItem(name, number, shards, choice) for number in range(shards)]
+        return [WorkItem(origin, number, shards, choice) for number in range(shards)]
     return []
 
 
 def write_item(item: WorkItem, job: Job) -> None:
-    """Writes one shard and, if it is the last of its task to be written, the task's stats."""
-    tasks, tokenizer = worker(job)
-    task, cache_dir = tasks[item.task], Path(job.cache_dir)
-    directory = cache_dir / "tasks" / task.name
-    with _report_failure(job, task.name):
-        # Before reading, so that a file that changes meanwhile counts as changed at the next run.
-        raw = fingerprints.raw_files(task.files)
-        part = shard.write_shard(cache_dir, task, item.shard, item.shards, tokenizer, job.limits, item.choice)
+    """Writes one shard and, if it is the last of its task to be written, completes the content of the task."""
+    origin = item.origin
+    tasks, tokenizer = worker(job, origin.tokenizer)
+    task, directory = tasks[origin.task], partial_path(job.cache_dir, origin)
+    with _report_failure(job, origin):
+        part = shard.write_shard(directory, task, item.shard, item.shards, tokenizer, job.options, item.choice)
         parts = [part]
         if item.shards > 1:
             names = [f"{SPLIT}-{i:05d}-of-{item.shards:05d}.json" for i in range(item.shards)]
@@ -93,16 +115,38 @@ def write_item(item: WorkItem, job: Job) -> None:
             if not all((directory / name).exists() for name in names):
                 return
             parts = [json.loads((directory / name).read_text(encoding="utf-8")) for name in names]
-        fields = identity(job, tokenizer.fingerprint, task)
-        shard.finish(cache_dir, fields, raw, parts, job.options.allow_empty_tasks)
+            for name in names:
+                (directory / name).unlink(missing_ok=True)
+        if not job.options.allow_empty_tasks:
+            shard.check_not_empty(origin.task, origin.raw, parts)
+        rendering = {
+            "task": task.name,
+            "benchmark": task.benchmark,
+            "content": shard.finish(directory, parts),
+            **shard.account(parts),
+            **origin.identity,
+            "tokenizer": origin.tokenizer,
+            "raw": origin.raw,
+        }
+        shard.write_json(cache_paths.rendering_path(job.cache_dir, task.name, origin.name), rendering)
+
+
+def partial_path(cache_dir: str, origin: Origin) -> Path:
+    """The folder of a content while it is written, when its final name is not known."""
+    return cache_paths.content_path(cache_dir, origin.task, f".{origin.name}")
 
 
 @contextlib.contextmanager
-def _report_failure(job: Job, task: str) -> Iterator[None]:
+def _report_failure(job: Job, origin: Origin) -> Iterator[None]:
     """Writes a fault in the data or the disk to a file, for the pipeline's caller to raise; Beam would wrap it in a
     traceback of its own."""
     try:
         yield
     except (UserError, OSError) as error:
-        with atomic(Path(job.cache_dir) / "tasks" / task / f"{SPLIT}{FAILED}") as file:
+        with atomic(failure_path(job.cache_dir, origin)) as file:
             file.write(str(error).encode())
+
+
+def failure_path(cache_dir: str, origin: Origin) -> Path:
+    """The file with the fault of a task that could not be written."""
+    return cache_paths.rendering_path(cache_dir, origin.task, origin.name).with_suffix(FAILED)

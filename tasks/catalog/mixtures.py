@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from optiml_jax.common.errors import check_known
 from optiml_jax.data.manifest import EPS, SEPARATOR
-from optiml_jax.data.settings import LEAVE_OUT, REFUSE
+from optiml_jax.data.specification import LEAVE_OUT, REFUSE, CacheOptions
 from optiml_jax.evaluation.prompts.ledger import LEVELS
 from tasks.catalog import review
 from tasks.catalog.registry import (
@@ -31,7 +31,7 @@ from tasks.catalog.registry import (
     listed,
 )
 from tasks.example import Skipped
-from tasks.task import Options, Task
+from tasks.task import Task
 
 REMEDY = (
     f"; see docs/benchmark.md for where to get them, or leave them out: --missing_benchmarks={LEAVE_OUT} "
@@ -57,7 +57,7 @@ class Mixture:
     splits: tuple[str, ...] = ("train",)
     holds_out: bool = False
 
-    def discover(self, data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
+    def discover(self, data_dir: str | os.PathLike | None, options: CacheOptions) -> Benchmark:
         """Discovers everything in the folders of its benchmarks; see `discover_all` for the errors."""
         discovered = discover_all(self.benchmarks, data_dir, options)
         if self.proportions and options.missing_benchmarks == REFUSE:
@@ -102,7 +102,7 @@ def held_out_categories() -> frozenset[str]:
     return frozenset(row["category"] for row in listed(CATALOG) if row["level"] == LEVELS[0])
 
 
-def discover_all(names: tuple[str, ...], data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
+def discover_all(names: tuple[str, ...], data_dir: str | os.PathLike | None, options: CacheOptions) -> Benchmark:
     """Discovers several benchmarks; missing ones may be left out, with the reason in `left_out`.
 
     Raises:
@@ -115,7 +115,7 @@ def discover_all(names: tuple[str, ...], data_dir: str | os.PathLike | None, opt
             discovered.append(discover(name, data_dir, options))
         except MissingError as error:
             missing[name] = str(error)
-            discovered.append(Benchmark({}, (Skipped(name, str(error)),), catalog(name)))
+            discovered.append(Benchmark({}, (Skipped(name, str(error)),), catalog(name), (name,)))
     if missing and (options.missing_benchmarks == REFUSE or len(missing) == len(names)):
         if len(names) == 1:
             raise MissingError(missing[names[0]])
@@ -130,7 +130,8 @@ def merge(discovered: Iterable[Benchmark]) -> Benchmark:
     discovered = list(discovered)
     tasks = {name: task for benchmark in discovered for name, task in benchmark.tasks.items()}
     rows = {name: row for benchmark in discovered for name, row in benchmark.rows.items()}
-    return Benchmark(tasks, tuple(skipped for benchmark in discovered for skipped in benchmark.left_out), rows)
+    left_out = tuple(skipped for benchmark in discovered for skipped in benchmark.left_out)
+    return Benchmark(tasks, left_out, rows, tuple(name for benchmark in discovered for name in benchmark.missing))
 
 
 PARTS = {  # of 100 parts of instructions: paper 4.3 (Table 5), one of them for reasoning as in 4.6

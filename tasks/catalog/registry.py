@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from optiml_jax.common.errors import DataError, UserError, check_known, nearest
+from optiml_jax.data.specification import DEFAULTS, CacheOptions
 from optiml_jax.evaluation.metrics import Metric
 from tasks.example import Record, Skipped, Template
-from tasks.task import Options, Task
+from tasks.task import Task
 
 CATALOG = Path(__file__).with_name("tasks.tsv")
 BENCHMARKS = "tasks.benchmarks"  # the package of their modules, which import this one and are imported by name
@@ -59,13 +60,16 @@ class CatalogRow:
 class Benchmark:
     """The contents of a data folder: tasks by name, and files that belong to no split.
 
-    `rows`: entries of the official lists (the folder's, else the catalog's) for every task of the benchmark, with or
-    without data. Mixtures and suites take their defaults from them.
+    Attributes:
+      rows: entries of the official lists (the folder's, else the catalog's) for every task of the benchmark, with or
+        without data. Mixtures and suites take their defaults from them.
+      missing: benchmarks of a mixture that are left out because their data are missing.
     """
 
     tasks: dict[str, Task]
     left_out: tuple[Skipped, ...] = ()
     rows: Mapping[str, CatalogRow] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
 
     def listed(self, *splits: str) -> list[Task]:
         """The tasks that have data and are listed in one of these splits."""
@@ -189,7 +193,7 @@ def folder(benchmark: str, data_dir: str | os.PathLike | None) -> Path | None:
     return directory
 
 
-def discover(benchmark: str, data_dir: str | os.PathLike | None = None, options: Options = Options()) -> Benchmark:
+def discover(benchmark: str, data_dir: str | os.PathLike | None = None, options: CacheOptions = DEFAULTS) -> Benchmark:
     """Discovers every task of a benchmark that has data. Reads the catalog and file names, but few files.
 
     Raises:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
 from tasks.catalog.registry import CATALOG, Benchmark, CatalogRow, MissingError, catalog, listed
 from tasks.example import Example, Record, Skipped, Template
@@ -19,7 +20,7 @@ from tasks.prompting import prompts
 from tasks.reading import records
 from tasks.reading.fields import UnusableError
 from tasks.reading.records import Row
-from tasks.task import SHOWN_SPLIT, Options, Task
+from tasks.task import SHOWN_SPLIT, Task
 
 INSTRUCTIONS = CATALOG.with_name("instructions.tsv")
 FIELD = re.compile(r"{(\w+)}")
@@ -113,7 +114,7 @@ def wordings() -> dict[str, Wording]:
 def discover(
     benchmark: str,
     directory: Path,
-    options: Options,
+    options: CacheOptions,
     sources: Mapping[str, Source],
     unread: Mapping[str, str] = {},
     longer: str = "cut",
@@ -163,7 +164,7 @@ def _task(
     splits: Mapping[str, tuple[Path, ...]],
     beside: tuple[Path, ...],
     longer: str,
-    options: Options,
+    options: CacheOptions,
 ) -> Task:
     wording = source.wording or wordings().get(row.name, Wording(""))
     files = dict.fromkeys((*(path for paths in splits.values() for path in paths), *beside))

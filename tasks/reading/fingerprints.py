@@ -1,14 +1,18 @@
 """Fingerprints of what an artifact is made from: source code, and raw files by content."""
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import optiml_jax
 
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("tasks",)
 FOLLOWED = ("optiml_jax.tokenizer",)  # the part of the engine that affects tokens
 
@@ -59,13 +63,20 @@ def imports(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def raw_files(files: Sequence[Path], earlier: dict | None = None) -> dict[str, dict]:
-    """Size, modification time (ns) and sha256 of each raw file; files unchanged since `earlier` are not read again."""
+def raw_files(
+    files: Sequence[Path], data_dir: str | os.PathLike | None, earlier: Mapping[str, Mapping[str, Any]] = {}
+) -> dict[str, dict[str, Any]]:
+    """Size, modification time (ns) and sha256 of each raw file, by its path below `data_dir`.
+
+    Args:
+      data_dir: folder of the raw files, or the only file; files outside of it belong to the project.
+      earlier: an earlier result; files unchanged since then are not read again.
+    """
     entries = {}
     for file in files:
-        name, status = "/".join(file.parts[-2:]), file.stat()
+        name, status = _name(file, data_dir), file.stat()
         entry = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-        before = (earlier or {}).get(name, {})
+        before = earlier.get(name, {})
         same = entry.items() <= before.items()
         with file.open("rb") as content:
             digest = before["sha256"] if same else hashlib.file_digest(content, "sha256").hexdigest()
@@ -73,7 +84,16 @@ def raw_files(files: Sequence[Path], earlier: dict | None = None) -> dict[str, d
     return entries
 
 
-def unchanged(files: Sequence[Path], earlier: dict) -> bool:
+def unchanged(
+    files: Sequence[Path], data_dir: str | os.PathLike | None, earlier: Mapping[str, Mapping[str, Any]]
+) -> bool:
     """Whether raw files have the same content as when `earlier` was computed by `raw_files`."""
-    entries = raw_files(files, earlier)
+    entries = raw_files(files, data_dir, earlier)
     return {name: file["sha256"] for name, file in entries.items()} == {n: f["sha256"] for n, f in earlier.items()}
+
+
+def _name(file: Path, data_dir: str | os.PathLike | None) -> str:
+    for root in filter(None, (data_dir, data_dir and Path(data_dir).parent, ROOT)):
+        with contextlib.suppress(ValueError):
+            return file.relative_to(root).as_posix() if file != Path(root) else file.name
+    return file.as_posix()

@@ -10,7 +10,6 @@ import seqio
 import tensorflow as tf
 
 from optiml_jax.common.errors import UserError, nearest
-from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.sampling import probabilities
 from optiml_jax.data.store import SPLIT, TokenStore
 from tasks.seqio.vocabulary import OptVocabulary
@@ -26,9 +25,9 @@ def to_seqio(
     """Registers a mixture for `seqio.get_dataset(mixture_or_task_name=to_seqio(...).name, ...)`.
 
     Args:
-      mixture: the name of a registered mixture, which reads raw files; or a manifest, `CACHE_DIR/mixtures/NAME.json`,
-        for a mixture "cached:NAME" of tasks "cached:TASK" that read the token store: nothing is rendered, tokenized or
-        counted again. It replaces a registered mixture of the same name.
+      mixture: the name of a registered mixture, which reads raw files; or a manifest,
+        `CACHE_DIR/mixtures/NAME/SPECIFICATION.json`, for a mixture "cached:NAME" of tasks "cached:TASK" that read the
+        token store: nothing is rendered, tokenized or counted again. It replaces a registered mixture of the same name.
       eps, proportions: of a manifest, in place of its own; see `optiml_jax.data.sampling.probabilities`.
 
     Returns:
@@ -39,19 +38,21 @@ def to_seqio(
     """
     if str(mixture) in seqio.MixtureRegistry.names() and not str(mixture).startswith(PREFIX):
         if eps is not None or proportions is not None:
-            raise UserError(f"{mixture}: eps and proportions can be given for a manifest, CACHE_DIR/mixtures/NAME.json")
+            raise UserError(
+                f"{mixture}: eps and proportions can be given for a manifest, CACHE_DIR/mixtures/NAME/*.json"
+            )
         return seqio.MixtureRegistry.get(str(mixture))
     if Path(mixture).suffix != ".json":
         registered = [name for name in seqio.MixtureRegistry.names() if not name.startswith(PREFIX)]
         raise UserError(
-            f"no mixture {mixture}{nearest(str(mixture), registered)}; give a name or CACHE_DIR/mixtures/NAME.json"
+            f"no mixture {mixture}{nearest(str(mixture), registered)}; give a name or a file of CACHE_DIR/mixtures/NAME"
         )
-    manifest = Manifest.read(mixture)
+    store = TokenStore.open(mixture)
+    manifest = store.manifest
     eps = manifest.cap(eps)
     proportions = manifest.benchmarks if proportions is None else proportions
     rates = probabilities(manifest, eps, proportions)  # raises for invalid arguments
-    store = TokenStore(Path(mixture).parents[1])
-    vocabulary = OptVocabulary(store.directory / "tokenizer")
+    vocabulary = OptVocabulary(store.tokenizer_path)
     rate = functools.partial(seqio.mixing_rate_num_examples, maximum=eps)
     parts: dict[str, list[tuple]] = {}
     for task in manifest.tasks:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from optiml_jax.common.errors import DataError, check_known
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
 from tasks.catalog import review
 from tasks.catalog.mixtures import discover_all
 from tasks.catalog.registry import Benchmark
-from tasks.task import Options, Task
+from tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,12 @@ class Suite:
                     raise DataError(f"suite {self.name}: {part.task.name} has two levels, {both}")
         return parts
 
-    def discover(self, data_dir: str | os.PathLike | None, options: Options) -> Benchmark:
+    def discover(self, data_dir: str | os.PathLike | None, options: CacheOptions) -> Benchmark:
         """Discovers everything in the folders of its benchmarks; see `registry.discover` for the errors."""
         return discover_all(self.benchmarks, data_dir, options)
 
 
-def dropped(options: Options) -> Mapping[str, str]:
+def dropped(options: CacheOptions) -> Mapping[str, str]:
     """Tasks that the user's review removes from evaluations, with the reason."""
     return review.dropped(options.review, review.DROP_EVALUATION) if options.review else {}
 

@@ -1,5 +1,6 @@
 """The job that brings a suite's prompt ledger up to date. It writes texts, and imports neither tokenizer nor seqio."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -13,7 +14,8 @@ from tqdm import tqdm
 from optiml_jax.common.errors import DataError
 from optiml_jax.common.files import exclusive
 from optiml_jax.data.cache_paths import ledger_path
-from optiml_jax.evaluation.prompts.ledger import Prompt, about, write_ledger
+from optiml_jax.data.specification import DEFAULTS, CacheOptions, digest
+from optiml_jax.evaluation.prompts.ledger import Prompt, about, copy_ledger, write_ledger
 from tasks import suites
 from tasks.catalog.registry import MissingError, module_of
 from tasks.example import Example, Record, Skipped, Template
@@ -21,7 +23,7 @@ from tasks.prompting import demonstrations
 from tasks.prompting.subsampling import REMEDY, Pool
 from tasks.reading import fingerprints
 from tasks.suites import Part, Suite
-from tasks.task import Options, Task
+from tasks.task import Task
 
 DEMONSTRATION_POOL = 1000  # records of a task from which demonstrations are drawn
 LISTED = 1000  # skipped records listed by name
@@ -32,12 +34,15 @@ class LedgerResult:
     """A ledger that is up to date.
 
     Attributes:
+      path: `ledgers/<suite>.jsonl`, a copy of the ledger.
+      stored: the ledger, which is never changed.
       prompts: number of prompts for each (task, split, level).
       skipped: records that cannot become prompts, the first thousand.
       written: whether this run wrote the ledger.
     """
 
     path: Path
+    stored: Path | None = None
     prompts: dict[tuple[str, str, str], int] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     skipped_count: int = 0
@@ -53,18 +58,20 @@ def run(
     suite: Suite,
     data_dir: str | None,
     cache_dir: str | os.PathLike,
-    options: Options = Options(),
+    options: CacheOptions = DEFAULTS,
     max_prompts: int = 0,
     separator: str = demonstrations.SEPARATOR,
     may_be_empty: bool = False,
     contaminated: Mapping[str, frozenset[str]] | None = None,
+    locked: bool = False,
 ) -> LedgerResult:
-    """Brings `ledgers/<suite>.jsonl` up to date: prompts in the order of parts, records, templates, shots and seeds.
+    """Brings the ledger of a suite up to date: prompts in the order of parts, records, templates, shots and seeds.
 
     Args:
       max_prompts: per part and number of shots, drawn from the pool of records x templates; 0 keeps all.
       separator: after each demonstration.
       contaminated: ids of examples that overlap with training, for checked tasks (`overlap.read_examples`).
+      locked: whether the caller holds the lock of `cache_dir`.
       may_be_empty: whether data without any of its tasks make an empty ledger.
 
     Raises:
@@ -85,26 +92,32 @@ def run(
     result = LedgerResult(ledger_path(cache_dir, suite.name), left_out=(*discovered.left_out, *dropped))
     flagged = sorted((task, sorted(ids)) for task, ids in (contaminated or {}).items())
     identity = _identity(suite, parts, options, max_prompts, separator, flagged)
-    with exclusive(cache_dir, "wait for it or give another --cache_dir"):
-        if _restore(result, identity, parts):
-            return result
-        files = {part.task.name: part.task.files for part in parts}
-        raw = {name: fingerprints.raw_files(paths) for name, paths in files.items()}
-        bar = tqdm(parts, f"ledger {suite.name}", unit="task", leave=False, delay=1)
-        metadata: dict[str, Any] = {"coverage": discovered.coverage, "identity": identity, "raw": raw}
-        metadata["dropped"] = [f"{item.where}: {item.reason}" for item in dropped]
+    lock = contextlib.nullcontext() if locked else exclusive(cache_dir, "wait for it or give another --cache_dir")
+    with lock:
+        stored = _find(cache_dir, suite.name, identity, data_dir, parts)
+        if stored is None:
+            raw = {part.task.name: fingerprints.raw_files(part.task.files, data_dir) for part in parts}
+            shas = {task: {name: file["sha256"] for name, file in files.items()} for task, files in raw.items()}
+            stored = ledger_path(cache_dir, suite.name, f"{identity}-{digest(shas)}")
+            bar = tqdm(parts, f"ledger {suite.name}", unit="task", leave=False, delay=1)
+            metadata: dict[str, Any] = {"coverage": discovered.coverage, "identity": identity, "raw": raw}
+            metadata["dropped"] = [f"{item.where}: {item.reason}" for item in dropped]
 
-        def prompts() -> Iterator[Prompt]:
-            for part in bar:
-                part_prompts = _part(suite, part, max_prompts, separator, result)
-                yield from _counted(_flagged(part_prompts, contaminated or {}), part, result)
-            metadata["prompts"] = [[*where, count] for where, count in result.prompts.items()]
-            metadata["skipped"] = [dataclasses.asdict(item) for item in result.skipped]
-            metadata["skipped_count"] = result.skipped_count
+            def prompts() -> Iterator[Prompt]:
+                for part in bar:
+                    part_prompts = _part(suite, part, max_prompts, separator, result)
+                    yield from _counted(_flagged(part_prompts, contaminated or {}), part, result)
+                metadata["prompts"] = [[*where, count] for where, count in result.prompts.items()]
+                metadata["skipped"] = [dataclasses.asdict(item) for item in result.skipped]
+                metadata["skipped_count"] = result.skipped_count
 
-        write_ledger(result.path, prompts(), metadata)
-        result.written = True
-    return result
+            write_ledger(stored, prompts(), metadata)
+            result.written = True
+        else:
+            _restore(result, about(stored))
+        if not _is_copy(stored, result.path):
+            copy_ledger(stored, result.path)
+    return dataclasses.replace(result, stored=stored)
 
 
 def _flagged(prompts: Iterator[Prompt], contaminated: Mapping[str, frozenset[str]]) -> Iterator[Prompt]:
@@ -113,30 +126,43 @@ def _flagged(prompts: Iterator[Prompt], contaminated: Mapping[str, frozenset[str
         yield prompt if ids is None else dataclasses.replace(prompt, contaminated=prompt.example_id in ids)
 
 
-def _identity(suite: Suite, parts: list[Part], options: Options, *settings: object) -> str:
+def _identity(suite: Suite, parts: list[Part], options: CacheOptions, *settings: object) -> str:
     """A hash of everything except the raw files that determines the prompts."""
     modules = [suites.__name__, f"{suites.__name__}.{suite.name}", __name__, *map(module_of, suite.benchmarks)]
     described = [
         (part.task.name, part.task.category, part.task.source, dataclasses.replace(part, task=None)) for part in parts
     ]
-    text = repr((suite.name, fingerprints.code_version(*modules), options, settings, described))
-    return hashlib.sha256(text.encode()).hexdigest()
+    used = {name: options.stored(name) for part in parts for name in ("review", *part.task.options_used)}
+    text = repr((suite.name, fingerprints.code_version(*modules), sorted(used.items()), settings, described))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _restore(result: LedgerResult, identity: str, parts: list[Part]) -> bool:
-    """Whether the existing ledger is up to date; if so, fills in `result`."""
-    try:
-        metadata: Mapping[str, Any] = about(result.path)
-    except DataError:
-        return False
-    if metadata.get("identity") != identity:
-        return False
-    if not all(fingerprints.unchanged(part.task.files, metadata["raw"][part.task.name]) for part in parts):
-        return False
+def _find(
+    cache_dir: str | os.PathLike, suite: str, identity: str, data_dir: str | None, parts: list[Part]
+) -> Path | None:
+    """The ledger that would be written now; None if there is none."""
+    for path in sorted(ledger_path(cache_dir, suite, "").parent.glob(f"{identity}-*.jsonl")):
+        with contextlib.suppress(DataError):
+            raw = about(path).get("raw")
+            if raw is not None and all(
+                fingerprints.unchanged(part.task.files, data_dir, raw[part.task.name]) for part in parts
+            ):
+                return path
+    return None
+
+
+def _is_copy(stored: Path, copy: Path) -> bool:
+    """Whether `copy` is a copy of the ledger `stored`, going by their metadata."""
+    with contextlib.suppress(DataError):
+        return copy.exists() and about(copy).get("sha256") == about(stored)["sha256"]
+    return False
+
+
+def _restore(result: LedgerResult, metadata: Mapping[str, Any]) -> None:
+    """Fills in `result` from the metadata of a ledger."""
     result.prompts = {tuple(where): count for *where, count in metadata["prompts"]}
     result.skipped = [Skipped(**item) for item in metadata["skipped"]]
     result.skipped_count = metadata["skipped_count"]
-    return True
 
 
 def _counted(prompts: Iterator[Prompt], part: Part, result: LedgerResult) -> Iterator[Prompt]:

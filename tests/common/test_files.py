@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.common.files import LOCK, atomic, exclusive, write_atomically
+from optiml_jax.common.files import HOLDER, atomic, exclusive, write_atomically
 from tests.conftest import ROOT
 
 HOLD = """
@@ -30,7 +30,7 @@ def test_a_second_process_is_refused_naming_the_first_and_a_killed_one_leaves_no
     holder.kill()
     holder.wait()
     with exclusive(tmp_path, "wait"):
-        assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
+        assert (tmp_path / HOLDER).read_text().startswith(f"process {os.getpid()} on ")
     with exclusive(tmp_path, "wait"):
         pass
 

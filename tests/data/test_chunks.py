@@ -7,15 +7,17 @@ from optiml_jax.common.errors import UserError
 from optiml_jax.data.loader import Loader
 from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.settings import Data
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.data.store import TokenStore
 from optiml_jax.data.verify import check_store
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.tokenizer import Tokenizer
 from tasks.benchmarks.samples import TOKENIZER
 from tasks.caching import build, shard
-from tasks.caching.shard import EncodedExample, Limits, chunks
+from tasks.caching.shard import EncodedExample, chunks
 from tasks.example import Example, Record, Template
 from tasks.task import Task
+from tests.stores import manifest
 
 EOS, ROW = 2, 32
 DOCUMENTS = ["", "short", "b" * 31, "c" * 32, "word " * 40, "0123456789" * 20, "x" * 96]
@@ -39,9 +41,10 @@ def store(tokenizer, tmp_path_factory) -> TokenStore:
     templates = (Template("text", Metric("rouge_l")),)
     task = Task("web.text", "web", "pretraining", "web", (), ("train",), templates, read, render, longer="chunk")
     build.open_store(directory, tokenizer)
-    part = shard.write_shard(directory, task, 0, 1, tokenizer, Limits(row_length=ROW))
-    shard.finish(directory, {"task": task.name, "split": "train"}, {}, [part], False)
-    return TokenStore(directory)
+    partial = directory / "tasks" / task.name / ".partial"
+    part = shard.write_shard(partial, task, 0, 1, tokenizer, CacheOptions(row_length=ROW))
+    content = shard.finish(partial, [part])
+    return TokenStore(directory, manifest({task.name: part["examples"]}, content, tokenizer.fingerprint))
 
 
 def loader(store: TokenStore, **settings) -> Loader:
@@ -103,7 +106,7 @@ def test_without_a_leading_eos_the_first_token_is_predicted_by_nothing(store, to
 
 
 def test_pieces_longer_than_a_row_are_refused(store):
-    with pytest.raises(UserError, match="raise ROW_LENGTH or cache again"):
+    with pytest.raises(UserError, match="raise ROW_LENGTH, .*MAX_LABEL_TOKENS"):
         loader(store, row_length=ROW - 1)
 
 

@@ -12,7 +12,8 @@ from optiml_jax.common.errors import UserError
 from optiml_jax.data.loader import Loader
 from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.settings import Data
-from optiml_jax.data.store import FORMAT, INDEX_DTYPE, TokenStore, shard_path
+from optiml_jax.data.store import TokenStore
+from tests.stores import manifest, write_content
 
 PAD, EOS = 1, 2
 FINGERPRINT = "f" * 64
@@ -320,7 +321,7 @@ def test_closing_ends_the_thread_and_restoring_starts_again():
 
 def test_a_label_longer_than_a_row_names_task_and_example():
     tasks = {"fine": [([5], [6])], "long": [([5], [6]), ([5], [6] * 127), ([5], [6] * 128)]}
-    message = r"long: the label of example long-2 has 128 tokens .*row of 128; raise ROW_LENGTH .*--max_label_tokens"
+    message = r"long: the label of example long-2 has 128 tokens .*row of 128; raise ROW_LENGTH, .*MAX_LABEL_TOKENS"
     with pytest.raises(UserError, match=message):
         make_loader(tasks)
     make_loader({"fine": tasks["long"][:2]})
@@ -360,23 +361,11 @@ def test_settings_below_one_are_refused_by_name(name):
 
 def test_a_store_on_disk_gives_the_batches_of_the_same_examples_in_memory(tmp_path):
     tasks = make_tasks()
-    (tmp_path / "store.json").write_text(
-        json.dumps({"format": FORMAT, "tokenizer": {"fingerprint": FINGERPRINT, "vocab_size": 60_000}})
-    )
     for task, examples in tasks.items():
-        lengths = [len(source) + len(target) for source, target in examples]
-        index = np.zeros(len(examples), INDEX_DTYPE)
-        index["length"], index["label_start"] = lengths, [len(source) for source, _ in examples]
-        index["offset"] = np.cumsum(lengths) - lengths
-        path = shard_path(tmp_path, task, "train", 0, 1, "index")
-        path.parent.mkdir(parents=True)
-        path.write_bytes(index.tobytes())
-        flat = [token for source, target in examples for token in source + target]
-        path.with_suffix(".tokens").write_bytes(np.array(flat, "<u2").tobytes())
-        stats = MemoryStore(tasks).stats(task, "train") | {"format": FORMAT, "shards": 1}
-        stats["longest_label"] = int(stats["longest_label"])
-        (path.parent / "train.json").write_text(json.dumps(stats))
-    for ours, expected in zip(take(make_loader(tasks, TokenStore(tmp_path)), 20), take(make_loader(tasks), 20)):
+        shard = [([*source, *target], len(source), "x") for source, target in examples]
+        write_content(tmp_path, task, "hand", [shard])
+    store = TokenStore(tmp_path, manifest({name: len(examples) for name, examples in tasks.items()}))
+    for ours, expected in zip(take(make_loader(tasks, store), 20), take(make_loader(tasks), 20)):
         assert_same(ours, expected)
 
 

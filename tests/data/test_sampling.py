@@ -79,8 +79,8 @@ def test_a_manifest_is_read_and_its_faults_named(tmp_path):
     assert Manifest.read(path) == manifest(TWO)
     with pytest.raises(UserError, match=r"sample\.json: .*did you mean samples\?"):
         Manifest.read(tmp_path / "sample.json")
-    path.write_text(json.dumps(by_hand | {"format": 2}))
-    with pytest.raises(UserError, match="not of format 1"):
+    path.write_text(json.dumps(by_hand | {"format": 1}))
+    with pytest.raises(UserError, match="not of format 2"):
         Manifest.read(path)
     twice = json.dumps(by_hand | {"tasks": 2 * by_hand["tasks"]})
     for text in ["{", "[]", '{"format": 1}', json.dumps(by_hand | {"epsilon": 3}), twice]:

@@ -1,12 +1,12 @@
 """The command line: what it prints, and one line and exit code 2 for everything a user can get wrong."""
 
-import json
 import re
 
 import pytest
 
 from optiml_jax.common.errors import UserError
 from tasks.benchmarks.samples import TOKENIZER
+from tests.stores import counted, only_manifest
 from tests.tasks.conftest import NAME, data_dir, write_splits, write_task  # noqa: F401 (a fixture)
 from tools import cache_tasks
 
@@ -24,7 +24,7 @@ def test_the_samples_need_no_flag_but_the_cache(tmp_path, capsys):
     assert all(cell[0].startswith("samples.") and len(cell) == 5 for cell in cells)
     stats = {task: [int(number.replace(",", "")) for number in numbers] for task, *numbers in cells}
     for task, (examples, tokens, label_tokens, skipped) in stats.items():
-        want = json.loads((tmp_path / "tasks" / task / "train.json").read_text())
+        want = counted(tmp_path, task)
         assert [want[key] for key in ("examples", "tokens", "label_tokens", "skipped_count")] == [
             examples, tokens, label_tokens, skipped,
         ]  # fmt: skip
@@ -61,7 +61,7 @@ def test_many_tasks_fold_to_totals_and_the_largest(tmp_path, capsys):
     run(f"mixture={NAME}", f"data_dir={tmp_path / 'data'}", f"cache_dir={cache}", f"tokenizer={TOKENIZER}")
     _, *lines = capsys.readouterr().out.split("\n")
     assert [line.split()[0].split(".")[1] for line in lines[1:21]] == [f"task{i}" for i in range(49, 29, -1)]
-    whole = cache / "mixtures" / f"{NAME}.txt"
+    whole = only_manifest(cache).with_suffix(".txt")
     assert lines[22] == f"the 20 largest of 50 tasks; all of them: {whole}"
     assert len(whole.read_text().splitlines()) == 52 and f"{NAME} (50 tasks)" in lines[21]
 
@@ -80,7 +80,7 @@ def test_every_skipped_record_is_listed_with_its_reason(data_dir, tmp_path, caps
     )
     run(*flags, "allow_bad_records")
     printed = capsys.readouterr().out
-    lists = (tmp_path / "c" / "mixtures" / f"{NAME}.skipped.txt").read_text().splitlines()
+    lists = only_manifest(tmp_path / "c").with_suffix(".skipped.txt").read_text().splitlines()
     assert lists == [f"{path}#{i}: output is empty" for i in range(30)] + [
         f"{data_dir / NAME / 'tasks' / 'task6_nowhere.json'}: in no split"
     ]
@@ -102,13 +102,13 @@ def test_every_skipped_record_is_listed_with_its_reason(data_dir, tmp_path, caps
             "--max_label_token: neither a flag of this tool nor of Beam; did you mean",
         ),
         (["mixture=samples", "max_label_tokens=x"], "argument --max_label_tokens: invalid int value: 'x'; see --help"),
-        (["mixture=samples", "held_out_instances=-1"], "--held_out_instances=-1: must not be negative"),
+        (["mixture=samples", "held_out_instances=-1"], "--held_out_instances is -1; it must be a whole number from 0"),
         (["mixture=samples", "held_out_instances=400"], "samples.sample001_hotel_review_sentiment"),
         ([], "give one of --mixture and --suite; see --help"),
         (["mixture=samples", "suite=samples"], "give one of --mixture and --suite; see --help"),
         (["suite=sample"], "no suite sample; did you mean samples?"),
         ([f"suite={NAME}"], "DATA_DIR: super_natural_instructions needs a folder"),
-        (["mixture=samples", "row_length=1"], "--row_length=1: must be at least 2"),
+        (["mixture=samples", "row_length=1"], "--row_length is 1; it must be a whole number from 2"),
     ],
 )
 def test_a_wrong_flag_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch, flags, message):

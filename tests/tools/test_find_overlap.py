@@ -1,13 +1,12 @@
 """The command of the overlap: its mistakes end in one line and exit code 2."""
 
-import json
-
 import pytest
 
-from optiml_jax.data.cache_paths import ledger_path
+from optiml_jax.data.cache_paths import ledger_path, manifest_path
 from optiml_jax.evaluation.prompts.ledger import write_ledger
 from tests.commands import run_all
 from tests.evaluation.example_prompts import prompt
+from tests.stores import manifest, write_header
 from tests.tasks.prompting.wordings import write
 from tests.test_train import environment
 
@@ -42,9 +41,9 @@ def results_and_cache(tmp_path_factory):
     here = tmp_path_factory.mktemp("here")
     write(here, **{"wrong.tsv": "train\tevaluation\n"})
     cache = here / "cache"
-    header = {"format": 1, "tokenizer": {"fingerprint": "f", "vocab_size": 4}}
-    tiny = {"format": 1, "name": "tiny", "tasks": [], "benchmarks": None, "eps": 1}
-    write(cache, **{"store.json": json.dumps(header), "mixtures/tiny.json": json.dumps(tiny)})
+    cache.mkdir()
+    write_header(cache)
+    manifest({}).write(manifest_path(cache, "tiny", "0"))
     write_ledger(ledger_path(cache, "one"), [prompt()], {})
     commands = []
     for module, *flags, _ in BAD.values():

@@ -43,7 +43,8 @@ def test_the_json_holds_the_contract_and_the_numbers_follow_by_hand(cache_dir, t
     run(cache_dir, f"json={tmp_path / 'new' / 'mix.json'}", "train_tokens=1e6")
     mix = json.loads((tmp_path / "new" / "mix.json").read_text())
     capped = {"task1": 4096, "task2": 100, "task3": 2000}
-    tokens = {path.parent.name: json.loads(path.read_text())["tokens"] for path in cache_dir.glob("tasks/*/train.json")}
+    counts = cache_dir.glob("tasks/*/*/train.json")
+    tokens = {path.parents[1].name: json.loads(path.read_text())["tokens"] for path in counts}
     positions = sum(
         capped[name] / 6196 * (tokens[f"{NAME}.{name}"] / size + 1) for name, (size, _) in SIZES.items()
     )  # of one draw: its tokens and one </s>
@@ -100,7 +101,7 @@ def test_prompts_are_shown_with_source_and_target_apart(cache_dir, capsys):
         (["show=sk3"], f"did you mean {NAME}.task3?"),
         (["gin_file=nowhere.gin"], "nowhere.gin is not in"),
         (["cache_dir=/nowhere"], "/nowhere/store.json: no token store here; write one with"),
-        (["mixture=super_natural"], "no such mixture in this cache; did you mean super_natural_instructions?"),
+        (["mixture=super_natural"], "holds no mixture super_natural; did you mean super_natural_instructions?"),
         (["eps=0"], "eps is 0"),
         (["page=x"], "unrecognized arguments: --page=x; see --help"),
     ],

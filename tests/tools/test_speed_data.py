@@ -28,7 +28,7 @@ def few_tasks(monkeypatch):
 def test_the_synthetic_store_is_a_whole_store_of_the_lengths_it_is_said_to_have(tmp_path, few_tasks):
     whole, output = synthetic.write_store(tmp_path, synthetic.task_sizes())
     assert not list(check_store(tmp_path))
-    store = TokenStore(tmp_path)
+    store = TokenStore.open(whole)
     lengths = np.concatenate([store.lengths(f"{synthetic.NAME}.task{i:04d}", "train") for i in range(12)])
     assert len(lengths) == 5220 and f"12 tasks, 5,220 examples, {lengths.sum():,} tokens" in output
     assert np.median(lengths) == pytest.approx(199, rel=0.05) and lengths.mean() == pytest.approx(296, rel=0.05)

@@ -23,13 +23,12 @@ def memory_mb() -> float:
 
 def ours(manifest: str):
     from optiml_jax.data.loader import Loader
-    from optiml_jax.data.manifest import Manifest
     from optiml_jax.data.settings import Data
     from optiml_jax.data.store import TokenStore
     from optiml_jax.tokenizer import OPT_EOS_ID, OPT_PAD_ID
 
-    store = TokenStore(Path(manifest).parents[1])
-    described = Manifest.read(manifest)
+    store = TokenStore.open(manifest)
+    described = store.manifest
     data = Data(described.name, "", row_length=ROW_LENGTH, batch_rows=BATCH_ROWS, seed=0, prefetch=0)
     return Loader(store, described, data, pad_id=OPT_PAD_ID, eos_id=OPT_EOS_ID)
 
@@ -117,9 +116,9 @@ def seqio_tokenise(data_dir: str, tokenizer: str, name: str) -> dict:
 
     from tasks import seqio_tasks
     from tasks.catalog import mixtures
-    from tasks.task import Options
+    from tasks.task import CacheOptions
 
-    options = Options(allow_empty_tasks=True)
+    options = CacheOptions(allow_empty_tasks=True)
     seqio_tasks.use_data_dir(data_dir, tokenizer, options)
     mixture = mixtures.mixture(name)
     result = mixture.discover(data_dir, options)

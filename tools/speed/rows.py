@@ -9,6 +9,7 @@ import numpy as np
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.block_plan import Store
 from optiml_jax.data.loader import Batch, Loader
+from optiml_jax.data.lookup import find_manifest
 from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
@@ -69,14 +70,13 @@ def source(flags: argparse.Namespace, vocab_size: int) -> tuple[Store, Manifest,
             raise UserError(f"--vocab_size={vocab_size}: a token store holds ids below {2**16}")
         store = RandomStore(vocab_size, flags.row_length, flags.label_share, flags.seed)
         return store, Manifest("random", (TaskSize("random", "random", "random", EXAMPLES),)), PAD, EOS
-    store = TokenStore(flags.cache_dir)
+    store = TokenStore.open(find_manifest(flags.cache_dir, flags.mixture))
     if store.vocab_size > vocab_size:
         raise UserError(
             f"{flags.cache_dir}: has {store.vocab_size} ids, the model {vocab_size}; choose a different --model"
         )
-    tokenizer = Tokenizer.load(Path(flags.cache_dir) / "tokenizer")
-    manifest = Manifest.read(Path(flags.cache_dir) / "mixtures" / f"{flags.mixture}.json")
-    return store, manifest, tokenizer.pad_id, tokenizer.eos_id
+    tokenizer = Tokenizer.load(store.tokenizer_path)
+    return store, store.manifest, tokenizer.pad_id, tokenizer.eos_id
 
 
 def loader(

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from optiml_jax.data import cache_paths
 from optiml_jax.data.manifest import Manifest, TaskSize, present
-from optiml_jax.data.store import FORMAT, INDEX_DTYPE, TOKEN_DTYPE, shard_path
+from optiml_jax.data.specification import Specification
+from optiml_jax.data.store import INDEX_DTYPE, TOKEN_DTYPE, shard_path
 from optiml_jax.tokenizer import Tokenizer
 from tasks.catalog import mixtures
 from tasks.catalog.registry import catalog
@@ -83,34 +85,36 @@ def write_store(
         tasks = [dataclasses.replace(task, examples=min(task.examples, most)) for task in tasks]
     rng = np.random.default_rng(0)
     pool = rng.integers(FIRST_WORD, 50_272, 1 << 21, TOKEN_DTYPE)
-    shutil.copytree(TOKENIZER, directory / "tokenizer")
-    ids = {"fingerprint": Tokenizer.load(TOKENIZER).fingerprint, "vocab_size": 50_272}
-    (directory / "store.json").write_text(json.dumps({"format": FORMAT, "tokenizer": ids}))
+    fingerprint = Tokenizer.load(TOKENIZER).fingerprint
+    shutil.copytree(TOKENIZER, cache_paths.tokenizer_path(directory, fingerprint))
+    (directory / cache_paths.HEADER).write_text(json.dumps({"format": cache_paths.FORMAT}))
     examples = tokens = 0
     written: dict[int, tuple[dict, dict[str, Path]]] = {}
+    tasks = [dataclasses.replace(task, content="random") for task in tasks]
     for number, task in enumerate(tasks):
-        paths = {kind: shard_path(directory, task.name, "train", 0, 1, kind) for kind in ("index", "tokens")}
-        paths["index"].parent.mkdir(parents=True)
+        content = cache_paths.content_path(directory, task.name, task.content)
+        paths = {kind: shard_path(content, "train", 0, 1, kind) for kind in ("index", "tokens")}
+        content.mkdir(parents=True)
         if linked and task.examples in written:
-            stats, others = written[task.examples]
+            counts, others = written[task.examples]
             for kind, path in paths.items():
                 os.link(others[kind], path)
         else:
-            stats, content = _random(rng, np.roll(pool, -number), task.examples)
+            counts, files = _random(rng, np.roll(pool, -number), task.examples)
             for kind, path in paths.items():
-                path.write_bytes(content[kind])
-            written[task.examples] = stats, paths
-        (paths["index"].parent / "train.json").write_text(json.dumps(stats | {"task": task.name}))
-        examples, tokens = examples + task.examples, tokens + stats["tokens"]
+                path.write_bytes(files[kind])
+            written[task.examples] = counts, paths
+        (content / "train.json").write_text(json.dumps(counts))
+        examples, tokens = examples + task.examples, tokens + counts["tokens"]
     few = f", at most {most} per task" if most else ""
-    return _mixture(directory, tasks), (
+    return _mixture(directory, tasks, Specification(fingerprint, 50_272)), (
         f"{len(tasks):,} tasks, {examples:,} examples, {tokens:,} tokens ({tokens / examples:.0f} per example); "
         f"sizes: {origin}{few}"
     )
 
 
 def _random(rng: np.random.Generator, pool: np.ndarray, size: int) -> tuple[dict, dict[str, bytes]]:
-    """Writes stats and files of a task."""
+    """Returns counts and files of a task."""
     lengths = rng.lognormal(math.log(MEDIAN), math.sqrt(2 * math.log(MEAN / MEDIAN)), size)
     lengths = np.clip(lengths, 2, LONGEST).astype(np.uint32)
     index = np.zeros(size, INDEX_DTYPE)
@@ -119,21 +123,24 @@ def _random(rng: np.random.Generator, pool: np.ndarray, size: int) -> tuple[dict
     count = int(lengths.sum())
     content = {"index": index.tobytes(), "tokens": np.resize(pool, count).tobytes()}
     longest = int((index["length"] - index["label_start"]).max())
-    stats = {"format": FORMAT, "split": "train", "shards": 1, "examples": size, "tokens": count}
-    stats |= {"longest_label": longest, "longest_label_example": "?"}
-    stats["checksums"] = {
-        shard_path(Path(), "", "train", 0, 1, kind).name: f"{zlib.crc32(data):08x}" for kind, data in content.items()
+    counts = {"shards": 1, "examples": size, "tokens": count, "label_tokens": 0}
+    counts |= {"longest_label": longest, "longest_label_example": "?"}
+    counts["checksums"] = {
+        shard_path("", "train", 0, 1, kind).name: f"{zlib.crc32(data):08x}" for kind, data in content.items()
     }
-    return stats, content
+    return counts, content
 
 
 def some_tasks(whole: Path, count: int) -> Path:
     """Returns a manifest with `count` evenly spaced tasks of another."""
-    tasks = Manifest.read(whole).tasks
-    return _mixture(whole.parents[1], [tasks[i * len(tasks) // count] for i in range(count)])
+    manifest = Manifest.read(whole)
+    tasks = [manifest.tasks[i * len(manifest.tasks) // count] for i in range(count)]
+    return _mixture(whole.parents[2], tasks, manifest.specification)
 
 
-def _mixture(directory: Path, tasks: Sequence[TaskSize]) -> Path:
-    path = directory / "mixtures" / f"{NAME}{len(tasks)}.json"
-    Manifest(path.stem, tuple(tasks), benchmarks=present(mixtures.PROPORTIONS, tasks) or None).write(path)
+def _mixture(directory: Path, tasks: Sequence[TaskSize], specification: Specification) -> Path:
+    name = f"{NAME}{len(tasks)}"
+    path = cache_paths.manifest_path(directory, name, "random")
+    proportions = present(mixtures.PROPORTIONS, tasks) or None
+    Manifest(name, tuple(tasks), benchmarks=proportions, specification=specification).write(path)
     return path

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from optiml_jax.common.errors import DataError, UserError, nearest
-from optiml_jax.common.files import atomic, write_atomically
+from optiml_jax.common.files import atomic, copy_atomically, write_atomically
 from optiml_jax.evaluation.metrics import Metric
 
 FORMAT = 2
@@ -284,3 +284,11 @@ def write_ledger(path: str | Path, prompts: Iterable[Prompt], metadata: Mapping[
             file.write(line)
     write_atomically(about_file(path), json.dumps({"sha256": digest.hexdigest(), **metadata}, indent=1) + "\n")
     return count
+
+
+def copy_ledger(source: Path, target: Path) -> None:
+    """Copies a ledger and its metadata. A reader may see the new ledger without metadata, never with those of the
+    old."""
+    about_file(target).unlink(missing_ok=True)
+    copy_atomically(source, target)
+    copy_atomically(about_file(source), about_file(target))

@@ -3,25 +3,59 @@
 import hashlib
 import heapq
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.data.cache_paths import ledger_path
+from optiml_jax.data.cache_paths import ledger_path, manifests
+from optiml_jax.data.manifest import RECORD, SEPARATOR, Manifest
 from optiml_jax.evaluation.prompts.ledger import Prompt
 
 
-def ledgers(ledger: str | None, suite: str | None, mixture: str | None, cache_dir: str) -> list[str]:
+def ledgers(
+    ledger: str | None, suite: str | None, mixture: str | None, cache_dir: str, recorded: Mapping[str, str] = {}
+) -> list[str]:
     """Paths of the ledgers: `ledger` itself, or those of `suite` (several, separated by commas), else of `mixture`.
 
+    A suite's ledger is the one that was written last. If the cached mixtures have different ledgers of it, such as for
+    two files of a user's own data, it is that of the run.
+
+    Args:
+      recorded: `Manifest.ledgers` of the run whose weights are evaluated.
+
     Raises:
-      UserError: none is given, or both a ledger and a suite.
+      UserError: none is given, or both a ledger and a suite; or a suite has several ledgers to choose from.
     """
     if ledger is not None and suite is not None:
         raise UserError(f"SUITE={suite} and LEDGER={ledger} both select prompts; give one of them")
     if ledger is None and suite is None and mixture is None:
         raise UserError("LEDGER is not set; give one with --gin.LEDGER=\"'cache/ledgers/samples.jsonl'\", or a SUITE")
-    suites = [name.strip() for name in (suite or mixture or "").split(",")]
-    return [ledger] if ledger is not None else [str(ledger_path(cache_dir, name)) for name in suites]
+    if ledger is not None:
+        return [ledger]
+    if suite is None:
+        own = {name: Path(cache_dir, recorded[name]) for name in mixture.split(SEPARATOR) if name in recorded}
+        missing = [name for name in mixture.split(SEPARATOR) if name not in own or not own[name].exists()]
+        return [str(path) for name, path in own.items() if name not in missing] + [
+            str(_of_suite(name, cache_dir, recorded)) for name in missing
+        ]
+    return [str(_of_suite(name.strip(), cache_dir, recorded)) for name in suite.split(",")]
+
+
+def recorded_ledgers(weights: str) -> Mapping[str, str]:
+    """The ledgers of the mixture on which a run was trained, as `Manifest.ledgers`; empty if there is no such run."""
+    path = Path(weights) / RECORD
+    return Manifest.read(path).ledgers if path.exists() else {}
+
+
+def _of_suite(name: str, cache_dir: str, recorded: Mapping[str, str]) -> Path:
+    """The ledger of a suite, see `ledgers`."""
+    stored = {path for manifest in map(Manifest.read, manifests(cache_dir)) if (path := manifest.ledgers.get(name))}
+    if len(stored) < 2:
+        return ledger_path(cache_dir, name)
+    if recorded.get(name) in stored:
+        return Path(cache_dir, recorded[name])
+    paths = ", ".join(sorted(str(Path(cache_dir, path)) for path in stored))
+    raise UserError(f"{cache_dir}: suite {name} has the prompts of several mixtures; choose with LEDGER: {paths}")
 
 
 def select(prompts: Sequence[Prompt], shots: int | Sequence[int] | None, limit: int) -> list[Prompt]:

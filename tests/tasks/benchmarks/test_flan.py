@@ -7,6 +7,7 @@ import re
 import pytest
 
 from optiml_jax.common.errors import DataError
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.tokenizer import join
 from tasks import suites
 from tasks.benchmarks import flan
@@ -15,7 +16,6 @@ from tasks.example import Example, Record, Skipped
 from tasks.prompting.subsampling import examples
 from tasks.reading.fields import UnusableError
 from tasks.reading.flan_fields import RECIPES, fields_of
-from tasks.task import Options
 from tests.tasks.benchmarks.flan_rows import ROWS
 
 JUDGE = ("{premise}\n\nIs it true that {hypothesis}?\n\n{options_}", "{answer}")
@@ -105,7 +105,7 @@ def test_pairs_that_alter_the_task_are_left_out_with_the_reason(folder):
     assert [template.id for template in benchmark.tasks[NAME].templates] == ["rte_0", "rte_1"]
     (left_out,) = benchmark.left_out
     assert left_out.where.endswith("templates.py#rte_2") and "not reviewed" in left_out.reason
-    everything = registry.discover("flan", folder(), Options(all_templates=True))
+    everything = registry.discover("flan", folder(), CacheOptions(all_templates=True))
     assert len(everything.tasks[NAME].templates) == 3 and not everything.left_out
 
 

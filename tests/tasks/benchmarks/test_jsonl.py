@@ -6,13 +6,13 @@ import json
 import pytest
 
 from optiml_jax.common.errors import DataError, UserError
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
 from tasks import suites
 from tasks.catalog import mixtures, registry
 from tasks.example import Example, Skipped
 from tasks.prompting import demonstrations
 from tasks.prompting.subsampling import examples
-from tasks.task import Options
 
 ALPACA = {"instruction": "Name the colour.", "input": "grass", "output": "green"}
 
@@ -28,7 +28,7 @@ def records(count, **fields):
 
 
 def discover(path, **options):
-    return registry.discover("jsonl", path, Options(**options))
+    return registry.discover("jsonl", path, CacheOptions(**options))
 
 
 def first_task(tmp_path, record, **options):

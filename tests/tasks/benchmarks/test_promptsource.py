@@ -10,6 +10,7 @@ import warnings
 import jinja2
 import pytest
 
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.tokenizer import join
 from tasks import suites
@@ -18,7 +19,6 @@ from tasks.catalog import mixtures, registry
 from tasks.example import Example, Record, Skipped, Template
 from tasks.prompting import prompts
 from tasks.prompting.subsampling import examples
-from tasks.task import Options
 from tests.tasks import features
 from tests.tasks.benchmarks import p3
 
@@ -74,7 +74,7 @@ def test_every_file_parses_and_counts_as_the_catalog_has_it(templates, shared):
 
 
 def test_real_rows_are_rendered_by_all_their_templates(shared):
-    benchmark = registry.discover("promptsource", shared / "data", Options())
+    benchmark = registry.discover("promptsource", shared / "data", CacheOptions())
     assert len(benchmark.tasks) == 13 and not benchmark.left_out
     reasons, count = collections.Counter(), 0
     for task in benchmark.tasks.values():
@@ -262,7 +262,7 @@ NAME = "promptsource.mine__copa"
 
 
 def first_task(folder, **options):
-    (task,) = registry.discover("promptsource", folder, Options(**options)).tasks.values()
+    (task,) = registry.discover("promptsource", folder, CacheOptions(**options)).tasks.values()
     return task
 
 

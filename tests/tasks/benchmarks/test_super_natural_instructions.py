@@ -6,6 +6,7 @@ import re
 import pytest
 
 from optiml_jax.common.errors import DataError
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.tokenizer import join
 from tasks import suites
 from tasks.benchmarks import super_natural_instructions as ni
@@ -14,7 +15,6 @@ from tasks.example import Example, Record, Skipped
 from tasks.prompting import demonstrations, prompts
 from tasks.prompting.prompts import DELIMITERS
 from tasks.prompting.subsampling import examples
-from tasks.task import Options
 from tests.tasks.conftest import NAME, write_splits, write_task
 
 # files and instances of each schema, by jq: of the real samples, and of those written for the tests
@@ -146,7 +146,7 @@ def test_a_test_task_is_its_first_hundred_instances_in_file_order(data_dir):
 
 
 def test_held_out_instances_are_chosen_by_id_and_belong_to_one_split_only(data_dir):
-    benchmark = registry.discover(NAME, data_dir, Options(held_out_instances=20))
+    benchmark = registry.discover(NAME, data_dir, CacheOptions(held_out_instances=20))
     task = benchmark.tasks[f"{NAME}.task2_two_too"]
     train, validation = ([e.id for e in examples(task, split)] for split in ("train", "validation"))
     assert len(validation) == 20 and set(train) | set(validation) == {f"two-{i}" for i in range(150)}
@@ -214,7 +214,7 @@ def one_bad_in(tmp_path, count, options=None):
     instances = [{"id": str(i), "input": f"q{i}", "output": ["x"] if i else []} for i in range(count)]
     write_task(tmp_path / NAME, "task1", instances)
     write_splits(tmp_path / NAME, train=["task1"])
-    return registry.discover(NAME, tmp_path, options or Options()).tasks[f"{NAME}.task1"]
+    return registry.discover(NAME, tmp_path, options or CacheOptions()).tasks[f"{NAME}.task1"]
 
 
 def test_one_bad_record_in_a_hundred_is_tolerated(tmp_path):
@@ -225,12 +225,12 @@ def test_one_bad_record_in_a_hundred_is_tolerated(tmp_path):
 def test_more_than_one_bad_record_in_a_hundred_is_an_error_unless_allowed(tmp_path):
     with pytest.raises(DataError, match=r"task1.json#0: output is empty \(1 of 99 records\).*--allow_bad_records"):
         list(examples(one_bad_in(tmp_path, 99), "train"))
-    assert len(list(examples(one_bad_in(tmp_path, 99, Options(allow_bad_records=True)), "train"))) == 99
+    assert len(list(examples(one_bad_in(tmp_path, 99, CacheOptions(allow_bad_records=True)), "train"))) == 99
 
 
 def test_a_task_without_a_usable_record_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"train .*--allow_empty"):
-        list(examples(one_bad_in(tmp_path, 1, Options(allow_bad_records=True)), "train"))
+        list(examples(one_bad_in(tmp_path, 1, CacheOptions(allow_bad_records=True)), "train"))
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_the_schema_of_release_1_is_read(tmp_path):
     ]
     path = tmp_path / "tasks" / "subtask010_mctaco_answer_generation_event_ordering.json"
     path.write_text(json.dumps(raw | fields | {"Definition": "Order the events. "}))
-    (task,) = ni.discover(tmp_path, Options()).tasks.values()
+    (task,) = ni.discover(tmp_path, CacheOptions()).tasks.values()
     assert task.name == f"{NAME}.task010_mctaco_answer_generation_event_ordering"
     assert task.category == registry.catalog(NAME)[task.name].category
     record = next(task.read("train"))
@@ -301,7 +301,7 @@ def test_the_schema_of_release_1_is_read(tmp_path):
 
 def test_real_files_of_release_1_are_read(shared, tmp_path):
     directory = shared / "data" / "natural_instructions_v1"
-    benchmark = ni.discover(directory, Options())
+    benchmark = ni.discover(directory, CacheOptions())
     assert len(benchmark.tasks) == 8 and not benchmark.left_out
     for task in benchmark.tasks.values():
         assert all(isinstance(example, Example) for example in examples(task, "train"))
@@ -313,7 +313,7 @@ def test_positive_examples_are_shown_in_their_order_and_filled_up_with_what_is_n
     instances = [{"id": f"i{i}", "input": f"Input {i}", "output": [f"out {i}"]} for i in range(130)]
     write_task(tmp_path, "task1_a", instances, **{"Positive Examples": positive, "Definition": ["Do it."]})
     write_splits(tmp_path, test=["task1_a"])
-    (task,) = ni.discover(tmp_path, Options()).tasks.values()
+    (task,) = ni.discover(tmp_path, CacheOptions()).tasks.values()
     shown = list(task.read("shown"))
     assert [record.id for record in shown] == ["positive0", "positive1", "i100", "i101", "i102"]
     chosen = [demonstrations.choose(shown, task.name, "i3", count, 0, drawn=False) for count in (2, 5)]
@@ -339,7 +339,7 @@ def test_the_cross_lingual_track_is_a_suite(tmp_path):
     write_splits(tmp_path, train=["task1_a"], excluded=["task2_b", "task3_c"])
     (tmp_path / "splits" / "xlingual").mkdir()
     (tmp_path / "splits" / "xlingual" / "test_tasks.txt").write_text("task2_b\n")
-    benchmark = ni.discover(tmp_path, Options())
+    benchmark = ni.discover(tmp_path, CacheOptions())
     (part,) = suites.suite(f"{NAME}_xlingual").parts(benchmark)
     assert (part.task.name, part.level, part.shots) == (f"{NAME}.task2_b", "held_out_task", (0, 2))
     assert part.task.templates[0].metric("да", ["да"]) == 1.0  # rouge-score alone would give 0

@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 
 from optiml_jax.common.errors import DataError, UserError
-from optiml_jax.data.cache_paths import manifest_path
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.data.store import TokenStore
 from optiml_jax.evaluation.prompts.ledger import read_ledger
 from optiml_jax.tokenizer import Tokenizer, join
 from tasks import suites
 from tasks.benchmarks.samples import TOKENIZER
-from tasks.caching import build, shard, work_item
-from tasks.caching.shard import Limits
+from tasks.caching import build, shard
 from tasks.caching.work_item import Job
 from tasks.catalog import mixtures, registry
 from tasks.example import Example
 from tasks.prompting.subsampling import examples
 from tasks.reading import fingerprints
-from tasks.task import Options, Task
+from tasks.task import Task
+from tests.stores import counted, manifest, only_manifest, opened, write_header
 from tests.tasks.conftest import NAME, ask, write_splits, write_task
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -50,8 +50,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def job(data_dir: Path, cache_dir: Path, **options) -> Job:
-    limit = options.pop("max_label_tokens", 0)
-    return Job(NAME, str(data_dir), str(cache_dir), Options(**options), Limits(limit))
+    return Job(NAME, str(data_dir), str(cache_dir), CacheOptions(**options))
 
 
 def same_as_alone(store: TokenStore, tokenizer: Tokenizer, task: Task) -> None:
@@ -67,28 +66,28 @@ def same_as_alone(store: TokenStore, tokenizer: Tokenizer, task: Task) -> None:
 
 
 def test_the_store_holds_each_example_as_encoded_alone(samples, tokenizer):
-    store = TokenStore(samples)
-    assert store.tokenizer_fingerprint == tokenizer.fingerprint == Tokenizer.load(samples / "tokenizer").fingerprint
+    store = opened(samples)
+    assert store.tokenizer_fingerprint == tokenizer.fingerprint == Tokenizer.load(store.tokenizer_path).fingerprint
     trained = mixtures.mixture("samples").tasks(registry.discover("samples"))
     for task in trained:
         same_as_alone(store, tokenizer, task)
-    assert {path.parent.name for path in samples.glob("tasks/*/*.json")} == {task.name for task in trained}
-    assert {path.stem for path in samples.glob("tasks/*/*.json")} == {"train"}  # nothing else is tokenised
+    assert {path.parents[1].name for path in samples.glob("tasks/*/*/*.json")} == {task.name for task in trained}
+    assert {path.stem for path in samples.glob("tasks/*/*/*.json")} == {"train"}  # nothing else is tokenised
 
 
 def test_official_tasks_are_stored_as_encoded_alone(raw_data, tokenizer, tmp_path):
     """Texts with line breaks, several scripts and code; that shared lines are tokenised once must not show."""
     if (raw_data.parent / "tokenizer").is_dir():
         tokenizer = Tokenizer.load(raw_data.parent / "tokenizer")  # OPT's
-    (tmp_path / "store.json").write_text('{"format": 1, "tokenizer": {"fingerprint": "", "vocab_size": 1}}')
+    write_header(tmp_path)
     tasks = registry.discover(NAME, raw_data).tasks
     some = [task for name, task in tasks.items() if len(tasks) < 9 or name.split(".")[1].split("_")[0] in SOME]
     assert len(some) in (2, 3)
     for task in some:
-        part = shard.write_shard(tmp_path, task, 0, 1, tokenizer)
-        identity = work_item.identity(Job(NAME, None, str(tmp_path)), "", task)
-        shard.finish(tmp_path, identity, {}, [part], False)
-        same_as_alone(TokenStore(tmp_path), tokenizer, task)
+        folder = tmp_path / "tasks" / task.name / ".partial"
+        part = shard.write_shard(folder, task, 0, 1, tokenizer)
+        store = TokenStore(tmp_path, manifest({task.name: part["examples"]}, shard.finish(folder, [part])))
+        same_as_alone(store, tokenizer, task)
 
 
 @pytest.mark.parametrize(
@@ -101,28 +100,32 @@ def test_a_source_cut_at_its_first_line_has_the_ids_of_the_whole(tokenizer, text
 
 
 def test_stats_add_up(samples):
-    store = TokenStore(samples)
-    for path in samples.glob("tasks/*/*.json"):
-        stats = store.stats(path.parent.name, path.stem)
-        lengths = store.lengths(stats["task"], stats["split"])
-        labels = [
-            len(ids) - start
-            for ids, start in (store.read(stats["task"], stats["split"], i) for i in range(len(lengths)))
-        ]
+    store = opened(samples)
+    for path in samples.glob("renderings/*/*.json"):
+        rendering, task = json.loads(path.read_text()), path.parent.name
+        stats = rendering | store.stats(task, "train")
+        lengths = store.lengths(task, "train")
+        labels = [len(ids) - start for ids, start in (store.read(task, "train", i) for i in range(len(lengths)))]
         assert stats["tokens"] == lengths.sum() and stats["label_tokens"] == sum(labels)
         assert stats["longest_label"] == max(labels) and stats["templates"] == {"definition": len(lengths)}
-        longest = store.example_id(stats["task"], stats["split"], labels.index(max(labels)))
+        longest = store.example_id(task, "train", labels.index(max(labels)))
         assert stats["longest_label_example"] == longest
         assert stats["raw_examples"] == stats["examples"] + stats["skipped_count"]
 
 
 def test_the_manifest_lists_what_is_trained_on(samples):
-    manifest = json.loads((samples / "mixtures" / "samples.json").read_text())
+    manifest = json.loads(only_manifest(samples).read_text())
     trained = mixtures.mixture("samples").tasks(registry.discover("samples"))
     want = [{"name": t.name, "benchmark": "samples", "category": t.category, "examples": 368} for t in trained]
+    contents_ = [task.pop("content") for task in manifest["tasks"]]
+    assert all((samples / "tasks" / t.name / name).is_dir() for t, name in zip(trained, contents_))
+    specification = manifest.pop("specification")
+    assert specification["options"] == {"held_out_instances": None, "max_label_tokens": 0, "review": None}
+    assert specification["data_dir"] is None and list(specification["raw"]) == ["samples"]
+    assert manifest.pop("ledgers") == {}
     coverage = {"samples": {"train": [12, 12], "test": [3, 3]}}
     assert len(manifest.pop("checksum")) == 32 and manifest.pop("coverage") == coverage
-    assert manifest == {"format": 1, "name": "samples", "eps": 4096, "benchmarks": None, "tasks": want}
+    assert manifest == {"format": 2, "name": "samples", "eps": 4096, "benchmarks": None, "tasks": want}
 
 
 def test_the_ledger_holds_every_prompt_of_the_evaluated_splits(samples):
@@ -192,7 +195,7 @@ def test_a_lost_file_is_written_again(data_dir, tmp_path, tokenizer):
     cache = tmp_path / "cache"
     build.run(job(data_dir, cache), tokenizer)
     whole = contents(cache)
-    next(cache.glob("tasks/*task2_two_too/*.index")).unlink()
+    next(cache.glob("tasks/*task2_two_too/*/*.index")).unlink()
     build.run(job(data_dir, cache), tokenizer)
     assert contents(cache) == whole
 
@@ -223,12 +226,12 @@ def test_a_killed_run_resumes_to_the_same_store(data_dir, tmp_path, tokenizer):
     command += [f"--cache_dir={cache}", f"--tokenizer={TOKENIZER}"]
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(cache.glob("tasks/*/train.json")) and run.poll() is None and time.monotonic() < deadline:
+    while not list(cache.glob("renderings/*/*.json")) and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     run.send_signal(signal.SIGKILL)
     run.wait()
-    done = len(list(cache.glob("tasks/*/train.json")))
-    assert 0 < done < 12 and not (cache / "mixtures" / f"{NAME}.json").exists()
+    done = len(list(cache.glob("renderings/*/*.json")))
+    assert 0 < done < 12 and not (cache / "mixtures").exists()
     assert len(build.run(job(data_dir, cache), tokenizer).written) == 12 - done
     assert contents(cache) == contents(whole)
 
@@ -237,11 +240,11 @@ def test_shards_hold_the_same_examples_as_one_file(data_dir, tmp_path, tokenizer
     build.run(job(data_dir, tmp_path / "one"), tokenizer)
     monkeypatch.setattr(shard, "SHARD_BYTES", 4000)
     build.run(job(data_dir, tmp_path / "many"), tokenizer)
-    single, many = TokenStore(tmp_path / "one"), TokenStore(tmp_path / "many")
+    single, many = opened(tmp_path / "one"), opened(tmp_path / "many")
     name, split = f"{NAME}.task2_two_too", "train"
-    stats, parts = single.stats(name, split), many.stats(name, split)
+    stats, parts = counted(tmp_path / "one", name), counted(tmp_path / "many", name)
     assert parts["shards"] > 2 == stats["shards"] + 1
-    for key in (*shard.SUMS, "longest_label", "templates"):
+    for key in (*shard.SUMS, *shard.COUNTS, "longest_label", "templates"):
         assert stats[key] == parts[key], key
     by_id = [
         {store.example_id(name, split, i): store.read(name, split, i)[0].tolist() for i in range(stats["examples"])}
@@ -266,23 +269,30 @@ def test_long_labels_are_skipped_counted_and_listed_when_asked(data_dir, tmp_pat
     write_task(data_dir / NAME, "task1_one", instances)
     name = f"{NAME}.task1_one"
     build.run(job(data_dir, tmp_path / "all"), tokenizer)
-    stats = TokenStore(tmp_path / "all").stats(name, "train")
+    stats = counted(tmp_path / "all", name)
     tokens = len(tokenizer.encode(" " + long.strip()))
     assert (stats["longest_label"], stats["longest_label_example"], stats["skipped_count"]) == (tokens, "i3", 0)
     build.run(job(data_dir, tmp_path / "short", max_label_tokens=20), tokenizer)
-    stats = TokenStore(tmp_path / "short").stats(name, "train")
+    stats = counted(tmp_path / "short", name)
     assert stats["examples"] == 8 and stats["raw_examples"] == 9
     reason = f"label of {tokens} tokens, more than --max_label_tokens=20"
     assert stats["skipped"] == [{"where": f"{name}#i3", "reason": reason}] and stats["skipped_count"] == 1
 
 
-def test_a_store_of_another_tokenizer_or_format_is_refused(data_dir, tmp_path, tokenizer, other_tokenizer):
+def test_two_tokenizers_stand_side_by_side_and_another_format_is_refused(
+    data_dir, tmp_path, tokenizer, other_tokenizer
+):
     cache = tmp_path / "cache"
-    build.run(job(data_dir, cache), tokenizer)
-    with pytest.raises(UserError, match=r"store\.json: .*another tokenizer, .*/tokenizer"):
-        build.run(job(data_dir, cache), Tokenizer.load(other_tokenizer))
-    (cache / "store.json").write_text('{"format": 0}')
-    with pytest.raises(UserError, match=r"format 0, not 1.*--cache_dir"):
+    first = build.run(job(data_dir, cache), tokenizer)
+    before = contents(cache)
+    second = build.run(job(data_dir, cache), Tokenizer.load(other_tokenizer))
+    assert before.items() <= contents(cache).items() and len(second.written) == 2
+    stores = [TokenStore.open(result.path) for result in (first, second)]
+    fingerprints_ = [store.tokenizer_fingerprint for store in stores]
+    assert fingerprints_ == [tokenizer.fingerprint, Tokenizer.load(other_tokenizer).fingerprint]
+    assert [Tokenizer.load(store.tokenizer_path).fingerprint for store in stores] == fingerprints_
+    (cache / "store.json").write_text('{"format": 1}')
+    with pytest.raises(UserError, match=r"format 1, this version reads 2; .*tools\.cache_tasks"):
         build.run(job(data_dir, cache), tokenizer)
 
 
@@ -316,7 +326,7 @@ def test_a_fault_in_one_task_is_raised_and_the_others_are_kept(data_dir, tmp_pat
     assert not list(cache.glob("mixtures/*.json")), "an incomplete mixture must not look complete"
     result = build.run(job(data_dir, cache, allow_empty_tasks=True), tokenizer)
     assert [task.name for task in result.written] == [f"{NAME}.{task_name}"]
-    manifest = json.loads(manifest_path(cache, NAME).read_text())
+    manifest = json.loads(only_manifest(cache).read_text())
     assert [task["name"] for task in manifest["tasks"]] == [f"{NAME}.task1_one"]
     assert not list(cache.rglob("*.failed"))
 

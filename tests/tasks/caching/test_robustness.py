@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.data.store import TokenStore
+from optiml_jax.data.cache_paths import tokenizer_path
 from optiml_jax.data.verify import check_store
 from optiml_jax.tokenizer import Tokenizer
 from tasks.benchmarks import super_natural_instructions
@@ -20,6 +20,7 @@ from tasks.caching import build, estimate, shard
 from tasks.caching.work_item import Job
 from tasks.catalog import registry
 from tasks.prompting import subsampling
+from tests.stores import counted, opened
 from tests.tasks.caching.test_build import contents, job
 from tests.tasks.conftest import NAME, write_splits, write_task
 from tools import cache_tasks
@@ -94,9 +95,9 @@ def test_a_job_killed_at_any_file_operation_leaves_only_what_is_whole_and_goes_o
             ended.append(run(cache, limit))
             if (cache / "store.json").exists():
                 assert not list(check_store(cache)), f"killed before operation {limit}"
-            stats = {path: path.stat().st_mtime_ns for path in cache.glob("tasks/*/*.json")}
+            stats = {path: path.stat().st_mtime_ns for path in cache.glob("renderings/*/*.json")}
             assert finished.items() <= stats.items(), "what was finished is not written again"
-            assert len(stats) == 2 or not (cache / "mixtures" / f"{NAME}.json").exists()
+            assert len(stats) == 2 or not (cache / "mixtures").exists()
             finished = stats
             if ended[-1] != "killed":  # there was less left to do
                 assert contents(cache) == contents(whole)
@@ -129,10 +130,12 @@ def test_two_processes_cannot_write_one_store_at_a_time(data_dir, tmp_path, toke
     else:
         assert codes == [0, 0]  # on a busy machine one may be through before the other starts
     build.run(job(data_dir, tmp_path / "alone"), tokenizer)
-    reports = {f"mixtures/{NAME}{kind}" for kind in (".txt", ".skipped.txt")}  # of the command, not of the store
-    reports |= {f"ledgers/{NAME}{kind}" for kind in (".jsonl", ".about.json")}
-    have = {name: content for name, content in contents(cache).items() if name not in reports}
-    assert have == contents(tmp_path / "alone")
+    assert tokens(cache) == tokens(tmp_path / "alone")
+
+
+def tokens(cache: Path) -> dict[str, bytes]:
+    """The contents of a store, and what they were made from."""
+    return {name: data for name, data in contents(cache).items() if name.startswith(("tasks/", "renderings/"))}
 
 
 def test_a_store_that_is_being_written_is_refused_in_one_line(data_dir, tmp_path, tokenizer):
@@ -148,7 +151,7 @@ def test_a_store_that_is_being_written_is_refused_in_one_line(data_dir, tmp_path
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(UserError, match=f"{cache}: is being written by process {holder.pid} on .*; wait for it"):
             build.run(job(data_dir, cache), tokenizer)
-        assert [path.name for path in cache.iterdir()] == [".lock"]
+        assert {path.name for path in cache.iterdir()} == {".lock", ".lock.holder"}
         holder.kill()
     assert len(build.run(job(data_dir, cache), tokenizer).written) == 2
 
@@ -161,20 +164,20 @@ def test_verify_names_what_is_damaged(data_dir, tmp_path, tokenizer, capsys, oth
     build.run(job(data_dir, cache), tokenizer)
     cache_tasks.main(["--verify", f"--cache_dir={cache}"])
     assert f"{cache}: 2 tasks are intact" in capsys.readouterr().out
-    damaged = [next(cache.glob("tasks/*task2*/*.ids")), next(cache.glob("tasks/*task1_one/*.tokens"))]
+    damaged = [next(cache.glob("tasks/*task2*/*/*.ids")), next(cache.glob("tasks/*task1_one/*/*.tokens"))]
     for path in damaged:
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 4
         path.write_bytes(content)
-    Tokenizer.load(other_tokenizer).save(cache / "tokenizer")
+    Tokenizer.load(other_tokenizer).save(tokenizer_path(cache, tokenizer.fingerprint))
     with pytest.raises(SystemExit) as error:
         cache_tasks.main(["--verify", f"--cache_dir={cache}"])
     printed = capsys.readouterr()
     assert error.value.code == 2
     assert printed.err.startswith(f"error: {damaged[1]}: damaged (checksum ")
-    assert "remove the task's folder and cache it again (and 2 more faults, listed above)\n" in printed.err
+    assert "remove its folder and cache the mixture again (and 2 more faults, listed above)\n" in printed.err
     assert f"{damaged[0]}: damaged" in printed.out
-    assert f"{cache}/tokenizer: " in printed.out
+    assert f"{tokenizer_path(cache, tokenizer.fingerprint)}: " in printed.out
 
 
 # plan
@@ -186,12 +189,12 @@ def test_the_planned_size_of_real_tasks_is_within_5_percent(shared, tmp_path):
     plans: list[estimate.StorePlan] = []
     job_ = Job(NAME, str(shared / "data"), str(tmp_path))
     result = build.run(job_, tokenizer, announce=plans.append)
-    store = TokenStore(tmp_path)
+    store = opened(tmp_path)
     stats = [store.stats(task.name, "train") for task in result.tasks]
     (plan,) = plans
     assert (plan.tasks, plan.examples) == (len(stats), sum(s["examples"] for s in stats))
     assert plan.tokens == pytest.approx(sum(s["tokens"] for s in stats), rel=0.05)
-    size = sum(path.stat().st_size for path in tmp_path.glob("tasks/*/*-of-*"))
+    size = sum(path.stat().st_size for path in tmp_path.glob("tasks/*/*/*-of-*"))
     assert plan.bytes == pytest.approx(size, rel=0.05)
     assert str(plan).startswith(f"planned: {len(stats)} tasks, {plan.examples:,} examples, {plan.tokens:,} tokens, ")
 
@@ -200,7 +203,7 @@ def test_a_plan_of_few_examples_is_exact_and_leaves_out_what_cannot_be_read(data
     """Every example is in the sample."""
     plans: list[estimate.StorePlan] = []
     result = build.run(job(data_dir, tmp_path / "cache"), tokenizer, announce=plans.append)
-    files = list((tmp_path / "cache").glob("tasks/*/*-of-*"))
+    files = list((tmp_path / "cache").glob("tasks/*/*/*-of-*"))
     tokens = sum(path.stat().st_size for path in files if path.suffix == ".tokens") // 2
     assert plans[0].tokens == tokens and plans[0].examples == 5 + 150
     assert plans[0].bytes == sum(path.stat().st_size for path in files)
@@ -227,10 +230,10 @@ def test_a_cap_takes_examples_at_random_by_id_and_is_counted(data_dir, tmp_path,
     monkeypatch.setattr(subsampling, "IN_MEMORY_BYTES", 30_000)  # read as a stream, once to choose and once a shard
     cache = tmp_path / "cache"
     build.run(job(data_dir, cache), tokenizer)
-    store = TokenStore(cache)
+    store = opened(cache)
     chosen = {}
     for name in ("task1_one", "task2_two_too"):
-        stats = store.stats(f"{NAME}.{name}", "train")
+        stats = counted(cache, f"{NAME}.{name}")
         assert stats["shards"] > 2
         assert (stats["raw_examples"], stats["examples"], stats["skipped_count"]) == (2000, 500, 1)
         assert stats["max_examples"] == 500
@@ -242,7 +245,7 @@ def test_a_cap_takes_examples_at_random_by_id_and_is_counted(data_dir, tmp_path,
     assert 80 < len(chosen["task1_one"] & chosen["task2_two_too"]) < 170  # each task by itself: 125 expected, sd 8
     write_task(data_dir / NAME, "task1_one", instances[::-1])
     build.run(job(data_dir, cache), tokenizer)
-    again = TokenStore(cache)
+    again = opened(cache)
     ids = [again.example_id(f"{NAME}.task1_one", "train", i) for i in range(500)]
     assert {int(item[1:]) for item in ids} == chosen["task1_one"], "the choice depends on ids, not on their order"
 
@@ -257,9 +260,9 @@ def test_what_a_row_of_2048_would_cut_is_counted(data_dir, tmp_path, tokenizer):
     instances = [{"id": f"i{i}", "input": text, "output": ["x"]} for i, text in enumerate(words)]
     write_task(data_dir / NAME, "task1_one", instances)
     build.run(job(data_dir, tmp_path / "cache"), tokenizer)
-    store = TokenStore(tmp_path / "cache")
+    store = opened(tmp_path / "cache")
     have = store.lengths(f"{NAME}.task1_one", "train")
-    assert store.stats(f"{NAME}.task1_one", "train")["truncated"] == (have > 2047).sum() > 0, lengths
+    assert counted(tmp_path / "cache", f"{NAME}.task1_one")["truncated"] == (have > 2047).sum() > 0, lengths
 
 
 # runners

@@ -14,13 +14,13 @@ from optiml_jax.common.errors import UserError
 from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.sampling import Sampler, probabilities, shares, shares_text
 from optiml_jax.data.settings import Data
+from optiml_jax.data.specification import CacheOptions
 from tasks.catalog import mixtures
 from tasks.catalog.registry import MissingError, catalog
-from tasks.task import Options
 from tests.tasks.prompting.wordings import write
 from tools import inspect_mixture
 
-LEAVE_OUT = Options(missing_benchmarks="leave_out")
+LEAVE_OUT = CacheOptions(missing_benchmarks="leave_out")
 # paper 4.3 with one part of Super-NaturalInstructions given to reasoning (4.6), 5% of all pre-training text (4.5)
 SHARES = {
     "promptsource": 0.45 * 0.95,
@@ -115,7 +115,7 @@ def some(tmp_path):
 
 def test_missing_benchmarks_are_refused_by_name_with_the_way_out(some):
     with pytest.raises(MissingError) as error:
-        mixtures.mixture("opt_iml").discover(some, Options())
+        mixtures.mixture("opt_iml").discover(some, CacheOptions())
     text = str(error.value)
     assert "exmix" in text and "\n" not in text and "--missing_benchmarks=leave_out" in text
     for name in ("flan", "super_natural_instructions", "promptsource", "t5", "reasoning"):
@@ -140,7 +140,7 @@ def test_a_benchmark_without_a_task_to_train_on_is_as_good_as_missing(some, monk
     parts = {"crossfit": 4.0, "unifiedskg": 2.0}
     mixture = mixtures.Mixture("two", tuple(parts), parts)
     with pytest.raises(MissingError, match="no task of unifiedskg to train on"):
-        mixture.discover(some, Options())
+        mixture.discover(some, CacheOptions())
     assert {task.benchmark for task in mixture.tasks(mixture.discover(some, LEAVE_OUT))} == {"crossfit"}
 
 

@@ -5,12 +5,12 @@ import re
 import pytest
 
 from optiml_jax.common.errors import UserError
+from optiml_jax.data.specification import CacheOptions
 from tasks import suites
 from tasks.benchmarks.samples import answer_format
 from tasks.catalog import mixtures, registry
 from tasks.catalog.mixtures import Mixture
 from tasks.prompting.subsampling import Pool, examples
-from tasks.task import Options
 from tests.tasks.conftest import NAME
 
 
@@ -96,7 +96,7 @@ def test_unknown_names_come_with_the_nearest():
 
 
 def test_shards_split_the_records_between_them(data_dir):
-    task = registry.discover(NAME, data_dir, Options()).tasks[f"{NAME}.task2_two_too"]
+    task = registry.discover(NAME, data_dir, CacheOptions()).tasks[f"{NAME}.task2_two_too"]
     whole = [example.id for example in examples(task, "train")]
     parts = [[pair.record.id for pair in Pool(task, "train").shard(shard, 4)] for shard in range(4)]
     assert sorted(name for part in parts for name in part) == sorted(whole) and parts[1] == whole[1::4]

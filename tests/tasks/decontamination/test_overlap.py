@@ -11,7 +11,7 @@ import pytest
 
 from optiml_jax.common.errors import DataError
 from optiml_jax.data.cache_paths import ledger_path
-from optiml_jax.data.store import TokenStore
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.prompts.ledger import LEVELS, read_ledger, write_ledger
 from optiml_jax.tokenizer import Tokenizer
 from tasks import suites
@@ -21,8 +21,8 @@ from tasks.catalog.registry import CATALOG, catalog, listed
 from tasks.decontamination import overlap
 from tasks.decontamination.overlap import N, TokenHashes, words
 from tasks.suites import ledger_job, validation
-from tasks.task import Options
 from tests.evaluation.example_prompts import prompt
+from tests.stores import opened
 from tests.tasks.prompting.wordings import write
 from tools import cache_tasks, find_overlap
 
@@ -188,7 +188,7 @@ def test_planted_copies_are_found_and_nothing_else(cache, capsys):
 
 def test_brute_force_finds_the_same_pairs(cache):
     """Every train example against every evaluation example, as sets of tuples."""
-    store, tokenizer = TokenStore(cache / "cache"), Tokenizer.load(TOKENIZER)
+    store, tokenizer = opened(cache / "cache"), Tokenizer.load(TOKENIZER)
     pairs, _ = find(cache, "--processes=1")
     requests = [item for suite in ("one", "two") for item in read_ledger(ledger_path(cache / "cache", suite))]
     grams = {item.id: set(brute_force(f"{item.prompt} {item.references[0]}")) for item in requests}
@@ -228,7 +228,7 @@ def test_decisions_stay_and_are_applied(cache, capsys):
     assert "2 of 4 pairs to decide" in capsys.readouterr().out
     review.dropped.cache_clear()
     mixture = mixtures.mixture("jsonl")
-    benchmark = mixture.discover(cache / "data", Options(review=str(path)))
+    benchmark = mixture.discover(cache / "data", CacheOptions(review=str(path)))
     assert {task.name for task in mixture.tasks(benchmark)} == {"jsonl.b", "jsonl.c"}
     (left,) = mixture.not_drawn(benchmark)
     assert left.where == "jsonl.a" and left.reason == f"dropped by {path}: copies (bench.sky)"
@@ -239,7 +239,7 @@ def test_a_ledger_flags_its_contaminated_examples_and_drops_what_is_decided(tmp_
     write(tmp_path, **{"mmlu/test/anatomy_test.csv": lines, "mmlu/test/astronomy_test.csv": lines})
     path = tmp_path / "review.tsv"
     review.write(path, [review.TaskPair("t", "mmlu.astronomy", "", "", "drop_evaluation", "copies", "me")])
-    options = Options(review=str(path))
+    options = CacheOptions(review=str(path))
     overlaps = {"mmlu.anatomy": frozenset("2")}
     result = ledger_job.run(suites.suite("mmlu"), str(tmp_path), tmp_path / "cache", options, contaminated=overlaps)
     actual = {prompt.id: prompt.contaminated for prompt in read_ledger(result.path)}
@@ -342,7 +342,7 @@ def test_held_out_instances_are_not_in_the_store(tmp_path):
     flags = ["--mixture=unifiedskg", f"--data_dir={tmp_path / 'data'}", f"--cache_dir={tmp_path / 'cache'}"]
     with contextlib.redirect_stdout(None):
         cache_tasks.main([*flags, f"--tokenizer={TOKENIZER}"])
-    store, tokenizer = TokenStore(tmp_path / "cache"), Tokenizer.load(TOKENIZER)
+    store, tokenizer = opened(tmp_path / "cache"), Tokenizer.load(TOKENIZER)
     assert store.stats("unifiedskg.spider", "train")["examples"] == 20
     trained = " ".join(tokenizer.decode(store.read("unifiedskg.spider", "train", i)[0]) for i in range(20))
     assert "selecttrain19" in trained and "dev" not in trained

@@ -13,6 +13,7 @@ import tensorflow as tf
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.manifest import EPS, Manifest, TaskSize
 from optiml_jax.data.sampling import probabilities
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.data.store import TokenStore
 from optiml_jax.evaluation.metrics import rouge_l
 from optiml_jax.tokenizer import Tokenizer
@@ -23,7 +24,7 @@ from tasks.caching.work_item import Job
 from tasks.catalog import mixtures, registry
 from tasks.catalog.mixtures import Mixture
 from tasks.prompting.subsampling import examples
-from tasks.task import Options
+from tests.stores import only_manifest, opened
 from tests.tasks.conftest import NAME, write_splits, write_task
 from tests.tasks.prompting.wordings import write
 
@@ -53,7 +54,7 @@ def same_tokens(store: TokenStore, name: str, split: str, eos: int) -> int:
 def test_samples_have_the_tokens_of_the_store(tmp_path):
     tokenizer = Tokenizer.load(TOKENIZER)
     build.run(Job("samples", None, str(tmp_path)), tokenizer)
-    store = TokenStore(tmp_path)
+    store = opened(tmp_path)
     some = mixtures.mixture("samples").tasks(registry.discover("samples"))[::4]
     assert sum(same_tokens(store, task.name, "train", tokenizer.eos_id) for task in some) > 1000
 
@@ -72,12 +73,12 @@ def test_real_tasks_have_the_tokens_of_the_store(shared, tmp_path):
     (directory / "splits" / "default" / "train_tasks.txt").write_text("\n".join(names))
     seqio_tasks.use_data_dir(tmp_path / "data", tokenizer=shared / "tokenizer")
     build.run(Job(NAME, str(tmp_path / "data"), str(tmp_path / "cache")), Tokenizer.load(shared / "tokenizer"))
-    store = TokenStore(tmp_path / "cache")
+    store = opened(tmp_path / "cache")
     counts = [
         same_tokens(store, task.name, "train", 2) for task in registry.discover(NAME, tmp_path / "data").tasks.values()
     ]
     assert len(counts) == 3 and sum(counts) == sum(
-        store.stats(p.parent.name, p.stem)["examples"] for p in store.directory.glob("tasks/*/*.json")
+        store.stats(task.name, "train")["examples"] for task in store.manifest.tasks
     )
 
 
@@ -88,7 +89,7 @@ def test_rates_are_those_of_seqio_and_of_the_engine(data_dir, tmp_path):
     write_splits(data_dir / NAME, train=["task1_one", "task2_two-too", "task9_large"], test=["task3_new"])
     seqio_tasks.use_data_dir(data_dir, tokenizer=TOKENIZER)
     build.run(Job(NAME, str(data_dir), str(tmp_path / "cache")), Tokenizer.load(TOKENIZER))
-    manifest = Manifest.read(tmp_path / "cache" / "mixtures" / f"{NAME}.json")
+    manifest = Manifest.read(only_manifest(tmp_path / "cache"))
     mixture = seqio.MixtureRegistry.get(NAME)
     rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
     assert rates == {f"{NAME}.task1_one": 5, f"{NAME}.task2_two_too": 150, f"{NAME}.task9_large": 4096}
@@ -104,7 +105,7 @@ def test_nested_mixtures_carry_the_stated_proportions(data_dir, monkeypatch):
     seqio_tasks.use_data_dir(data_dir, tokenizer=TOKENIZER)
     mixture = seqio.MixtureRegistry.get("both")
     rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
-    benchmark = nested.discover(data_dir, Options())
+    benchmark = nested.discover(data_dir, CacheOptions())
     sizes = [
         TaskSize(t.name, t.benchmark, t.category, sum(1 for _ in examples(t, "train"))) for t in nested.tasks(benchmark)
     ]
@@ -128,7 +129,7 @@ def test_every_task_and_mixture_of_the_paper_is_there_and_opt_iml_has_its_shares
         }
     write(tmp_path / "crossfit", **{"search_qa_train.tsv": "q\ta\n" * 3, "kilt_nq_train.tsv": "q\ta\nr\ta\n"})
     write(tmp_path / "pretrain_text", **{"a.txt": "Some text.\n"})
-    seqio_tasks.use_data_dir(tmp_path, TOKENIZER, Options(missing_benchmarks="leave_out"))
+    seqio_tasks.use_data_dir(tmp_path, TOKENIZER, CacheOptions(missing_benchmarks="leave_out"))
     mixture = seqio.MixtureRegistry.get("opt_iml")
     rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
     shares = {name: rate / sum(rates.values()) for name, rate in rates.items()}

@@ -18,6 +18,7 @@ from tasks.benchmarks.samples import TOKENIZER
 from tasks.caching import build
 from tasks.caching.work_item import Job
 from tasks.seqio_tasks import to_seqio
+from tests.stores import only_manifest
 from tests.tasks.conftest import NAME, write_splits, write_task
 
 EOS = 2
@@ -28,7 +29,7 @@ def manifest(tmp_path_factory) -> Path:
     """Returns the store of the samples."""
     cache_dir = tmp_path_factory.mktemp("samples")
     build.run(Job("samples", None, str(cache_dir)), Tokenizer.load(TOKENIZER))
-    return cache_dir / "mixtures" / "samples.json"
+    return only_manifest(cache_dir)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def sized(tmp_path_factory) -> Path:
         write_task(folder / "data" / NAME, f"task{size}", instances)
     write_splits(folder / "data" / NAME, train=[f"task{size}" for size in sizes])
     build.run(Job(NAME, str(folder / "data"), str(folder / "cache")), Tokenizer.load(TOKENIZER))
-    return folder / "cache" / "mixtures" / f"{NAME}.json"
+    return only_manifest(folder / "cache")
 
 
 def get_dataset(name: str, **options):
@@ -58,7 +59,7 @@ def get_dataset(name: str, **options):
 def loader_documents(manifest: Path, count: int) -> set[tuple]:
     """(inputs, targets) of what the training loader emits, from its arrays alone, until `count` are known."""
     items = set()
-    store = TokenStore(manifest.parents[1])
+    store = TokenStore.open(manifest)
     data = Data("samples", "", row_length=512, batch_rows=16, seed=3, prefetch=0)
     with Loader(store, Manifest.read(manifest), data, pad_id=1, eos_id=EOS) as batches:
         for _ in range(100):
@@ -112,7 +113,7 @@ def test_rates_are_those_of_training(sized, options, stated):
         dataclasses.replace(task, benchmark=("one", "two", "three")[min(i // 2, 2)])
         for i, task in enumerate(Manifest.read(sized).tasks)
     ]
-    content = Manifest("three", tuple(parts), 200, stated)
+    content = Manifest("three", tuple(parts), 200, stated, specification=Manifest.read(sized).specification)
     path = sized.with_name("three.json")
     content.write(path)
     mixture = to_seqio(path, **options)
@@ -126,11 +127,11 @@ def test_rates_are_those_of_training(sized, options, stated):
 def test_what_cannot_be_found_or_read_is_said(manifest, tmp_path):
     with pytest.raises(UserError, match=r"sample; did you mean samples.*CACHE_DIR"):
         to_seqio("sample")
-    with pytest.raises(UserError, match=r"nothing/mixtures/m\.json"):
-        to_seqio(tmp_path / "nothing" / "mixtures" / "m.json")
+    with pytest.raises(UserError, match=r"nothing/mixtures/m/m\.json"):
+        to_seqio(tmp_path / "nothing" / "mixtures" / "m" / "m.json")
     with pytest.raises(UserError, match=r"eps and proportions.*manifest"):
         to_seqio("samples", eps=3)
-    path = next(manifest.parents[1].glob("tasks/samples.sample001*/train-*.index"))
+    path = next(manifest.parents[2].glob("tasks/samples.sample001*/*/train-*.index"))
     content = path.read_bytes()
     mixture = to_seqio(manifest)
     try:
@@ -146,7 +147,7 @@ def test_a_source_of_more_tokens_than_a_byte_counts_is_read(tmp_path):
     write_task(tmp_path / "data" / NAME, "task1_long", instances)
     write_splits(tmp_path / "data" / NAME, train=["task1_long"])
     build.run(Job(NAME, str(tmp_path / "data"), str(tmp_path / "cache")), Tokenizer.load(TOKENIZER))
-    name = to_seqio(tmp_path / "cache" / "mixtures" / f"{NAME}.json").name
+    name = to_seqio(only_manifest(tmp_path / "cache")).name
     task = seqio.MixtureRegistry.get(name).tasks[0]
     read = list(task.source.get_dataset("train", shuffle=False).as_numpy_iterator())
     assert len(read) == 3 and all(len(example["inputs"]) > 256 for example in read)

@@ -7,13 +7,13 @@ import re
 import numpy as np
 import pytest
 
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.prompts.ledger import LEVELS, read_ledger
 from tasks import suites
 from tasks.suites import ledger_job
-from tasks.task import Options
 from tests.tasks.prompting.wordings import write
 
-LEAVE_OUT = Options(missing_benchmarks="leave_out")
+LEAVE_OUT = CacheOptions(missing_benchmarks="leave_out")
 
 
 @pytest.fixture(scope="module")
