@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.tokenizer import join
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Example:
       max_new_tokens: maximum length of a generated answer; None: the limit of the evaluation.
       given: length in characters of each candidate's given prefix, which is not scored; empty: candidates are scored
         whole.
+      earlier_turns: learned turns of a conversation before the last: what is said before each answer, and the answer.
+        Joined, they are the start of `source`.
       part_of: id of a question that several examples ask together; it is correct if all of them are (MultiRC).
       input_start: offset in the source at which the instructions of the task end. Demonstrations are inserted there; 0
         if each example has its own instructions (paper 2.4).
@@ -64,6 +67,13 @@ class Example:
     part_of: str | None = None
     input_start: int = 0
     demonstration_spans: tuple[tuple[int, int], ...] = ()
+    earlier_turns: tuple[tuple[str, str], ...] = ()
+
+    def turns(self) -> list[tuple[str, str]]:
+        """The example as alternating context and label, as they meet in a row; one pair unless it is a conversation."""
+        joined = [join(context, answer) for context, answer in self.earlier_turns]
+        start = sum(len(context) + len(answer) for context, answer in joined)
+        return [*joined, join(self.source[start:], self.target, self.separator)]
 
 
 @dataclass(frozen=True)

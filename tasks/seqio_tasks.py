@@ -23,7 +23,6 @@ import tensorflow as tf
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.specification import DEFAULTS, REFUSE, CacheOptions
 from optiml_jax.evaluation.metrics import Metric
-from optiml_jax.tokenizer import join
 from tasks.benchmarks import samples
 from tasks.catalog import mixtures, registry
 from tasks.catalog.mixtures import Mixture
@@ -148,8 +147,13 @@ def _dataset(task: Task, split: str, shuffle_files: bool, seed: int | None = Non
     def rows() -> Iterator[dict[str, Any]]:
         for example in examples(task, split):
             if isinstance(example, Example):
-                source, target = join(example.source, example.target, example.separator)
-                texts = {"inputs": source, "targets": target, "id": example.id}
+                source = ""
+                *earlier, last = example.turns()
+                for context, answer in earlier:
+                    texts = {"inputs": source + context, "targets": answer, "id": example.id}
+                    yield texts | {"references": (answer.strip(),), "candidates": ()}
+                    source += context + answer
+                texts = {"inputs": source + last[0], "targets": last[1], "id": example.id}
                 yield texts | {"references": example.references, "candidates": example.candidates or ()}
 
     return tf.data.Dataset.from_generator(rows, output_signature=SIGNATURE)

@@ -33,6 +33,7 @@ from tools import mixture_page
 TRAIN_TOKENS = 2_000_000_000  # the paper's runs (Table 3)
 EOS = 1  # extra positions per example: its inputs start with </s>, its targets end with it
 FLAGS_OF_DATA = ("mixture", "cache_dir", "tokenizer", "data_dir", "eps", "row_length")  # flags that settings have too
+MARKS = {"source": "|", "target": ">"}
 COLUMNS = (
     "name",
     "benchmark",
@@ -141,10 +142,11 @@ def show(store: TokenStore, tokenizer: Tokenizer, task: str, count: int, row_len
     lines = []
     for i in range(min(count, len(lengths))):
         ids, label_start = store.read(task, split, i)
-        source, target = tokenizer.decode(ids[:label_start]), tokenizer.decode(ids[label_start:])
         sizes = f"{label_start} source + {len(ids) - label_start} target tokens"
         lines += [f"{task} {split} {store.example_id(task, split, i)}: {sizes}"]
-        lines += [*(f"  | {line}" for line in source.split("\n")), *(f"  > {line}" for line in target.split("\n")), ""]
+        for kind, part in store.parts(task, split, i):
+            lines += [f"  {MARKS[kind]} {line}" for line in tokenizer.decode(part).split("\n")]
+        lines.append("")
     fitting = np.sort(lengths[lengths + EOS <= row_length][:1000] + EOS)
     if len(fitting):
         rows = pack(fitting, row_length)

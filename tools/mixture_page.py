@@ -1,5 +1,6 @@
 """Makes the page of a mixture: shares, tasks, prompts, packed rows and lengths in one self-contained file."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from optiml_jax.common import pages
 from optiml_jax.data.block_plan import Document, plan_block
 from optiml_jax.data.sampling import Sampler
 from optiml_jax.data.settings import Data
-from optiml_jax.data.store import TokenStore
+from optiml_jax.data.store import SPLIT, TokenStore
 from optiml_jax.evaluation.prompts.ledger import Prompt
 from optiml_jax.tokenizer import Tokenizer, join
 
@@ -105,10 +106,12 @@ def _train_prompts(
         count = len(store.lengths(name, "train"))
         shown = min(examples, count, max(1, room // 600))
         for i in (number * count // shown for number in range(shown)):
-            ids, label = store.read(name, "train", i)
-            texts = [["source", tokenizer.decode(ids[:label])], ["target", tokenizer.decode(ids[label:])]]
+            texts = _texts(store, tokenizer, name, i)
             example = store.example_id(name, "train", i)
-            facts = [["tokens", f"{label:,} source + {len(ids) - label:,} target"]]
+            sizes = Counter()
+            for kind, ids in store.parts(name, SPLIT, i):
+                sizes[kind] += len(ids)
+            facts = [["tokens", f"{sizes['source']:,} source + {sizes['target']:,} target"]]
             if "/" in example:
                 facts.insert(0, ["template", example.split("/", 1)[1]])
             parts = _fitted(texts, min(MOST_CHARACTERS, room // shown))
@@ -168,9 +171,13 @@ def _rows(
 
 
 def _document(store: TokenStore, tokenizer: Tokenizer, document: Document) -> dict:
-    ids, label = store.read(document.task, "train", document.example)
+    ids, label = store.read(document.task, SPLIT, document.example)
     labels = min(len(ids) - label + 1, document.length)
-    texts = [["source", tokenizer.decode(ids[:label])], ["target", tokenizer.decode(ids[label:])]]
+    if (earlier := store.earlier_labels(document.task, SPLIT)) is not None:
+        spans = earlier.of_example(document.example)
+        spans = spans[spans["end"] > len(ids) + 1 - document.length]  # in turns that the row holds
+        labels += int((spans["end"] - spans["start"] + 1).sum())
+    texts = _texts(store, tokenizer, document.task, document.example)
     return {
         "name": document.task,
         "id": store.example_id(document.task, "train", document.example),
@@ -178,6 +185,11 @@ def _document(store: TokenStore, tokenizer: Tokenizer, document: Document) -> di
         "label": labels,
         "parts": _fitted(texts, 1_200),
     }
+
+
+def _texts(store: TokenStore, tokenizer: Tokenizer, task: str, i: int) -> list[list[str]]:
+    """The source and the target of an example; of a conversation, alternating ones."""
+    return [[kind, tokenizer.decode(ids)] for kind, ids in store.parts(task, SPLIT, i)]
 
 
 def _lengths(store: TokenStore, tasks: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, float]]:

@@ -19,6 +19,10 @@ def assemble_rows(
     target. An example longer than a row loses the start of its source (paper 3.3), never `</s>` or label. A chunk of a
     longer document has no `</s>` at an end where the document continues.
 
+    A conversation s1 t1 s2 t2 ... has several labels. After each of them `</s>` is the target, as if the conversation
+    ended there, but the next input is that of the conversation: its labels have the loss of as many documents that each
+    end with one of them. One longer than a row loses its first turns.
+
     Returns:
       tokens_BT, targets_BT (padding: `pad_id`), segment_ids_BT (1, 2, ... in order; 0 is padding), positions_BT (from
       0 in each document and in padding): int32 [rows, T]; label_mask_BT: bool [rows, T].
@@ -28,17 +32,25 @@ def assemble_rows(
     parts: list[np.ndarray] = []  # the ids of all rows, end to end
     last: list[int] = []  # the target of each document's last position
     spans: list[tuple[int, int, int]] = []  # length, segment id and label positions of each document and padding
+    earlier_labels: list[tuple[int, int]] = []  # positions in the flat rows; the last one's target is </s>
     examples = iter(store.read_many(SPLIT, [(task, example) for row in rows for task, example, *_ in row]))
-    for row in rows:
+    for number, row in enumerate(rows):
         room = data.row_length
-        for segment, (_, _, length, chunk) in enumerate(row, 1):
+        for segment, (task, example, length, chunk) in enumerate(row, 1):
             ids, source_length = next(examples)
             last.append(ids[-1] if chunk & 1 else eos_id)
             input_ids = ids[:-1] if chunk & 1 else ids
             leading = data.leading_eos and chunk < 2
             if leading:
                 parts.append(eos)
-            parts.append(input_ids[len(input_ids) - length + leading :])
+            removed = len(input_ids) - length + leading
+            parts.append(input_ids[removed:])
+            earlier = store.earlier_labels(task, SPLIT)
+            if earlier is not None:
+                position = (number + 1) * data.row_length - room - removed + leading - 1  # of the first token's target
+                spans_ = earlier.of_example(example)
+                for _, start, end in spans_[spans_["end"] > removed].tolist():
+                    earlier_labels.append((max(position + start, position + removed + 1 - leading), position + end + 1))
             spans.append((length, segment, min(len(ids) - source_length + 1, length)))
             room -= length
         parts.append(padding[:room])
@@ -56,10 +68,14 @@ def assemble_rows(
     positions = np.repeat(ends - lengths, lengths)
     np.subtract(np.arange(size, dtype=np.int32), positions, out=positions)
     positions *= segment_ids > 0
+    label_mask = np.repeat(pattern, np.stack([lengths - labels, labels], axis=1).ravel())
+    for start, end in earlier_labels:
+        label_mask[start:end] = True
+        targets[end - 1] = eos_id
     return {
         "tokens_BT": tokens.reshape(shape),
         "targets_BT": targets.reshape(shape),
         "segment_ids_BT": segment_ids.reshape(shape),
         "positions_BT": positions.reshape(shape),
-        "label_mask_BT": np.repeat(pattern, np.stack([lengths - labels, labels], axis=1).ravel()).reshape(shape),
+        "label_mask_BT": label_mask.reshape(shape),
     }

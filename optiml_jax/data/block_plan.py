@@ -10,7 +10,7 @@ from optiml_jax.data.packing import pack
 from optiml_jax.data.permutation import key, shuffled
 from optiml_jax.data.sampling import Sampler
 from optiml_jax.data.settings import Data
-from optiml_jax.data.store import SPLIT
+from optiml_jax.data.store import SPLIT, EarlierLabels
 
 
 class Store(Protocol):
@@ -21,6 +21,7 @@ class Store(Protocol):
     def stats(self, task: str, split: str) -> dict: ...
     def lengths(self, task: str, split: str) -> np.ndarray: ...
     def chunk_flags(self, task: str, split: str) -> np.ndarray | None: ...
+    def earlier_labels(self, task: str, split: str) -> EarlierLabels | None: ...
     def check(self) -> None: ...
     def read_many(self, split: str, examples: Sequence[tuple[str, int]]) -> Sequence[tuple[np.ndarray, int]]: ...
 
@@ -77,6 +78,10 @@ def plan_block(sampler: Sampler, store: Store, data: Data, block: int) -> BlockP
     for name, start, end in zip(sampler.names, [0, *ends], ends):
         if start < end:
             lengths[start:end] = store.lengths(name, SPLIT)[examples[start:end]]
+            earlier = store.earlier_labels(name, SPLIT)
+            if earlier is not None:
+                room = data.row_length - data.leading_eos
+                lengths[start:end] = earlier.fitting(examples[start:end], lengths[start:end], room)
             flags = store.chunk_flags(name, SPLIT)
             if flags is not None:
                 chunks[start:end] = flags[examples[start:end]]

@@ -7,6 +7,8 @@ its bytes, and nothing in it changes:
     train-00000-of-00001.tokens    ids as little-endian uint16, examples end to end
     train-00000-of-00001.index     one INDEX_DTYPE record per example
     train-00000-of-00001.ids       one example id per line (UTF-8)
+    train-00000-of-00001.inputs    tokens of the task's instructions at the start of each example (u4); if it has any
+    train-00000-of-00001.spans     one SPAN_DTYPE record per label before an example's last; only for conversations
 
 Ids are source + target without special tokens: the loader places `</s>`. The index is held in memory, 16 bytes per
 example; tokens are read by `pread`, because every touched 64 KB of a memory map counts as resident (2.6 GB after 60
@@ -44,10 +46,14 @@ MAX_FILES = 8192  # descriptors kept open, if the process may have twice as many
 # the next (`TokenStore.chunk_flags`).
 SOURCE, CHUNK_SHIFT = (1 << 30) - 1, 30  # mask of the source length, and position of the two flags
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u4"), ("label_start", "<u4")])
+SPAN_DTYPE = np.dtype([("example", "<u4"), ("start", "<u4"), ("end", "<u4")])
+INPUT_DTYPE = np.dtype("<u4")
+KINDS = ("tokens", "index", "ids")
+OPTIONAL_KINDS = ("inputs", "spans")
 
 
 def shard_path(content: str | os.PathLike, split: str, shard: int, shards: int, kind: str) -> Path:
-    """Path of one shard's file in the folder of a content; `kind` is "tokens", "index" or "ids"."""
+    """Path of one shard's file in the folder of a content; `kind` is one of `KINDS` or `OPTIONAL_KINDS`."""
     return Path(content) / f"{split}-{shard:05d}-of-{shards:05d}.{kind}"
 
 
@@ -70,6 +76,30 @@ def read_counts(content: str | os.PathLike, split: str) -> dict[str, Any]:
     return counts
 
 
+class EarlierLabels:
+    """The labels of conversations before the last one: an answer of every turn is learned, each followed by `</s>`."""
+
+    def __init__(self, spans: np.ndarray) -> None:
+        """`spans`: SPAN_DTYPE, sorted by example and position."""
+        self._spans = spans
+
+    def of_example(self, i: int) -> np.ndarray:
+        """SPAN_DTYPE [labels] of example `i`."""
+        return self._spans[slice(*np.searchsorted(self._spans["example"], (i, i + 1)))]
+
+    def fitting(self, examples: np.ndarray, lengths: np.ndarray, room: int) -> np.ndarray:
+        """The lengths of examples after those above `room` have lost their first turns, as few as possible.
+
+        An example whose last turn alone is longer keeps its length.
+        """
+        lengths = lengths.copy()
+        for i in np.flatnonzero(lengths > room):
+            rest = lengths[i] - self.of_example(int(examples[i]))["end"].astype(np.int64)
+            if len(rest := rest[rest <= room]):
+                lengths[i] = rest[0]
+        return lengths
+
+
 class TokenStore:
     """Random access to the examples of a cached mixture; thread-safe. Has `tokenizer_fingerprint` and `vocab_size`.
 
@@ -90,6 +120,7 @@ class TokenStore:
         self._max_files = max_files or _descriptors()
         self._lock = threading.Lock()  # prevents closing a descriptor while another thread reads from it
         self._splits: dict[tuple[str, str], tuple[np.ndarray, list[int]]] = {}
+        self._earlier: dict[tuple[str, str], EarlierLabels | None] = {}
         self._counts: dict[tuple[str, str], dict[str, Any]] = {}
         self._checker, self._checked = Checker(), set()  # and the shards handed to it
         cache_paths.check_format(cache_dir)
@@ -142,6 +173,32 @@ class TokenStore:
         flags = (self.index(task, split)["label_start"] >> CHUNK_SHIFT).astype(np.uint8)
         return flags if flags.any() else None
 
+    def earlier_labels(self, task: str, split: str) -> EarlierLabels | None:
+        """The labels before the last one of each example; None if every example has a single label."""
+        if (task, split) not in self._earlier:
+            parts = self._optional(task, split, "spans", SPAN_DTYPE)
+            for part, start in zip(parts, self._split(task, split)[1]):
+                part["example"] += start
+            spans = np.concatenate(parts)
+            self._earlier[task, split] = EarlierLabels(spans) if len(spans) else None
+        return self._earlier[task, split]
+
+    def input_starts(self, task: str, split: str) -> np.ndarray:
+        """Where an example's own part starts, in tokens: after the instructions that all examples of the task share, 0
+        if there are none; uint32 [examples]. Demonstrations can be inserted there."""
+        starts = self._split(task, split)[1]
+        parts = self._optional(task, split, "inputs", INPUT_DTYPE)
+        counts = np.diff(starts)
+        return np.concatenate([part if len(part) else np.zeros(n, INPUT_DTYPE) for part, n in zip(parts, counts)])
+
+    def _optional(self, task: str, split: str, kind: str, dtype: np.dtype) -> list[np.ndarray]:
+        """An optional file of each shard, verified; empty where it does not exist."""
+        counts, arrays = self.stats(task, split), []
+        for path in self._paths(task, split, kind):
+            exists = path.name in counts["checksums"]
+            arrays.append(np.frombuffer(_verified(path, counts) if exists else b"", dtype).copy())
+        return arrays
+
     def shards(self, task: str, split: str) -> list[tuple[Path, slice]]:
         """The files of tokens, and the examples that lie end to end in each: for sequential reading."""
         starts = self._split(task, split)[1]
@@ -150,6 +207,17 @@ class TokenStore:
     def read(self, task: str, split: str, i: int) -> tuple[np.ndarray, int]:
         """Reads example `i`: its ids, uint16 [length], and the length of its source."""
         return self.read_many(split, [(task, i)])[0]
+
+    def parts(self, task: str, split: str, i: int) -> list[tuple[str, np.ndarray]]:
+        """Reads example `i` as ("source", ids), ("target", ids); these alternate in a conversation."""
+        ids, label_start = self.read(task, split, i)
+        earlier = self.earlier_labels(task, split)
+        spans = [] if earlier is None else [(start, end) for _, start, end in earlier.of_example(i).tolist()]
+        parts, position = [], 0
+        for start, end in [*spans, (label_start, len(ids))]:
+            parts += [("source", ids[position:start]), ("target", ids[start:end])]
+            position = end
+        return parts
 
     def check(self) -> None:
         """Waits until every shard that was read is verified: one second per gigabyte, once.
@@ -214,8 +282,7 @@ class TokenStore:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             if shard not in self._checked:
                 self._checked.add(shard)
-                if checksum := _checksum(path, self.stats(*shard[:2])):
-                    self._checker.add(path, checksum)
+                self._checker.add(path, _checksum(path, self.stats(*shard[:2])))
         self._files[shard] = descriptor  # moved to the end: the most recently used
         return descriptor
 
@@ -248,27 +315,31 @@ def _descriptors() -> int:
     return min(MAX_FILES, soft // 2)
 
 
-def _index(path: Path, stats: dict) -> np.ndarray:
+def _index(path: Path, counts: dict) -> np.ndarray:
     """Reads the index of one shard, INDEX_DTYPE [examples]; checks its checksum and the size of the tokens."""
     tokens = path.with_suffix(".tokens")
-    for file in (path, tokens):
-        if not file.exists():
-            raise DataError(f"{file}: missing; {CACHE_AGAIN}")
-    content = path.read_bytes()
-    if len(content) % INDEX_DTYPE.itemsize:
-        raise DataError(f"{path}: truncated; {CACHE_AGAIN}")
-    if _checksum(path, stats) not in (None, f"{zlib.crc32(content):08x}"):
-        raise DataError(f"{path}: damaged (its checksum differs); {CACHE_AGAIN}")
-    index = np.frombuffer(content, INDEX_DTYPE)
+    index = np.frombuffer(_verified(path, counts), INDEX_DTYPE)
+    if not tokens.exists():
+        raise DataError(f"{tokens}: missing; {CACHE_AGAIN}")
     expected, actual = 2 * int(index["length"].sum(dtype=np.uint64)), tokens.stat().st_size
     if expected != actual:
         raise DataError(f"{tokens}: {actual:,} bytes, but the index says {expected:,}; {CACHE_AGAIN}")
     return index
 
 
-def _checksum(path: Path, stats: dict) -> str | None:
-    """The stored checksum of `path`; None if the split stores no checksums."""
-    checksums = stats.get("checksums")
-    if checksums is not None and path.name not in checksums:
+def _verified(path: Path, counts: dict) -> bytes:
+    """Reads a file and checks its checksum."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing; {CACHE_AGAIN}") from None
+    if _checksum(path, counts) != f"{zlib.crc32(content):08x}":
+        raise DataError(f"{path}: damaged (its checksum differs); {CACHE_AGAIN}")
+    return content
+
+
+def _checksum(path: Path, counts: dict) -> str:
+    """The stored checksum of a file."""
+    if path.name not in counts["checksums"]:
         raise DataError(f"{path}: its split has no checksum for it; {CACHE_AGAIN}")
-    return checksums and checksums[path.name]
+    return counts["checksums"][path.name]

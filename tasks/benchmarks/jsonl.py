@@ -2,8 +2,9 @@
 
 - instruction: `{"instruction", "input", "output"}` (Alpaca) or `{"instruction", "context", "response"}` (Dolly);
 - prompt: `{"prompt", "completion"}`, unchanged;
-- chat: `{"messages": [{"role", "content"}]}`, or `{"conversations": [{"from", "value"}]}` (ShareGPT). Every turn of the
-  assistant is an example: the turn is the label, everything before it the source. A turn of weight 0 is not an example.
+- chat: `{"messages": [{"role", "content"}]}`, or `{"conversations": [{"from", "value"}]}` (ShareGPT). A conversation is
+  one training example, in which every turn of the assistant is a label; held out for evaluation, each of these turns is
+  a question, after everything that was said before it. A turn of weight 0 is not a label.
 
 A record may also have `candidates` (a list of answers to rank), `references` (further accepted answers),
 `metric` (the same in all records of a file) and `category`. A file is a task; a file whose records have categories is
@@ -146,7 +147,18 @@ def _read(
             if split in splits:
                 yield record
         elif not from_train or (_draw(task, record) <= last) == (split == "validation"):
-            yield record
+            yield from [record] if split == "train" else _questions(record)
+
+
+def _questions(record: Record) -> Iterator[Record]:
+    """A record as questions: one for each label of a conversation."""
+    if record.fields["form"] != "chat" or len(record.fields["labels"]) == 1:
+        yield record
+        return
+    turns = record.fields["turns"]
+    for number, label in enumerate(record.fields["labels"], start=1):
+        fields = {"turns": turns[: label + 1], "labels": (label,), "references": (turns[label][1].strip(),)}
+        yield Record(f"{record.id}.{number}", {**record.fields, **fields})
 
 
 def _of_task(files: Sequence[Path], category: str | None, metric: Metric) -> Iterator[Record | Skipped]:
@@ -179,27 +191,23 @@ def _records(files: Sequence[Path]) -> Iterator[Record | Skipped]:
     """Yields every record of the files, in any format.
 
     A record's fields: `where`, `form`, `question` (which no other split may have), `references`, `candidates`,
-    `metric`, `category` if it has one; `instruction` and `input`, `prompt`, or `turns` before the answer.
+    `metric`, `category` if it has one; `instruction` and `input`, `prompt`, or `turns` up to the last answer and the
+    indices of those that are `labels`.
     """
     for row in records.read(files):
         if isinstance(row, Skipped):
             yield row
             continue
         try:
-            examples = list(_examples(row.values))
+            yield Record(str(row.number), {"where": row.where, **_fields(row.values)})
         except UnusableError as error:
             yield Skipped(row.where, str(error))
-            continue
-        for number, fields in enumerate(examples, start=1):
-            name = str(row.number) if len(examples) == 1 else f"{row.number}.{number}"
-            yield Record(name, {"where": row.where, **fields})
 
 
-def _examples(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields the examples of a record."""
+def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record (`_records`)."""
     if (chat := next((names for names in CHAT if names[0] in values), None)) is not None:
-        yield from _turns(values, *chat)
-        return
+        return _conversation(values, *chat)
     if names := next((names for names in INSTRUCTION if names[0] in values and names[2] in values), None):
         instruction, text = _text(values, names[0]), _text(values, names[1], optional=True)
         if not (instruction + text).strip():
@@ -210,32 +218,33 @@ def _examples(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "input": text,
             "question": f"{instruction}\0{text}",
         }
-        yield fields | _answers(values, values[names[2]], names[2])
-        return
+        return fields | _answers(values, values[names[2]], names[2])
     if all(name in values for name in PROMPT):
         prompt = _text(values, PROMPT[0])
-        yield {"form": "prompt", "prompt": prompt, "question": prompt} | _answers(values, values[PROMPT[1]], PROMPT[1])
-        return
+        fields = {"form": "prompt", "prompt": prompt, "question": prompt}
+        return fields | _answers(values, values[PROMPT[1]], PROMPT[1])
     raise UnusableError(f"has {', '.join(sorted(values)[:6]) or 'nothing'}, which is none of {FORMS}")
 
 
-def _turns(values: Mapping[str, Any], key: str, speaker: str, content_key: str) -> Iterator[dict[str, Any]]:
+def _conversation(values: Mapping[str, Any], key: str, speaker: str, content_key: str) -> dict[str, Any]:
+    """The fields of a conversation. Conversations that open in the same way have the same question, and split."""
     messages = values[key]
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise UnusableError(f"{key} is no list of objects")
     turns: list[tuple[str, str]] = []
-    count = 0
+    labels = []
     for message in messages:
         role = message.get(speaker)
         if role not in ROLES:
             raise UnusableError(f"a message of {speaker} {role!r}; known: {', '.join(ROLES)}")
         text = _text(message, content_key)
         if ROLES[role] == "assistant" and turns and message.get("weight", 1) and text.strip():
-            count += 1
-            yield {"form": "chat", "turns": tuple(turns), "question": repr(turns)} | _answers(values, text, content_key)
+            labels.append(len(turns))
         turns.append((ROLES[role], text))
-    if not count:
+    if not labels:
         raise UnusableError("no turn of the assistant to learn")
+    fields = {"form": "chat", "turns": tuple(turns[: labels[-1] + 1]), "labels": tuple(labels)}
+    return fields | {"question": repr(turns[: labels[0]])} | _answers(values, turns[labels[-1]][1], content_key)
 
 
 def _answers(values: Mapping[str, Any], output: Any, name: str) -> dict[str, Any]:
@@ -279,13 +288,25 @@ def _list(value: Any, name: str) -> list[str]:
 def render(task: str, record: Record, template: Template, worded_as: str | None = None) -> Example:
     """Renders a record: instructions are phrased as in the paper (2.4), prompts and chats are unchanged."""
     fields = record.fields
+    if fields["form"] == "chat":
+        return _render_conversation(record)
     target = prompts.pick("reference", task, record.id, fields["references"])
     own_start = 0
     if fields["form"] == "instruction":
         wording = worded_as or record.id
         source, own_start = prompts.task_level_source(task, wording, fields["instruction"], fields["input"])
-    elif fields["form"] == "prompt":
-        source = fields["prompt"]
     else:
-        source = "\n".join([*(SPOKEN[role] + text.strip() for role, text in fields["turns"]), "Assistant:"])
+        source = fields["prompt"]
     return Example(record.id, source, target, fields["references"], fields["candidates"], input_start=own_start)
+
+
+def _render_conversation(record: Record) -> Example:
+    fields = record.fields
+    lines = [SPOKEN[role] + text.strip() for role, text in fields["turns"]]
+    answers = [fields["turns"][label][1].strip() for label in fields["labels"]]
+    sources = ["\n".join([*lines[:label], "Assistant:"]) for label in fields["labels"]]
+    ends = [0, *(len(source) + 1 + len(answer) for source, answer in zip(sources, answers))]  # of each answer
+    earlier = tuple((source[end:], answer) for source, answer, end in zip(sources[:-1], answers, ends))
+    return Example(
+        record.id, sources[-1], answers[-1], fields["references"], fields["candidates"], earlier_turns=earlier
+    )

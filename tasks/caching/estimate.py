@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.store import INDEX_DTYPE, SPLIT, TOKEN_DTYPE
-from optiml_jax.tokenizer import Tokenizer, join
+from optiml_jax.tokenizer import Tokenizer
 from tasks.caching import shard
 from tasks.example import Example, Skipped
 from tasks.prompting import prompts
@@ -52,8 +52,7 @@ def _task(task: Task, each: int, tokenizer: Tokenizer) -> tuple[int, float, floa
     named = [(name, example) for name, example in rendered if isinstance(example, Example)]
     if not named:
         return 0, 0.0, 0.0
-    joined = [join(example.source, example.target, example.separator) for _, example in named]
-    tokens = sum(len(source) + len(label) for source, label in zip(*shard.encode(joined, tokenizer)))
+    tokens = sum(len(row.source) + len(row.label) for row in shard.encode_examples(named, tokenizer))
     share = count / len(named if len(task.templates) > 1 else pairs)  # with several templates, only fitting pairs count
     size = share * (TOKEN_DTYPE.itemsize * tokens + sum(len(f"{name}\n".encode()) for name, _ in named))
     return round(share * len(named)), share * tokens, size + INDEX_DTYPE.itemsize * share * len(named)

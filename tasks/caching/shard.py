@@ -22,8 +22,19 @@ import numpy as np
 from optiml_jax.common.errors import DataError
 from optiml_jax.common.files import atomic
 from optiml_jax.data.specification import DEFAULTS, CacheOptions, digest
-from optiml_jax.data.store import CHUNK_SHIFT, INDEX_DTYPE, SPLIT, TOKEN_DTYPE, read_counts, shard_path
-from optiml_jax.tokenizer import Tokenizer, join
+from optiml_jax.data.store import (
+    CHUNK_SHIFT,
+    INDEX_DTYPE,
+    INPUT_DTYPE,
+    KINDS,
+    OPTIONAL_KINDS,
+    SPAN_DTYPE,
+    SPLIT,
+    TOKEN_DTYPE,
+    read_counts,
+    shard_path,
+)
+from optiml_jax.tokenizer import Tokenizer
 from tasks.example import Example, Skipped
 from tasks.prompting.subsampling import REMEDY, Choice, Pool, RecordTemplate
 from tasks.task import Task
@@ -32,7 +43,6 @@ BATCH = 1024  # examples tokenized at once
 SHARD_BYTES = 64 << 20  # raw bytes per shard, about 15 seconds of work
 LISTED = 1000  # skipped records listed in the stats
 ROW_LENGTH = CacheOptions().row_length  # OPT's; a longer example, with its </s>, is counted as truncated
-KINDS = ("tokens", "index", "ids")
 COUNTS = ("examples", "tokens", "label_tokens")  # of a content
 SUMS = ("raw_examples", "skipped_count", "truncated")  # of a rendering
 
@@ -66,10 +76,12 @@ def write_shard(
     Raises:
       DataError: see `Pool`.
     """
-    paths = {kind: shard_path(directory, SPLIT, shard, shards, kind) for kind in KINDS}
+    kinds = (*KINDS, *OPTIONAL_KINDS)
+    paths = {kind: shard_path(directory, SPLIT, shard, shards, kind) for kind in kinds}
     stats = dict.fromkeys((*COUNTS, *SUMS), 0)
+    stats |= {f"has_{kind}": False for kind in OPTIONAL_KINDS}
     stats |= {"longest_label": 0, "longest_label_example": None, "skipped": [], "templates": {}}
-    checksums, hashes = dict.fromkeys(KINDS, 0), {kind: hashlib.sha256() for kind in KINDS}
+    checksums, hashes = dict.fromkeys(kinds, 0), {kind: hashlib.sha256() for kind in kinds}
     with contextlib.ExitStack() as stack:
         files = {kind: stack.enter_context(atomic(path)) for kind, path in paths.items()}
         pool = Pool(task, SPLIT, choice=choice)
@@ -80,6 +92,10 @@ def write_shard(
                 files[kind].write(data)
                 checksums[kind] = zlib.crc32(data, checksums[kind])
                 hashes[kind].update(data)
+    for kind in OPTIONAL_KINDS:
+        if not stats[f"has_{kind}"]:
+            paths[kind].unlink()
+            del checksums[kind], hashes[kind]
     stats["checksums"] = {paths[kind].name: f"{crc:08x}" for kind, crc in checksums.items()}
     stats["hashes"] = {paths[kind].name: hash_.hexdigest() for kind, hash_ in hashes.items()}
     return stats
@@ -104,32 +120,42 @@ def _skip(stats: dict, skipped: list[Skipped]) -> None:
 
 
 class EncodedExample(NamedTuple):
-    """An example as it is stored. `flags`: of a chunk of a longer document (`TokenStore.chunk_flags`)."""
+    """An example as it is stored.
+
+    Attributes:
+      source: everything before the last label.
+      flags: of a chunk of a longer document (`TokenStore.chunk_flags`).
+      earlier: start and end of the labels in `source`.
+      input_start: tokens of the task's instructions.
+    """
 
     name: str
     source: list[int]
     label: list[int]
     flags: int = 0
+    earlier: tuple[tuple[int, int], ...] = ()
+    input_start: int = 0
 
     @property
-    def labels(self) -> int:
-        """Number of its label positions in a row, without the one that predicts `</s>`."""
-        return len(self.label) - (self.flags & 1) - (self.flags >> 1)
+    def label_lengths(self) -> list[int]:
+        """Number of label positions in a row of each label, without those that predict `</s>`; the last label first."""
+        last = len(self.label) - (self.flags & 1) - (self.flags >> 1)
+        return [last, *(end - start for start, end in self.earlier)]
 
 
 def _content(
     task: Task, named: list[tuple[str, Example]], tokenizer: Tokenizer, options: CacheOptions, stats: dict
 ) -> dict[str, bytes]:
     """The bytes of each kind of file for one batch; adds the batch to `stats`."""
-    joined = [join(example.source, example.target, example.separator) for _, example in named]
-    rows = [EncodedExample(name, *ids) for (name, _), *ids in zip(named, *encode(joined, tokenizer))]
+    rows = encode_examples(named, tokenizer)
     if task.longer == "chunk":
         rows = [chunk for row in rows for chunk in chunks(row, options.row_length)]
     if limit := options.max_label_tokens:
         reason = f"more than --max_label_tokens={limit}"
-        long = [row for row in rows if row.labels > limit]
-        _skip(stats, [Skipped(f"{task.name}#{row.name}", f"label of {row.labels} tokens, {reason}") for row in long])
-        rows = [row for row in rows if row.labels <= limit]
+        for row in rows:
+            if (longest := max(row.label_lengths)) > limit:
+                _skip(stats, [Skipped(f"{task.name}#{row.name}", f"label of {longest} tokens, {reason}")])
+        rows = [row for row in rows if max(row.label_lengths) <= limit]
     if not rows:
         return {}
     index = np.empty(len(rows), INDEX_DTYPE)
@@ -140,17 +166,22 @@ def _content(
     count = int(index["length"].sum())
     flat = itertools.chain.from_iterable(itertools.chain(row.source, row.label) for row in rows)
 
-    longest = max(rows, key=lambda row: row.labels)
-    if longest.labels > stats["longest_label"]:
-        stats["longest_label"], stats["longest_label_example"] = longest.labels, longest.name
+    spans = [(stats["examples"] + i, *span) for i, row in enumerate(rows) for span in row.earlier]
+    longest = max(rows, key=lambda row: row.label_lengths[0])  # of the labels that are in a row whatever its length
+    if longest.label_lengths[0] > stats["longest_label"]:
+        stats["longest_label"], stats["longest_label_example"] = longest.label_lengths[0], longest.name
     stats["truncated"] += int((index["length"] + 1 > ROW_LENGTH).sum()) if task.longer == "cut" else 0
     stats["examples"] += len(rows)
     stats["tokens"] += count
-    stats["label_tokens"] += sum(row.labels for row in rows)
+    stats["has_inputs"] |= any(row.input_start for row in rows)
+    stats["has_spans"] |= bool(spans)
+    stats["label_tokens"] += sum(sum(row.label_lengths) for row in rows)
     return {
         "tokens": np.fromiter(flat, TOKEN_DTYPE, count).tobytes(),
         "index": index.tobytes(),
         "ids": "".join(f"{row.name}\n" for row in rows).encode(),
+        "inputs": np.array([row.input_start for row in rows], INPUT_DTYPE).tobytes(),
+        "spans": np.array(spans, SPAN_DTYPE).tobytes(),
     }
 
 
@@ -170,23 +201,58 @@ def chunks(document: EncodedExample, row_length: int) -> Iterator[EncodedExample
         yield EncodedExample(f"{document.name}/{number}", [], ids[max(start - 1, 0) : stop], flags)
 
 
-def encode(texts: list[tuple[str, str]], tokenizer: Tokenizer) -> tuple[list[list[int]], list[list[int]]]:
-    """Tokenizes sources and targets. A first line that sources share (a task's definition) is tokenized once.
+def encode_examples(named: list[tuple[str, Example]], tokenizer: Tokenizer) -> list[EncodedExample]:
+    """Tokenizes examples, given with their names."""
+    turns = [example.turns() for _, example in named]
+    first = [[example.input_start] + [0] * len(example.earlier_turns) for _, example in named]
+    flat = [pair for pairs in turns for pair in pairs]
+    encoded = zip(*encode(flat, tokenizer, list(itertools.chain.from_iterable(first))))
+    rows = []
+    for (name, _), pairs in zip(named, turns):
+        source, label, input_start = next(encoded)
+        earlier = []
+        for _ in pairs[1:]:
+            context, answer, _ = next(encoded)
+            earlier.append((len(source), len(source) + len(label)))
+            source, label = source + label + context, answer
+        rows.append(EncodedExample(name, source, label, 0, tuple(earlier), input_start))
+    return rows
 
-    A source is split before a line break that follows a visible character. No token of the byte-level BPE's pattern
-    spans that position, so the ids are those of the whole source; this saves a third of the work.
+
+def encode(
+    texts: list[tuple[str, str]], tokenizer: Tokenizer, input_starts: Sequence[int] | None = None
+) -> tuple[list[list[int]], list[list[int]], list[int]]:
+    """Tokenizes sources and targets. What sources share at their start (a task's definition) is tokenized once.
+
+    A source is split where the input of the example starts, else before its first line break, if the split is between
+    a visible character and white space: no token of the byte-level BPE's pattern spans such a position, so the ids are
+    those of the whole source. This saves a third of the work.
+
+    Args:
+      input_starts: `Example.input_start` of each source.
+
+    Returns:
+      Ids of the sources and of the targets, and `input_starts` in tokens (0 where the source cannot be split there).
     """
-    heads, tails, targets = [], [], []
-    for source, target in texts:
-        end = source.find("\n")
-        end = end if end > 0 and not source[end - 1].isspace() else len(source)
+    heads, tails, targets, at_input = [], [], [], []
+    for (source, target), start in zip(texts, input_starts or itertools.repeat(0)):
+        own = _splits(source, start)
+        end = start if own else source.find("\n")
+        end = end if _splits(source, end) else len(source)
         heads.append(source[:end])
         tails.append(source[end:])
         targets.append(target)
+        at_input.append(own)
     shared = list(dict.fromkeys(heads))
     ids = tokenizer.encode_batch([*shared, *tails, *targets])
     head_ids, rest = dict(zip(shared, ids)), ids[len(shared) :]
-    return [head_ids[head] + tail for head, tail in zip(heads, rest)], rest[len(texts) :]
+    sources = [head_ids[head] + tail for head, tail in zip(heads, rest)]
+    return sources, rest[len(texts) :], [own and len(head_ids[head]) for own, head in zip(at_input, heads)]
+
+
+def _splits(source: str, end: int) -> bool:
+    """Whether a text can be tokenized in two parts that meet at `end`."""
+    return 0 < end < len(source) and source[end] in " \n" and not source[end - 1].isspace()
 
 
 def check_not_empty(task: str, files: Iterable[str], shards: list[dict]) -> None:

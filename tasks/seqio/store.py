@@ -90,8 +90,13 @@ def _add_task(store: TokenStore, task: str, vocabulary: OptVocabulary) -> str:
     return name
 
 
+def _example(source: np.ndarray, label: np.ndarray, end: list[int]) -> dict[str, np.ndarray]:
+    return {"inputs": source.astype(np.int32), "targets": np.append(label, end).astype(np.int32)}
+
+
 class StoreSource(seqio.FunctionDataSource):
-    """The examples of a cached task; their number is read from its stats."""
+    """The examples of a cached task; their number is read from its stats. A conversation of n labels gives n examples
+    and counts as one, so that its task has the rate of training."""
 
     def __init__(self, store: TokenStore, task: str, eos_id: int) -> None:
         self._store, self._task, self._eos_id = store, task, eos_id
@@ -105,13 +110,16 @@ class StoreSource(seqio.FunctionDataSource):
         flags = self._store.chunk_flags(self._task, SPLIT)
         flags = [0] * count if flags is None else flags.tolist()  # Python integers: uint8 would overflow below
 
+        earlier = self._store.earlier_labels(self._task, SPLIT)
+
         def examples() -> Iterator[dict[str, np.ndarray]]:
             for start in range(0, count, AT_ONCE):
                 indices = [(self._task, i) for i in range(start, min(start + AT_ONCE, count))]
-                for chunk, (ids, label_start) in zip(flags[start:], self._store.read_many(SPLIT, indices)):
-                    end = [] if chunk & 1 else [self._eos_id]  # no end where the document continues
-                    source, label = ids[:label_start], ids[label_start + (chunk >> 1) :]
-                    yield {"inputs": source.astype(np.int32), "targets": np.append(label, end).astype(np.int32)}
+                for i, (ids, label_start) in enumerate(self._store.read_many(SPLIT, indices), start):
+                    for _, first, stop in () if earlier is None else earlier.of_example(i).tolist():
+                        yield _example(ids[:first], ids[first:stop], [self._eos_id])
+                    end = [] if flags[i] & 1 else [self._eos_id]  # no end where the document continues
+                    yield _example(ids[:label_start], ids[label_start + (flags[i] >> 1) :], end)
             self._store.check()
 
         return tf.data.Dataset.from_generator(examples, output_signature=SIGNATURE)

@@ -106,7 +106,7 @@ def test_without_a_leading_eos_the_first_token_is_predicted_by_nothing(store, to
 
 
 def test_pieces_longer_than_a_row_are_refused(store):
-    with pytest.raises(UserError, match="raise ROW_LENGTH, .*MAX_LABEL_TOKENS"):
+    with pytest.raises(UserError, match=r"raise ROW_LENGTH, .*MAX_LABEL_TOKENS"):
         loader(store, row_length=ROW - 1)
 
 

@@ -37,6 +37,9 @@ class MemoryStore:
     def check(self):
         pass
 
+    def earlier_labels(self, task, split):
+        return None
+
     def chunk_flags(self, task, split):
         return None
 

@@ -110,7 +110,7 @@ def test_a_truncated_or_missing_file_is_refused_by_name_when_its_split_is_opened
     for path, wrong, message in (
         (tokens, whole[0][:-2], r"00000-of-00002.tokens: 8 bytes, .*index says 10"),
         (tokens, whole[0] + b"ab", r"00000-of-00002.tokens: 12 bytes, .*index says 10"),
-        (index, whole[1][:-3], r"00000-of-00002.index: truncated"),
+        (index, whole[1][:-3], r"00000-of-00002.index: damaged"),
         (index, whole[1][:16], r"00000-of-00002.index: damaged"),
     ):
         path.write_bytes(wrong)

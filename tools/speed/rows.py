@@ -55,6 +55,9 @@ class RandomStore:
     def chunk_flags(self, task: str, split: str) -> None:
         return None
 
+    def earlier_labels(self, task: str, split: str) -> None:
+        return None
+
     def read(self, task: str, split: str, i: int) -> tuple[np.ndarray, int]:
         length = int(self._lengths[i])
         return self._ids[self._starts[i] : self._starts[i] + length], length - int(self._targets[i])

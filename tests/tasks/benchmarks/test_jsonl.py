@@ -51,16 +51,34 @@ def test_prompt_and_completion_are_taken_as_they_are(tmp_path):
     assert (example.source, example.target, example.separator) == ("Q: 1 + 1\nA:", "2", " ")
 
 
-def test_every_turn_of_the_assistant_is_an_example(tmp_path):
+def test_a_conversation_is_one_example_with_a_label_per_turn_of_the_assistant(tmp_path):
     chat = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello."), ("user", "Bye"), ("assistant", "Bye.")]
-    first, second = first_task(tmp_path, {"messages": [{"role": role, "content": text} for role, text in chat]})
-    assert (first.id, first.source, first.target) == ("1.1", "Be brief.\nUser: Hi\nAssistant:", "Hello.")
-    assert second.source == "Be brief.\nUser: Hi\nAssistant: Hello.\nUser: Bye\nAssistant:" and second.id == "1.2"
+    (example,) = first_task(tmp_path, {"messages": [{"role": role, "content": text} for role, text in chat]})
+    assert example.source == "Be brief.\nUser: Hi\nAssistant: Hello.\nUser: Bye\nAssistant:" and example.id == "1"
+    assert example.turns() == [
+        ("Be brief.\nUser: Hi\nAssistant:", " Hello."),
+        ("\nUser: Bye\nAssistant:", " Bye."),
+    ]
     shared = [{"from": {"user": "human", "assistant": "gpt"}.get(role, role), "value": text} for role, text in chat]
-    assert first_task(tmp_path, {"conversations": shared}) == [first, second]
+    assert first_task(tmp_path, {"conversations": shared}) == [example]
     weighted = [{"role": role, "content": text} for role, text in chat]
     weighted[2]["weight"] = 0
-    assert [example.source for example in first_task(tmp_path, {"messages": weighted})] == [second.source]
+    (last_alone,) = first_task(tmp_path, {"messages": weighted})
+    assert (last_alone.source, last_alone.turns()) == (example.source, [(example.source, " Bye.")])
+
+
+def test_a_held_out_conversation_is_a_question_per_turn_and_no_part_of_it_is_trained_on(tmp_path):
+    def chat(i: int) -> dict:
+        turns = [("user", f"Hi {i}"), ("assistant", f"Hello {i}."), ("user", "Bye"), ("assistant", f"Bye {i}.")]
+        return {"messages": [{"role": role, "content": text} for role, text in turns]}
+
+    (task,) = discover(write(tmp_path / "own.jsonl", [chat(i) for i in range(40)]), held_out_instances=5).tasks.values()
+    trained, held_out = list(examples(task, "train")), list(examples(task, "validation"))
+    assert len(trained) == 35 and all(len(example.turns()) == 2 for example in trained)
+    assert len(held_out) == 10 and all(len(example.turns()) == 1 for example in held_out)
+    assert [example.id.split(".")[1] for example in held_out] == ["1", "2"] * 5
+    assert [example.references for example in held_out[:2]] == [(held_out[0].target,), (held_out[1].target,)]
+    assert not {example.id for example in trained} & {example.id.split(".")[0] for example in held_out}
 
 
 def test_candidates_references_and_metric(tmp_path):

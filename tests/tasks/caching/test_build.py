@@ -94,7 +94,7 @@ def test_official_tasks_are_stored_as_encoded_alone(raw_data, tokenizer, tmp_pat
     "text", ["a\nb", "a \nb", "a\n\n b", "\n a", "a.\u00a0\nb", "a\u2028\nb", "x\x1c\ny", "", " ", "a\r\nb\n", "½\n½"]
 )
 def test_a_source_cut_at_its_first_line_has_the_ids_of_the_whole(tokenizer, text):
-    sources, targets = shard.encode([(text, " yes"), ("a" + text, " b\nc")], tokenizer)
+    sources, targets, _ = shard.encode([(text, " yes"), ("a" + text, " b\nc")], tokenizer)
     assert sources == [tokenizer.encode(text), tokenizer.encode("a" + text)]
     assert targets == [tokenizer.encode(" yes"), tokenizer.encode(" b\nc")]
 
