@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,7 +176,7 @@ def test_a_flipped_byte_of_the_tokens_stops_a_run_before_its_checkpoint(cache, t
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
     settings = SMALL | {"CACHE_DIR": str(tmp_path / "cache"), "MODEL_DIR": str(tmp_path / "run")}
-    error = run("train", settings | {"BATCH_ROWS": 32}, code=2).stderr
+    error = run("train", settings | {"BATCH_ROWS": 16}, code=2).stderr
     assert error.splitlines()[-1].startswith(f"error: {path}: damaged")
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
 
@@ -194,6 +195,44 @@ def test_a_run_does_not_go_on_with_other_tokens_of_equal_number(whole, cache, tm
     settings = SMALL | {"CACHE_DIR": str(tmp_path / "cache"), "MODEL_DIR": str(tmp_path / "run"), "TRAIN_STEPS": 7}
     error = run("train", settings, code=2).stderr
     assert "samples.sample009_adjective_opposite = " in error, error
+
+
+@pytest.mark.slow
+def test_a_run_does_not_notice_that_its_cache_is_written(tmp_path):
+    """Cached again with other options, by edited rendering code, and pruned, while it reads: the losses of a run that
+    nobody disturbs."""
+    cache = tmp_path / "cache"
+    settings = SMALL | {"CACHE_DIR": str(cache), "TRAIN_STEPS": 300, "CHECKPOINT_EVERY": 300, "BATCH_ROWS": 16}
+    run("train", settings | {"MODEL_DIR": str(tmp_path / "alone")})
+    code = tmp_path / "code"
+    for name in ("optiml_jax", "tasks", "tools", "gin"):
+        shutil.copytree(ROOT / name, code / name)
+    prompts = code / "tasks" / "prompting" / "prompts.py"
+    text = prompts.read_text()
+    assert 'DELIMITERS = ("' in text
+    prompts.write_text(text.replace('DELIMITERS = ("', 'DELIMITERS = ("\\nEDITED:", "'))
+    words = command("train", settings | {"MODEL_DIR": str(tmp_path / "disturbed")})
+    process = subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    metrics = tmp_path / "disturbed" / "metrics.jsonl"
+    for _ in range(1200):
+        if (metrics.exists() and metrics.read_text().count("\n")) or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    writers = 0
+    for where, flags in (
+        (code, ["--mixture=samples"]),
+        (code, ["--mixture=samples", "--held_out_instances=7"]),
+        (ROOT, ["--mixture=samples", "--max_label_tokens=8", "--allow_empty_tasks"]),
+        (code, ["--prune"]),
+    ):
+        writer = [sys.executable, "-m", "tools.cache_tasks", *flags, f"--cache_dir={cache}"]
+        subprocess.run(writer, cwd=where, check=True, capture_output=True)
+        writers += process.poll() is None
+    assert process.wait(timeout=300) == 0
+    assert writers >= 2, "the run was over before its cache was written"
+    assert losses(tmp_path / "disturbed") == losses(tmp_path / "alone")
+    contents = {path.parent.name: len(list(path.parent.iterdir())) for path in cache.glob("tasks/*/*")}
+    assert max(contents.values()) >= 3
 
 
 def test_two_runs_do_not_share_a_folder(cache, tmp_path):

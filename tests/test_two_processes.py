@@ -21,14 +21,15 @@ from tests.test_train import SMALL, cache, command, environment, losses, rows, r
 MESH = {"DATA_AXIS": 2, "FSDP_AXIS": 2, "TENSOR_AXIS": 2, "CHECKPOINT_EVERY": 3}
 
 
-def start_two(words: list[str], devices: int, flags: bool = True) -> list[subprocess.Popen]:
-    """A command twice, as two processes that find each other on a free port, named by flags or by the environment."""
+def start_two(words: list, devices: int, flags: bool = True) -> list[subprocess.Popen]:
+    """A command twice (or two), as two processes that find each other on a free port, named by flags or by the
+    environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     processes = []
     for index in (0, 1):
-        command_line, variables = list(words), environment(devices)
+        command_line, variables = list(words if isinstance(words[0], str) else words[index]), environment(devices)
         if flags:
             command_line += [f"--coordinator={address}", "--processes=2", f"--process_id={index}"]
         else:
@@ -191,3 +192,32 @@ def test_an_export_that_fails_on_the_first_process_fails_on_both(tmp_path, how, 
     assert time.monotonic() - start < 60 and not (tmp_path / "export.partial").exists()
     if how == "full":
         assert all("No space left on device" in stderr for _, stderr in ends), ends
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_damaged_data_on_one_process_end_all_of_them_within_a_minute(cache, tmp_path, damaged):  # noqa: F811
+    """Each process names the file; the others also the process."""
+    caches = [tmp_path / f"cache{index}" for index in (0, 1)]
+    for directory in caches:
+        subprocess.run(["cp", "-r", cache, str(directory)], check=True)
+    for path in caches[damaged].glob("tasks/*/*/*.tokens"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+    settings = SMALL | {
+        "DATA_AXIS": 2,
+        "TRAIN_STEPS": 1000,
+        "CHECKPOINT_EVERY": 1000,
+        "MODEL_DIR": str(tmp_path / "run"),
+    }
+    processes = start_two([command("train", settings | {"CACHE_DIR": str(path)}) for path in caches], devices=1)
+    deadline = time.monotonic() + 240
+    while all(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    first_end = time.monotonic()
+    ends = finish(processes)
+    assert [code for code, _ in ends] == [2, 2] and time.monotonic() - first_end < 30, ends
+    last = [stderr.strip().splitlines()[-1] for _, stderr in ends]
+    assert last[damaged].startswith(f"error: {caches[damaged]}/tasks/") and ": damaged" in last[damaged], last
+    assert last[1 - damaged] == f"error: process {damaged}: {last[damaged].removeprefix('error: ')}", last

@@ -9,8 +9,13 @@ Slurm (srun) and Open MPI (mpirun) provide all three: one process per GPU, or un
 
 import contextlib
 import dataclasses
+import os
+import sys
+import threading
+import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optiml_jax.common.errors import UserError
 
@@ -18,6 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 MESSAGE_BYTES = 1024  # length of an error message that is sent to the other processes
+FAILURES = "optiml/failures/"  # keys of failed processes
+WATCH_SECONDS = 2.0
+_exiting = threading.Lock()  # never released
 FLAGS = {"--coordinator": "OPTIML_COORDINATOR", "--processes": "OPTIML_PROCESSES", "--process_id": "OPTIML_PROCESS_ID"}
 
 
@@ -151,6 +159,61 @@ def together() -> Iterator[None]:
             raise UserError(f"process {number}: {message}")
     if failure is not None:
         raise failure
+
+
+@contextlib.contextmanager
+def failing_together() -> Iterator[None]:
+    """Ends every process within seconds when the block fails on one of them.
+
+    For work between collectives, such as reading data: the other processes wait in a collective that the failed one
+    never enters, where no exception can reach them. A thread of each process therefore looks for failures in the
+    key-value store of jax's coordination service. A process that fails prints its error and exits at once, because an
+    orderly end would wait for the others; so do they, naming it. Exit codes are 2 for a `UserError`, else 1.
+    """
+    import jax
+    from jax._src import distributed  # there is no public access to the store
+
+    client = distributed.global_state.client
+    if jax.process_count() == 1 or client is None:
+        yield
+        return
+    ended = threading.Event()
+    threading.Thread(target=_watch, args=(client, jax.process_index(), ended), name="failures", daemon=True).start()
+    try:
+        yield
+    except Exception as error:
+        _end_if_another_failed(client, jax.process_index())  # of which this may be a consequence
+        code = 2 if isinstance(error, UserError) else 1
+        text = " ".join(str(error).split()) or type(error).__name__
+        client.key_value_set(f"{FAILURES}{jax.process_index()}", f"{code} {text[:MESSAGE_BYTES]}")
+        if code == 1:
+            traceback.print_exc()
+        _exit(code, f"error: {text}", jax.process_index())
+    finally:
+        ended.set()
+
+
+def _watch(client: Any, index: int, ended: threading.Event) -> None:
+    """Ends this process when another one has failed."""
+    while not ended.wait(WATCH_SECONDS):
+        _end_if_another_failed(client, index)
+
+
+def _end_if_another_failed(client: Any, index: int) -> None:
+    for key, value in client.key_value_dir_get(FAILURES):
+        number, (code, _, text) = int(key.rpartition("/")[2]), value.partition(" ")
+        if number != index:
+            _exit(int(code), f"error: process {number}: {text}", index)
+
+
+def _exit(code: int, message: str, index: int) -> None:
+    """Ends this process after the others have had the time to see the failure; process 0, which runs the service, last.
+    The first of two threads decides the message."""
+    _exiting.acquire()
+    print(f"\n{message}", file=sys.stderr, flush=True)  # below a progress bar
+    time.sleep(WATCH_SECONDS * (4 if index == 0 else 2))
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def from_first(x: "np.ndarray") -> "np.ndarray":

@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
+from optiml_jax.common import distributed
 from optiml_jax.data.loader import Batch, Loader, to_devices
 from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
@@ -64,7 +65,7 @@ def run_steps(run: Run, hooks: Sequence[Hook] = ()) -> bool:
     total = run.optimization.train_steps
     advance = step.compiled_step(run.config, run.optimization, run.computation, run.mesh)
     batch_sharding = NamedSharding(run.mesh, sharding.spec("BT"))
-    with _StopSignals() as stop:
+    with distributed.failing_together(), _StopSignals() as stop:
         while run.step < total and not stop.agreed(run):
             run.batch = next(run.loader)
             arrays = to_devices(run.batch.arrays, batch_sharding, run.batch_rows, run.rows)

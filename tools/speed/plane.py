@@ -200,7 +200,7 @@ def _cached(mixture: str, data_dir: Path, target: Path, tokenizer: Path) -> dict
     seconds = time.perf_counter() - start
     if done.returncode:
         raise UserError(f"tools.cache_tasks: {done.stderr.strip().splitlines()[-1]}")
-    tokens = sum(json.loads(path.read_text())["tokens"] for path in target.glob("tasks/*/*.json"))
+    tokens = sum(json.loads(path.read_text())["tokens"] for path in target.glob("tasks/*/*/train.json"))
     planned = int(done.stdout.split(" tokens")[0].split()[-1].replace(",", ""))
     return {"tokens_per_second": tokens / seconds, "tokens": tokens, "planned_share": planned / tokens}
 

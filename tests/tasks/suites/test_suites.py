@@ -126,7 +126,7 @@ def test_bad_files_are_named(tmp_path, files, message):
     suite = suites.suite(next(iter(files)).split("/")[0])
     with pytest.raises(DataError, match=re.escape(message)):
         ledger_job.run(suite, str(tmp_path / "data"), tmp_path / "cache")
-    assert not list((tmp_path / "cache").glob("ledgers/*"))
+    assert not list((tmp_path / "cache").glob("ledgers/**/*.jsonl"))
 
 
 def test_a_task_at_two_levels_is_refused(tmp_path):
