@@ -8,7 +8,9 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import re
+import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -20,6 +22,28 @@ MAX_ID = 65_535  # token stores hold uint16
 SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
 OPT_PAD_ID, OPT_EOS_ID = 1, 2  # in OPT's vocabulary
 FILES = ("vocab.json", "merges.txt")
+# GPT-2's pattern, for texts of characters that Python's `re` and the library classify alike: ASCII, Latin letters,
+# punctuation. Letters stand first because most words match there.
+LETTERS, NUMBERS = "A-Za-zªµºÀ-ÖØ-öø-ɏ", "0-9²³¹¼½¾"
+SPLITTABLE = re.compile(r"[\t\n\r -~¡-ɏ‐-‧‰-⁞]*")
+WORD = re.compile(rf" ?[{LETTERS}]+|'(?:[stmd]|re|ve|ll)| ?[{NUMBERS}]+| ?[^\s{LETTERS}{NUMBERS}]+|\s+(?!\S)|\s+")
+MAX_WORDS = 500_000  # in memory, about 100 MB
+
+
+class _Words(dict):
+    """The ids of words as little-endian uint16, each tokenized when it is first met."""
+
+    def __init__(self, encode: Callable[[str], list[int]]) -> None:
+        super().__init__()
+        self._encode = encode
+
+    def __missing__(self, word: str) -> bytes:
+        self[word] = ids = _to_bytes(self._encode(word))
+        return ids
+
+
+def _to_bytes(ids: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(ids)}H", *ids)
 
 
 def join(source: str, target: str, separator: str = " ") -> tuple[str, str]:
@@ -59,6 +83,7 @@ class Tokenizer:
         self._tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=SPECIAL["unk"]))
         self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         self._tokenizer.decoder = decoders.ByteLevel()
+        self._words = _Words(self.encode)
 
     @classmethod
     def load(cls, source: str | os.PathLike) -> "Tokenizer":
@@ -99,8 +124,25 @@ class Tokenizer:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encodes many texts on all cores: the path for whole data sets."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        """Encodes many texts; see `encode_batch_to_bytes`."""
+        return [list(struct.unpack(f"<{len(ids) // 2}H", ids)) for ids in self.encode_batch_to_bytes(texts)]
+
+    def encode_batch_to_bytes(self, texts: Sequence[str]) -> list[bytes]:
+        """Encodes many texts as little-endian uint16: the path for whole data sets.
+
+        BPE never merges across words, so the ids of a text are those of its words, which repeat: five times as fast as
+        the library on one core, whose time goes into splitting. Texts with other characters than `SPLITTABLE` are left
+        to the library.
+        """
+        if len(self._words) > MAX_WORDS:
+            self._words.clear()
+        ids_of = self._words.__getitem__
+        result = [b"".join(map(ids_of, WORD.findall(text))) if SPLITTABLE.fullmatch(text) else None for text in texts]
+        others = [i for i, ids in enumerate(result) if ids is None]
+        encodings = self._tokenizer.encode_batch_fast([texts[i] for i in others], add_special_tokens=False)
+        for i, encoding in zip(others, encodings):
+            result[i] = _to_bytes(encoding.ids)
+        return result
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Decodes `ids`; ids without a token (OPT's embedding is padded) are dropped."""

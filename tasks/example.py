@@ -71,6 +71,8 @@ class Example:
 
     def turns(self) -> list[tuple[str, str]]:
         """The example as alternating context and label, as they meet in a row; one pair unless it is a conversation."""
+        if not self.earlier_turns:
+            return [join(self.source, self.target, self.separator)]
         joined = [join(context, answer) for context, answer in self.earlier_turns]
         start = sum(len(context) + len(answer) for context, answer in joined)
         return [*joined, join(self.source[start:], self.target, self.separator)]

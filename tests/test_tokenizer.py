@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.tokenizer import Tokenizer, join
+from optiml_jax.tokenizer import SPLITTABLE, Tokenizer, join
 from tests.conftest import ROOT
 
 SAMPLES = ROOT / "tasks" / "samples" / "tokenizer"
@@ -107,3 +108,38 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path):
         assert message in str(caught.value) and str(directory) in str(caught.value)
         assert "\n" not in str(caught.value)
     assert Tokenizer.load(write(tmp_path / "largest", SPECIAL | {"a": 65_535})).vocab_size == 65_536
+
+
+def test_many_texts_have_the_ids_of_the_library(shared):
+    """Random texts of characters that are hard to split, and every character alone and between letters."""
+    tokenizer = Tokenizer.load(shared / "tokenizer")
+    library = tokenizer._tokenizer
+    rng = np.random.default_rng(0)
+    pieces = [
+        *" \t\n\r'_-.,!?½²³¹¼¾ªºµ×÷ßéÿĀſƻǀɏ‐–—‘’“”…‰⁄‿⁀⁞\xa0\x85\x1c\x0b\u2028\u3000中ا́😀",
+        "'s",
+        "'S",
+        "'ll",
+        "'re",
+        "'",
+    ]
+    pieces += ["word", "Word", "12", "a", "Z", "  ", "\n\n", " \n", "\n ", "don't", "I'LL", "__", "a_b"]
+    texts = ["".join(rng.choice(pieces, rng.integers(0, 12))) for _ in range(20_000)]
+    texts += [template.format(chr(n)) for n in range(0x2400) for template in ("{}", "a{}b", " {} ", "{}{{}}1")]
+    texts = [text.replace("{}", "'") for text in texts]
+    fast = sum(SPLITTABLE.fullmatch(text) is not None for text in texts)
+    assert len(texts) / 10 < fast < len(texts)
+    for start in range(0, len(texts), 4096):
+        part = texts[start : start + 4096]
+        want = [encoding.ids for encoding in library.encode_batch_fast(part, add_special_tokens=False)]
+        have = tokenizer.encode_batch(part)
+        assert have == want, next((text, a, b) for text, a, b in zip(part, have, want) if a != b)
+
+
+def test_the_words_in_memory_are_bounded(monkeypatch):
+    tokenizer = Tokenizer.load(SAMPLES)
+    monkeypatch.setattr("optiml_jax.tokenizer.MAX_WORDS", 10)
+    for i in range(5):
+        texts = [f"word{i}{j} again" for j in "abcdefgh"]
+        assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+        assert len(tokenizer._words) <= 10 + 3 * len(texts)

@@ -22,7 +22,7 @@ from optiml_jax.data.store import SPLIT, read_counts
 from optiml_jax.data.verify import check_store
 from optiml_jax.tokenizer import Tokenizer
 from tasks.caching import estimate, pipeline, shard
-from tasks.caching.work_item import FAILED, Job, Origin, code_version, identity, used_options
+from tasks.caching.work_item import FAILED, Job, Origin, code_version, identity, provide, used_options
 from tasks.catalog import mixtures
 from tasks.example import Skipped
 from tasks.reading import fingerprints
@@ -89,10 +89,12 @@ def run(
         if pending and check_only:
             raise UserError(f"{cache_dir}: {pending[0].name} is not cached as it is now ({len(pending)} such tasks)")
         if pending:
-            if announce:
-                announce(estimate.plan(pending, tokenizer))
+            provide(job, discovered.tasks, tokenizer)
             origins = [origin(job, tokenizer.fingerprint, task) for task in pending]
-            seconds = pipeline.write(job, pending, origins, beam_flags)
+            with pipeline.workers(pending) as map_:
+                if announce:
+                    announce(estimate.plan(job, origins, map_))
+                seconds = pipeline.write(job, origins, map_, beam_flags)
             for task in pending:
                 current[task.name] = find_rendering(job, tokenizer.fingerprint, task)
                 if current[task.name] is None:

@@ -1,19 +1,19 @@
 """Estimates the size of a store before it is written, by tokenizing a few examples of each task."""
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.data.store import INDEX_DTYPE, SPLIT, TOKEN_DTYPE
-from optiml_jax.tokenizer import Tokenizer
+from optiml_jax.data.store import INDEX_DTYPE, INPUT_DTYPE, SPLIT, TOKEN_DTYPE
 from tasks.caching import shard
+from tasks.caching.work_item import Job, Origin, worker
 from tasks.example import Example, Skipped
 from tasks.prompting import prompts
 from tasks.prompting.subsampling import Pool, RecordTemplate
-from tasks.task import Task
 
 SAMPLE = 1024  # minimum number of examples tokenized in total
 MIN_PER_TASK = 4  # lengths within a task vary by a third, so 200 tasks are estimated to about 1%
@@ -33,15 +33,22 @@ class StorePlan:
         return f"planned: {self.tasks:,} tasks, {self.examples:,} examples, {self.tokens:,} tokens, {size}"
 
 
-def plan(pending: Sequence[Task], tokenizer: Tokenizer) -> StorePlan:
-    """Estimates the size of `pending` in the store. Examples are counted, not estimated."""
-    each = max(MIN_PER_TASK, math.ceil(SAMPLE / len(pending)))
-    sums = [_task(task, each, tokenizer) for task in tqdm(pending, "planning", unit="task", leave=False, delay=1)]
-    return StorePlan(len(pending), *(round(sum(column)) for column in zip(*sums)))
+def plan(job: Job, origins: Sequence[Origin], map_: Callable[[Callable, Iterable], Iterable]) -> StorePlan:
+    """Estimates the size of tasks in the store. Examples are counted, not estimated.
+
+    Args:
+      map_: applies a function to items, see `pipeline.workers`.
+    """
+    each = max(MIN_PER_TASK, math.ceil(SAMPLE / len(origins)))
+    sums = map_(functools.partial(_task, job=job, each=each), origins)
+    sums = list(tqdm(sums, "planning", len(origins), unit="task", leave=False, delay=1))
+    return StorePlan(len(origins), *(round(sum(column)) for column in zip(*sums)))
 
 
-def _task(task: Task, each: int, tokenizer: Tokenizer) -> tuple[int, float, float]:
+def _task(origin: Origin, job: Job, each: int) -> tuple[int, float, float]:
     """Examples, tokens and bytes of one task, estimated from `each` of its examples, evenly spaced."""
+    tasks, tokenizer = worker(job, origin.tokenizer)
+    task = tasks[origin.task]
     try:
         pool = Pool(task, SPLIT, most=0)  # all pairs, with equal probability
         count = min(pool.choice.records, task.max_examples)
@@ -52,10 +59,12 @@ def _task(task: Task, each: int, tokenizer: Tokenizer) -> tuple[int, float, floa
     named = [(name, example) for name, example in rendered if isinstance(example, Example)]
     if not named:
         return 0, 0.0, 0.0
-    tokens = sum(len(row.source) + len(row.label) for row in shard.encode_examples(named, tokenizer))
+    rows = shard.encode_examples(named, tokenizer)
+    tokens = sum(len(row.source) + len(row.label) for row in rows)
+    record = INDEX_DTYPE.itemsize + INPUT_DTYPE.itemsize * any(row.input_start for row in rows)
     share = count / len(named if len(task.templates) > 1 else pairs)  # with several templates, only fitting pairs count
     size = share * (TOKEN_DTYPE.itemsize * tokens + sum(len(f"{name}\n".encode()) for name, _ in named))
-    return round(share * len(named)), share * tokens, size + INDEX_DTYPE.itemsize * share * len(named)
+    return round(share * len(named)), share * tokens, size + record * share * len(named)
 
 
 def _spaced(pool: Pool, total: int, count: int, draw: int) -> Iterator[RecordTemplate]:

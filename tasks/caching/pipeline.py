@@ -1,14 +1,20 @@
-"""The caching pipeline on Apache Beam: in this process, in one process per core, or on a cluster with a shared file
-system."""
+"""Runs the work of caching: in this process, in one process per core, or on a cluster with a shared file system through
+Apache Beam."""
 
 import argparse
+import concurrent.futures
 import contextlib
+import functools
+import gc
+import itertools
 import logging
+import multiprocessing
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import ModuleType
 from typing import TextIO
@@ -17,47 +23,63 @@ from tqdm import tqdm
 
 from optiml_jax.common.errors import DataError, UserError, nearest
 from optiml_jax.data import cache_paths
-from tasks.caching.work_item import Job, Origin, failure_path, work_items, worker, write_item
+from tasks.caching.work_item import Job, Origin, failure_path, work_items, write_item
 from tasks.task import Task
 
 IN_MEMORY_BYTES = 24 << 20  # with fewer raw bytes, starting worker processes costs more than it saves
+Map = Callable[[Callable, Iterable], Iterable]  # applies a function to items, here or in other processes
 
 
-def write(job: Job, pending: Sequence[Task], origins: Sequence[Origin], beam_flags: Sequence[str]) -> float:
-    """Runs the pipeline over `pending` with a progress bar of finished tasks; returns the seconds it took.
+@contextlib.contextmanager
+def workers(pending: Sequence[Task]) -> Iterator[Map]:
+    """Yields a `map` over this machine's cores, or over this process alone if there is little to read.
+
+    Processes are forked, so that they have the tasks and the tokenizer of this one.
+
+    Raises:
+      UserError: a process was killed.
+    """
+    if sum(file.stat().st_size for task in pending for file in task.files) <= IN_MEMORY_BYTES:
+        yield map
+        return
+    context = multiprocessing.get_context("fork")
+    pool = concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, _use_one_thread)
+    try:
+        pool.submit(int).result()  # forks before this process has threads
+        yield pool.map
+    except BrokenProcessPool:
+        raise UserError("a process of tools.cache_tasks was killed; is there too little memory? Run it again") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _use_one_thread() -> None:
+    """Limits the tokenizers library to one thread, because there is already one process per core."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    gc.freeze()
+    gc.set_threshold(200_000)
+
+
+def write(job: Job, origins: Sequence[Origin], map_: Map, beam_flags: Sequence[str]) -> float:
+    """Writes tasks with a progress bar of finished ones; returns the seconds it took.
 
     Args:
-      origins: of the pending tasks.
+      map_: see `workers`.
+      beam_flags: given, Beam distributes the work.
 
     Raises:
       DataError: the first fault that a worker reported; the other tasks are written.
     """
-    beam, pipeline_options = import_beam()  # takes two seconds, so it is only imported when there is work
-    flags = list(beam_flags)
-    if not any(flag.startswith("--runner") for flag in flags):
-        # Beam's default would try to download the Prism runner first.
-        flags.append("--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner")
-        if not any(flag.startswith("--direct_running_mode") for flag in flags):
-            large = sum(file.stat().st_size for task in pending for file in task.files) > IN_MEMORY_BYTES
-            flags.append(f"--direct_running_mode={'multi_processing' if large else 'in_memory'}")
-        if "--direct_running_mode=multi_processing" in flags:
-            flags.append(f"--direct_num_workers={os.cpu_count()}")
-
     start = time.perf_counter()
     paths = [cache_paths.rendering_path(job.cache_dir, origin.task, origin.name) for origin in origins]
     failed = [failure_path(job.cache_dir, origin) for origin in origins]
-    worker.cache_clear()
-    processes = "--direct_running_mode=multi_processing" in flags
-    with (
-        one_thread_per_worker(processes),
-        quiet_workers(job, processes) as terminal,
-        Progress(paths + failed, terminal),
-    ):
-        pipeline = beam.Pipeline(options=pipeline_options(flags))
-        work = pipeline | beam.Create(origins) | "deal out" >> beam.Reshuffle()
-        shards = work | beam.FlatMap(work_items, job) | "deal out shards" >> beam.Reshuffle()
-        _ = shards | beam.Map(write_item, job)
-        pipeline.run().wait_until_finish()
+    with Progress(paths + failed, sys.stderr):
+        if beam_flags:
+            _write_on_beam(job, origins, beam_flags)
+        else:
+            items = itertools.chain.from_iterable(map_(functools.partial(work_items, job=job), origins))
+            for _ in map_(functools.partial(write_item, job=job), items):
+                pass
     messages = [path.read_text(encoding="utf-8") for path in failed if path.exists()]
     if messages:
         more = f" (and {len(messages) - 1} more tasks with errors)" if len(messages) > 1 else ""
@@ -65,35 +87,17 @@ def write(job: Job, pending: Sequence[Task], origins: Sequence[Origin], beam_fla
     return time.perf_counter() - start
 
 
-@contextlib.contextmanager
-def one_thread_per_worker(processes: bool) -> Iterator[None]:
-    """Limits the tokenizer of each worker process to one thread, because there is already one process per core."""
-    name, before = "RAYON_NUM_THREADS", os.environ.get("RAYON_NUM_THREADS")
-    if processes:
-        os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(name, None)
-        os.environ.update({name: before} if before is not None else {})
-
-
-@contextlib.contextmanager
-def quiet_workers(job: Job, processes: bool) -> Iterator[TextIO]:
-    """Yields the stream for the progress bar; sends the log of Beam's worker processes (twenty lines each) to a
-    file."""
-    if not processes:
-        yield sys.stderr
-        return
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    try:
-        with Path(job.cache_dir, "workers.log").open("wb") as log, os.fdopen(os.dup(terminal), "w") as stream:
-            os.dup2(log.fileno(), 2)
-            yield stream
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
+def _write_on_beam(job: Job, origins: Sequence[Origin], flags: Sequence[str]) -> None:
+    beam, pipeline_options = import_beam()
+    flags = list(flags)
+    if not any(flag.startswith("--runner") for flag in flags):
+        # Beam's default would try to download the Prism runner first.
+        flags.append("--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner")
+    pipeline = beam.Pipeline(options=pipeline_options(flags))
+    work = pipeline | beam.Create(origins) | "deal out" >> beam.Reshuffle()
+    shards = work | beam.FlatMap(work_items, job) | "deal out shards" >> beam.Reshuffle()
+    _ = shards | beam.Map(write_item, job)
+    pipeline.run().wait_until_finish()
 
 
 def import_beam() -> tuple[ModuleType, type]:

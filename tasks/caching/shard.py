@@ -123,15 +123,15 @@ class EncodedExample(NamedTuple):
     """An example as it is stored.
 
     Attributes:
-      source: everything before the last label.
+      source: the ids of everything before the last label.
       flags: of a chunk of a longer document (`TokenStore.chunk_flags`).
       earlier: start and end of the labels in `source`.
       input_start: tokens of the task's instructions.
     """
 
     name: str
-    source: list[int]
-    label: list[int]
+    source: np.ndarray
+    label: np.ndarray
     flags: int = 0
     earlier: tuple[tuple[int, int], ...] = ()
     input_start: int = 0
@@ -164,20 +164,19 @@ def _content(
     index["offset"] = stats["tokens"] + np.cumsum(index["length"], dtype=np.uint64) - index["length"]
     index["label_start"] |= np.array([row.flags << CHUNK_SHIFT for row in rows], np.uint32)
     count = int(index["length"].sum())
-    flat = itertools.chain.from_iterable(itertools.chain(row.source, row.label) for row in rows)
-
     spans = [(stats["examples"] + i, *span) for i, row in enumerate(rows) for span in row.earlier]
-    longest = max(rows, key=lambda row: row.label_lengths[0])  # of the labels that are in a row whatever its length
-    if longest.label_lengths[0] > stats["longest_label"]:
-        stats["longest_label"], stats["longest_label_example"] = longest.label_lengths[0], longest.name
+    last_labels = [row.label_lengths[0] for row in rows]  # in a row of any length, unlike those of earlier turns
+    if (longest := max(last_labels)) > stats["longest_label"]:
+        stats["longest_label"] = longest
+        stats["longest_label_example"] = rows[last_labels.index(longest)].name
     stats["truncated"] += int((index["length"] + 1 > ROW_LENGTH).sum()) if task.longer == "cut" else 0
     stats["examples"] += len(rows)
     stats["tokens"] += count
     stats["has_inputs"] |= any(row.input_start for row in rows)
     stats["has_spans"] |= bool(spans)
-    stats["label_tokens"] += sum(sum(row.label_lengths) for row in rows)
+    stats["label_tokens"] += sum(last_labels) + sum(end - start for _, start, end in spans)
     return {
-        "tokens": np.fromiter(flat, TOKEN_DTYPE, count).tobytes(),
+        "tokens": b"".join(part.tobytes() for row in rows for part in (row.source, row.label)),
         "index": index.tobytes(),
         "ids": "".join(f"{row.name}\n" for row in rows).encode(),
         "inputs": np.array([row.input_start for row in rows], INPUT_DTYPE).tobytes(),
@@ -192,13 +191,13 @@ def chunks(document: EncodedExample, row_length: int) -> Iterator[EncodedExample
     These n + 1 predictions are split into chunks of a row; a chunk starts with the input token of its first prediction.
     """
     ids = document.label
-    if document.source or len(ids) + 1 <= row_length:
+    if len(document.source) or len(ids) + 1 <= row_length:
         yield document
         return
     for number, start in enumerate(range(0, len(ids) + 1, row_length)):
         stop = min(start + row_length, len(ids) + 1)
         flags = 2 * (start > 0) + (stop <= len(ids))
-        yield EncodedExample(f"{document.name}/{number}", [], ids[max(start - 1, 0) : stop], flags)
+        yield EncodedExample(f"{document.name}/{number}", ids[:0], ids[max(start - 1, 0) : stop], flags)
 
 
 def encode_examples(named: list[tuple[str, Example]], tokenizer: Tokenizer) -> list[EncodedExample]:
@@ -214,14 +213,14 @@ def encode_examples(named: list[tuple[str, Example]], tokenizer: Tokenizer) -> l
         for _ in pairs[1:]:
             context, answer, _ = next(encoded)
             earlier.append((len(source), len(source) + len(label)))
-            source, label = source + label + context, answer
+            source, label = np.concatenate([source, label, context]), answer
         rows.append(EncodedExample(name, source, label, 0, tuple(earlier), input_start))
     return rows
 
 
 def encode(
     texts: list[tuple[str, str]], tokenizer: Tokenizer, input_starts: Sequence[int] | None = None
-) -> tuple[list[list[int]], list[list[int]], list[int]]:
+) -> tuple[list[np.ndarray], list[np.ndarray], list[int]]:
     """Tokenizes sources and targets. What sources share at their start (a task's definition) is tokenized once.
 
     A source is split where the input of the example starts, else before its first line break, if the split is between
@@ -244,10 +243,11 @@ def encode(
         targets.append(target)
         at_input.append(own)
     shared = list(dict.fromkeys(heads))
-    ids = tokenizer.encode_batch([*shared, *tails, *targets])
+    ids = tokenizer.encode_batch_to_bytes([*shared, *tails, *targets])
     head_ids, rest = dict(zip(shared, ids)), ids[len(shared) :]
-    sources = [head_ids[head] + tail for head, tail in zip(heads, rest)]
-    return sources, rest[len(texts) :], [own and len(head_ids[head]) for own, head in zip(at_input, heads)]
+    sources = [np.frombuffer(head_ids[head] + tail, TOKEN_DTYPE) for head, tail in zip(heads, rest)]
+    labels = [np.frombuffer(label, TOKEN_DTYPE) for label in rest[len(texts) :]]
+    return sources, labels, [own and len(head_ids[head]) // TOKEN_DTYPE.itemsize for own, head in zip(at_input, heads)]
 
 
 def _splits(source: str, end: int) -> bool:

@@ -1,7 +1,6 @@
 """Work items of the pipeline: a shard of a task, what determines its bytes, and writing it."""
 
 import contextlib
-import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -84,11 +83,21 @@ def code_version(benchmark: str) -> str:
     return fingerprints.code_version(module_of(benchmark), shard.__name__)
 
 
-@functools.lru_cache(maxsize=1)
+_loaded: dict[tuple[Job, str], tuple[Mapping[str, Task], Tokenizer]] = {}
+
+
+def provide(job: Job, tasks: Mapping[str, Task], tokenizer: Tokenizer) -> None:
+    """Provides what every item of a job needs to this process, and to those that it forks."""
+    _loaded.clear()
+    _loaded[job, tokenizer.fingerprint] = tasks, tokenizer
+
+
 def worker(job: Job, tokenizer: str) -> tuple[Mapping[str, Task], Tokenizer]:
     """The tasks and tokenizer that every item of a job needs, loaded once per process."""
-    benchmark = mixtures.mixture(job.mixture).discover(job.data_dir, job.options)
-    return benchmark.tasks, Tokenizer.load(cache_paths.tokenizer_path(job.cache_dir, tokenizer))
+    if (job, tokenizer) not in _loaded:
+        benchmark = mixtures.mixture(job.mixture).discover(job.data_dir, job.options)
+        provide(job, benchmark.tasks, Tokenizer.load(cache_paths.tokenizer_path(job.cache_dir, tokenizer)))
+    return _loaded[job, tokenizer]
 
 
 def work_items(origin: Origin, job: Job) -> list[WorkItem]:

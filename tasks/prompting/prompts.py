@@ -28,7 +28,7 @@ def draw(purpose: str, task: str, example_id: str) -> int:
 
 def pick(purpose: str, task: str, example_id: str, options: Sequence[T]) -> T:
     """Picks one of `options`, uniformly over example ids."""
-    return options[draw(purpose, task, example_id) % len(options)]
+    return options[draw(purpose, task, example_id) % len(options)] if len(options) > 1 else options[0]
 
 
 def task_level_source(task: str, example_id: str, definition: str, text: str) -> tuple[str, int]:

@@ -17,7 +17,7 @@ from optiml_jax.evaluation.prompts.ledger import read_ledger
 from optiml_jax.tokenizer import Tokenizer, join
 from tasks import suites
 from tasks.benchmarks.samples import TOKENIZER
-from tasks.caching import build, shard
+from tasks.caching import build, pipeline, shard, work_item
 from tasks.caching.work_item import Job
 from tasks.catalog import mixtures, registry
 from tasks.example import Example
@@ -95,8 +95,8 @@ def test_official_tasks_are_stored_as_encoded_alone(raw_data, tokenizer, tmp_pat
 )
 def test_a_source_cut_at_its_first_line_has_the_ids_of_the_whole(tokenizer, text):
     sources, targets, _ = shard.encode([(text, " yes"), ("a" + text, " b\nc")], tokenizer)
-    assert sources == [tokenizer.encode(text), tokenizer.encode("a" + text)]
-    assert targets == [tokenizer.encode(" yes"), tokenizer.encode(" b\nc")]
+    assert [ids.tolist() for ids in sources] == [tokenizer.encode(text), tokenizer.encode("a" + text)]
+    assert [ids.tolist() for ids in targets] == [tokenizer.encode(" yes"), tokenizer.encode(" b\nc")]
 
 
 def test_stats_add_up(samples):
@@ -205,7 +205,7 @@ def test_nothing_half_written_has_a_final_name(data_dir, tmp_path, tokenizer):
     task = registry.discover(NAME, data_dir).tasks[f"{NAME}.task2_two_too"]
 
     class Dying(Tokenizer):
-        def encode_batch(self, texts):
+        def encode_batch_to_bytes(self, texts):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -254,13 +254,25 @@ def test_shards_hold_the_same_examples_as_one_file(data_dir, tmp_path, tokenizer
     assert not list(build.verify(tmp_path / "many"))  # the counts that single shards leave are no splits
 
 
-def test_one_process_a_core_writes_the_same_bytes(data_dir, tmp_path, tokenizer):
+def test_one_process_a_core_writes_the_same_bytes(data_dir, tmp_path, tokenizer, monkeypatch):
     build.run(job(data_dir, tmp_path / "here"), tokenizer)
     environment = dict(os.environ)
-    build.run(job(data_dir, tmp_path / "there"), tokenizer, ["--direct_running_mode=multi_processing"])
-    (tmp_path / "there" / "workers.log").unlink()
+    monkeypatch.setattr(pipeline, "IN_MEMORY_BYTES", 0)
+    plans = []
+    build.run(job(data_dir, tmp_path / "there"), tokenizer, announce=plans.append)
+    assert plans[0].examples == 155
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
-    assert environment == dict(os.environ)  # what the workers inherited is gone
+    assert environment == dict(os.environ)
+
+
+def test_a_killed_worker_is_one_line(data_dir, tmp_path, tokenizer, monkeypatch):
+    """As when memory runs out; the next run goes on."""
+    monkeypatch.setattr(pipeline, "IN_MEMORY_BYTES", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(work_item.shard, "write_shard", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        with pytest.raises(UserError, match="killed; is there too little memory"):
+            build.run(job(data_dir, tmp_path / "cache"), tokenizer)
+    assert len(build.run(job(data_dir, tmp_path / "cache"), tokenizer).written) == 2
 
 
 def test_long_labels_are_skipped_counted_and_listed_when_asked(data_dir, tmp_path, tokenizer):

@@ -37,7 +37,6 @@ def tokenizer() -> Tokenizer:
 
 KILLED = """
 import json, os, signal, sys
-import apache_beam  # two seconds, once for all runs
 from optiml_jax.tokenizer import Tokenizer
 from tasks.caching import build
 from tasks.caching.work_item import Job
@@ -208,7 +207,9 @@ def test_a_plan_of_few_examples_is_exact_and_leaves_out_what_cannot_be_read(data
     assert plans[0].tokens == tokens and plans[0].examples == 5 + 150
     assert plans[0].bytes == sum(path.stat().st_size for path in files)
     (data_dir / NAME / "tasks" / "task1_one.json").write_text("{")
-    assert estimate.plan(result.tasks, tokenizer).examples == 150
+    job_ = job(data_dir, tmp_path / "cache")
+    origins = [build.origin(job_, tokenizer.fingerprint, task) for task in result.tasks]
+    assert estimate.plan(job_, origins, map).examples == 150
 
 
 # caps
