@@ -141,7 +141,10 @@ def peer_render(data_dir: str, tokenizer: str, count: str) -> dict:
     tokens_of = Tokenizer.load(tokenizer)
     environment = jinja2.Environment()
     environment.globals["zip"] = zip
-    environment.filters |= {"choice": lambda values: values[0], "most_frequent": promptsource.jinja._most_frequent}
+    environment.filters |= {
+        "choice": lambda values: values[0],
+        "most_frequent": promptsource.jinja_sandbox._most_frequent,
+    }
     result = registry.discover("promptsource", data_dir)
     each = int(count) // len(result.tasks)
     work = []
