@@ -1,9 +1,11 @@
 """Files that are whole or not there, and folders that one process writes at a time."""
 
+import errno
 import os
 import subprocess
 import sys
 
+import filelock
 import pytest
 
 from optiml_jax.common.errors import UserError
@@ -49,3 +51,24 @@ def test_what_fails_while_it_is_written_leaves_what_was_there(tmp_path):
         file.flush()
         _ = 1 / 0
     assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_system_without_locks_is_mentioned_once(tmp_path, monkeypatch, capsys):
+    def no_locks(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", no_locks)
+    for _ in range(2):
+        with exclusive(tmp_path, "wait"):
+            pass
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{tmp_path}: its file system has no locks" in error
+
+
+def test_other_faults_of_a_lock_are_not_taken_for_that(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", full)
+    with pytest.raises(UserError, match="No space left"):
+        exclusive(tmp_path, "wait").__enter__()

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from optiml_jax.data.loader import Loader
 from optiml_jax.data.settings import Data
 from optiml_jax.tokenizer import Tokenizer, join
 from tasks.benchmarks.samples import TOKENIZER
@@ -14,6 +15,7 @@ from tasks.caching.work_item import Job
 from tasks.catalog import registry
 from tasks.prompting.subsampling import examples
 from tests.browser import colours, dom
+from tests.stores import opened
 from tests.tasks.conftest import NAME, write_splits, write_task
 from tools import cache_tasks, inspect_mixture, mixture_page
 
@@ -137,6 +139,30 @@ def test_a_gin_file_says_which_run_the_epochs_are_of(cache_dir, tmp_path, capsys
     by_flags = json.loads((tmp_path / "by_flags.json").read_text())["tasks"]
     assert list(tables[0].values()) == by_flags
     assert {task["capped_examples"] for task in tables[1].values()} == {100}
+
+
+def test_the_page_shows_the_rows_that_the_run_of_a_gin_file_trains_on(cache_dir, tmp_path):
+    """With settings that change rows: drawn together, without a first `</s>`, at most three documents a row."""
+    settings = {
+        "ROW_LENGTH": 128,
+        "Data.block_draws": 300,
+        "Data.leading_eos": False,
+        "Data.max_segments": 3,
+        "SEED": 5,
+    }
+    flags = [f"--gin.{name}={value}" for name, value in (settings | {"CACHE_DIR": f"{str(cache_dir)!r}"}).items()]
+    out = tmp_path / "rows.html"
+    inspect_mixture.main(["--gin_file=opt125m_super_natural_instructions.gin", *flags, f"--html={out}"])
+    shown = [[(item["name"], item["id"], item["length"]) for item in row] for row in content(out)["rows"]]
+    store = opened(cache_dir)
+    fields = {"row_length": 128, "block_draws": 300, "leading_eos": False, "max_segments": 3, "seed": 5}
+    with Loader(store, store.manifest, Data(NAME, str(cache_dir), **fields), pad_id=1, eos_id=2) as loader:
+        plan = loader.plan(0)
+    want = [
+        [(d.task, store.example_id(d.task, "train", d.example), d.length) for d in plan.documents(row)]
+        for row in range(len(shown))
+    ]
+    assert shown == want and len(shown) == 12 and max(map(len, shown)) <= 3
 
 
 TAKE = "document.title = 'taken'"
