@@ -43,7 +43,7 @@ def workers(pending: Sequence[Task]) -> Iterator[Map]:
         yield map
         return
     context = multiprocessing.get_context("fork")
-    pool = concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, _use_one_thread)
+    pool = concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, _prepare, (os.getpid(),))
     try:
         pool.submit(int).result()  # forks before this process has threads
         yield pool.map
@@ -53,11 +53,23 @@ def workers(pending: Sequence[Task]) -> Iterator[Map]:
         pool.shutdown(cancel_futures=True)
 
 
-def _use_one_thread() -> None:
-    """Limits the tokenizers library to one thread, because there is already one process per core."""
+def _prepare(parent: int) -> None:
+    """Prepares a worker process.
+
+    The tokenizers library gets one thread, because there is already one process per core. Garbage collection is rare,
+    because there are hardly any cycles among millions of objects. The process ends with its parent, whose lock it would
+    keep.
+    """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     gc.freeze()
     gc.set_threshold(200_000)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def write(job: Job, origins: Sequence[Origin], map_: Map, beam_flags: Sequence[str]) -> float:

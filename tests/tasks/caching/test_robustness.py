@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,36 @@ def test_two_processes_cannot_write_one_store_at_a_time(data_dir, tmp_path, toke
 def tokens(cache: Path) -> dict[str, bytes]:
     """The contents of a store, and what they were made from."""
     return {name: data for name, data in contents(cache).items() if name.startswith(("tasks/", "renderings/"))}
+
+
+SLOW = """
+import sys, time
+from optiml_jax.tokenizer import Tokenizer
+from tasks.caching import build, pipeline, work_item
+from tasks.caching.work_item import Job
+
+pipeline.IN_MEMORY_BYTES = 0
+work_item.shard.write_shard = lambda *_: (print("begun", flush=True), time.sleep(600))
+build.run(Job(sys.argv[1], sys.argv[2], sys.argv[3]), Tokenizer.load(sys.argv[4]))
+"""
+
+
+def test_the_worker_processes_of_a_killed_job_end_too(data_dir, tmp_path, tokenizer):
+    """They would keep its lock, and go on writing."""
+    cache = tmp_path / "cache"
+    command = [sys.executable, "-c", SLOW, NAME, str(data_dir), str(cache), str(TOKENIZER)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout.readline() == "begun\n"
+        (children,) = (
+            path.read_text().split() for path in Path(f"/proc/{killed.pid}/task").glob(f"{killed.pid}/children")
+        )
+        assert children
+        killed.kill()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+    assert len(build.run(job(data_dir, cache), tokenizer).written) == 2
 
 
 def test_a_store_that_is_being_written_is_refused_in_one_line(data_dir, tmp_path, tokenizer):
