@@ -43,7 +43,7 @@ def workers(pending: Sequence[Task]) -> Iterator[Map]:
         yield map
         return
     context = multiprocessing.get_context("fork")
-    pool = concurrent.futures.ProcessPoolExecutor(len(os.sched_getaffinity(0)), context, _prepare, (os.getpid(),))
+    pool = concurrent.futures.ProcessPoolExecutor(_cores(), context, _prepare, (os.getpid(),))
     try:
         pool.submit(int).result()  # forks before this process has threads
         yield pool.map
@@ -51,6 +51,10 @@ def workers(pending: Sequence[Task]) -> Iterator[Map]:
         raise UserError("a process of tools.cache_tasks was killed; is there too little memory? Run it again") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prepare(parent: int) -> None:
