@@ -267,7 +267,8 @@ def test_each_tokenizer_finds_a_store_of_its_own_in_one_cache(other_tokenizer, t
         capture_output=True,
         text=True,
     )
-    assert "24 tasks are intact" in done.stdout, done.stderr
+    # those of six tasks are the same ids with either tokenizer
+    assert "18 contents of tasks are intact" in done.stdout, done.stderr
 
 
 def test_bare_words_and_whole_floats_are_taken_and_a_run_may_start_from_another(whole, cache, tmp_path):

@@ -179,7 +179,7 @@ def verify(cache_dir: str) -> None:
     if faults:
         raise DataError(faults[0] + (f" (and {len(faults) - 1} more faults, listed above)" if faults[1:] else ""))
     seconds = time.perf_counter() - start
-    print(f"{cache_dir}: {len(contents(cache_dir))} tasks are intact, checked in {seconds:.1f} s")
+    print(f"{cache_dir}: {len(contents(cache_dir))} contents of tasks are intact, checked in {seconds:.1f} s")
 
 
 if __name__ == "__main__":

@@ -193,7 +193,7 @@ def test_verify_names_what_is_damaged(data_dir, tmp_path, tokenizer, capsys, oth
     cache = tmp_path / "cache"
     build.run(job(data_dir, cache), tokenizer)
     cache_tasks.main(["--verify", f"--cache_dir={cache}"])
-    assert f"{cache}: 2 tasks are intact" in capsys.readouterr().out
+    assert f"{cache}: 2 contents of tasks are intact" in capsys.readouterr().out
     damaged = [next(cache.glob("tasks/*task2*/*/*.ids")), next(cache.glob("tasks/*task1_one/*/*.tokens"))]
     for path in damaged:
         content = bytearray(path.read_bytes())
