@@ -202,6 +202,18 @@ def test_pruning_removes_what_no_manifest_and_no_reader_needs(data_dir, tmp_path
     assert not list((cache / "readers").iterdir())
 
 
+def test_a_writer_leaves_alone_what_a_starting_reader_writes(data_dir, tmp_path):  # noqa: F811
+    cache = tmp_path / "cache"
+    job = Job(NAME, str(data_dir), str(cache))
+    build.run(job, Tokenizer.load(TOKENIZER))
+    files = [cache / "readers" / ".x.json.1.tmp", cache / "mixtures" / NAME / ".x.json.1.tmp", cache / ".x.tmp"]
+    files[0].parent.mkdir(exist_ok=True)
+    for file in files:
+        file.write_text("")
+    build.run(job, Tokenizer.load(TOKENIZER))
+    assert [file.exists() for file in files] == [True, False, False]
+
+
 def old_path(cache: Path) -> Path:
     (path,) = cache_paths.manifests(cache)
     return path

@@ -1,4 +1,4 @@
-"""What `tools.cache_tasks` prints: tables and lists of cached tasks and ledgers."""
+"""Tables and lists of cached tasks and ledgers, which `tools.cache_tasks` prints."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +52,7 @@ def mixture_report(result: build.CacheResult, seconds: float) -> str:
 
 
 def unchanged_report(result: build.CacheResult, seconds: float) -> str:
-    """One line, for a mixture of which nothing was written."""
+    """Returns one line for a mixture that was already cached."""
     return f"all {len(result.tasks)} tasks were already cached, checked in {seconds:.1f} s"
 
 

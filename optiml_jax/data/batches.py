@@ -48,8 +48,8 @@ def assemble_rows(
             earlier = store.earlier_labels(task, SPLIT)
             if earlier is not None:
                 position = (number + 1) * data.row_length - room - removed + leading - 1  # of the first token's target
-                spans_ = earlier.of_example(example)
-                for _, start, end in spans_[spans_["end"] > removed].tolist():
+                labels_before = earlier.of_example(example)
+                for _, start, end in labels_before[labels_before["end"] > removed].tolist():
                     earlier_labels.append((max(position + start, position + removed + 1 - leading), position + end + 1))
             spans.append((length, segment, min(len(ids) - source_length + 1, length)))
             room -= length

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def options_of(settings: CacheOptions) -> CacheOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Specification:
-    """What the tokens of a cached mixture were made from.
+    """The inputs that determine the tokens of a cached mixture.
 
     Attributes:
       tokenizer: its fingerprint.
@@ -124,11 +124,6 @@ def digest(*values: Any) -> str:
     """64 bits of a hash of JSON values, in hexadecimal."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def digest_of_files(raw: Iterable[tuple[str, str]]) -> str:
-    """A digest of files, given (name, sha256) of each."""
-    return digest(sorted(set(raw)))
 
 
 def _digest_of_file(path: str) -> str:

@@ -137,14 +137,13 @@ def _specification(
     names |= {"review", *(["missing_benchmarks"] if missing else [])}
     raw: dict[str, list[tuple[str, str]]] = {}
     for task in tasks:
-        items = renderings[task.name]["raw"].items()
-        raw.setdefault(task.benchmark, []).extend((name, file["sha256"]) for name, file in items)
-    own = any(not file.is_relative_to(fingerprints.ROOT / "tasks") for task in tasks for file in task.files)
+        raw.setdefault(task.benchmark, []).extend(fingerprints.hashes(renderings[task.name]["raw"]).items())
+    has_raw_files = any(not file.is_relative_to(fingerprints.ROOT / "tasks") for task in tasks for file in task.files)
     return Specification(
         tokenizer=tokenizer.fingerprint,
         vocab_size=tokenizer.vocab_size,
         options={name: job.options.stored(name) for name in sorted(names - set(PERMISSIONS))},
-        data_dir=absolute(job.data_dir) if own else None,
+        data_dir=absolute(job.data_dir) if has_raw_files else None,
         code={benchmark: code_version(benchmark) for benchmark in sorted(raw)},
         raw={benchmark: digest(sorted(set(raw[benchmark]))) for benchmark in sorted(raw)},
     )
@@ -170,7 +169,10 @@ def exclusive(cache_dir: Path) -> Iterator[None]:
 
 def remove_partial(cache_dir: Path) -> None:
     """Removes what a killed run has left: files and folders with temporary names, and faults of an earlier run."""
-    for pattern in (".*.tmp", "*/.*.tmp", "*/*/.*.tmp", "tasks/*/.*", f"renderings/*/*{FAILED}"):
+    temporary = [
+        f"{folder}.*.tmp" for folder in ("", "tokenizers/", "mixtures/*/", "renderings/*/", "ledgers/", "ledgers/*/")
+    ]
+    for pattern in (*temporary, "tasks/*/.*", f"renderings/*/*{FAILED}"):  # not of readers, which may be starting
         for path in cache_dir.glob(pattern):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -200,16 +202,16 @@ def open_store(cache_dir: Path, tokenizer: Tokenizer) -> None:
 
 
 def origin(job: Job, fingerprint: str, task: Task) -> Origin:
-    """What the content of a task would be made from now; reads the raw files."""
+    """Hashes the raw files of a task, and returns them with the code and options that would render it now."""
     raw = fingerprints.raw_files(task.files, job.data_dir)
     return Origin(task.name, fingerprint, identity(job.options, task), raw)
 
 
 def find_rendering(job: Job, fingerprint: str, task: Task) -> Rendering | None:
     """The rendering of a task as its raw files, code and options are now; None if it is not cached."""
-    wanted = Origin(task.name, fingerprint, identity(job.options, task), {}).name.split("-")[0]
-    paths = cache_paths.rendering_path(job.cache_dir, task.name, wanted)
-    for path in sorted(paths.parent.glob(f"{wanted}-*.json")):
+    identity_name = Origin(task.name, fingerprint, identity(job.options, task), {}).identity_name
+    folder = cache_paths.rendering_path(job.cache_dir, task.name, identity_name).parent
+    for path in sorted(folder.glob(f"{identity_name}-*.json")):
         rendering = json.loads(path.read_text(encoding="utf-8"))
         content = cache_paths.content_path(job.cache_dir, task.name, rendering["content"])
         if shard.is_whole(content) and fingerprints.unchanged(task.files, job.data_dir, rendering["raw"]):

@@ -94,8 +94,7 @@ def write(job: Job, origins: Sequence[Origin], map_: Map, beam_flags: Sequence[s
             _write_on_beam(job, origins, beam_flags)
         else:
             items = itertools.chain.from_iterable(map_(functools.partial(work_items, job=job), origins))
-            for _ in map_(functools.partial(write_item, job=job), items):
-                pass
+            list(map_(functools.partial(write_item, job=job), items))  # waits for all, and raises what one raised
     messages = [path.read_text(encoding="utf-8") for path in failed if path.exists()]
     if messages:
         more = f" (and {len(messages) - 1} more tasks with errors)" if len(messages) > 1 else ""

@@ -235,19 +235,23 @@ def encode(
     """
     heads, tails, targets, at_input = [], [], [], []
     for (source, target), start in zip(texts, input_starts or itertools.repeat(0)):
-        own = _splits(source, start)
-        end = start if own else source.find("\n")
+        splits_at_input = _splits(source, start)
+        end = start if splits_at_input else source.find("\n")
         end = end if _splits(source, end) else len(source)
         heads.append(source[:end])
         tails.append(source[end:])
         targets.append(target)
-        at_input.append(own)
+        at_input.append(splits_at_input)
     shared = list(dict.fromkeys(heads))
     ids = tokenizer.encode_batch_to_bytes([*shared, *tails, *targets])
     head_ids, rest = dict(zip(shared, ids)), ids[len(shared) :]
     sources = [np.frombuffer(head_ids[head] + tail, TOKEN_DTYPE) for head, tail in zip(heads, rest)]
     labels = [np.frombuffer(label, TOKEN_DTYPE) for label in rest[len(texts) :]]
-    return sources, labels, [own and len(head_ids[head]) // TOKEN_DTYPE.itemsize for own, head in zip(at_input, heads)]
+    return (
+        sources,
+        labels,
+        [len(head_ids[head]) // TOKEN_DTYPE.itemsize if split else 0 for split, head in zip(at_input, heads)],
+    )
 
 
 def _splits(source: str, end: int) -> bool:
@@ -293,7 +297,7 @@ def is_whole(content: Path) -> bool:
 
 
 def account(shards: list[dict]) -> dict:
-    """What happened to the raw records: counts, skipped records, and examples of each template."""
+    """Adds up counts of raw records, skipped records and examples per template over the shards."""
     templates = sum((collections.Counter(shard["templates"]) for shard in shards), collections.Counter())
     skipped = itertools.chain.from_iterable(shard["skipped"] for shard in shards)
     return {

@@ -50,8 +50,12 @@ class Origin(NamedTuple):
     @property
     def name(self) -> str:
         """Names the rendering: a hash of identity, then of the raw files by content."""
-        files = {name: file["sha256"] for name, file in self.raw.items()}
-        return f"{digest(self.tokenizer, self.identity)}-{digest(files)}"
+        return f"{self.identity_name}-{digest(fingerprints.hashes(self.raw))}"
+
+    @property
+    def identity_name(self) -> str:
+        """The part of the name that does not depend on the raw files."""
+        return digest(self.tokenizer, self.identity)
 
 
 class WorkItem(NamedTuple):

@@ -88,8 +88,12 @@ def unchanged(
     files: Sequence[Path], data_dir: str | os.PathLike | None, earlier: Mapping[str, Mapping[str, Any]]
 ) -> bool:
     """Whether raw files have the same content as when `earlier` was computed by `raw_files`."""
-    entries = raw_files(files, data_dir, earlier)
-    return {name: file["sha256"] for name, file in entries.items()} == {n: f["sha256"] for n, f in earlier.items()}
+    return hashes(raw_files(files, data_dir, earlier)) == hashes(earlier)
+
+
+def hashes(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The sha256 of each file in a result of `raw_files`."""
+    return {name: file["sha256"] for name, file in raw.items()}
 
 
 def _name(file: Path, data_dir: str | os.PathLike | None) -> str:

@@ -97,8 +97,8 @@ def run(
         stored = _find(cache_dir, suite.name, identity, data_dir, parts)
         if stored is None:
             raw = {part.task.name: fingerprints.raw_files(part.task.files, data_dir) for part in parts}
-            shas = {task: {name: file["sha256"] for name, file in files.items()} for task, files in raw.items()}
-            stored = ledger_path(cache_dir, suite.name, f"{identity}-{digest(shas)}")
+            hashes = {task: fingerprints.hashes(files) for task, files in raw.items()}
+            stored = ledger_path(cache_dir, suite.name, f"{identity}-{digest(hashes)}")
             bar = tqdm(parts, f"ledger {suite.name}", unit="task", leave=False, delay=1)
             metadata: dict[str, Any] = {"coverage": discovered.coverage, "identity": identity, "raw": raw}
             metadata["dropped"] = [f"{item.where}: {item.reason}" for item in dropped]

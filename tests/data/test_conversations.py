@@ -77,7 +77,7 @@ def single(turns: list[tuple[str, str]]) -> tuple[str, str, tuple[str]]:
 
 
 def predictions(store: TokenStore, **settings) -> Counter:
-    """What a pass over the store teaches: (all inputs of the document up to a label position, its target), counted."""
+    """Counts (inputs of the document up to a label position, target of that position) over a pass through the store."""
     count = store.manifest.tasks[0].examples
     data = Data("m", "", **{"batch_rows": 1, "block_draws": count, "prefetch": 0, "row_length": 512} | settings)
     result: Counter = Counter()
@@ -110,18 +110,18 @@ def test_a_conversation_longer_than_a_row_loses_its_first_turns(stores, tokenize
     parts = [ids.tolist() for _, ids in whole.parts("chat.all", "train", long)]
     turns = [a + b for a, b in zip(parts[::2], parts[1::2])]
     room = 64
-    kept = next(turns[start:] for start in range(len(turns)) if sum(map(len, turns[start:])) + 1 <= room)
-    assert 1 < len(kept) < len(turns)
+    remaining = next(turns[start:] for start in range(len(turns)) if sum(map(len, turns[start:])) + 1 <= room)
+    assert 1 < len(remaining) < len(turns)
     want: Counter = Counter()
     text = [EOS]
-    for context, label in zip(parts[-2 * len(kept) :: 2], parts[-2 * len(kept) + 1 :: 2]):
+    for context, label in zip(parts[-2 * len(remaining) :: 2], parts[-2 * len(remaining) + 1 :: 2]):
         text += context
         for token in [*label, EOS]:
             want[tuple(text), token] += 1
             if token != EOS:
                 text.append(token)
     have = predictions(whole, row_length=room)
-    document = (EOS, *(token for turn in kept for token in turn))
+    document = (EOS, *(token for turn in remaining for token in turn))
     mine = Counter({key: count for key, count in have.items() if key[0] == document[: len(key[0])]})
     assert mine == want
 

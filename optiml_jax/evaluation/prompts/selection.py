@@ -33,12 +33,14 @@ def ledgers(
     if ledger is not None:
         return [ledger]
     if suite is None:
-        own = {name: Path(cache_dir, recorded[name]) for name in mixture.split(SEPARATOR) if name in recorded}
-        missing = [name for name in mixture.split(SEPARATOR) if name not in own or not own[name].exists()]
-        return [str(path) for name, path in own.items() if name not in missing] + [
-            str(_of_suite(name, cache_dir, recorded)) for name in missing
-        ]
+        return [str(_of_mixture(name, cache_dir, recorded)) for name in mixture.split(SEPARATOR)]
     return [str(_of_suite(name.strip(), cache_dir, recorded)) for name in suite.split(",")]
+
+
+def _of_mixture(benchmark: str, cache_dir: str, recorded: Mapping[str, str]) -> Path:
+    """The ledger of a benchmark in the mixture of a run: the recorded one, if this CACHE_DIR holds it."""
+    path = Path(cache_dir, recorded[benchmark]) if benchmark in recorded else None
+    return path if path is not None and path.exists() else _of_suite(benchmark, cache_dir, recorded)
 
 
 def recorded_ledgers(weights: str) -> Mapping[str, str]:
