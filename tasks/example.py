@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.prompts.ledger import GENERATE
 from optiml_jax.tokenizer import join
 
 
@@ -23,12 +24,15 @@ class Template:
     Attributes:
       id: unique in its task; no "/" and no line break.
       metric: how answers are scored.
+      output_type: `RANK` (the model chooses among candidates) or `GENERATE`. Where the candidates of an example do not
+        fit, its answer is generated.
       text: source of the prompt for the benchmark's renderer; empty where records contain their instructions.
     """
 
     id: str
     metric: Metric
     text: str = ""
+    output_type: str = GENERATE
 
 
 @dataclass(frozen=True)

@@ -168,14 +168,13 @@ def postprocess(output: str, *, example: Mapping[str, Any] | None = None, is_tar
 
 @functools.cache
 def metric_fn(metric: Metric) -> Callable[[Sequence[Sequence[str]], Sequence[str]], dict[str, float]]:
-    """A metric in seqio's form: the mean over examples, in [0, 1]."""
+    """A metric in seqio's form: the score of all predictions, in [0, 1]."""
 
-    def mean(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
-        scores = [metric(prediction, references) for references, prediction in zip(targets, predictions)]
-        return {str(metric): float(np.mean(scores))}
+    def score(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
+        return {str(metric): metric.over(predictions, targets)}
 
-    mean.__name__ = metric.name
-    return mean
+    score.__name__ = metric.name
+    return score
 
 
 use_data_dir(os.environ.get("OPTIML_DATA_DIR"), os.environ.get("OPTIML_TOKENIZER"))

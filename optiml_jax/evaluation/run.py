@@ -9,10 +9,10 @@ import jax
 from jax.sharding import Mesh
 
 from optiml_jax.checkpoints.runs import is_run
-from optiml_jax.common.errors import UserError, check_known
+from optiml_jax.common.errors import UserError
 from optiml_jax.common.metrics_log import training_losses
 from optiml_jax.common.settings import check
-from optiml_jax.evaluation.answers.normalization import RANKED_BY
+from optiml_jax.evaluation.answers import normalization
 from optiml_jax.evaluation.pipeline import run_evaluation
 from optiml_jax.evaluation.prompts.ledger import about, read_ledgers
 from optiml_jax.evaluation.prompts.selection import ledgers, recorded_ledgers, select
@@ -65,7 +65,6 @@ def evaluate(
     batch_rows = check("evaluate.batch_rows", batch_rows, int)
     max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
     limit = check("evaluate.limit", limit, int, (0, math.inf))
-    check_known("RANKED_BY", ranked_by, RANKED_BY)
     if precision not in PRECISIONS:
         raise UserError(f"evaluate.precision: {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
     if not check_only and not is_run(weights):
@@ -75,6 +74,7 @@ def evaluate(
             raise UserError(f"OUTPUT_DIR is not set; {weights} is not a directory, so results cannot go there")
         output_dir = str(Path(weights) / "evaluation")
     prompts = select(read_ledgers(files), shots, limit)
+    normalization.check(ranked_by, prompts)
     if check_only:
         return {}
     metadata = [about(path) for path in files]

@@ -55,6 +55,8 @@ def lay_out(sequences: Sequence[ScoredSequence], batch_rows: int, pad_id: int, m
     Trees are packed into rows of the length that leaves the least to compute, and partly filled rows join those of a
     shorter length. Incomplete batches have sizes of powers of two, so that no row is all padding.
     """
+    if not sequences:
+        return []
     order = sorted(range(len(sequences)), key=lambda i: sequences[i].ids)
     shared = [0] + [shared_prefix_length(sequences[i].ids, sequences[j].ids) for i, j in itertools.pairwise(order)]
     longest = max(len(sequence.ids) for sequence in sequences)

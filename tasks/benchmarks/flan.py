@@ -22,6 +22,7 @@ from typing import NamedTuple
 from optiml_jax.common.errors import DataError
 from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.prompts.ledger import RANK
 from tasks.catalog.registry import Benchmark, CatalogRow, MissingError, catalog, reviewed_templates
 from tasks.example import Example, Record, Skipped, Template
 from tasks.prompting import prompts
@@ -230,7 +231,7 @@ def _task(
         source=row.source,
         files=(path, *files),
         splits=tuple(splits),
-        templates=tuple(Template(pattern.id, Metric(row.metric)) for pattern in patterns),
+        templates=tuple(Template(pattern.id, Metric(row.metric), output_type=row.output_type) for pattern in patterns),
         read=functools.partial(_read, splits),
         render=functools.partial(render, row.name, stem, {pattern.id: pattern for pattern in patterns}),
         options=options,
@@ -283,7 +284,7 @@ def render(
     if not source or not target:
         return Skipped(f"{where} by template {pattern.id}", "no target" if source else "no source")
     options = tuple(option.strip() for option in fields.get("options", ()))
-    ranked = template.metric.name == "accuracy" and target in options and len(set(options)) > 1
+    ranked = template.output_type == RANK and target in options and len(set(options)) > 1
     answers = fields.get("answers", ()) if target == fields.get("answer", fields.get("target")) else ()
     references = tuple(dict.fromkeys((target, *(answer for answer in answers if answer.strip()))))
     source = prompts.with_delimiter(task, worded_as or record.id, source)

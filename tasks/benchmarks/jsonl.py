@@ -22,6 +22,7 @@ import numpy as np
 from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.prompts.ledger import RANK
 from tasks.catalog.registry import Benchmark, CatalogRow, slug, task_name
 from tasks.example import Example, Record, Skipped, Template
 from tasks.prompting import prompts
@@ -98,7 +99,7 @@ def _task(stem: str, category: str | None, splits: Mapping[str, Any], metric: Me
         source=stem,
         files=tuple(file for paths in splits.values() for file in paths),
         splits=tuple(split for split in SPLITS if split in splits or (split == "validation" and carved != 0)),
-        templates=(Template("own", metric),),
+        templates=(Template("own", metric, output_type=RANK),),
         read=functools.partial(_read, name, splits, category, metric, carved),
         render=functools.partial(render, name),
         options=options,

@@ -20,6 +20,7 @@ import yaml
 from optiml_jax.common.errors import DataError
 from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.prompts.ledger import GENERATE, RANK
 from tasks.catalog.registry import Benchmark, CatalogRow, MissingError, catalog, reviewed_templates, task_name
 from tasks.example import Example, Record, Skipped, Template
 from tasks.prompting import jinja_sandbox, prompts
@@ -33,7 +34,6 @@ PROTECTED = "3ed2dface8203c4c9dfb1a5dc58e41e0"  # replaces a bar in the data whi
 MAX_FILE = 4 << 20
 TRUNCATED = 2048  # characters to which T0 truncates a field
 # Metrics of templates that are ours too; the paper scores every other one by ROUGE-L F1 of generated text (Table 15).
-METRICS = {"Accuracy": "accuracy", "ROUGE": "rouge_l"}
 # What `datasets` calls the splits of these three kinds.
 SPLITS = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
 ROUND = re.compile(r"(train|dev|test)_r\d")
@@ -80,7 +80,7 @@ def discover(directory: Path, options: CacheOptions) -> Benchmark:
         if not usable:
             left_out.append(Skipped(str(path), "no template of the original task"))
             continue
-        row = catalog_rows.get(name) or CatalogRow(name, NAME, "unknown", str(name_path), "train", metric_of(usable))
+        row = catalog_rows.get(name) or CatalogRow(name, NAME, "unknown", str(name_path), "train", *scoring(usable))
         rows[name] = row
         tasks[name] = _task(row, path, by_kind, usable, options)
     return Benchmark(tasks, tuple(left_out), rows)
@@ -165,10 +165,11 @@ def _template(key: str, fields: Any) -> PromptTemplate | None:
     )
 
 
-def metric_of(templates: Sequence[PromptTemplate]) -> str:
-    """Returns the metric of a task: accuracy if most templates name it and have answers to rank, otherwise ROUGE-L."""
+def scoring(templates: Sequence[PromptTemplate]) -> tuple[str, str]:
+    """Returns metric and output type of a task: accuracy of ranked answers if most templates name that metric and have
+    answers to rank, otherwise ROUGE-L of generated ones."""
     ranked = sum("Accuracy" in template.metrics and template.choices is not None for template in templates)
-    return METRICS["Accuracy" if 2 * ranked > len(templates) else "ROUGE"]
+    return ("accuracy", RANK) if 2 * ranked > len(templates) else ("rouge_l", GENERATE)
 
 
 def _usable(
@@ -231,7 +232,6 @@ def _task(
     templates: Sequence[PromptTemplate],
     options: CacheOptions,
 ) -> Task:
-    metric = Metric(metric_of(templates))
     by_id = {template.id: template for template in templates}
     return Task(
         name=row.name,
@@ -240,7 +240,9 @@ def _task(
         source=row.source,
         files=(path, *(file for files in splits.values() for file in files)),
         splits=tuple(splits),
-        templates=tuple(Template(template.id, metric) for template in templates),
+        templates=tuple(
+            Template(template.id, Metric(row.metric), output_type=row.output_type) for template in templates
+        ),
         read=functools.partial(_read, splits),
         render=functools.partial(render, row.name, by_id, options.t0_truncation),
         options=options,
@@ -285,7 +287,7 @@ def render(
     if len(parts) != 2 or not all(parts):
         return Skipped(where, "no source" if len(parts) == 2 and parts[1] else "no target")
     source, target = parts
-    ranked = template.metric.name == METRICS["Accuracy"] and answers and target in answers and len(set(answers)) > 1
+    ranked = template.output_type == RANK and answers and target in answers and len(set(answers)) > 1
     candidates = tuple(dict.fromkeys(answers)) if ranked else None
     source = prompts.with_delimiter(task, worded_as or record.id, source)
     return Example(record.id, source, target, (target,), candidates)

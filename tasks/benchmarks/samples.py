@@ -7,6 +7,7 @@ from pathlib import Path
 
 from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.prompts.ledger import GENERATE, RANK
 from tasks.benchmarks import super_natural_instructions
 from tasks.catalog.registry import Benchmark
 from tasks.example import Record
@@ -30,7 +31,8 @@ def discover(directory: Path | None, options: CacheOptions) -> Benchmark:
 def _with_answer_format(task: Task) -> Task:
     records = super_natural_instructions.read(task.files[0], task.options.allow_empty_tasks)
     metric, candidates = answer_format([r.fields["outputs"] for r in records if isinstance(r, Record)])
-    template = dataclasses.replace(super_natural_instructions.TEMPLATE, metric=Metric(metric))
+    output_type = RANK if candidates else GENERATE
+    template = dataclasses.replace(super_natural_instructions.TEMPLATE, metric=Metric(metric), output_type=output_type)
     render = functools.partial(super_natural_instructions.render, task.name, candidates=candidates)
     return dataclasses.replace(task, templates=(template,), render=render)
 

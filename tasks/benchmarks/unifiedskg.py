@@ -8,11 +8,14 @@ without a word of the question, from the last on; upstream drops random rows, wi
 """
 
 import functools
+import math
 import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from optiml_jax.data.specification import CacheOptions
 from tasks.catalog.registry import Benchmark, stems
@@ -196,7 +199,12 @@ def answer_of(query: Mapping[str, Any], cells: Sequence[Sequence[Any]]) -> list[
     numbers = [number for number in map(_number, chosen) if number is not None]
     if not numbers:
         raise UnusableError(f"no numbers to take the {name} of")
-    return [f"{ {'max': max, 'min': min, 'sum': sum, 'avg': statistics.fmean}[name](numbers):g}"]
+    return [_written({"max": max, "min": min, "sum": math.fsum, "avg": statistics.fmean}[name](numbers))]
+
+
+def _written(number: float) -> str:
+    """A number as a person writes it: up to six decimals, without exponent and trailing zeros."""
+    return np.format_float_positional(round(number, 6) + 0.0, trim="-")  # -0.0 + 0.0 is 0.0
 
 
 def _holds(cell: Any, operator: int, operand: Any) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 from optiml_jax.common.errors import DataError, UserError, check_known, nearest
 from optiml_jax.data.specification import DEFAULTS, CacheOptions
 from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.prompts.ledger import GENERATE
 from tasks.example import Record, Skipped, Template
 from tasks.task import Task
 
@@ -38,6 +39,7 @@ class CatalogRow:
       source: the data set that the task was made from.
       split: default split: "train", "test", "test_xlingual", "excluded" (by the benchmark's authors), or "duplicate":
         another benchmark has the same data set, and the task is only read from there (paper 2.2).
+      output_type: `RANK` or `GENERATE`: whether the model chooses among candidates or writes the answer.
       style: "task" (one instruction for all examples, after which demonstrations are inserted) or "instance" (paper
         2.2).
       level: level of generalization at which it is evaluated (paper 2.3, Table 15); empty for tasks that are only
@@ -51,6 +53,7 @@ class CatalogRow:
     source: str
     split: str
     metric: str
+    output_type: str = GENERATE
     style: str = "instance"
     level: str = ""
     reason: str = ""
@@ -133,7 +136,7 @@ def without_data(benchmark: str) -> Benchmark:
 
 
 def _unread(row: CatalogRow, read: Callable[..., Any]) -> Task:
-    templates = (Template("unknown", Metric(row.metric)),)
+    templates = (Template("unknown", Metric(row.metric), output_type=row.output_type),)
     splits = ("train", "validation", "test")
     return Task(row.name, row.benchmark, row.category, row.source, (), splits, templates, read, read)
 

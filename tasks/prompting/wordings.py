@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.prompts.ledger import RANK
 from tasks.catalog.registry import CATALOG, Benchmark, CatalogRow, MissingError, catalog, listed
 from tasks.example import Example, Record, Skipped, Template
 from tasks.prompting import prompts
@@ -175,7 +176,7 @@ def _task(
         source=row.source,
         files=tuple(files),
         splits=tuple(splits),
-        templates=(Template("instruction", source.metric or Metric(row.metric), wording.text),),
+        templates=(Template("instruction", source.metric or Metric(row.metric), wording.text, row.output_type),),
         read=functools.partial(_read, source, splits),
         render=functools.partial(render, row.name, row.style == "task", wording),
         options=options,
@@ -269,7 +270,7 @@ def render(
         source,
         target,
         fields["references"],
-        candidates if template.metric.name == "accuracy" and target in candidates else None,
+        candidates if template.output_type == RANK and target in candidates else None,
         input_start=text.rindex("\n", 0, FIELD.search(text).start()) if task_level else 0,
         **{name: fields[name] for name in EXTRA if name in fields},
     )

@@ -28,7 +28,7 @@ class Part:
     split: the evaluated split of the task; if several, the first that it has.
     level: what it shows (paper 2.3): "fully_held_out" (a new category), "held_out_task" (a new task of a known
       category), "held_out_instances" (new examples of a training task); None: none of these.
-    metric: None: that of each template. Answers that could be ranked are generated for another metric than accuracy.
+    metric, output_type: None: those of each template.
     templates: ids; None: all of the task's.
     shots: numbers of demonstrations, with a prompt for each.
     seeds: of the demonstrations; 0-shot prompts occur once.
@@ -41,6 +41,7 @@ class Part:
     split: str | tuple[str, ...]
     level: str | None
     metric: Metric | None = None
+    output_type: str | None = None
     templates: tuple[str, ...] | None = None
     shots: tuple[int, ...] = (0,)
     seeds: tuple[int, ...] = (0,)

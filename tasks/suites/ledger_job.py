@@ -15,7 +15,7 @@ from optiml_jax.common.errors import DataError
 from optiml_jax.common.files import exclusive
 from optiml_jax.data.cache_paths import ledger_path
 from optiml_jax.data.specification import DEFAULTS, CacheOptions, digest
-from optiml_jax.evaluation.prompts.ledger import Prompt, about, copy_ledger, write_ledger
+from optiml_jax.evaluation.prompts.ledger import RANK, Prompt, about, copy_ledger, write_ledger
 from tasks import suites
 from tasks.catalog.registry import MissingError, module_of
 from tasks.example import Example, Record, Skipped, Template
@@ -234,7 +234,7 @@ def _prompt(
         level=part.level,
         metric=metric,
         prompt=example.source,
-        candidates=example.candidates if metric.name == "accuracy" else None,
+        candidates=example.candidates if (part.output_type or template.output_type) == RANK else None,
         references=example.references,
         demonstration_ids=demonstration_ids,
         demonstration_spans=example.demonstration_spans,

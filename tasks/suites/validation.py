@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from optiml_jax.evaluation.metrics import Metric
-from optiml_jax.evaluation.prompts.ledger import LEVELS
+from optiml_jax.evaluation.prompts.ledger import GENERATE, LEVELS, RANK
 from tasks.benchmarks import flan, promptsource, reasoning
 from tasks.benchmarks import super_natural_instructions as super_ni
 from tasks.catalog.registry import Benchmark
@@ -19,15 +19,17 @@ from tasks.suites import Part, Suite, mmlu, named
 MOST = 250
 BOTH, ZERO = (0, 5), (0,)
 FULLY, TASK, INSTANCES = LEVELS
+METRICS = {RANK: Metric("accuracy"), GENERATE: Metric("rouge_l")}
 
 
 class Table15Row(NamedTuple):
-    """A row of Table 15. `shots`: summarization has no demonstrations."""
+    """A row of Table 15. `output_type`: ranked answers are scored by accuracy, generated ones by ROUGE-L. `shots`:
+    summarization has no demonstrations."""
 
     group: str
     category: str
     level: str
-    metric: str
+    output_type: str
     benchmark: str
     tasks: tuple[str, ...]
     shots: tuple[int, ...] = BOTH
@@ -63,29 +65,29 @@ CIVIL = (
 COPA_COMMONSENSE = ("task827_copa_commonsense_reasoning", "task828_copa_commonsense_cause_effect")
 RACE = ("task309_race_answer_generation", "task310_race_classification")
 TABLE_15 = (
-    Table15Row("winobias", BIAS, FULLY, "rouge_l", PS, WINOBIAS),
-    Table15Row("winobias", BIAS, FULLY, "rouge_l", NI, ("task1664_winobias_text_generation",)),
-    Table15Row("bard", "word_analogy", FULLY, "rouge_l", NI, BARD),
-    Table15Row("cod3s", CAUSE, FULLY, "rouge_l", NI, COD3S),
-    Table15Row("copa", CAUSE, FULLY, "accuracy", PS, ("super_glue__copa",)),
-    Table15Row("copa", CAUSE, FULLY, "rouge_l", NI, ("task1393_superglue_copa_text_completion",)),
-    Table15Row("copa", CAUSE, FULLY, "accuracy", FLAN, ("copa",)),
-    Table15Row("copa_commonsense", CAUSE, FULLY, "rouge_l", NI, COPA_COMMONSENSE),
-    Table15Row("glucose", CAUSE, FULLY, "rouge_l", NI, ("task614_glucose_cause_event_detection",)),
-    Table15Row("jfleg", "grammar_error_correction", FULLY, "rouge_l", NI, ("task1557_jfleg_answer_generation",)),
-    Table15Row("civil_comments", TOXIC, TASK, "rouge_l", NI, CIVIL),
-    Table15Row("jigsaw", TOXIC, TASK, "rouge_l", PS, ("jigsaw_unintended_bias",)),
-    Table15Row("newsroom", "summarization", TASK, "rouge_l", FLAN, ("newsroom",), ZERO),
-    Table15Row("race", QA, TASK, "accuracy", PS, ("race__high", "race__middle")),
-    Table15Row("race", QA, TASK, "rouge_l", NI, RACE),
+    Table15Row("winobias", BIAS, FULLY, GENERATE, PS, WINOBIAS),
+    Table15Row("winobias", BIAS, FULLY, GENERATE, NI, ("task1664_winobias_text_generation",)),
+    Table15Row("bard", "word_analogy", FULLY, GENERATE, NI, BARD),
+    Table15Row("cod3s", CAUSE, FULLY, GENERATE, NI, COD3S),
+    Table15Row("copa", CAUSE, FULLY, RANK, PS, ("super_glue__copa",)),
+    Table15Row("copa", CAUSE, FULLY, GENERATE, NI, ("task1393_superglue_copa_text_completion",)),
+    Table15Row("copa", CAUSE, FULLY, RANK, FLAN, ("copa",)),
+    Table15Row("copa_commonsense", CAUSE, FULLY, GENERATE, NI, COPA_COMMONSENSE),
+    Table15Row("glucose", CAUSE, FULLY, GENERATE, NI, ("task614_glucose_cause_event_detection",)),
+    Table15Row("jfleg", "grammar_error_correction", FULLY, GENERATE, NI, ("task1557_jfleg_answer_generation",)),
+    Table15Row("civil_comments", TOXIC, TASK, GENERATE, NI, CIVIL),
+    Table15Row("jigsaw", TOXIC, TASK, GENERATE, PS, ("jigsaw_unintended_bias",)),
+    Table15Row("newsroom", "summarization", TASK, GENERATE, FLAN, ("newsroom",), ZERO),
+    Table15Row("race", QA, TASK, RANK, PS, ("race__high", "race__middle")),
+    Table15Row("race", QA, TASK, GENERATE, NI, RACE),
 )
 BESIDE = (  # evaluated in addition to the paper's 35; MMLU is added in footnote 3
-    Table15Row("strategyqa", "reasoning", TASK, "rouge_l", COT, ("strategyqa",)),
-    Table15Row("gsm8k", "reasoning", TASK, "rouge_l", COT, ("gsm8k",)),
-    Table15Row("squad_v1", QA, INSTANCES, "rouge_l", FLAN, ("squad_v1",)),
-    Table15Row("squad_v1", QA, INSTANCES, "rouge_l", PS, ("squad",)),
-    Table15Row("blended_skill_talk", "dialogue_generation", INSTANCES, "rouge_l", PS, ("blended_skill_talk",)),
-    Table15Row("cnn_dailymail", "summarization", INSTANCES, "rouge_l", PS, ("cnn_dailymail__3.0.0",), ZERO),
+    Table15Row("strategyqa", "reasoning", TASK, GENERATE, COT, ("strategyqa",)),
+    Table15Row("gsm8k", "reasoning", TASK, GENERATE, COT, ("gsm8k",)),
+    Table15Row("squad_v1", QA, INSTANCES, GENERATE, FLAN, ("squad_v1",)),
+    Table15Row("squad_v1", QA, INSTANCES, GENERATE, PS, ("squad",)),
+    Table15Row("blended_skill_talk", "dialogue_generation", INSTANCES, GENERATE, PS, ("blended_skill_talk",)),
+    Table15Row("cnn_dailymail", "summarization", INSTANCES, GENERATE, PS, ("cnn_dailymail__3.0.0",), ZERO),
 )
 
 
@@ -95,7 +97,16 @@ def parts(discovered: Benchmark) -> Iterator[Part]:
         for task in named(discovered, row.benchmark, *row.tasks):
             task = dataclasses.replace(task, category=row.category)  # Table 15 changes one category: task1664's
             splits = ("validation", "test") if row.benchmark != NI else ("test",)
-            yield Part(task, splits, row.level, Metric(row.metric), shots=row.shots, group=row.group, most=MOST)
+            yield Part(
+                task,
+                splits,
+                row.level,
+                METRICS[row.output_type],
+                row.output_type,
+                shots=row.shots,
+                group=row.group,
+                most=MOST,
+            )
     for part in mmlu.parts(discovered, "validation"):
         yield dataclasses.replace(part, most=MOST)
 

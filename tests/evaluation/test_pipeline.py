@@ -12,7 +12,7 @@ import pytest
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.files import exclusive
 from optiml_jax.evaluation import pipeline
-from optiml_jax.evaluation.answers import answering
+from optiml_jax.evaluation.answers import answering, normalization
 from optiml_jax.evaluation.answers.normalization import RANKED_BY
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.evaluation.prompts.ledger import Prompt
@@ -74,6 +74,21 @@ def test_stop_texts_limits_and_separators_stand_in_the_ledger(model, prompts, tm
     given = zip(requests[5].candidates, requests[5].given)  # what is told stands before what is ranked, with its space
     (scores,) = zip(*(model.rank([f"{requests[5].prompt} {text[:n]}"], [[text[n:]]])[0] for text, n in given))
     np.testing.assert_allclose(samples[5]["scores"], scores, atol=1e-4)
+
+
+def test_a_ledger_of_which_nothing_can_be_scored_says_so(model, tmp_path, capsys):
+    bad = prompt(0, candidates=("", "no"))
+    results = pipeline.run_evaluation(model, [bad], tmp_path)
+    assert (results["tasks"], results["average"]) == ({}, None)
+    assert f"No score: 1 task, of which no prompt could be scored: {bad.task}" in capsys.readouterr().out
+    for name in ("report.md", "report.html", "samples.jsonl"):
+        assert "a candidate is empty" in (tmp_path / name).read_text()
+
+
+def test_an_empty_prompt_is_not_ranked_by_what_follows_nothing():
+    with pytest.raises(UserError, match=r"RANKED_BY=unconditional.*suite/task0/.*empty"):
+        normalization.check("unconditional", [prompt(2), prompt(0, prompt="")])
+    normalization.check("unconditional", [prompt(0, prompt="", candidates=None)])
 
 
 def answered(model, monkeypatch) -> list[str]:

@@ -243,6 +243,10 @@ def test_a_model_that_gives_nan_says_so_and_names_the_prompt(model, config, toke
         broken.generate(PROMPTS, max_new_tokens=6)
 
 
+def test_no_prompts_have_no_answers(model):
+    assert model.rank([], []) == [] and model.generate([]) == []
+
+
 def test_one_text_in_place_of_a_list_is_refused(model):
     """Its characters would be taken for prompts."""
     for call in (lambda: model.generate("Say so."), lambda: model.rank("Say so.", ["yes"] * 7)):

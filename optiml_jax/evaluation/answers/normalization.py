@@ -7,9 +7,26 @@ the candidate after nothing but `</s>` (Brown et al. 2020, section 2.4, in logar
 
 from collections.abc import Sequence
 
+from optiml_jax.common.errors import UserError, check_known
+from optiml_jax.evaluation.prompts.ledger import RANK, Prompt
 from optiml_jax.inference.model import Ranked
 
 RANKED_BY = ("sum", "per_token", "per_byte", "unconditional")
+
+
+def check(name: str, prompts: Sequence[Prompt]) -> None:
+    """Checks that the candidates of the prompts can be ranked by this score.
+
+    Raises:
+      UserError: the name is unknown; or `unconditional` for an empty prompt, whose candidates would all score zero.
+    """
+    check_known("RANKED_BY", name, RANKED_BY)
+    empty = [prompt for prompt in prompts if prompt.output_type == RANK and not prompt.prompt.strip()]
+    if name == "unconditional" and empty:
+        raise UserError(
+            f"RANKED_BY={name}: prompt {empty[0].id} is empty (one of {len(empty):,}), so each of its candidates would "
+            "score zero; use another RANKED_BY, or leave its task out"
+        )
 
 
 def normalize(

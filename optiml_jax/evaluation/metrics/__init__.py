@@ -2,7 +2,7 @@
 
 from optiml_jax.evaluation.metrics.definitions import (
     METRICS,
-    OVER_TASK,
+    REPORTED,
     Metric,
     accuracy,
     exact_match,
@@ -11,4 +11,4 @@ from optiml_jax.evaluation.metrics.definitions import (
     token_f1,
 )
 
-__all__ = ["METRICS", "OVER_TASK", "Metric", "accuracy", "exact_match", "macro_f1", "rouge_l", "token_f1"]
+__all__ = ["METRICS", "REPORTED", "Metric", "accuracy", "exact_match", "macro_f1", "rouge_l", "token_f1"]

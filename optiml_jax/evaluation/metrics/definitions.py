@@ -156,23 +156,48 @@ def macro_f1(predictions: Sequence[str], references: Sequence[References]) -> fl
     return math.fsum(scores) / len(scores)
 
 
-# Scores of one prediction. A metric in `OVER_TASK` is computed from all predictions of a task; here it has the score of
-# a single one.
-METRICS: dict[str, Callable[..., float]] = {
-    "accuracy": accuracy,
-    "exact_match": exact_match,
-    "rouge_l": rouge_l,
-    "token_f1": token_f1,
-    "macro_f1": accuracy,
+@dataclasses.dataclass(frozen=True)
+class Definition:
+    """The facts about a metric that aggregation, tests and tables depend on.
+
+    Attributes:
+      score: the score of one prediction, (prediction, references, **parameters); of a metric over the task, the score
+        that is shown beside a single answer.
+      over_task: for a metric over the task, the score of all predictions, (predictions, references, **parameters);
+        None: the score of a task is the mean over its predictions.
+      binary: whether a prediction is right or wrong, with scores 1 and 0.
+      bounds: of every score.
+      higher_is_better: False for a perplexity or an error rate.
+    """
+
+    score: Callable[..., float]
+    over_task: Callable[..., float] | None = None
+    binary: bool = False
+    bounds: tuple[float, float] = (0.0, 1.0)
+    higher_is_better: bool = True
+
+
+METRICS: dict[str, Definition] = {
+    "accuracy": Definition(accuracy, binary=True),
+    "exact_match": Definition(exact_match, binary=True),
+    "rouge_l": Definition(rouge_l),
+    "token_f1": Definition(token_f1),
+    "macro_f1": Definition(accuracy, over_task=macro_f1),
 }
-OVER_TASK: dict[str, Callable[[Sequence[str], Sequence[References]], float]] = {"macro_f1": macro_f1}
+REPORTED = "reported_by"  # the parameter that names the program that computed a metric which is not in `METRICS`
+
+
+def _reported(_prediction: str, _references: References, **_: Any) -> float:
+    raise UserError("the scores of a metric of another program cannot be computed here")
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
     """A metric with its parameters, as a ledger names it: `{"name": "exact_match", "normalization": "bbh"}`.
 
-    Called with a prediction and its references it gives a score in [0, 1].
+    Called with a prediction and its references it gives a score within its bounds. The scores of another program have a
+    metric too, `{"name": "word_perplexity", "reported_by": "lm-evaluation-harness", "higher_is_better": false}`; they
+    can be averaged and compared, but not computed.
     """
 
     name: str
@@ -189,7 +214,7 @@ class Metric:
         if not isinstance(fields, Mapping) or not isinstance(fields.get("name"), str):
             raise UserError(f'a metric is a name or an object with "name", not {value!r}')
         name = fields["name"]
-        if name not in METRICS:
+        if name not in METRICS and REPORTED not in fields:
             raise UserError(f"unknown metric {name!r}{nearest(name, METRICS)}; known: {', '.join(METRICS)}")
         parameters = {key: given for key, given in fields.items() if key != "name"}
         metric = cls(name, tuple(sorted(parameters.items())))
@@ -199,13 +224,31 @@ class Metric:
             raise UserError(f"metric {value!r}: {error}") from None
         return metric
 
+    @property
+    def definition(self) -> Definition:
+        """What is known about the metric."""
+        parameters = dict(self.parameters)
+        if REPORTED not in parameters:
+            return METRICS[self.name]
+        return Definition(
+            _reported,
+            binary=bool(parameters.get("binary", False)),
+            bounds=(0.0, 1.0) if parameters.get("binary") else (-math.inf, math.inf),
+            higher_is_better=bool(parameters.get("higher_is_better", True)),
+        )
+
+    @property
+    def over_task(self) -> bool:
+        """Whether the score of a task is computed from all its predictions, rather than the mean of their scores."""
+        return self.definition.over_task is not None
+
     def __call__(self, prediction: str, references: References) -> float:
-        return METRICS[self.name](prediction, references, **dict(self.parameters))
+        return self.definition.score(prediction, references, **dict(self.parameters))
 
     def over(self, predictions: Sequence[str], references: Sequence[References]) -> float:
         """The score of several predictions: the mean of their scores, or the metric computed from all of them."""
-        if self.name in OVER_TASK:
-            return OVER_TASK[self.name](predictions, references)
+        if (over_task := self.definition.over_task) is not None:
+            return over_task(predictions, references, **dict(self.parameters))
         scores = [self(prediction, accepted) for prediction, accepted in zip(predictions, references, strict=True)]
         return math.fsum(scores) / len(scores)
 
@@ -214,14 +257,16 @@ class Metric:
         return {"name": self.name, **dict(self.parameters)}
 
     def __str__(self) -> str:
-        values = ", ".join(str(value) for _, value in self.parameters)
+        values = "" if REPORTED in dict(self.parameters) else ", ".join(str(value) for _, value in self.parameters)
         return f"{self.name} ({values})" if values else self.name
 
 
 @functools.cache  # a ledger repeats its few metrics on every line
 def _check_parameters(metric: Metric) -> None:
     """Checks the metric's parameters against its signature, and by a trial call."""
-    names = list(inspect.signature(METRICS[metric.name]).parameters)[2:]
+    if REPORTED in dict(metric.parameters):
+        return
+    names = list(inspect.signature(METRICS[metric.name].score).parameters)[2:]
     for key, _ in metric.parameters:
         if key not in names:
             raise UserError(f"metric {metric.name} has no parameter {key!r}{nearest(key, names)}")

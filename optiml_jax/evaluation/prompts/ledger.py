@@ -21,6 +21,7 @@ from optiml_jax.common.files import atomic, copy_atomically, write_atomically
 from optiml_jax.evaluation.metrics import Metric
 
 FORMAT = 2
+RANK, GENERATE = "rank", "generate"  # output types: choose among candidates, or write an answer
 LEVELS = ("fully_held_out", "held_out_task", "held_out_instances")  # paper section 2.3, hardest first
 TASK_FIELDS = ("metric", "level", "category", "benchmark", "group")  # equal in all prompts of a task
 
@@ -71,6 +72,11 @@ class Prompt:
     given: tuple[int, ...] = ()
     part_of: str | None = None
     contaminated: bool | None = None
+
+    @property
+    def output_type(self) -> str:
+        """`RANK` if the model chooses among candidates, `GENERATE` if it writes the answer."""
+        return GENERATE if self.candidates is None else RANK
 
     @functools.cached_property
     def id(self) -> str:

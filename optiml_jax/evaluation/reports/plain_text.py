@@ -50,12 +50,21 @@ def scope(context: Context, samples: Iterable[Mapping[str, Any]] = ()) -> list[s
 def _remarks(samples: Iterable[Mapping[str, Any]]) -> list[str]:
     """A line for each kind of problem, with the number of prompts and the first of them."""
     ids_by_problem = defaultdict(list)
+    has_score: dict[str, bool] = {}
     for sample in samples:
+        has_score[sample["task"]] = has_score.get(sample["task"], False) or sample["score"] is not None
         reasons = [sample["remark"]] if sample["remark"] else []
         reasons += ["too long, its beginning was cut"] if sample["prompt_cut"] else []
         for reason in reasons:
             ids_by_problem[sample["score"] is not None, reason].append(sample["id"])
-    return [
+    unscored = [task for task, scored in has_score.items() if not scored]
+    named = ", ".join(unscored[:NAMED]) + (", ..." if len(unscored) > NAMED else "")
+    lines = (
+        [f"No score: {len(unscored):,} task{'s' * (len(unscored) > 1)}, of which no prompt could be scored: {named}"]
+        if unscored
+        else []
+    )
+    return lines + [
         f"{'Scored despite a problem' if was_scored else 'Not scored'}, {len(ids):,} prompts, {reason}: "
         + ", ".join(ids[:NAMED])
         + (", ... (samples.jsonl)" if len(ids) > NAMED else "")

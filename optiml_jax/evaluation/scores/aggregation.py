@@ -17,7 +17,7 @@ import numpy as np
 
 from optiml_jax.common.errors import DataError
 from optiml_jax.common.files import write_atomically
-from optiml_jax.evaluation.metrics import OVER_TASK, Metric
+from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.evaluation.prompts.ledger import LEVELS, TASK_FIELDS
 from optiml_jax.evaluation.scores.baselines import baselines, floor
 from optiml_jax.evaluation.scores.bootstrap import Questions, Resampled, Shares, interval, replicates
@@ -60,7 +60,7 @@ def _task_scores(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _task_entry(samples: Sequence[Mapping[str, Any]], resampled: Resampled) -> dict[str, Any]:
     """Returns the entry of a task in results.json: its scores, interval and baselines."""
     task = _task_scores(samples)
-    over_task = Metric.parse(samples[0]["metric"]).name in OVER_TASK
+    over_task = Metric.parse(samples[0]["metric"]).over_task
     values = [(resampled, dict.fromkeys(task["shots"], 1.0))]
     return task | {
         "interval": None if over_task else interval(replicates(values)),
@@ -72,7 +72,7 @@ def _task_entry(samples: Sequence[Mapping[str, Any]], resampled: Resampled) -> d
 
 def resample(name: str, samples: Sequence[Mapping[str, Any]]) -> Resampled:
     """Bootstrap replicates of a task's scores; constant for a metric that is computed over the task."""
-    if Metric.parse(samples[0]["metric"]).name in OVER_TASK:
+    if Metric.parse(samples[0]["metric"]).over_task:
         return Resampled(name, {k: {"": {(0, ""): score}} for k, score in _shots(_templates(samples)).items()})
     return Resampled(name, question_scores(samples))
 
@@ -94,7 +94,7 @@ def _shots(templates: Mapping[str, Mapping[str, list]]) -> dict[str, float]:
 def _templates(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list]]:
     """Number of shots -> template -> [score, number of questions]."""
     metric = Metric.parse(samples[0]["metric"])
-    if metric.name not in OVER_TASK:
+    if not metric.over_task:
         return {
             k: {name: [_mean(by_question.values()), len(by_question)] for name, by_question in templates.items()}
             for k, templates in question_scores(samples).items()

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from optiml_jax.evaluation.metrics import OVER_TASK, Metric
+from optiml_jax.evaluation.metrics import Metric
 
 CONSTANTS = 20  # most frequent references tried; for equality metrics the first is the best
 
@@ -22,7 +22,7 @@ def majority(metric: Metric, references: Sequence[Sequence[str]]) -> float:
     answers = Counter(text for texts in references for text in dict.fromkeys(texts))
     # Prompts with equal references are scored once; classification tasks have few different ones.
     prompts = Counter(map(tuple, references))
-    if metric.name in OVER_TASK:
+    if metric.over_task:
         return max(metric.over([answer] * len(references), references) for answer, _ in answers.most_common(CONSTANTS))
     return max(
         sum(metric(answer, texts) * count for texts, count in prompts.items()) / len(references)
@@ -35,7 +35,7 @@ def random_choice(
 ) -> float | None:
     """Expected score of a uniformly random candidate (1 / candidates if one is correct); None if a prompt has no
     candidates, or for a metric over the task."""
-    if metric.name in OVER_TASK:
+    if metric.over_task:
         return None
     expected = []
     for choices, texts in zip(candidates, references, strict=True):

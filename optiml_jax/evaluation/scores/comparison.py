@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.evaluation.metrics import OVER_TASK, Metric
+from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.evaluation.scores.aggregation import (
     level_trees,
     question_scores,
@@ -159,7 +159,7 @@ def _test_task(
         "prompts": prompts,
         "only_first": sum(a == 1.0 > b for a, b in pairs),
         "only_second": sum(b == 1.0 > a for a, b in pairs),
-        "interval": None if metric.name in OVER_TASK else interval(values),
+        "interval": None if metric.over_task else interval(values),
     }
     if all(score in (0.0, 1.0) for pair in pairs for score in pair):
         return counts | {"test": "mcnemar", "p": mcnemar(counts["only_first"], counts["only_second"])}

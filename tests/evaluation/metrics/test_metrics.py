@@ -2,6 +2,7 @@
 
 import fractions
 import json
+import math
 import random
 import re
 import string
@@ -216,10 +217,26 @@ def test_unknown_names_are_refused_with_the_nearest_known():
     assert set(METRICS) == {"accuracy", "exact_match", "rouge_l", "token_f1", "macro_f1"}
 
 
-@pytest.mark.parametrize("score", METRICS.values())
-def test_no_references_is_an_error_not_a_zero(score):
+@pytest.mark.parametrize("definition", METRICS.values())
+def test_no_references_is_an_error_not_a_zero(definition):
     with pytest.raises(ValueError, match="no references"):
-        score("a", [])
+        definition.score("a", [])
+
+
+def test_a_metric_carries_its_facts():
+    facts = {name: Metric(name).definition for name in METRICS}
+    assert {name for name, fact in facts.items() if fact.binary} == {"accuracy", "exact_match"}
+    assert {name for name in METRICS if Metric(name).over_task} == {"macro_f1"}
+    assert all(fact.bounds == (0, 1) and fact.higher_is_better for fact in facts.values())
+
+
+def test_a_metric_of_another_program_is_named_and_not_computed():
+    written = {"name": "word_perplexity", "reported_by": "lm-evaluation-harness", "higher_is_better": False}
+    metric = Metric.parse(written)
+    assert str(metric) == "word_perplexity" and metric.to_json() == written
+    assert not metric.definition.higher_is_better and metric.definition.bounds == (-math.inf, math.inf)
+    with pytest.raises(UserError, match="another program"):
+        metric("a", "a")
 
 
 def test_a_metric_carries_its_parameters():

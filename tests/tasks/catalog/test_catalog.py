@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from optiml_jax.evaluation.prompts.ledger import LEVELS
+from optiml_jax.evaluation.prompts.ledger import LEVELS, RANK
 from tasks.catalog.registry import CATALOG, benchmark_names, catalog, listed, slug
 from tasks.prompting.wordings import FIELD, wordings
 
@@ -92,4 +92,4 @@ def test_a_task_of_one_wording_has_it_and_no_other_does():
     assert set(wordings()) == requests
     for name, wording in wordings().items():
         assert FIELD.search(wording.text) and wording.text == wording.text.strip(), name
-        assert bool(wording.options) == (worded[name]["metric"] == "accuracy"), name
+        assert bool(wording.options) == (worded[name]["output_type"] == RANK), name

@@ -6,6 +6,7 @@ import pytest
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.specification import CacheOptions
+from optiml_jax.evaluation.prompts.ledger import RANK
 from tasks import suites
 from tasks.benchmarks.samples import answer_format
 from tasks.catalog import mixtures, registry
@@ -43,7 +44,7 @@ def test_ranked_examples_hold_their_reference_among_the_candidates():
     for task in registry.discover("samples").tasks.values():
         for split in task.splits:
             for example in examples(task, split):
-                assert (example.candidates is not None) == (task.templates[0].metric.name == "accuracy")
+                assert (example.candidates is not None) == (task.templates[0].output_type == RANK)
                 assert example.candidates is None or example.target in example.candidates
 
 

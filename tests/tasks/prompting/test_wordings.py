@@ -174,6 +174,21 @@ def test_a_query_of_wikisql_is_answered_on_its_table():
     assert [query(1, agg, [0, 0, "ann"]) for agg in (1, 2, 4, 5)] == [["5"], ["3"], ["8"], ["4"]]
 
 
+def test_numbers_of_wikisql_have_all_their_digits():
+    cells = [["12,345,678"], ["0.1"], ["-0.00000001"], ["1234567.25"]]
+
+    def of_rows(agg, *rows):
+        return answer_of({"sel": 0, "agg": agg, "conds": []}, [cells[row] for row in rows])
+
+    assert [of_rows(1, 0), of_rows(4, 0, 0), of_rows(4, 0, 1), of_rows(2, 2)] == [
+        ["12345678"],
+        ["24691356"],
+        ["12345678.1"],
+        ["0"],
+    ]
+    assert of_rows(5, 3, 1) == ["617283.675"] and of_rows(5, 1, 1, 1, 0) == ["3086419.575"]
+
+
 # --- the samples of the official files
 
 

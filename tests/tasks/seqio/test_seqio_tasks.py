@@ -15,7 +15,7 @@ from optiml_jax.data.manifest import EPS, Manifest, TaskSize
 from optiml_jax.data.sampling import probabilities
 from optiml_jax.data.specification import CacheOptions
 from optiml_jax.data.store import TokenStore
-from optiml_jax.evaluation.metrics import rouge_l
+from optiml_jax.evaluation.metrics import Metric, rouge_l
 from optiml_jax.tokenizer import Tokenizer
 from tasks import seqio_tasks
 from tasks.benchmarks.samples import TOKENIZER
@@ -183,6 +183,11 @@ def test_targets_are_all_references_and_metrics_are_means_over_examples(data_dir
     ]
     want = np.mean([rouge_l(prediction, ["yes", "Yes."]) for prediction in predictions])
     assert task.metric_fns[0](targets, predictions) == {"rouge_l": pytest.approx(want)} and 0 < want < 1
+
+
+def test_a_metric_over_the_task_is_computed_over_the_task():
+    score = seqio_tasks.metric_fn(Metric("macro_f1"))
+    assert score([["A"]] * 9 + [["B"]], ["A"] * 10) == {"macro_f1": pytest.approx((2 * 9 / 19 + 0) / 2)}
 
 
 def test_the_vocabulary_encodes_and_decodes_in_python_and_in_graphs():

@@ -1,6 +1,7 @@
 """The suites of the paper: which tasks stand in them at which level, and what they say where something is wrong."""
 
 import collections
+import dataclasses
 import json
 import re
 
@@ -45,7 +46,8 @@ def test_the_validation_suite_is_table_15(shared):
         if row["record_type"] == "validation_task" and row["suite"] != "MMLU"
     )
     ours = collections.Counter(
-        (row.benchmark, row.category, row.level, row.metric) for row in (*validation.TABLE_15, *validation.BESIDE)
+        (row.benchmark, row.category, row.level, validation.METRICS[row.output_type].name)
+        for row in (*validation.TABLE_15, *validation.BESIDE)
     )
     assert ours == stated
     for row in (*validation.TABLE_15, *validation.BESIDE):
@@ -73,6 +75,23 @@ def test_the_test_suites_are_the_tasks_of_tables_9_to_13():
     prompts = [f"promptsource.{task}" for task in promptsource.TABLE_10] + [f"flan.{task}" for task in flan.TABLE_11]
     every = {row["name"]: row for row in listed(CATALOG)}
     assert all(every[name]["level"] for name in prompts)
+
+
+def test_raft_by_macro_f1_still_ranks_its_labels(tmp_path, monkeypatch):
+    """Its authors' metric is a change of one column; the labels are ranked as before."""
+    rows = catalog("raft")
+    name = "raft.overruling"
+    prompt = "Does it?\nPossible labels:\n1. no\n2. yes\n\nSentence: a\nLabel: yes\n"
+    lines = "".join(f"{i},text {i},{1 + i % 2}\n" for i in range(50))
+    write(
+        tmp_path / "raft",
+        **{"example_prompts/overruling.txt": prompt, "data/overruling/train.csv": f"ID,Sentence,Label\n{lines}"},
+    )
+    monkeypatch.setitem(rows, name, dataclasses.replace(rows[name], metric="macro_f1"))
+    result = ledger_job.run(suites.suite("raft"), tmp_path, tmp_path / "cache", max_prompts=5)
+    prompts = [prompt for prompt in read_ledger(result.path) if prompt.task == name]
+    assert {str(prompt.metric) for prompt in prompts} == {"macro_f1"}
+    assert {prompt.output_type for prompt in prompts} == {"rank"} and all(prompt.candidates for prompt in prompts)
 
 
 # --- what is wrong is named
