@@ -43,8 +43,8 @@ def read(source: str, metric: str | None) -> list[dict]:
       UserError: there are no samples to compare.
     """
     path = Path(source)
-    if harness.files_of(path):
-        return harness.read(path, metric)
+    if (folder := harness.folder_of(path)) is not None:
+        return harness.read(folder, metric)
     return read_samples(find_samples(source))
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.common.settings import check_fields
 from optiml_jax.evaluation.answers.answering import answer_all
 from optiml_jax.evaluation.prompts.ledger import Prompt, read_ledgers
 from optiml_jax.evaluation.prompts.selection import ledgers, select
-from optiml_jax.evaluation.scores.aggregation import scores
+from optiml_jax.evaluation.scores.aggregation import AVERAGES, scores
 from optiml_jax.evaluation.scores.samples import score_sample, scored
 from optiml_jax.inference.model import Model
 from optiml_jax.model.config import OPTConfig
@@ -29,6 +30,8 @@ class Validation:
       every: interval in steps; also runs after the last step; 0: never.
       ledger, suite, mixture, cache_dir, shots, batch_rows, max_new_tokens: as in `evaluation.run.evaluate`.
       limit: questions per task and number of shots; 0: all. The paper uses 250 (section 4.1).
+      best_by: the average by which the best weights are chosen: "average", the paper's over categories, also its
+        "benchmark_average" (Table 5), or the "level_average".
     """
 
     every: int = 0
@@ -40,9 +43,11 @@ class Validation:
     limit: int = 250
     batch_rows: int = 16
     max_new_tokens: int = 256
+    best_by: str = "average"
 
     def __post_init__(self) -> None:
         check_fields(self, every=(0, float("inf")), limit=(0, float("inf")))
+        check_known("Validation.best_by", self.best_by, AVERAGES)
 
     def prompts(self, mixture_ledgers: Mapping[str, str]) -> list[Prompt]:
         """Loads the selected prompts.
@@ -77,19 +82,23 @@ class Validation:
                 for group, answers in answered
                 for prompt, answer in zip(group, answers, strict=True)
             ]
-            return validation_scores(scored(samples))
+            validated = validation_scores(scored(samples))
+            if self.best_by not in validated:
+                raise UserError(f"Validation.best_by: the prompts have no {self.best_by}; no task has a level")
+            return validated
 
         return score
 
 
 def validation_scores(samples: Iterable[dict[str, Any]]) -> Scores:
-    """Returns "average", by which checkpoints are compared, and the scores of levels and categories.
+    """Returns the averages, by one of which checkpoints are compared, and the scores of levels and categories.
 
-    The average is that of the three levels, over all numbers of shots (paper 4.1); if no task has a level, that of the
-    categories.
+    Raises:
+      UserError: no prompt could be scored.
     """
     aggregated = scores(samples)
-    categories = aggregated["categories"]
-    average = sum(categories.values()) / len(categories) if aggregated["average"] is None else aggregated["average"]
+    if aggregated["average"] is None:
+        raise UserError("VALIDATE_EVERY: none of the prompts can be scored; evaluate them to see why")
+    averages = {name: aggregated[name] for name in AVERAGES if aggregated[name] is not None}
     levels = {f"level/{name}": score for name, score in aggregated["levels"].items()}
-    return {"average": average} | levels | {f"category/{name}": score for name, score in categories.items()}
+    return averages | levels | {f"category/{name}": score for name, score in aggregated["categories"].items()}

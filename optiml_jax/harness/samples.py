@@ -6,21 +6,33 @@ from pathlib import Path
 from typing import Any
 
 from optiml_jax.common.errors import DataError, UserError
+from optiml_jax.evaluation.metrics import REPORTED
 
-BINARY = ("acc", "acc_norm", "exact_match")  # metrics whose mean is an accuracy
+BINARY = (
+    "acc",
+    "acc_norm",
+    "acc_bytes",
+    "acc_mutual_info",
+    "exact_match",
+)  # metrics of answers that are right or wrong
+PROGRAM = "lm-evaluation-harness"
 
 
-def files_of(path: Path) -> dict[str, Path]:
-    """The newest samples file of each task, in an output folder of the harness or in its subfolders."""
-    files: dict[str, Path] = {}
-    for file in sorted([*path.glob("samples_*.jsonl"), *path.glob("*/samples_*.jsonl")], key=lambda file: file.name):
-        task, _, _ = file.stem.removeprefix("samples_").rpartition("_")  # samples_<task>_<time>, times sort as texts
-        files[task] = file
-    return files
+def folder_of(path: Path) -> Path | None:
+    """The folder with the samples of one model: `path`, or its only subfolder with samples; None if there is none.
+
+    Raises:
+      UserError: it has the samples of several models.
+    """
+    folders = sorted({file.parent for file in (*path.glob("samples_*.jsonl"), *path.glob("*/samples_*.jsonl"))})
+    if len(folders) > 1:
+        raise UserError(f"{path}: has the samples of several models; choose one of {', '.join(map(str, folders))}")
+    return folders[0] if folders else None
 
 
-def read(path: Path, metric: str | None = None) -> list[dict[str, Any]]:
-    """Reads the samples of a folder, in the format of `evaluation.scores.samples.score_sample`; they have no level.
+def read(folder: Path, metric: str | None = None) -> list[dict[str, Any]]:
+    """Reads the newest samples of each task, in the format of `evaluation.scores.samples.score_sample`; they have no
+    level.
 
     Args:
       metric: which of a task's metrics is the score, such as "acc_norm"; None: the first that is a number.
@@ -29,21 +41,42 @@ def read(path: Path, metric: str | None = None) -> list[dict[str, Any]]:
       DataError: a line was not written by the harness.
       UserError: no task has `metric`.
     """
+    files: dict[str, Path] = {}
+    for file in sorted(folder.glob("samples_*.jsonl")):
+        task, _, _ = file.stem.removeprefix("samples_").rpartition("_")  # samples_<task>_<time>, times sort as texts
+        files[task] = file
+    facts = _facts(folder)
     samples = []
-    for task, file in files_of(path).items():
+    for task, file in files.items():
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             try:
-                sample = _sample(task, json.loads(line), metric)
+                sample = _sample(task, json.loads(line), metric, facts)
             except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise DataError(f"{file}:{number}: not a line of lm-evaluation-harness ({error!r})") from None
+                raise DataError(f"{file}:{number}: not a line of {PROGRAM} ({error!r})") from None
             if sample is not None:
                 samples.append(sample)
     if not samples:
-        raise UserError(f"{path}: no sample has the metric {metric}")
+        raise UserError(f"{folder}: no sample has the metric {metric}")
     return samples
 
 
-def _sample(task: str, line: Mapping[str, Any], metric: str | None) -> dict[str, Any] | None:
+def _facts(folder: Path) -> dict[str, dict[str, Any]]:
+    """What results_<time>.json says about tasks: {"n-shot": {task: number}, "higher_is_better": {task: {metric:
+    bool}}}, the newest for each task."""
+    facts: dict[str, dict[str, Any]] = {"n-shot": {}, "higher_is_better": {}}
+    for file in sorted(folder.glob("results_*.json")):
+        try:
+            results = json.loads(file.read_text(encoding="utf-8"))
+            for name, by_task in facts.items():
+                by_task |= results.get(name) or {}
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"{file}: not the results of {PROGRAM} ({error!r})") from None
+    return facts
+
+
+def _sample(
+    task: str, line: Mapping[str, Any], metric: str | None, facts: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any] | None:
     names = [name for name in line["metrics"] if isinstance(line.get(name), int | float)]
     name = metric if metric is not None else names[0] if names else None
     if name not in names:
@@ -56,13 +89,15 @@ def _sample(task: str, line: Mapping[str, Any], metric: str | None) -> dict[str,
     scores = list(map(float, answers)) if ranked else None
     prediction = candidates[scores.index(max(scores))] if ranked else str(answers[0])
     filtered = line.get("filter", "none")
+    direction = (facts["higher_is_better"].get(task) or {}).get(name)
+    reported = {"name": name, REPORTED: PROGRAM, "higher_is_better": direction is not False, "binary": name in BINARY}
     return {
         "id": f"{task}/{filtered}/{line['doc_id']}",
         "benchmark": "lm-eval",
         "task": task,
         "template": filtered,
         "example_id": str(line["doc_id"]),
-        "shots": 0,
+        "shots": int(facts["n-shot"].get(task) or 0),
         "seed": 0,
         "category": task,
         "level": None,
@@ -74,7 +109,7 @@ def _sample(task: str, line: Mapping[str, Any], metric: str | None) -> dict[str,
         "references": [str(line["target"])],
         "prediction": prediction,
         "scores": scores,
-        "metric": {"name": "accuracy" if name in BINARY else "rouge_l"},
+        "metric": reported,
         "score": score,
         "correct": score == 1.0,
     }

@@ -142,6 +142,7 @@ class Validator:
     Args:
       score: scores parameters, see `evaluation.validation.Validation.scorer`.
       best: checkpoints of the best weights.
+      best_by: name of the score by which they are chosen.
       before: the rows of `validation.jsonl` at the start of this run.
     """
 
@@ -151,20 +152,26 @@ class Validator:
         log: StepLog,
         score: Callable[[Any], dict[str, float]],
         best: Checkpoints,
+        best_by: str,
         meta: Callable[[dict], dict[str, Any]],
         before: Sequence[dict[str, Any]],
     ) -> None:
         self._run, self._log, self._score, self._checkpoints, self._meta = run, log, score, best, meta
         best.delete_after(run.step)  # left by a run that continued beyond the checkpoint from which this one resumes
-        self._best = max((row["average"] for row in before if row["step"] == best.latest), default=-math.inf)
+        self._best_by = best_by
+        # A row of another version may lack the score, or name another one so: it has no benchmark average.
+        comparable = (row for row in before if row["step"] == best.latest and "benchmark_average" in row)
+        self._best = max((row[best_by] for row in comparable if best_by in row), default=-math.inf)
 
     def __call__(self, step: int, params: Any) -> None:
         self._log.flush()
         start = time.perf_counter()
         scores = self._score(params)
         # One process decides for all, because every process must take part in saving.
-        average, better = from_first(np.array([scores["average"], scores["average"] > self._best])).tolist()
-        message = f"validation at step {step}: average {100 * average:.1f}{', the best so far' if better else ''}"
+        score = scores[self._best_by]
+        average, better = from_first(np.array([score, score > self._best])).tolist()
+        name = self._best_by.replace("_", " ")
+        message = f"validation at step {step}: {name} {100 * average:.1f}{', the best so far' if better else ''}"
         self._log.validated(step, scores, f"{message} ({time.perf_counter() - start:.0f} s)")
         if better:
             with together():

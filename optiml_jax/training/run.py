@@ -169,7 +169,9 @@ def _train(
                 dtype = PRECISIONS[settings.computation.precision]
                 options = model, tokenizer, mesh, data.leading_eos, dtype, validation_prompts
                 score = settings.validation.scorer(*options)
-                validator = Validator(run, log, score, best, meta, read_validation(directory))
+                validator = Validator(
+                    run, log, score, best, settings.validation.best_by, meta, read_validation(directory)
+                )
                 validators.append((settings.validation.every, validator))
             finished = run_steps(run, [(1, log), *hooks, *validators, (settings.logging.checkpoint_every, save)])
             if not finished:

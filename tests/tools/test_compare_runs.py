@@ -5,6 +5,7 @@ import json
 import pytest
 
 from optiml_jax.evaluation.scores.samples import write_samples
+from optiml_jax.harness import samples as harness
 from tests.browser import colours, dom
 from tests.commands import run_all
 from tests.evaluation.example_prompts import sample
@@ -35,7 +36,9 @@ def test_the_tables_the_json_and_the_page_say_the_same(runs, tmp_path, capsys):
     assert result["names"] == ["before", "after"] and result["prompts"] == 60 and result["changed"] == 15 + 19
     task = result["tasks"]["bench.sky"]
     assert (task["first"], task["second"], task["only_second"]) == (0.25, 0.625, 15) and task["p"] == 2 / 2**15
-    assert result["levels"]["fully_held_out"]["test"] == "bootstrap"
+    level = result["levels"]["fully_held_out"]  # of one task
+    assert level["test"] is level["p"] is level["interval"] is None and level["questions_interval"]
+    assert "Of 2 levels, 0 better and 0 worse in after (Holm-corrected p < 0.05); 2 cannot be decided" in printed
     page = dom(out / "comparison.html")
     for text in (printed, (out / "comparison.md").read_text(), page):
         assert "+37.5" in text and "Of 2 tasks, 2 better and 0 worse in after" in text
@@ -68,7 +71,42 @@ def test_samples_of_the_harness_are_read(tmp_path, capsys):
     assert "12 prompts differ in references" in capsys.readouterr().err
     compare_runs.main([str(tmp_path / "a"), str(tmp_path / "a"), "--metric=acc_norm", f"--output={tmp_path / 'out'}"])
     task = json.loads((tmp_path / "out" / "comparison.json").read_text())["tasks"]["arc_easy"]
-    assert (task["first"], task["prompts"], task["p"]) == (1.0, 12, 1.0)
+    assert (task["first"], task["prompts"], task["p"], task["metric"]) == (1.0, 12, 1.0, "acc_norm")
+
+
+def test_samples_of_several_models_are_not_mixed(tmp_path, capsys):
+    for model in ("opt", "tuned"):
+        (tmp_path / "a" / model).mkdir(parents=True)
+        (tmp_path / "a" / model / "samples_arc_easy_2026.jsonl").write_text(harness_line(0, [-1.0, -2.0], 0))
+    with pytest.raises(SystemExit):
+        compare_runs.main([str(tmp_path / "a"), str(tmp_path / "a")])
+    error = capsys.readouterr().err
+    assert "several models" in error and "a/opt" in error and "a/tuned" in error
+
+
+def test_shots_and_direction_are_those_of_the_harness(tmp_path, capsys):
+    """A perplexity that falls is an improvement, is shown as it is, and belongs to its number of shots."""
+    for name, perplexity in (("a", 21.5), ("b", 17.25)):
+        folder = tmp_path / name
+        folder.mkdir()
+        lines = [
+            {"doc_id": n, "target": "", "arguments": [[f"text {n}"]], "resps": [[-5.0]], "filtered_resps": [-5.0]}
+            | {"filter": "none", "metrics": ["word_perplexity"], "word_perplexity": perplexity + 0.5 * (n % 3)}
+            for n in range(12)
+        ]
+        (folder / "samples_wikitext_2026.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        facts = {"n-shot": {"wikitext": 2}, "higher_is_better": {"wikitext": {"word_perplexity": False}}}
+        (folder / "results_2026.json").write_text(json.dumps(facts))
+    compare_runs.main([str(tmp_path / "a"), str(tmp_path / "b"), "--names=a,b", f"--output={tmp_path / 'out'}"])
+    printed = capsys.readouterr().out
+    task = json.loads((tmp_path / "out" / "comparison.json").read_text())["tasks"]["wikitext"]
+    assert task["metric"] == "word_perplexity" and task["higher_is_better"] is False and task["p"] == 2 / 2**12
+    assert "Of 1 task, 1 better and 0 worse in b" in printed and "22.0" in printed and "17.8" in printed
+    assert harness.read(tmp_path / "a")[0]["shots"] == 2 and "Averages" not in printed
+    (tmp_path / "b" / "results_2026.json").write_text("[]")
+    with pytest.raises(SystemExit):
+        compare_runs.main([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert "results_2026.json: not the results of lm-evaluation-harness" in capsys.readouterr().err
 
 
 def test_mistakes_take_one_line(tmp_path, runs):

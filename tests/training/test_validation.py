@@ -42,7 +42,7 @@ def test_scores_are_logged_and_the_best_weights_kept(whole, cache):  # noqa: F81
     assert [row["step"] for row in by_name] == [2, 4, 6]
     levels = ("fully_held_out", "held_out_task", "held_out_instances")
     for row in by_name:
-        assert row["average"] == pytest.approx(sum(row[f"level/{level}"] for level in levels) / 3)
+        assert row["level_average"] == pytest.approx(sum(row[f"level/{level}"] for level in levels) / 3)
     best = max(by_name, key=lambda row: row["average"])  # the first of equals
     assert [path.name for path in (directory / "best" / "checkpoints").iterdir()] == [str(best["step"])]
     # The kept weights, asked again, have the score that was written.
@@ -52,7 +52,7 @@ def test_scores_are_logged_and_the_best_weights_kept(whole, cache):  # noqa: F81
     samples = [
         score_sample(item, **answer) for group, members in answered for item, answer in zip(group, members, strict=True)
     ]
-    assert aggregate(samples)["average"] == pytest.approx(best["average"], abs=1e-12)
+    assert aggregate(samples)["average"]["score"] == pytest.approx(best["average"], abs=1e-12)
     assert (
         len(samples) == 15 * 3
         and f"validation at step 2: average {100 * by_name[0]['average']:.1f}, the best" in output

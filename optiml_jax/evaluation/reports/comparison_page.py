@@ -1,5 +1,6 @@
 """Reports of a comparison: tables of tests, and a page with the answers of both runs side by side."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -12,24 +13,32 @@ from optiml_jax.evaluation.reports.tables import (
     TableRow,
     level_name,
     markdown_table,
-    per_cent,
     short_name,
     signed,
     text_table,
 )
 from optiml_jax.evaluation.scores.comparison import Paired
+from optiml_jax.evaluation.scores.intervals import MIN_CLUSTERS
 
 ASSETS = Path(__file__).with_name("comparison_page")
 ALPHA = 0.05
-KINDS = {"levels": "level", "categories": "category", "tasks": "task"}
+KINDS = {"averages": "average", "levels": "level", "categories": "category", "tasks": "task"}
+AVERAGE_NAMES = {
+    "average": "average over categories",
+    "benchmark_average": "average over benchmarks",
+    "level_average": "mean of the levels",
+}
 MEANING = {
     "difference": "second - first, in points",
-    "95%": "95% interval of the difference, by a bootstrap of tasks and of their examples",
-    "test": "mcnemar: exact, on questions that only one run answers correctly; bootstrap: paired, clustered by task",
+    "95%": "95% interval of the difference over tasks, of a task over its questions; in parentheses, with fewer than "
+    f"{MIN_CLUSTERS} tasks: over the questions of these tasks alone, which says nothing about other tasks",
+    "test": "sign flip: exact, by question with all its wordings, or by task; mcnemar: the same for answers that are "
+    "right or wrong, once per question; permutation: of the answers to each question",
     "p": "probability of a difference this large between two equally good models",
-    "Holm": "p-value corrected for the number of rows of the table",
-    "only first": "questions that only the first run answers correctly",
-    "only second": "questions that only the second run answers correctly",
+    "Holm": "p-value corrected for the number of tests in the table; too few: with so few questions or tasks, no "
+    f"difference could be below {ALPHA}",
+    "only first": "questions that only the first run answers correctly, in every wording",
+    "only second": "questions that only the second run answers correctly, in every wording",
 }
 NOTES = tuple(f"{name}: {text}." for name, text in MEANING.items())
 
@@ -44,31 +53,66 @@ def _table(comparison: Mapping[str, Any], kind: str) -> Table:
     counts = ("prompts", "only first", "only second") if kind == "tasks" else ("tasks",)
     rows = []
     for name, entry in _ordered(comparison, kind):
-        cells = [level_name(name) if kind == "levels" else name, per_cent(entry["first"]), per_cent(entry["second"])]
-        cells += [signed(100 * entry["difference"], "+.1f"), _difference_text(entry["interval"]), entry["test"]]
-        cells += [_p_text(entry["p"]), _p_text(entry["p_holm"]) + " *" * (entry["p_holm"] < ALPHA)]
+        points = _points(entry)
+        named = level_name(name) if kind == "levels" else AVERAGE_NAMES.get(name, name) if kind == "averages" else name
+        cells = [named, *(f"{points * entry[side]:.1f}" for side in ("first", "second"))]
+        cells += [signed(points * entry["difference"], "+.1f"), _difference_text(entry), entry["test"] or "–"]
+        cells += [_p_text(entry["p"]), _holm_text(comparison, kind, entry)]
         cells += [f"{entry[count.replace(' ', '_')]:,}" for count in counts]
         rows.append(TableRow(tuple(cells), entry["second"]))
     columns = (KINDS[kind], first, second, "difference", "95%", "test", "p", "Holm", *counts)
     return Table(kind.capitalize(), columns, 1, tuple(rows))
 
 
+def _points(entry: Mapping[str, Any]) -> float:
+    """Fractions are shown in per cent; other scores, such as perplexities, as they are."""
+    return 100.0 if max(abs(entry["first"]), abs(entry["second"])) <= 1.0 else 1.0
+
+
 def _ordered(comparison: Mapping[str, Any], kind: str) -> list[tuple[str, Mapping[str, Any]]]:
     """Levels hardest first; categories and tasks from the largest improvement to the largest loss."""
     entries = list(comparison[kind].items())
-    return entries if kind == "levels" else sorted(entries, key=lambda item: -item[1]["difference"])
+    return entries if kind in ("levels", "averages") else sorted(entries, key=lambda item: -improvement(item[1]))
 
 
-def _difference_text(interval: Sequence[float] | None) -> str:
-    return "–" if interval is None else " to ".join(signed(100 * end, "+.1f") for end in interval)
+def improvement(entry: Mapping[str, Any]) -> float:
+    """The difference, positive if the second run is better."""
+    return entry["difference"] if entry.get("higher_is_better", True) else -entry["difference"]
 
 
-def _p_text(p: float) -> str:
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+def _difference_text(entry: Mapping[str, Any]) -> str:
+    def text(interval: Sequence[float]) -> str:
+        return " to ".join(signed(_points(entry) * end, "+.1f") for end in interval)
+
+    if entry["interval"] is not None:
+        return text(entry["interval"])
+    return f"({text(entry['questions_interval'])})" if entry.get("questions_interval") else "–"
+
+
+def _p_text(p: float | None) -> str:
+    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def undecidable(comparison: Mapping[str, Any], kind: str, entry: Mapping[str, Any]) -> bool:
+    """Whether no difference could be significant after the correction: the smallest p-value of n questions or tasks is
+    2^(1 - n)."""
+    tests = sum(other["p"] is not None for other in comparison[kind].values())
+    return entry["p"] is None or 2.0 ** (1 - entry["clusters"]) * tests >= ALPHA
+
+
+def significant(entry: Mapping[str, Any]) -> bool:
+    return entry["p_holm"] is not None and entry["p_holm"] < ALPHA
+
+
+def _holm_text(comparison: Mapping[str, Any], kind: str, entry: Mapping[str, Any]) -> str:
+    if undecidable(comparison, kind, entry):
+        return "too few"
+    return _p_text(entry["p_holm"]) + " *" * significant(entry)
 
 
 def verdict(comparison: Mapping[str, Any]) -> list[str]:
-    """Lines that say what was compared, and how many entries are significantly better or worse."""
+    """Lines that say what was compared, how many entries are significantly better or worse, and how many have too few
+    questions or tasks to tell."""
     first, second = comparison["names"]
     lines = [
         f"{first} against {second}: {comparison['prompts']:,} prompts, "
@@ -78,14 +122,25 @@ def verdict(comparison: Mapping[str, Any]) -> list[str]:
     for kind, name in KINDS.items():
         if not comparison[kind]:
             continue
-        entries = [entry for entry in comparison[kind].values() if entry["p_holm"] < ALPHA]
-        better = sum(entry["difference"] > 0 for entry in entries)
+        entries = [entry for entry in comparison[kind].values() if significant(entry)]
+        better = sum(improvement(entry) > 0 for entry in entries)
         plural = name if len(comparison[kind]) == 1 else kind
-        lines.append(
+        line = (
             f"Of {len(comparison[kind]):,} {plural}, {better:,} better and {len(entries) - better:,} worse in {second} "
             f"(Holm-corrected p < {ALPHA})"
         )
+        if few := sum(undecidable(comparison, kind, entry) for entry in comparison[kind].values()):
+            what = "questions" if kind == "tasks" else "tasks"
+            line += f"; {few:,} cannot be decided, with fewer than {_needed(comparison, kind)} {what}"
+        lines.append(line)
     return lines
+
+
+def _needed(comparison: Mapping[str, Any], kind: str) -> int:
+    """The number of questions or tasks with which a difference can be significant."""
+    tests = max(1, sum(entry["p"] is not None for entry in comparison[kind].values()))
+    fewest = math.floor(math.log2(tests / ALPHA)) + 2
+    return fewest if kind == "tasks" else max(MIN_CLUSTERS, fewest)
 
 
 def text(comparison: Mapping[str, Any]) -> str:
@@ -106,7 +161,7 @@ def html(comparison: Mapping[str, Any], paired: Paired) -> str:
     title = " against ".join(comparison["names"])
     figures = [("prompts", f"{comparison['prompts']:,}"), ("scored differently", f"{comparison['changed']:,}")]
     figures += [
-        (f"{level_name(name)}, points", signed(100 * entry["difference"], "+.1f"))
+        (f"{level_name(name)}, points", signed(_points(entry) * entry["difference"], "+.1f"))
         for name, entry in comparison["levels"].items()
     ]
     sections = [
@@ -123,18 +178,24 @@ def html(comparison: Mapping[str, Any], paired: Paired) -> str:
 
 
 def _markup(table: Table, entries: Sequence[Mapping[str, Any]]) -> str:
-    widest = max([0.01, *(abs(end) for entry in entries for end in (entry["interval"] or [entry["difference"]]))])
-    bars = [_bar(entry, widest) for entry in entries]
+    spans = [_span(entry) for entry in entries]
+    widest = max([0.01, *(abs(end) for entry, span in zip(entries, spans) if _points(entry) > 1 for end in span)])
+    bars = [_bar(entry, span, widest) for entry, span in zip(entries, spans)]
     rows = [row.cells for row in table.rows]
     return pages.table(table.title, table.columns, table.text_columns, rows, bars, "worse | better", MEANING)
 
 
-def _bar(entry: Mapping[str, Any], widest: float) -> str:
+def _span(entry: Mapping[str, Any]) -> list[float]:
+    """The interval of the improvement that a bar shows."""
+    interval = entry["interval"] or entry.get("questions_interval") or [entry["difference"]] * 2
+    return list(interval) if entry.get("higher_is_better", True) else [-end for end in reversed(interval)]
+
+
+def _bar(entry: Mapping[str, Any], span: Sequence[float], widest: float) -> str:
     """A bar from the middle to the left (worse) or right (better), with its interval."""
-    low, high = (50 + 50 * end / widest for end in (entry["interval"] or [entry["difference"]] * 2))
-    middle = 50 + 50 * entry["difference"] / widest
-    kind = "full" if entry["p_holm"] < ALPHA else "pale"
-    title = f"difference {signed(100 * entry['difference'], '+.1f')}, 95% {_difference_text(entry['interval'])}"
+    low, high, middle = (50 + 50 * min(1.0, max(-1.0, end / widest)) for end in (*span, improvement(entry)))
+    kind = "full" if significant(entry) else "pale"
+    title = f"difference {signed(_points(entry) * entry['difference'], '+.1f')}, 95% {_difference_text(entry)}"
     return (
         f'<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" role="img"><title>{escape(title)}</title>'
         f'<rect class="{kind}" x="{min(50, middle):.2f}" y="1.5" width="{abs(middle - 50):.2f}" height="7"/>'

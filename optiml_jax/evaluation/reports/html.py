@@ -52,8 +52,8 @@ def _header(
     if "date" in context.provenance:
         lines.insert(0, context.provenance["date"])
     figures = [(level_name(level), per_cent(entry["score"])) for level, entry in results["levels"].items()]
-    if len(figures) > 1:
-        figures.append(("Average of the levels", per_cent(results["average"])))
+    if results["average"] is not None and max(results["average"]["columns"].values()) > 1:
+        figures.append(("Average", per_cent(results["average"]["score"])))
     if context.training:
         loss = f"{context.training['first_loss']:.2f} → {context.training['last_loss']:.2f}"
         figures.append(("Training loss, nats per label token", loss))
@@ -67,7 +67,7 @@ def _plots(results: Mapping[str, Any], context: plain_text.Context) -> str:
     training = context.training or {}
     for name, label, scale in (
         ("curve", "Training loss, nats per label token, by step", 1.0),
-        ("validation", "Validation: average of the levels, %, by step", 100.0),
+        ("validation", "Validation: average, %, by step", 100.0),
     ):
         if len(training.get(name, ())) > 1:
             plots_.append(plots.curve(training[name], label, scale))

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from optiml_jax.data.manifest import coverage_text
 from optiml_jax.evaluation.reports.tables import (
     category_table,
-    interval_text,
+    interval_of,
     level_table,
     markdown_table,
     notes,
@@ -29,7 +29,7 @@ class Context:
 
     Attributes:
       training: {"first_loss", "last_loss"}, nats per label token, when the evaluation follows a training; also, if
-        known, its "curve", [[step, loss], ...], and "validation", [[step, average of the levels], ...].
+        known, its "curve", [[step, loss], ...], and "validation", [[step, average], ...].
       coverage: how much of each benchmark has data (`data.manifest.coverage_text`).
       dropped: tasks that a review excluded, with the reason.
       provenance: result of `provenance.provenance`.
@@ -83,15 +83,25 @@ def headline(results: Mapping[str, Any]) -> str:
 def summary(
     results: Mapping[str, Any], context: Context = Context(), samples: Iterable[Mapping[str, Any]] = ()
 ) -> list[str]:
-    """Headline, scope, training loss if known, and the average of the levels, one line each."""
+    """Headline, scope, training loss if known, and averages, one line each."""
     lines = [headline(results), *scope(context, samples)]
     if context.training:
         first, last = context.training["first_loss"], context.training["last_loss"]
         lines.append(f"Training loss {first:.3f} -> {last:.3f} nats per label token ({last / first - 1:+.0%})")
-    if results["average"] is not None:
-        lines.append(
-            f"Average of the levels {per_cent(results['average'])} ({interval_text(results['average_interval'])})"
-        )
+    return lines + averages(results)
+
+
+def averages(results: Mapping[str, Any]) -> list[str]:
+    """The paper's average, with that at each number of shots, and the mean of the levels; one line each."""
+    lines = []
+    if (average := results["average"]) is not None:
+        parts = [
+            f"{per_cent(score)} at {shots} shots ({average['columns'][shots]:,} columns)"
+            for shots, score in average["shots"].items()
+        ]
+        lines.append(f"Average {per_cent(average['score'])} (95%: {interval_of(average)}): " + ", ".join(parts))
+    if (levels := results["level_average"]) is not None:
+        lines.append(f"Mean of the levels {per_cent(levels['score'])} (95%: {interval_of(levels)})")
     return lines
 
 

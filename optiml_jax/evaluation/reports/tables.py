@@ -11,8 +11,9 @@ from typing import Any
 from optiml_jax.common.tables import aligned
 from optiml_jax.evaluation.prompts.ledger import LEVELS
 from optiml_jax.evaluation.scores.aggregation import scores
-from optiml_jax.evaluation.scores.baselines import floor
+from optiml_jax.evaluation.scores.baselines import MIN_QUESTIONS, floor
 from optiml_jax.evaluation.scores.diagnostics import CHECKS, diagnose
+from optiml_jax.evaluation.scores.intervals import MIN_CLUSTERS
 from optiml_jax.evaluation.scores.samples import scored
 
 LEVEL_NAMES = {  # name, and what the model has seen of such tasks in training
@@ -20,7 +21,6 @@ LEVEL_NAMES = {  # name, and what the model has seen of such tasks in training
     "held_out_task": ("Held-out tasks", "other tasks of the category"),
     "held_out_instances": ("Held-out instances", "other instances of the task"),
 }
-MIN_PROMPTS = 10  # with fewer, no majority baseline is shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TableRow:
     """Cells of one row, and what its bar shows, in fractions.
 
     Attributes:
-      interval: of the score, [low, high].
+      interval: of the score, [low, high], over tasks or else over the questions of these tasks alone.
       dots: the scores whose mean this score is.
     """
 
@@ -58,8 +58,9 @@ MEANING = {
     "task": "its name, without the benchmark's",
     "metric": "how answers are scored",
     "score": "per cent; chain.txt shows how it is composed",
-    "95%": "95% interval of the score, by a bootstrap of tasks and of their examples",
-    "majority": f"the best constant answer, chosen on the evaluated prompts ({MIN_PROMPTS} or more)",
+    "95%": f"95% interval of the score over tasks, of a task over its questions; in parentheses, with fewer than "
+    f"{MIN_CLUSTERS} tasks: over the questions of these tasks alone, which says nothing about other tasks",
+    "majority": f"the best constant answer on all prompts of the ledger ({MIN_QUESTIONS} questions or more)",
     "random": "a random candidate",
     "floor": "the higher of the best constant answer and a random candidate",
     "gain": "score - floor",
@@ -113,7 +114,7 @@ def level_table(results: Mapping[str, Any]) -> Table:
         tasks = [task for task in results["tasks"].values() if task["level"] == level]
         prompts = sum(task["examples"] for task in tasks)
         by_shots = (per_cent(entry["shots"].get(k)) for k in shots)
-        rows.append(_row((*LEVEL_NAMES[level], *by_shots), entry, prompts, (f"{len(tasks):,}", f"{prompts:,}")))
+        rows.append(_row((*LEVEL_NAMES[level], *by_shots), entry, (f"{len(tasks):,}", f"{prompts:,}")))
     columns = ("level", "seen in training", *(f"{k}-shot" for k in shots), *SCORE_COLUMNS, "tasks", "prompts")
     return Table("Levels of generalization", columns, 2, tuple(rows))
 
@@ -127,8 +128,7 @@ def category_table(results: Mapping[str, Any]) -> Table:
     for level, entries in (*levels.items(), (None, others)):
         for name, entry in sorted(entries.items()):
             tasks = [t for t in results["tasks"].values() if (t["level"], t["category"]) == (level, name)]
-            prompts = sum(task["examples"] for task in tasks)
-            rows.append(_row((name, level_name(level)), entry, prompts, (f"{len(tasks):,}",)))
+            rows.append(_row((name, level_name(level)), entry, (f"{len(tasks):,}",)))
     return Table("Categories", ("category", "level", *SCORE_COLUMNS, "tasks"), 2, tuple(rows))
 
 
@@ -137,7 +137,7 @@ def benchmark_table(results: Mapping[str, Any]) -> Table:
     rows = []
     for name, entry in sorted(results["benchmarks"].items()):
         prompts = sum(task["examples"] for task in results["tasks"].values() if task["benchmark"] == name)
-        rows.append(_row((name,), entry, prompts, (f"{entry['tasks']:,}", f"{prompts:,}")))
+        rows.append(_row((name,), entry, (f"{entry['tasks']:,}", f"{prompts:,}")))
     return Table("Benchmarks", ("benchmark", *SCORE_COLUMNS, "tasks", "prompts"), 1, tuple(rows))
 
 
@@ -183,15 +183,15 @@ def task_table(results: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] 
     order = {level: index for index, level in enumerate([*LEVELS, None])}
     rows = []
     for name, task in sorted(results["tasks"].items(), key=lambda item: (order[item[1]["level"]], item[0])):
-        floors, enough = task["baselines"], task["examples"] >= MIN_PROMPTS
-        baseline = floor(floors) if enough else None
+        floors = task["baselines"]
+        baseline = floor(floors)
         cells = {
             "task": short_name(name, task["benchmark"]),
             "level": level_name(task["level"]),
             "metric": task["metric"],
             "score": per_cent(task["score"]),
-            "95%": interval_text(task["interval"]),
-            "majority": per_cent(floors["majority"] if enough else None),
+            "95%": interval_of(task),
+            "majority": per_cent(floors["majority"]),
             "random": per_cent(floors["random"]),
             "gain": _gain(task["score"], baseline),
             "prompts": f"{task['examples']:,}",
@@ -203,13 +203,19 @@ def task_table(results: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] 
     return Table("Tasks", columns, 3, tuple(rows))
 
 
-def _row(names: tuple[str, ...], entry: Mapping[str, Any], prompts: int, counts: tuple[str, ...]) -> TableRow:
-    """A row of `names`, the columns `SCORE_COLUMNS`, and `counts`. The floor is only shown with enough prompts: chosen
-    on two, the best constant answer would be correct on both."""
-    baseline = entry["floor"] if prompts >= MIN_PROMPTS else None
-    gain = _gain(entry["score"], baseline)
-    cells = per_cent(entry["score"]), interval_text(entry["interval"]), per_cent(baseline), gain
-    return TableRow((*names, *cells, *counts), entry["score"], baseline, entry["interval"])
+def _row(names: tuple[str, ...], entry: Mapping[str, Any], counts: tuple[str, ...]) -> TableRow:
+    """A row of `names`, the columns `SCORE_COLUMNS`, and `counts`."""
+    gain = _gain(entry["score"], entry["floor"])
+    cells = per_cent(entry["score"]), interval_of(entry), per_cent(entry["floor"]), gain
+    interval = entry["interval"] or entry["questions_interval"]
+    return TableRow((*names, *cells, *counts), entry["score"], entry["floor"], interval)
+
+
+def interval_of(entry: Mapping[str, Any]) -> str:
+    """Formats the interval of an entry of results.json; in parentheses if it is over the questions alone."""
+    if entry["interval"] is None and entry.get("questions_interval") is not None:
+        return f"({interval_text(entry['questions_interval'])})"
+    return interval_text(entry["interval"])
 
 
 def interval_text(interval: Sequence[float] | None) -> str:

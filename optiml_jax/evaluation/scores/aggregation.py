@@ -1,11 +1,14 @@
-"""Aggregates scored samples to three levels of generalization, in the order of paper section 4.1.
+"""Aggregates scored samples as the paper does (section 4.1): to tasks, categories, and an average over them.
 
 samples -> (questions of several samples) -> templates -> task -> (sub-tasks of a task) -> benchmarks -> categories ->
-levels -> average. Every step is an unweighted mean, except that a question with several samples has the score of its
-worst. 0-shot and k-shot scores are separate up to the category (or level), where their mean is taken. All scores are
-fractions in [0, 1], with intervals of 95% (`bootstrap.py`).
+average. Every step is an unweighted mean, except that a question with several samples has the score of its worst.
+0-shot and k-shot scores are separate up to the category, whose score is their mean. The average is that of Tables 4 to
+20: at each number of shots the mean over the columns, which are the categories of each level, and then the mean over
+numbers of shots. The mean of the levels' means is reported beside it. Scores are fractions in [0, 1], with intervals of
+95% (`intervals.py`).
 """
 
+import functools
 import json
 import math
 from collections import defaultdict
@@ -20,9 +23,18 @@ from optiml_jax.common.files import write_atomically
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.evaluation.prompts.ledger import LEVELS, TASK_FIELDS
 from optiml_jax.evaluation.scores.baselines import baselines, floor
-from optiml_jax.evaluation.scores.bootstrap import Questions, Resampled, Shares, interval, replicates
+from optiml_jax.evaluation.scores.intervals import (
+    Interval,
+    Questions,
+    Shares,
+    TaskQuestions,
+    over_clusters,
+    over_questions,
+)
 
-Tree = dict[str, "Tree"] | float
+AVERAGES = ("average", "benchmark_average", "level_average")  # what `scores` and `aggregate` average to
+Tree = dict[Any, "Tree"] | float
+Cell = tuple[str, str]  # a task at a number of shots
 
 
 def mean(tree: Tree) -> float:
@@ -57,24 +69,19 @@ def _task_scores(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _task_entry(samples: Sequence[Mapping[str, Any]], resampled: Resampled) -> dict[str, Any]:
+def _task_entry(
+    samples: Sequence[Mapping[str, Any]], questions: TaskQuestions, known: Mapping[str, float | None] | None
+) -> dict[str, Any]:
     """Returns the entry of a task in results.json: its scores, interval and baselines."""
     task = _task_scores(samples)
-    over_task = Metric.parse(samples[0]["metric"]).over_task
-    values = [(resampled, dict.fromkeys(task["shots"], 1.0))]
+    shares = dict.fromkeys(task["shots"], 1 / len(task["shots"]))
     return task | {
-        "interval": None if over_task else interval(replicates(values)),
+        "interval": over_clusters(*questions.clusters(shares), len(questions)),
         "examples": len(samples),
-        "baselines": baselines(samples),
+        "questions": len(questions),
+        "baselines": baselines(samples) if known is None else dict(known),
         **_contamination(samples),
     }
-
-
-def resample(name: str, samples: Sequence[Mapping[str, Any]]) -> Resampled:
-    """Bootstrap replicates of a task's scores; constant for a metric that is computed over the task."""
-    if Metric.parse(samples[0]["metric"]).over_task:
-        return Resampled(name, {k: {"": {(0, ""): score}} for k, score in _shots(_templates(samples)).items()})
-    return Resampled(name, question_scores(samples))
 
 
 def _contamination(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -97,15 +104,16 @@ def _templates(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list
     if not metric.over_task:
         return {
             k: {name: [_mean(by_question.values()), len(by_question)] for name, by_question in templates.items()}
-            for k, templates in question_scores(samples).items()
+            for k, templates in _worst_scores(samples).items()
         }
     return {
-        k: {
-            name: [metric.over([s["prediction"] for s in group], [s["references"] for s in group]), len(group)]
-            for name, group in templates.items()
-        }
+        k: {name: [_over(metric, group), len(group)] for name, group in templates.items()}
         for k, templates in _by_template(samples).items()
     }
+
+
+def _over(metric: Metric, group: Sequence[Mapping[str, Any]]) -> float:
+    return metric.over([sample["prediction"] for sample in group], [sample["references"] for sample in group])
 
 
 def _by_template(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list]]:
@@ -119,8 +127,19 @@ def _by_template(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, li
 def question_scores(samples: Sequence[Mapping[str, Any]]) -> Questions:
     """Number of shots -> template -> (seed, example) -> score, of one task.
 
-    Several samples of one question count as one example, with the score of the worst.
+    Several samples of one question count as one example, with the score of the worst. For a metric over the task it is
+    the jackknife's pseudo-value of the question, whose mean is the score and whose spread is that of the score.
     """
+    metric = Metric.parse(samples[0]["metric"])
+    if not metric.over_task:
+        return _worst_scores(samples)
+    return {
+        k: {name: _pseudo_values(metric, group) for name, group in templates.items()}
+        for k, templates in _by_template(samples).items()
+    }
+
+
+def _worst_scores(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict]]:
     by_shots: dict[str, dict[str, dict]] = {}
     for k, templates in _by_template(samples).items():
         by_shots[k] = {}
@@ -132,15 +151,33 @@ def question_scores(samples: Sequence[Mapping[str, Any]]) -> Questions:
     return by_shots
 
 
+def _pseudo_values(metric: Metric, group: Sequence[Mapping[str, Any]]) -> dict[tuple, float]:
+    """The jackknife's pseudo-values (Quenouille 1956), shifted so that their mean is the score."""
+    count, score = len(group), _over(metric, group)
+    names = [(sample["seed"], sample["example_id"]) for sample in group]
+    if count == 1:
+        return {names[0]: score}
+    pairs = [(sample["prediction"], tuple(sample["references"])) for sample in group]
+
+    @functools.cache  # equal answers have equal pseudo-values
+    def without(pair: tuple) -> float:
+        index = pairs.index(pair)
+        return _over(metric, [*group[:index], *group[index + 1 :]])
+
+    values = [count * score - (count - 1) * without(pair) for pair in pairs]
+    shift = score - _mean(values)
+    return {name: value + shift for name, value in zip(names, values)}
+
+
 def build_trees(
-    tasks: Mapping[str, dict], within: Callable[[dict], Any], leaf: Callable[[dict, str], float]
+    tasks: Mapping[str, dict], within: Callable[[dict], Any], leaf: Callable[[str, str], Tree | Cell]
 ) -> dict[Any, dict[str, Tree]]:
     """Trees to be averaged: category (or result of `within`) -> shots -> task or group -> benchmark -> sub-task ->
     leaf.
 
     Args:
       within: what a task's entry counts for: its category, or its (level, category).
-      leaf: value of a task's entry at a number of shots.
+      leaf: of a task's name and a number of shots.
     """
     trees: dict[Any, dict] = {}
     for name, task in tasks.items():
@@ -148,78 +185,180 @@ def build_trees(
             branch = trees
             for part in (within(task), shots, task["group"] or name, task["benchmark"]):
                 branch = branch.setdefault(part, {})
-            branch[name] = leaf(task, shots)
+            branch[name] = leaf(name, shots)
     return trees
-
-
-def task_weights(tree: Tree, resampled: Mapping[str, Resampled]) -> list[tuple[Resampled, Shares]]:
-    """The tasks of a tree of `build_trees`, or of named trees, with their weights in the tree's mean."""
-    shares: dict[str, dict[str, float]] = defaultdict(dict)
-    for path, share in _leaves(tree, 1.0, ()):
-        shots, _, _, task = path[-4:]
-        shares[task][shots] = share
-    return [(resampled[task], by_shots) for task, by_shots in shares.items()]
-
-
-def _leaves(tree: Tree, share: float, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
-    if not isinstance(tree, dict):
-        yield path, share
-        return
-    for name, branch in tree.items():
-        yield from _leaves(branch, share / len(tree), (*path, name))
 
 
 def score_trees(tasks: Mapping[str, dict], within: Callable[[dict], Any]) -> dict[Any, dict[str, Tree]]:
     """`build_trees` with the tasks' scores."""
-    return build_trees(tasks, within, lambda task, shots: task["shots"][shots])
+    return build_trees(tasks, within, lambda name, shots: tasks[name]["shots"][shots])
 
 
-def level_trees(tasks: Mapping[str, dict]) -> dict[str, dict[str, Tree]]:
+def mean_of_cells(tree: Tree, tasks: Mapping[str, dict]) -> float:
+    """`mean` of a tree whose leaves are cells."""
+    if not isinstance(tree, dict):
+        name, shots = tree
+        return tasks[name]["shots"][shots]
+    return _mean(mean_of_cells(branch, tasks) for branch in tree.values())
+
+
+def task_shares(tree: Tree) -> dict[str, dict[str, float]]:
+    """Task -> number of shots -> its weight in the mean of a tree whose leaves are cells."""
+    shares: dict[str, dict[str, float]] = defaultdict(dict)
+    for (task, shots), share in _leaves(tree, 1.0):
+        shares[task][shots] = share
+    return dict(shares)
+
+
+def _leaves(tree: Tree | Cell, share: float) -> Iterator[tuple[Cell, float]]:
+    if not isinstance(tree, dict):
+        yield tree, share
+        return
+    for branch in tree.values():
+        yield from _leaves(branch, share / len(tree))
+
+
+def _cell(name: str, shots: str) -> Cell:
+    return name, shots
+
+
+def _column(task: Mapping[str, Any]) -> tuple:
+    return task["level"], task["category"]
+
+
+def averaged(tasks: Mapping[str, dict], leaf: Callable[[str, str], Tree | Cell], kind: str = "category") -> dict:
+    """The tree of the paper's average: shots -> (level, category) -> as in `build_trees`.
+
+    Tasks without a level count only if no task has one.
+
+    Args:
+      kind: "category", as in Table 4, or "benchmark", as in Table 5.
+    """
+    levelled = any(task["level"] for task in tasks.values())
+    counted = {name: task for name, task in tasks.items() if task["level"] or not levelled}
+    tree: dict[str, dict] = defaultdict(dict)
+    for column, by_shots in build_trees(counted, lambda task: (task["level"], task[kind]), leaf).items():
+        for shots, branch in by_shots.items():
+            tree[shots][column] = branch
+    return {shots: tree[shots] for shots in sorted(tree, key=int)}
+
+
+def level_trees(tasks: Mapping[str, dict], leaf: Callable[[str, str], Tree | Cell]) -> dict[str, dict[str, Tree]]:
     """Level, hardest first -> category -> its tree; levels without tasks are left out."""
-    trees = score_trees(tasks, lambda task: (task["level"], task["category"]))
+    trees = build_trees(tasks, _column, leaf)
     by_level = {level: {name: tree for (owner, name), tree in trees.items() if owner == level} for level in LEVELS}
     return {level: categories for level, categories in by_level.items() if categories}
 
 
-def _entries(
-    tasks: Mapping[str, dict], resampled: Mapping[str, Resampled], within: Callable[[dict], Any]
-) -> dict[Any, dict]:
-    """Category (or result of `within`) -> {"score", "interval", "shots", "majority", "floor", "tasks"}."""
-    majorities = build_trees(tasks, within, lambda task, _: task["baselines"]["majority"])
-    floors = build_trees(tasks, within, lambda task, _: floor(task["baselines"]))
+def clusters(
+    shares: Mapping[str, Shares], tasks: Mapping[str, dict], questions: Mapping[str, TaskQuestions]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights and means of the clusters of a mean over tasks: its groups of sub-tasks (MMLU) and its other tasks, or
+    the sub-tasks if there is a single group."""
+    groups = {name: tasks[name]["group"] or name for name in shares}
+    if len(set(groups.values())) == 1:
+        groups = {name: name for name in shares}
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for name, by_shots in shares.items():
+        weight = math.fsum(by_shots.values())
+        weights, means = questions[name].clusters(by_shots)
+        sums[groups[name]][0] += weight
+        sums[groups[name]][1] += weight * float(weights @ means)
+    totals, products = np.array(list(sums.values())).T
+    return totals / totals.sum(), products / totals
+
+
+def uncertainty(
+    tree: Tree,
+    tasks: Mapping[str, dict],
+    questions: Mapping[str, TaskQuestions],
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> dict[str, Interval | int]:
+    """The intervals of a mean over tasks.
+
+    Args:
+      tree: of cells.  bounds: of the scores.
+
+    Returns:
+      {"interval": over tasks, "questions_interval": of these tasks alone, "clusters": number of tasks, where sub-tasks
+      of one task count once}
+    """
+    shares = task_shares(tree)
+    weights, means = clusters(shares, tasks, questions)
+    of_tasks = [(questions[name], by_shots) for name, by_shots in shares.items()]
     return {
-        name: {
-            "score": mean(tree),
-            "interval": interval(replicates(task_weights(tree, resampled))),
-            "shots": {shots: mean(tree[shots]) for shots in sorted(tree, key=int)},
-            "majority": mean(majorities[name]),
-            "floor": mean(floors[name]),
-            "tasks": sum(within(task) == name for task in tasks.values()),
-        }
-        for name, tree in score_trees(tasks, within).items()
+        "interval": over_clusters(weights, means, sum(len(task) for task, _ in of_tasks), bounds),
+        "questions_interval": over_questions(of_tasks, bounds),
+        "clusters": len(weights),
     }
 
 
-def _level_entry(categories: Mapping[str, dict], values: np.ndarray) -> dict[str, Any]:
-    """Entry of a level: the mean of its categories, for each number of shots and combined.
+def _entry(
+    trees: Callable[[Callable[[str, str], Any]], Tree],
+    tasks: Mapping[str, dict],
+    questions: Mapping[str, TaskQuestions],
+) -> dict[str, Any]:
+    """{"score", "interval", "questions_interval", "clusters", "majority", "floor", "tasks"} of a mean over tasks.
 
     Args:
-      values: bootstrap replicates of its score.
+      trees: leaf -> the tree, as `build_trees` makes it.
     """
+    cells = trees(_cell)
+    names = task_shares(cells)
+    entry = {
+        "score": mean(trees(lambda name, shots: tasks[name]["shots"][shots])),
+        **uncertainty(cells, tasks, questions),
+    }
+    for field, value in (("majority", lambda baselines: baselines["majority"]), ("floor", floor)):
+        values = {name: value(tasks[name]["baselines"]) for name in names}
+        known = all(number is not None for number in values.values())
+        entry[field] = mean(trees(lambda name, _, values=values: values.get(name))) if known else None
+    return entry | {"tasks": len(names)}
+
+
+def _entries(
+    tasks: Mapping[str, dict], questions: Mapping[str, TaskQuestions], within: Callable[[dict], Any]
+) -> dict[Any, dict]:
+    """Category (or result of `within`) -> its entry, with its score at each number of shots ("shots")."""
+    members: dict[Any, dict] = defaultdict(dict)
+    for name, task in tasks.items():
+        members[within(task)][name] = task
+    entries = {}
+    for column, group in members.items():
+        entry = _entry(
+            lambda leaf, column=column, group=group: build_trees(group, within, leaf)[column], group, questions
+        )
+        tree = score_trees(group, within)[column]
+        entries[column] = entry | {"shots": {shots: mean(tree[shots]) for shots in sorted(tree, key=int)}}
+    return entries
+
+
+def _average(tasks: Mapping[str, dict], questions: Mapping[str, TaskQuestions], kind: str) -> dict[str, Any] | None:
+    """Entry of the paper's average, with the average and the number of columns at each number of shots."""
+    if not tasks:
+        return None
+    tree = averaged(tasks, lambda name, shots: tasks[name]["shots"][shots], kind)
+    return _entry(lambda leaf: averaged(tasks, leaf, kind), tasks, questions) | {
+        "shots": {shots: mean(columns) for shots, columns in tree.items()},
+        "columns": {shots: len(columns) for shots, columns in tree.items()},
+    }
+
+
+def _level_entry(
+    level: str, categories: Mapping[str, dict], tasks: Mapping[str, dict], questions: Mapping[str, TaskQuestions]
+) -> dict[str, Any]:
+    """Entry of a level: the mean of its categories, for each number of shots and combined."""
     by_shots = defaultdict(list)
     for entry in categories.values():
         for shots, score in entry["shots"].items():
             by_shots[shots].append(score)
-    return {
-        "score": _mean(entry["score"] for entry in categories.values()),
-        "interval": interval(values),
+    return _entry(lambda leaf: level_trees(tasks, leaf)[level], tasks, questions) | {
         "shots": {shots: _mean(by_shots[shots]) for shots in sorted(by_shots, key=int)},
-        **{name: _mean(entry[name] for entry in categories.values()) for name in ("majority", "floor")},
         "categories": dict(categories),
     }
 
 
-def _by_task(samples: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def by_task(samples: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """Task -> its samples, sorted by name."""
     groups = defaultdict(list)
     for sample in samples:
@@ -232,57 +371,69 @@ def scores(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
       {"tasks": {name: {"metric", "score", "shots", "templates", "level", "category", "benchmark", "group"}},
-       "categories", "levels": {name: score}, "average": of the levels, None if no task has one}
+       "categories", "levels": {name: score}, "average", "benchmark_average", "level_average": scores, None if there is
+       nothing to average}
     """
-    tasks = {name: _task_scores(group) for name, group in _by_task(samples).items()}
-    levels = {level: mean(tree) for level, tree in level_trees(tasks).items()}
+    tasks = {name: _task_scores(group) for name, group in by_task(samples).items()}
+
+    def leaf(name: str, shots: str) -> float:
+        return tasks[name]["shots"][shots]
+
+    levels = {level: mean(tree) for level, tree in level_trees(tasks, leaf).items()}
     return {
         "tasks": tasks,
         "categories": {name: mean(tree) for name, tree in score_trees(tasks, lambda task: task["category"]).items()},
         "levels": levels,
-        "average": _mean(levels.values()) if levels else None,
+        "average": mean(averaged(tasks, leaf)) if tasks else None,
+        "benchmark_average": mean(averaged(tasks, leaf, "benchmark")) if tasks else None,
+        "level_average": _mean(levels.values()) if levels else None,
     }
 
 
-def aggregate(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def aggregate(
+    samples: Iterable[Mapping[str, Any]], known_baselines: Mapping[str, Mapping[str, float | None]] = {}
+) -> dict[str, Any]:
     """Computes the scores of results.json.
 
     Args:
       samples: scored samples (`samples.score_sample`), in any order. Tasks of one "group" (57 subjects: "mmlu") are
         averaged within their benchmark, then over benchmarks, before the category; tasks without a group stand alone.
+      known_baselines: of tasks, computed on more prompts than the evaluated ones; those of other tasks are computed on
+        the samples.
 
     Returns:
       A dictionary of
-        "tasks": {name: {"metric", "score", "interval", "examples", "shots", "templates", "level", "category",
-          "benchmark", "group", "baselines"}}, with "templates" as {shots: {template: [score, questions]}}. Where it is
-          known which examples are contaminated, also their number ("contaminated") and the score of the others
-          ("clean_score").
-        "categories", "benchmarks": {name: {"score", "interval", "shots", "majority", "floor", "tasks"}}, with the
-          number of tasks.
-        "levels": {name: {"score", "interval", "shots", "majority", "floor", "categories": as above}}.
-        "average", "average_interval": mean of the levels; None if no task has a level.
-      "shots" is {number of demonstrations, as a string: score}; "score" combines them. "interval" is [low, high] of 95%
-      (None for a metric over the task), "floor" the mean of the higher of each task's baselines.
+        "tasks": {name: {"metric", "score", "interval", "examples", "questions", "shots", "templates", "level",
+          "category", "benchmark", "group", "baselines"}}, with "templates" as {shots: {template: [score, questions]}}.
+          Where it is known which examples are contaminated, also their number ("contaminated") and the score of the
+          others ("clean_score").
+        "categories", "benchmarks": {name: ENTRY}; "levels": {name: ENTRY with "categories": {name: ENTRY}}.
+        "average", "benchmark_average": ENTRY with "columns", the number of columns averaged at each number of shots;
+          None if nothing was scored. "level_average": ENTRY without "shots"; None if no task has a level.
+      An ENTRY is {"score", "interval", "questions_interval", "clusters", "shots", "majority", "floor", "tasks"}:
+      "shots" is {number of demonstrations, as a string: score} and "score" combines them; "interval" is [low, high] of
+      95% over tasks, None with fewer than five clusters; "questions_interval" is that of these tasks alone; "floor" is
+      the mean of the higher of each task's baselines, None if a task has too few questions for one.
 
     Raises:
       DataError: prompts of one task disagree on its metric, level, category, benchmark or group.
     """
-    by_task = _by_task(samples)
-    resampled = {name: resample(name, group) for name, group in by_task.items()}
-    tasks = {name: _task_entry(group, resampled[name]) for name, group in by_task.items()}
-    by_level = _entries(tasks, resampled, lambda task: (task["level"], task["category"]))
-    trees = level_trees(tasks)
-    values = {level: replicates(task_weights(tree, resampled)) for level, tree in trees.items()}
+    groups = by_task(samples)
+    questions = {name: TaskQuestions(question_scores(group)) for name, group in groups.items()}
+    tasks = {name: _task_entry(group, questions[name], known_baselines.get(name)) for name, group in groups.items()}
+    by_column = _entries(tasks, questions, _column)
     levels = {
-        level: _level_entry({c: by_level[level, c] for c in tree}, values[level]) for level, tree in trees.items()
+        level: _level_entry(level, {name: by_column[level, name] for name in tree}, tasks, questions)
+        for level, tree in level_trees(tasks, _cell).items()
     }
     return {
         "tasks": tasks,
-        "categories": _entries(tasks, resampled, lambda task: task["category"]),
-        "benchmarks": _entries(tasks, resampled, lambda task: task["benchmark"]),
+        "categories": _entries(tasks, questions, lambda task: task["category"]),
+        "benchmarks": _entries(tasks, questions, lambda task: task["benchmark"]),
         "levels": levels,
-        "average": _mean(entry["score"] for entry in levels.values()) if levels else None,
-        "average_interval": interval(np.mean(list(values.values()), 0)) if levels else None,
+        "average": _average(tasks, questions, "category"),
+        "benchmark_average": _average(tasks, questions, "benchmark"),
+        "level_average": _entry(lambda leaf: level_trees(tasks, leaf), tasks, questions) if levels else None,
     }
 
 
@@ -294,6 +445,7 @@ def results(
     bos: str | None,
     ranked_by: str,
     code_version: str,
+    known_baselines: Mapping[str, Mapping[str, float | None]] = {},
 ) -> dict[str, Any]:
     """The content of results.json: `aggregate`, and what the scores belong to.
 
@@ -301,9 +453,10 @@ def results(
       weights: where the weights came from.  tokenizer: its fingerprint.  code_version: of this package.
       bos: text before every prompt, or None.
       ranked_by: score that candidates were ranked by (`normalization.RANKED_BY`).
+      known_baselines: as in `aggregate`.
     """
     about = {"weights": weights, "tokenizer": tokenizer, "bos": bos, "ranked_by": ranked_by}
-    return about | {"code_version": code_version} | aggregate(samples)
+    return about | {"code_version": code_version} | aggregate(samples, known_baselines)
 
 
 def write_results(path: str | Path, results: Mapping[str, Any]) -> None:

@@ -1,13 +1,28 @@
-"""Baselines: the best constant answer and uniform random choice."""
+"""Baselines: the best constant answer and uniform random choice.
+
+They are computed on all prompts of a task's ledger, however many of them are evaluated.
+"""
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.prompts.ledger import Prompt
 
+MIN_QUESTIONS = 10  # of a task with a majority baseline: chosen on two, the best constant answer is right on both
 CONSTANTS = 20  # most frequent references tried; for equality metrics the first is the best
+
+
+def ledger_baselines(prompts: Iterable[Prompt]) -> dict[str, dict[str, float | None]]:
+    """Baselines of each task of a ledger, by name."""
+    by_task = defaultdict(list)
+    for prompt in prompts:
+        fields = {name: getattr(prompt, name) for name in ("shots", "seed", "template", "part_of", "example_id")}
+        fields |= {"candidates": prompt.candidates, "references": prompt.references}
+        by_task[prompt.task].append(fields | {"metric": prompt.metric.to_json()})
+    return {task: baselines(samples) for task, samples in by_task.items()}
 
 
 def majority(metric: Metric, references: Sequence[Sequence[str]]) -> float:
@@ -46,24 +61,27 @@ def random_choice(
 
 
 def baselines(samples: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """{"majority", "random"} for the samples of one task, fractions in [0, 1]; "random" is None without candidates.
+    """{"majority", "random"} for the samples of one task, fractions in [0, 1]; "random" is None without candidates,
+    "majority" with fewer than `MIN_QUESTIONS` questions.
 
     Where several samples make up a question (MultiRC), the constant answer is the candidate at a fixed position,
     because the texts differ between samples.
     """
     metric, references = Metric.parse(samples[0]["metric"]), [sample["references"] for sample in samples]
+    enough = len({sample["part_of"] or sample["example_id"] for sample in samples}) >= MIN_QUESTIONS
     if samples[0]["part_of"] is not None and samples[0]["candidates"]:
-        return _question_baselines(metric, samples)
+        by_question = _question_baselines(metric, samples)
+        return by_question | ({} if enough else {"majority": None})
     return {
-        "majority": majority(metric, references),
+        "majority": majority(metric, references) if enough else None,
         "random": random_choice(metric, [sample["candidates"] for sample in samples], references),
     }
 
 
-def floor(baselines: Mapping[str, float | None]) -> float:
-    """The higher of the two baselines. Where each prompt has candidates of its own (COPA), constant answers are rarely
-    correct, and random choice is the baseline to beat."""
-    return max(value for value in baselines.values() if value is not None)
+def floor(baselines: Mapping[str, float | None]) -> float | None:
+    """The higher of the two baselines, or the one that there is. Where each prompt has candidates of its own (COPA),
+    constant answers are rarely correct, and random choice is the baseline to beat."""
+    return max((value for value in baselines.values() if value is not None), default=None)
 
 
 def _question_baselines(metric: Metric, samples: Sequence[dict[str, Any]]) -> dict[str, float | None]:

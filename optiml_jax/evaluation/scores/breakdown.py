@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from optiml_jax.evaluation.prompts.ledger import LEVELS
-from optiml_jax.evaluation.scores.aggregation import Tree, build_trees, mean
+from optiml_jax.evaluation.scores.aggregation import Tree, averaged, build_trees, mean
 
 # Names of the branches, from a level down (paper 4.1, in reverse).
 STEPS = ("categories", "numbers of shots", "tasks", "benchmarks", "sub-tasks", "templates")
@@ -14,10 +14,23 @@ NO_LEVEL = "at no level"
 def breakdown(results: Mapping[str, Any]) -> str:
     """Returns one line per score (%), each the mean of the lines indented below it; single-child levels are collapsed.
 
+    The average comes first, down to the columns; then the mean of the levels, down to the templates.
+
     Args:
       results: of `aggregation.results`.
     """
-    trees = build_trees(results["tasks"], lambda task: (task["level"], task["category"]), _templates)
+    tasks = results["tasks"]
+    lines = []
+    if results["average"] is not None:
+        columns = averaged(tasks, lambda name, shots: tasks[name]["shots"][shots])
+        tree = {
+            f"{shots}-shot": {
+                f"{level or NO_LEVEL} / {category}": mean(column) for (level, category), column in by.items()
+            }
+            for shots, by in columns.items()
+        }
+        lines += _lines("average", tree, 0, ("numbers of shots", "columns"))
+    trees = build_trees(tasks, lambda task: (task["level"], task["category"]), _templates(tasks))
     levels: dict[str, dict[str, Tree]] = {}
     for level in (*LEVELS, None):
         categories = {
@@ -27,17 +40,22 @@ def breakdown(results: Mapping[str, Any]) -> str:
         }
         if categories:
             levels[level or NO_LEVEL] = categories
-    lines = []
-    if results["average"] is not None:
+    if results["level_average"] is not None:
         counted = {level: tree for level, tree in levels.items() if level != NO_LEVEL}
-        lines.append(f"{100 * mean(counted):6.2f}  average, of {len(counted)} levels")
+        lines.append(f"{100 * mean(counted):6.2f}  mean of the levels, of {len(counted)} levels")
     for level, tree in levels.items():
         lines += _lines(level, tree, 1, STEPS)
     return "\n".join(lines) + "\n"
 
 
-def _templates(task: Mapping[str, Any], shots: str) -> Tree:
-    return {f"{name}, {count:,} questions": score for name, (score, count) in task["templates"][shots].items()}
+def _templates(tasks: Mapping[str, Any]):
+    """A leaf of `build_trees`: the scores of a task's templates."""
+
+    def leaf(name: str, shots: str) -> Tree:
+        templates = tasks[name]["templates"][shots]
+        return {f"{template}, {count:,} questions": score for template, (score, count) in templates.items()}
+
+    return leaf
 
 
 def _lines(name: str, tree: Tree, depth: int, steps: tuple[str, ...]) -> Iterator[str]:

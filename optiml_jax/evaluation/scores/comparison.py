@@ -1,10 +1,9 @@
 """Paired comparison of two evaluations of the same prompts.
 
-Prompts are paired by id. A task whose answers are correct or wrong is tested by McNemar's exact test, on the prompts
-that only one run answers correctly; other tasks (ROUGE-L, F1) by the paired bootstrap over their examples. Categories
-and levels are tested by the bootstrap of `bootstrap.py`, clustered by task, on the difference of aggregated scores; a
-category of one task has that task's test. P-values are corrected for multiple tests by Holm's method (1979), separately
-for tasks, categories and levels.
+Prompts are paired by id. The unit of a test is the question, with all its wordings and numbers of shots: `significance`
+tosses a coin for each question of a task, or for each task of a category, level or average. P-values are corrected for
+multiple tests by Holm's method, separately for tasks, categories, levels and averages. A mean over fewer than five
+tasks is not tested, because these tasks say too little about others.
 """
 
 from collections import defaultdict
@@ -12,21 +11,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.evaluation.metrics import Metric
-from optiml_jax.evaluation.scores.aggregation import (
-    level_trees,
-    question_scores,
-    score_trees,
-    scores,
-    task_weights,
+from optiml_jax.evaluation.scores import aggregation
+from optiml_jax.evaluation.scores.aggregation import Cell, Tree, question_scores
+from optiml_jax.evaluation.scores.intervals import (
+    MIN_CLUSTERS,
+    Questions,
+    TaskQuestions,
+    over_clusters,
 )
-from optiml_jax.evaluation.scores.bootstrap import Questions, Resampled, Shares, interval, replicates
 from optiml_jax.evaluation.scores.samples import scored
+from optiml_jax.evaluation.scores.significance import holm, sign_flip, swap
 
-REPLICATES = 10_000  # the smallest bootstrap p-value is 2 divided by this, before Holm's correction
 MUST_AGREE = ("prompt", "references", "candidates", "metric")  # fields that must be equal in paired samples
 
 
@@ -62,114 +60,160 @@ def pair(first: Iterable[Mapping[str, Any]], second: Iterable[Mapping[str, Any]]
     return Paired([ours[name] for name in common], [theirs[name] for name in common], left_out)
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
-    """The exact two-sided p-value of McNemar's test.
-
-    Args:
-      only_first, only_second: number of prompts that only this run answers correctly.
-    """
-    discordant = only_first + only_second
-    return float(stats.binomtest(only_second, discordant, 0.5).pvalue) if discordant else 1.0
-
-
-def bootstrap_p(differences: np.ndarray) -> float:
-    """Two-sided p-value of "no difference", from bootstrap replicates of the difference."""
-    count = len(differences) + 1
-    tails = (np.sum(differences <= 0) + 1) / count, (np.sum(differences >= 0) + 1) / count
-    return float(min(1.0, 2 * min(tails)))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: adjusted p-values, in the order given."""
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = highest
-    return adjusted
-
-
 def compare(paired: Paired) -> dict[str, Any]:
     """Compares paired samples; returns the JSON of `tools.compare_runs`.
 
     Returns:
-      {"tasks", "categories", "levels": {name: {"first", "second", "difference", "interval", "test", "p", "p_holm"}},
-       "prompts", "changed", "left_out"}; the difference is second - first, in fractions, with an interval of 95%.
-      Tasks also have their metric, the number of prompts, and the number of questions that only one run answers
-      correctly ("only_first", "only_second"); categories and levels have the number of tasks.
+      {"tasks", "categories", "levels", "averages": {name: {"first", "second", "difference", "interval", "test", "p",
+      "p_holm", "clusters"}}, "prompts", "changed", "left_out"}. The difference is second - first, in fractions, with an
+      interval of 95%; "clusters" are the questions of a task, and the tasks of the others, which also have the interval
+      over the questions of these tasks alone ("questions_interval"). "p" and "interval" are None with fewer than five
+      tasks, "interval" also with fewer than five questions.
+      Tasks also have their metric, whether a higher score is better, the number of prompts, and the number of questions
+      that only one run answers correctly in every wording ("only_first", "only_second").
     """
-    before, after = scores(paired.first), scores(paired.second)
-    samples: dict[str, tuple[list, list]] = {name: ([], []) for name in before["tasks"]}
-    for side, run in enumerate((paired.first, paired.second)):
-        for sample in run:
-            samples[sample["task"]][side].append(sample)
-    tasks, resampled = {}, {}
-    for name, (ours, theirs) in samples.items():
-        first, second = question_scores(ours), question_scores(theirs)
-        resampled[name] = _resample(name, first, second)
+    before, after = aggregation.scores(paired.first), aggregation.scores(paired.second)
+    first, second = aggregation.by_task(paired.first), aggregation.by_task(paired.second)
+    tasks, questions = {}, {}
+    for name in before["tasks"]:
+        sides = question_scores(first[name]), question_scores(second[name])
+        questions[name] = TaskQuestions(_differences(*sides))
         tasks[name] = _sides(before["tasks"][name]["score"], after["tasks"][name]["score"])
-        tasks[name] |= _test_task(resampled[name], Metric.parse(ours[0]["metric"]), len(ours), _pairs(first, second))
+        tasks[name] |= _test_task(name, first[name], second[name], questions[name])
+    definitions = {name: Metric.parse(group[0]["metric"]).definition for name, group in first.items()}
+    averaged = {name: before["tasks"][name] for name, facts in definitions.items() if facts.bounds == (0.0, 1.0)}
     comparison: dict[str, Any] = {"tasks": tasks}
-    trees = {"categories": score_trees(before["tasks"], lambda task: task["category"])}
-    trees |= {"levels": level_trees(before["tasks"])}
-    for kind, by_name in trees.items():
+    for kind, by_name in _trees(before["tasks"], averaged).items():
         comparison[kind] = {
-            name: _sides(before[kind][name], after[kind][name]) | _test_mean(task_weights(tree, resampled), tasks)
+            name: _sides(*(aggregation.mean_of_cells(tree, run["tasks"]) for run in (before, after)))
+            | _test_mean(tree, before["tasks"], questions)
             for name, tree in by_name.items()
         }
     for entries in comparison.values():
-        for entry, p in zip(entries.values(), holm([entry["p"] for entry in entries.values()])):
+        tested = [entry for entry in entries.values() if entry["p"] is not None]
+        for entry in entries.values():
+            entry["p_holm"] = None
+        for entry, p in zip(tested, holm([entry["p"] for entry in tested])):
             entry["p_holm"] = p
     changed = sum(ours["score"] != theirs["score"] for ours, theirs in zip(paired.first, paired.second))
     return comparison | {"prompts": len(paired.first), "changed": changed, "left_out": paired.left_out}
+
+
+def _trees(tasks: Mapping[str, dict], averaged: Mapping[str, dict]) -> dict[str, dict[str, Tree]]:
+    """Kind -> name -> tree of the tasks that its score averages.
+
+    Args:
+      averaged: tasks that count in averages; a perplexity and an accuracy have none.
+    """
+
+    def cell(name: str, shots: str) -> Cell:
+        return name, shots
+
+    levels = aggregation.level_trees(averaged, cell)
+    averages: dict[str, Tree] = {}
+    if averaged:
+        averages["average"] = aggregation.averaged(averaged, cell)
+        averages["benchmark_average"] = aggregation.averaged(averaged, cell, "benchmark")
+    if levels:
+        averages["level_average"] = levels
+    categories = aggregation.build_trees(tasks, lambda task: task["category"], cell)
+    return {"categories": categories, "levels": levels, "averages": averages}
 
 
 def _sides(before: float, after: float) -> dict[str, float]:
     return {"first": before, "second": after, "difference": after - before}
 
 
-def _resample(name: str, first: Questions, second: Questions) -> Resampled:
-    """Bootstrap replicates of the difference of a task's scores."""
-    differences = {
+def _differences(first: Questions, second: Questions) -> Questions:
+    """The difference of the scores of each question."""
+    return {
         k: {
             template: {question: second[k][template][question] - score for question, score in by_question.items()}
             for template, by_question in templates.items()
         }
         for k, templates in first.items()
     }
-    return Resampled(name, differences, REPLICATES)
-
-
-def _pairs(first: Questions, second: Questions) -> list[tuple[float, float]]:
-    """The two scores of each question."""
-    return [
-        (score, second[k][template][question])
-        for k, templates in first.items()
-        for template, by_question in templates.items()
-        for question, score in by_question.items()
-    ]
 
 
 def _test_task(
-    resampled: Resampled, metric: Metric, prompts: int, pairs: Sequence[tuple[float, float]]
+    name: str,
+    first: Sequence[Mapping[str, Any]],
+    second: Sequence[Mapping[str, Any]],
+    questions: TaskQuestions,
 ) -> dict[str, Any]:
-    """Tests the difference of one task."""
-    values = replicates([(resampled, dict.fromkeys(resampled.shots, 1.0))])
-    counts = {
+    """Tests the difference of a task."""
+    metric = Metric.parse(first[0]["metric"])
+    shares = dict.fromkeys(questions.shots, 1 / len(questions.shots))
+    weights, differences = questions.clusters(shares)
+    right = [_right_questions(side) for side in (first, second)]
+    entry = {
         "metric": str(metric),
-        "prompts": prompts,
-        "only_first": sum(a == 1.0 > b for a, b in pairs),
-        "only_second": sum(b == 1.0 > a for a, b in pairs),
-        "interval": None if metric.over_task else interval(values),
+        "higher_is_better": metric.definition.higher_is_better,
+        "prompts": len(first),
+        "clusters": len(questions),
+        "only_first": len(right[0] - right[1]),
+        "only_second": len(right[1] - right[0]),
+        "interval": _interval(weights, differences, metric.definition.binary),
     }
-    if all(score in (0.0, 1.0) for pair in pairs for score in pair):
-        return counts | {"test": "mcnemar", "p": mcnemar(counts["only_first"], counts["only_second"])}
-    return counts | {"test": "bootstrap", "p": bootstrap_p(values)}
+    if metric.over_task:
+        return entry | {"test": "permutation", "p": _swap(name, first, second)}
+    single = metric.definition.binary and questions.prompts == len(questions)
+    return entry | {"test": "mcnemar" if single else "sign flip", "p": sign_flip(weights * differences)}
 
 
-def _test_mean(weights: Sequence[tuple[Resampled, Shares]], tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Tests the difference of a weighted mean over tasks."""
-    if len(weights) == 1:
-        ((task, _),) = weights
-        return {"tasks": 1} | {key: tasks[task.name][key] for key in ("interval", "test", "p")}
-    values = replicates(weights)
-    return {"tasks": len(weights), "interval": interval(values), "test": "bootstrap", "p": bootstrap_p(values)}
+def _interval(weights: np.ndarray, differences: np.ndarray, binary: bool) -> list[float] | None:
+    """The interval of the mean difference. For answers that are right or wrong, with one imagined question that only
+    the first and one that only the second run answers (Bonett and Price 2012): equal answers are not certainly
+    equal."""
+    bounds = (-1.0, 1.0)
+    if len(weights) < MIN_CLUSTERS or not binary:
+        return over_clusters(weights, differences, len(weights), (-np.inf, np.inf) if not binary else bounds)
+    more = np.append(weights, [1 / len(weights)] * 2)
+    return over_clusters(more / more.sum(), np.append(differences, [1.0, -1.0]), len(more), bounds)
+
+
+def _right_questions(samples: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The questions whose every prompt is answered correctly."""
+    correct: dict[str, bool] = {}
+    for sample in samples:
+        question = sample["part_of"] or sample["example_id"]
+        correct[question] = correct.get(question, True) and sample["score"] == 1.0
+    return {question for question, is_correct in correct.items() if is_correct}
+
+
+def _swap(name: str, first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> float:
+    """The p-value of a metric over the task: it is computed again for each draw of swapped answers."""
+    index = {question: i for i, question in enumerate(sorted({sample["example_id"] for sample in first}))}
+    metric = Metric.parse(first[0]["metric"])
+    groups: dict[tuple, list[tuple]] = defaultdict(list)
+    for ours, theirs in zip(first, second):
+        pair = ours["prediction"], theirs["prediction"], ours["references"], index[ours["example_id"]]
+        groups[ours["shots"], ours["template"]].append(pair)
+    templates: dict[int, list[list[tuple]]] = defaultdict(list)
+    for (shots, _), group in groups.items():
+        templates[shots].append(group)
+
+    def difference(swapped: np.ndarray) -> float:
+        means = []
+        for at_shots in templates.values():
+            by_template = []
+            for group in at_shots:
+                references = [accepted for _, _, accepted, _ in group]
+                ours = [b if swapped[i] else a for a, b, _, i in group]
+                theirs = [a if swapped[i] else b for a, b, _, i in group]
+                by_template.append(metric.over(theirs, references) - metric.over(ours, references))
+            means.append(np.mean(by_template))
+        return float(np.mean(means))
+
+    return swap(name, len(index), difference)
+
+
+def _test_mean(tree: Tree, tasks: Mapping[str, dict], questions: Mapping[str, TaskQuestions]) -> dict[str, Any]:
+    """Tests the difference of a mean over tasks."""
+    shares = aggregation.task_shares(tree)
+    weights, differences = aggregation.clusters(shares, tasks, questions)
+    bounds = (-np.inf, np.inf)
+    entry = {"tasks": len(shares), **aggregation.uncertainty(tree, tasks, questions, bounds)}
+    if len(weights) < MIN_CLUSTERS:
+        return entry | {"test": None, "p": None}
+    return entry | {"test": "sign flip", "p": sign_flip(weights * differences)}

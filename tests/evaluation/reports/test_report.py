@@ -13,6 +13,7 @@ from optiml_jax.evaluation.reports import tables
 from optiml_jax.evaluation.reports.files import write_reports
 from optiml_jax.evaluation.reports.html import html as html_text
 from optiml_jax.evaluation.reports.plain_text import Context, markdown, print_report
+from optiml_jax.evaluation.scores import baselines
 from optiml_jax.evaluation.scores.aggregation import results
 from optiml_jax.evaluation.scores.samples import score_sample
 from tests.browser import colours, dom
@@ -26,7 +27,7 @@ CONTEXT = Context(training={"first_loss": 8.0, "last_loss": 2.0, "curve": CURVE}
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     """The samples below are four a task, few enough to reckon by hand."""
-    monkeypatch.setattr(tables, "MIN_PROMPTS", 4)
+    monkeypatch.setattr(baselines, "MIN_QUESTIONS", 4)
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_the_terminal_shows_the_loss_and_score_beside_majority_in_aligned_column
     assert "Training loss 8.000 -> 2.000 nats per label token (-75%)" in text
     lines = {line.split("  ")[0]: line.split() for line in text.splitlines() if line}
     # the level: score, interval of its one task, floor of "yes" and chance, gain
-    assert lines["Held-out instances"][-6:] == ["75.0", "25.0–100.0", "100.0", "-25.0", "1", "4"]
+    assert lines["Held-out instances"][-6:] == ["75.0", "–", "100.0", "-25.0", "1", "4"]
     # scores 1, 0, 0 and 2/3 ("word" of "word 3"); any reference as a constant: 1 and three times 1/2
     assert lines["copy|<b>"][3:] == ["rouge_l", "41.7", "62.5", "–", "-20.8", "4", "25.0", "25.0"]
     block = text.split("Levels of generalization\n")[1].split("\n\n")[0].splitlines()
@@ -116,12 +117,14 @@ def test_the_page_draws_its_bars_and_lets_one_look_through_the_answers(tmp_path,
 
 
 def test_a_majority_of_two_prompts_is_no_baseline(samples, monkeypatch):
-    monkeypatch.setattr(tables, "MIN_PROMPTS", 9)
+    monkeypatch.setattr(baselines, "MIN_QUESTIONS", 9)
     report = results(samples, weights="w", tokenizer="f" * 64, bos="</s>", ranked_by="sum", code_version="0")
-    for table in tables.tables(report, samples):
-        floors = [table.columns.index(name) for name in ("floor", "gain", "majority") if name in table.columns]
-        assert all({row.cells[i] for i in floors} == {"–"} and row.floor is None for row in table.rows)
-    assert 'class="floor"' not in html_text(report, samples)
+    by_title = {table.title: table for table in tables.tables(report, samples)}
+    tasks, levels = by_title["Tasks"], by_title["Levels of generalization"]
+    assert {row.cells[tasks.columns.index("majority")] for row in tasks.rows} == {"–"}
+    # The generated answers have no floor then, and neither has their level; the ranked ones have that of chance.
+    floors = {row.cells[0]: row.cells[levels.columns.index("floor")] for row in levels.rows}
+    assert floors == {"Fully held-out": "–", "Held-out instances": "50.0"}
 
 
 def test_nothing_that_rounds_to_zero_has_a_minus():
@@ -168,8 +171,8 @@ def test_a_category_at_no_level_has_its_row():
     ]
     report = results(samples, weights="w", tokenizer="f" * 64, bos="</s>", ranked_by="sum", code_version="0.1.0")
     (row,) = tables.category_table(report).rows
-    assert row.cells == ("big_bench_hard", "(no level)", "100.0", "100.0–100.0", "100.0", "+0.0", "1")
-    assert report["average"] is None
+    assert row.cells == ("big_bench_hard", "(no level)", "100.0", "–", "100.0", "+0.0", "1")
+    assert report["average"]["score"] == 1.0 and report["level_average"] is None
 
 
 def test_several_wordings_have_a_line_with_their_spread():

@@ -3,15 +3,23 @@
 import json
 import random
 
+import numpy as np
 import pytest
 
 from optiml_jax.common.errors import DataError
 from optiml_jax.evaluation.metrics import Metric
-from optiml_jax.evaluation.scores.aggregation import aggregate, results, write_results
+from optiml_jax.evaluation.scores.aggregation import AVERAGES, aggregate, results, write_results
 from optiml_jax.evaluation.scores.baselines import baselines, majority
 from optiml_jax.evaluation.scores.breakdown import breakdown
 from optiml_jax.evaluation.scores.samples import score_sample
+from tasks.catalog.registry import listed
 from tests.evaluation.example_prompts import prompt, sample
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """The tasks below have a few questions, few enough to compute by hand."""
+    monkeypatch.setattr("optiml_jax.evaluation.scores.baselines.MIN_QUESTIONS", 1)
 
 
 def _samples(task, scores, benchmark="flan", category="qa", level="held_out_task", **more):
@@ -41,7 +49,10 @@ def test_every_step_of_the_chain_is_an_unweighted_mean_in_the_papers_order():
     assert levels["held_out_task"]["score"] == pytest.approx((qa + 1 / 2) / 2, abs=1e-15)
     assert levels["held_out_task"]["categories"].keys() == {"qa", "nli"}
     assert levels["fully_held_out"]["score"] == pytest.approx(2 / 5, abs=1e-15)
-    assert made["average"] == pytest.approx((2 / 5 + (qa + 1 / 2) / 2) / 2, abs=1e-15)
+    assert made["average"]["score"] == pytest.approx((2 / 5 + qa + 1 / 2) / 3, abs=1e-15)
+    assert made["level_average"]["score"] == pytest.approx((2 / 5 + (qa + 1 / 2) / 2) / 2, abs=1e-15)
+    flan = ((1 / 4 + 5 / 8 + 3 / 4 + 1 / 2) / 4, 2 / 5)  # of the tasks of FLAN at two levels
+    assert made["benchmark_average"]["score"] == pytest.approx((sum(flan) + 0) / 3, abs=1e-15)
     assert list(levels) == ["fully_held_out", "held_out_task"] and categories["excluded"]["score"] == 1.0
 
 
@@ -58,12 +69,60 @@ def test_shots_stay_apart_up_to_the_category_and_are_combined_there():
     assert qa["shots"] == {"0": 3 / 8, "5": 1.0} and qa["score"] == (3 / 8 + 1) / 2
     level = made["levels"]["held_out_task"]
     assert level["shots"] == {"0": 3 / 16, "5": 1.0} and level["score"] == ((3 / 8 + 1) / 2 + 0) / 2
+    average = made["average"]  # two columns at 0 shots, one at 5, and the mean of both
+    assert average["shots"] == {"0": 3 / 16, "5": 1.0} and average["columns"] == {"0": 2, "5": 1}
+    assert average["score"] == (3 / 16 + 1) / 2
 
 
 def test_a_category_at_two_levels_counts_in_each_with_its_own_tasks():
     made = aggregate([*_samples("a", [1]), *_samples("b", [0], level="held_out_instances")])
     assert made["levels"]["held_out_task"]["score"] == 1.0 and made["levels"]["held_out_instances"]["score"] == 0.0
-    assert made["categories"]["qa"]["score"] == made["average"] == 0.5
+    assert made["categories"]["qa"]["score"] == made["average"]["score"] == 0.5 and made["average"]["columns"] == {
+        "0": 2
+    }
+
+
+def test_the_averages_that_the_paper_prints_follow_from_its_cells(shared):
+    """All 91 printed averages of Tables 7 to 20 that rounding does not hide, from the cells by the aggregation
+    itself."""
+    tables = shared / "catalog" / "paper_tables"
+    averages = [row for row in listed(tables / "averages.tsv") if row["status"] == "follows"]
+    count = 0
+    for row in averages:
+        lines = listed(tables / f"table{row['table']}.tsv")
+        (line,) = [line for line in lines if next(iter(line.values())) == row["row"]]
+        cells = {
+            name.removesuffix(f"_{row['shots']}"): cell for name, cell in line.items() if name.endswith(row["shots"])
+        }
+        del cells["average"]
+        samples = []
+        for column, cell in cells.items():
+            if cell:  # "qa" and "qa_fully_supervised" are one category at two levels, and two columns
+                category = column.removesuffix("_fully_supervised")
+                level = "held_out_instances" if category != column else "held_out_task"
+                where = {"task": column, "category": category, "level": level, "metric": "rouge_l"}
+                samples.append(sample(float(cell) / 100, **where))
+        average = aggregate(samples)["average"]
+        assert average["columns"] == {"0": int(row["n_cells"])}
+        assert abs(100 * average["score"] - float(row["printed_average"])) <= 0.05 + 1e-9, row
+        count += 1
+    assert count == 91
+
+
+def test_table_7_has_the_average_of_twelve_and_of_ten_columns(shared):
+    """46.0 at 0 shots, 57.6 at 5, where summarization has no prompts; combined, their mean."""
+    line = listed(shared / "catalog" / "paper_tables" / "table07.tsv")[0]
+    samples = [
+        sample(float(cell) / 100, task=column, category=column, metric="rouge_l", shots=int(shots.removesuffix("shot")))
+        for name, cell in line.items()
+        for column, _, shots in [name.rpartition("_")]
+        if shots.endswith("shot") and column != "average" and cell
+    ]
+    average = aggregate(samples)["average"]
+    assert {shots: f"{100 * score:.1f}" for shots, score in average["shots"].items()} == {"0": "46.0", "5": "57.6"}
+    assert average["columns"] == {"0": 12, "5": 10} and average["score"] == pytest.approx(
+        np.mean([*average["shots"].values()])
+    )
 
 
 def test_prompts_of_a_task_that_disagree_are_named():
@@ -81,13 +140,14 @@ def test_results_have_the_documented_fields_and_the_same_bytes_in_any_order(tmp_
         texts.append((tmp_path / "results.json").read_text())
     assert len(set(texts)) == 1
     made = json.loads(texts[0])
-    assert made.keys() == {*about, "tasks", "categories", "benchmarks", "levels", "average", "average_interval"}
+    assert made.keys() == {*about, "tasks", "categories", "benchmarks", "levels", *AVERAGES}
     assert made["tasks"]["flan.a"].keys() == {
         *(
             "metric",
             "score",
             "interval",
             "examples",
+            "questions",
             "shots",
             "templates",
             "level",
@@ -177,7 +237,12 @@ def test_the_chain_leads_from_every_score_to_the_questions_it_comes_from():
     ]
     report = results(made, weights="w", tokenizer="t", bos=None, ranked_by="sum", code_version="0")
     assert breakdown(report).splitlines() == [
-        " 31.25  average, of 1 levels",
+        " 31.25  average, of 2 numbers of shots",
+        "   37.50  0-shot, of 1 columns",
+        "     37.50  held_out_task / nli",
+        "   25.00  5-shot, of 1 columns",
+        "     25.00  held_out_task / nli",
+        " 31.25  mean of the levels, of 1 levels",
         "   31.25  held_out_task, of 1 categories",
         "     31.25  nli, of 2 numbers of shots",
         "       37.50  0-shot / rte, of 2 benchmarks",

@@ -3,30 +3,12 @@
 import numpy as np
 import pytest
 from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.evaluation.scores.comparison import bootstrap_p, compare, holm, mcnemar, pair
-from tests.evaluation.example_prompts import sample
-
-
-def test_mcnemar_is_that_of_statsmodels():
-    rng = np.random.default_rng(0)
-    for _ in range(100):
-        both, first, second, neither = rng.integers(0, 40, 4).tolist()
-        if first + second:
-            want = statsmodels_mcnemar([[both, first], [second, neither]], exact=True).pvalue
-            assert mcnemar(first, second) == pytest.approx(want, rel=1e-9)
-    assert mcnemar(0, 0) == 1.0
-
-
-def test_holm_is_that_of_statsmodels():
-    rng = np.random.default_rng(1)
-    for count in (1, 2, 7, 100):
-        p = (rng.random(count) ** 3).tolist()
-        np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1], rtol=1e-12)
-    assert holm([]) == []
+from optiml_jax.evaluation.scores.comparison import compare, pair
+from optiml_jax.evaluation.scores.samples import score_sample
+from tests.evaluation.example_prompts import prompt, sample
+from tests.evaluation.scores.test_intervals import macro_f1
 
 
 def sides(first, second, **fields):
@@ -40,25 +22,65 @@ def test_a_task_of_right_and_wrong_is_tested_on_the_prompts_that_differ():
     assert (task["only_first"], task["only_second"], task["test"]) == (5, 16, "mcnemar")
     assert task["p"] == pytest.approx(stats.binomtest(5, 21).pvalue) and task["p_holm"] == task["p"]
     assert task["difference"] == pytest.approx(11 / 50)
-    low, high = task["interval"]
-    want = stats.bootstrap(
-        (np.subtract(second, first),), np.mean, n_resamples=10_000, method="percentile", rng=0
-    ).confidence_interval
-    np.testing.assert_allclose([low, high], want, atol=0.021)  # steps of 0.02
+    # Bonett and Price (2012): a question added to each kind that differs
+    first_only, second_only = 6 / 52, 17 / 52
+    middle = second_only - first_only
+    half = stats.t.ppf(0.975, 51) * np.sqrt((first_only + second_only - middle**2) / 51)
+    np.testing.assert_allclose(task["interval"], [middle - half, middle + half])
 
 
-def test_a_task_of_fractions_is_tested_by_the_paired_bootstrap():
-    """Against scipy's bootstrap of the same differences, and near the paired t-test, whose assumptions hold here."""
+def test_a_task_of_fractions_is_tested_by_question():
+    """The paired t-test's assumptions hold here, and its p-value and interval are near."""
     rng = np.random.default_rng(4)
     first = rng.random(80)
     second = np.clip(first + rng.normal(0.02, 0.1, 80), 0, 1)
     (task,) = compare(pair(*sides(first, second, metric="rouge_l")))["tasks"].values()
-    want = stats.bootstrap((second - first,), np.mean, n_resamples=10_000, method="percentile", rng=5)
-    np.testing.assert_allclose(task["interval"], want.confidence_interval, atol=0.002)
-    assert task["test"] == "bootstrap" and task["p"] == pytest.approx(stats.ttest_rel(second, first).pvalue, abs=0.02)
+    want = stats.ttest_rel(second, first)
+    np.testing.assert_allclose(task["interval"], want.confidence_interval())
+    assert task["test"] == "sign flip" and task["p"] == pytest.approx(want.pvalue, abs=0.01)
 
 
-def test_categories_and_levels_are_clustered_by_task():
+def test_one_question_in_ten_wordings_is_one_question():
+    """Of 30 questions in ten wordings, one flips in all of them: one differs, not ten."""
+    runs = [
+        [sample(float(n or side), number=n, template=f"t{t}") for n in range(30) for t in range(10)] for side in (0, 1)
+    ]
+    comparison = compare(pair(*runs))
+    (task,) = comparison["tasks"].values()
+    assert (task["p"], task["only_first"], task["only_second"], task["prompts"]) == (1.0, 0, 1, 300)
+    assert task["test"] == "sign flip" and task["interval"][0] < 0 < task["interval"][1]
+
+
+def test_macro_f1_is_compared_by_macro_f1():
+    """Accuracy rises from .86 to .90 while macro-F1 falls: the test is that of what the difference shows."""
+    labels = ["a"] * 45 + ["b"] * 5
+    before = ["a"] * 39 + ["b"] * 6 + ["b"] * 4 + ["a"]
+    after = ["a"] * 50
+    runs = [
+        [
+            score_sample(prompt(n, metric="macro_f1", references=(label,), candidates=("a", "b")), answer)
+            for n, (label, answer) in enumerate(zip(labels, answers))
+        ]
+        for answers in (before, after)
+    ]
+    (task,) = compare(pair(*runs))["tasks"].values()
+    first, second = (macro_f1(labels, answers) for answers in (before, after))
+    assert (task["first"], task["second"]) == (pytest.approx(first), pytest.approx(second)) and second < first
+    assert task["test"] == "permutation" and task["interval"][0] < task["difference"] < task["interval"][1] < 0.1
+    # Against all 2^10 assignments of the ten answers that differ
+    differ = [n for n in range(50) if before[n] != after[n]]
+    extreme = 0
+    for mask in range(2 ** len(differ)):
+        ours, theirs = list(before), list(after)
+        for bit, n in enumerate(differ):
+            if mask >> bit & 1:
+                ours[n], theirs[n] = theirs[n], ours[n]
+        scores = [macro_f1(labels, answers) for answers in (ours, theirs)]
+        extreme += abs(scores[1] - scores[0]) >= abs(second - first) - 1e-12
+    assert task["p"] == pytest.approx(extreme / 2 ** len(differ), rel=0.3)
+
+
+def test_categories_levels_and_averages_are_clustered_by_task():
     """Twelve tasks that differ by chance, each of many alike prompts: as one cloud of prompts they would be certain."""
     rng = np.random.default_rng(6)
     shifts = rng.normal(0.03, 0.15, 12)
@@ -69,17 +91,30 @@ def test_categories_and_levels_are_clustered_by_task():
             side += [sample(score, number=n, task=f"t{t}", metric="rouge_l") for n, score in enumerate(scores)]
     comparison = compare(pair(*runs))
     category, level = comparison["categories"]["weather"], comparison["levels"]["held_out_instances"]
+    want = stats.ttest_1samp(shifts, 0)
     assert category["tasks"] == 12 and category["difference"] == pytest.approx(shifts.mean())
-    assert category["p"] == pytest.approx(stats.ttest_1samp(shifts, 0).pvalue, abs=0.07)  # 12 tasks, not 600 prompts
-    np.testing.assert_allclose(category["interval"], level["interval"], atol=0.001)
+    assert category["p"] == pytest.approx(want.pvalue, abs=0.03)  # 12 tasks, not 600 prompts
+    for entry in (category, level, *comparison["averages"].values()):
+        np.testing.assert_allclose(entry["interval"], want.confidence_interval())
+        low, high = entry["questions_interval"]
+        assert high - low < 1e-9, "every question of a task differs by the same"
     assert sum(task["p"] < 0.01 for task in comparison["tasks"].values()) == 12
     assert comparison["changed"] == comparison["prompts"] == 600
 
 
+def test_few_tasks_are_not_tested():
+    runs = [[sample(float(side), number=n, task=f"t{t}") for t in range(4) for n in range(50)] for side in (0, 1)]
+    comparison = compare(pair(*runs))
+    for kind in ("categories", "levels", "averages"):
+        for entry in comparison[kind].values():
+            assert entry["p"] is entry["p_holm"] is entry["interval"] is None and entry["difference"] == 1.0
+            assert entry["questions_interval"] == [1.0, 1.0]
+    assert all(task["p_holm"] < 1e-10 for task in comparison["tasks"].values())
+
+
 def test_equal_runs_do_not_differ():
     comparison = compare(pair(*sides([1, 0, 0.5], [1, 0, 0.5], metric="rouge_l")))
-    assert [comparison[kind].popitem()[1]["p"] for kind in ("tasks", "categories", "levels")] == [1.0] * 3
-    assert comparison["changed"] == 0 and bootstrap_p(np.zeros(100)) == 1.0
+    assert comparison["tasks"].popitem()[1]["p"] == 1.0 and comparison["changed"] == 0
 
 
 def test_what_cannot_be_paired_is_told():

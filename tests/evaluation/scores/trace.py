@@ -100,12 +100,14 @@ class Reckoned:
         metric = Metric.parse(samples[0]["metric"])
         answers = Counter(text for s in samples for text in dict.fromkeys(s["references"])).most_common(20)
         majority = max(mean(metric(answer, s["references"]) for s in samples) for answer, _ in answers)
+        if len({s["part_of"] or s["example_id"] for s in samples}) < 10:
+            majority = None
         if any(s["candidates"] is None for s in samples):
             return majority, None
         return majority, mean(mean(metric(c, s["references"]) for c in s["candidates"]) for s in samples)
 
     def floor(self, task):
-        return dict.fromkeys(self.at_shots(task), max(x for x in self.floors(task) if x is not None))
+        return dict.fromkeys(self.at_shots(task), max((x for x in self.floors(task) if x is not None), default=None))
 
 
 def check(page: str, samples: list[dict]) -> int:
@@ -127,11 +129,12 @@ def check(page: str, samples: list[dict]) -> int:
         for task in tasks:
             parts[reckoned.tasks[task][0]["category"] if level_of else ""].append(task)
         score = mean(mean(reckoned.over(group, reckoned.at_shots).values()) for group in parts.values())
-        floor = mean(mean(reckoned.over(group, reckoned.floor).values()) for group in parts.values())
-        enough = sum(len(reckoned.tasks[task]) for task in tasks) >= 10
-        gain = "–" if not enough else f"{100 * (score - floor):+.1f}".replace("-0.0", "+0.0")
-        same(row, score=shown(score), floor=shown(floor if enough else None), gain=gain)
-        low, high = (float(end) for end in row["95%"].split("–"))
+        floor = None
+        if all(any(x is not None for x in reckoned.floors(task)) for task in tasks):
+            floor = mean(mean(reckoned.over(group, reckoned.floor).values()) for group in parts.values())
+        gain = "–" if floor is None else f"{100 * (score - floor):+.1f}".replace("-0.0", "+0.0")
+        same(row, score=shown(score), floor=shown(floor), gain=gain)
+        low, high = (float(end) for end in row["95%"].strip("()").split("–"))
         assert low <= 100 * score + 0.05 and 100 * score - 0.05 <= high, row
 
     def tasks_with(**fields):
@@ -179,9 +182,9 @@ def check(page: str, samples: list[dict]) -> int:
             prompts=f"{len(task_samples):,}",
             metric=str(Metric.parse(task_samples[0]["metric"])),
         )
-        if len(task_samples) >= 10:
-            gain = 100 * (score - max(majority, random or 0.0))
-            same(row, majority=shown(majority), gain=f"{gain:+.1f}".replace("-0.0", "+0.0"))
+        floor = max((x for x in (majority, random) if x is not None), default=None)
+        gain = "–" if floor is None else f"{100 * (score - floor):+.1f}".replace("-0.0", "+0.0")
+        same(row, majority=shown(majority), gain=gain)
         if "empty" in row and task_samples[0]["candidates"] is None:
             texts = [s["prediction"].strip() for s in task_samples]
             same(
