@@ -9,11 +9,20 @@ __version__ = "0.1.0"
 
 
 @functools.cache
-def code_version() -> str:
-    """Returns the version and a 128-bit hash of every source file of this package, which results record."""
+def code_version(*parts: str) -> str:
+    """Returns the version and a 128-bit hash of the source files of this package, which results record.
+
+    Args:
+      parts: folders and files of the package; all of it if there is none.
+    """
     package = Path(__file__).parent
     digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
+    files = [
+        file
+        for part in parts or ("",)
+        for file in ((package / part).rglob("*.py") if "." not in part else [package / part])
+    ]
+    for file in sorted(files):
         digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes() + b"\0")
     return f"{__version__}+{digest.hexdigest()[:32]}"
 

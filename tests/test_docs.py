@@ -61,11 +61,11 @@ def test_a_benchmark_is_added_in_less_than_60_lines(tmp_path):
     for command in (catalog, wordings, *commands.splitlines()):
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "runs/riddles/evaluation/results.json").read_text())
+    report = json.loads((tmp_path / "runs/riddles/evaluation/riddles/results.json").read_text())
     requests = {name: task["examples"] for name, task in report["tasks"].items()}
     assert requests == {"riddles.animals": 20, "riddles.things": 20}
     assert report["levels"].keys() == {"held_out_task", "held_out_instances"}
-    assert (tmp_path / "runs/riddles/evaluation/report.html").stat().st_size > 1000
+    assert (tmp_path / "runs/riddles/evaluation/riddles/report.html").stat().st_size > 1000
 
 
 @pytest.mark.slow

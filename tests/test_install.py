@@ -50,7 +50,7 @@ def test_the_wheel_trains_evaluates_and_plans_outside_the_checkout(installed, ca
     flags = ("--gin_file=evaluate.gin", "--gin.WEIGHTS=runs/x", "--gin.LEDGER=few.jsonl", "--gin.MAX_NEW_TOKENS=4")
     done = command(installed, "optiml-evaluate", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs" / "x" / "evaluation" / "report.html").exists()
+    assert (tmp_path / "runs" / "x" / "evaluation" / "samples" / "report.html").exists()
     flags = ("--gin_file=tiny.gin", "--devices=2", "--json=plan.json")
     done = command(installed, "optiml-plan", *flags, cwd=tmp_path)
     assert done.returncode == 0 and json.loads((tmp_path / "plan.json").read_text())["devices"] == 2, done.stderr

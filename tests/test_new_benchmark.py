@@ -75,6 +75,6 @@ def test_a_benchmark_and_a_suite_are_a_file_each(tmp_path, monkeypatch):
     after = functools.partial(evaluate, str(run), mixture="toy", cache_dir=str(cache), mesh=mesh, max_new_tokens=4)
     record = train(MODEL, optimization, Computation("fp32"), data, mesh, Logging(), str(run), evaluate_after=after)
     assert record.step == 12 and record.metrics[-1]["loss"] < record.metrics[0]["loss"]
-    assert record.evaluation == json.loads((run / "evaluation" / "results.json").read_text())
+    assert record.evaluation == json.loads((run / "evaluation" / "toy" / "results.json").read_text())
     assert record.evaluation["levels"]["fully_held_out"]["shots"].keys() == {"0", "2"}
     assert record.model_dir == run and record.evaluation["tasks"]["toy.below_10"]["examples"] == 120

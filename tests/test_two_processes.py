@@ -136,13 +136,18 @@ def test_two_processes_train_and_evaluate_as_one(cache, tmp_path):  # noqa: F811
         assert code == 0, stderr[-2000:]
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-5)
     single, two = (
-        [json.loads(line) for line in (tmp_path / name / "evaluation" / "samples.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)
+            for line in (tmp_path / name / "evaluation" / "samples" / "samples.jsonl").read_text().splitlines()
+        ]
         for name in ("one", "two")
     )
     assert len(single) > 30 and [s["prediction"] for s in single] == [s["prediction"] for s in two]
     for ours, theirs in zip(single, two):
         np.testing.assert_allclose(ours["scores"] or [0], theirs["scores"] or [0], atol=1e-4)
-    single, two = (json.loads((tmp_path / name / "evaluation" / "results.json").read_text()) for name in ("one", "two"))
+    single, two = (
+        json.loads((tmp_path / name / "evaluation" / "samples" / "results.json").read_text()) for name in ("one", "two")
+    )
     assert {**single, "weights": ""} == {**two, "weights": ""}
     single, two = (read_validation(tmp_path / name) for name in ("one", "two"))
     assert [row["step"] for row in single] == [3, 6] and single == two

@@ -3,7 +3,7 @@ interrupted."""
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,23 @@ from tqdm import tqdm
 import optiml_jax
 from optiml_jax.common.distributed import from_first, together
 from optiml_jax.common.files import exclusive
+from optiml_jax.evaluation.answers import normalization
 from optiml_jax.evaluation.answers.answering import answer_all
 from optiml_jax.evaluation.answers.cache import AnswerStore, key
 from optiml_jax.evaluation.prompts.ledger import Prompt
-from optiml_jax.evaluation.reports.files import write_reports
-from optiml_jax.evaluation.reports.plain_text import Context, print_report
-from optiml_jax.evaluation.scores.aggregation import results, write_results
-from optiml_jax.evaluation.scores.samples import score_sample, scored, write_samples
+from optiml_jax.evaluation.reports import output
+from optiml_jax.evaluation.reports.plain_text import Context
+from optiml_jax.evaluation.scores.samples import score_sample
 from optiml_jax.inference.model import Model
+
+# The code that decides answers; an edit elsewhere, such as in a report, leaves them valid.
+ANSWERING = (
+    "model",
+    "inference",
+    "tokenizer.py",
+    "evaluation/answers/answering.py",
+    "evaluation/answers/normalization.py",
+)
 
 
 def run_evaluation(
@@ -46,23 +55,21 @@ def run_evaluation(
     Raises:
       UserError: another evaluation writes to `output_dir`, or the model returns NaN (the message names the prompt).
     """
-    settings = {
-        "weights": model.source,
+    normalization.check(ranked_by, prompts)
+    decisive = {  # what decides answers besides the prompts
         "weights_fingerprint": model.fingerprint,
         "tokenizer": model.tokenizer.fingerprint,
         "bos": "</s>" if model.leading_eos else None,
-        "max_new_tokens": max_new_tokens,
-        "ranked_by": ranked_by,
         "precision": str(model.dtype.__name__),
-        "code_version": optiml_jax.code_version(),
+        "code": optiml_jax.code_version(*ANSWERING),
     }
     first = jax.process_index() == 0
-    keys = {prompt.id: key(prompt) for prompt in prompts}
+    keys = {prompt.id: key(prompt, max_new_tokens, ranked_by) for prompt in prompts}
     with contextlib.ExitStack() as stack:
         with together():
             if first:
                 stack.enter_context(exclusive(output_dir, "wait for it or choose another OUTPUT_DIR"))
-                store = stack.enter_context(AnswerStore(output_dir, list(keys.values()), settings))
+                store = stack.enter_context(AnswerStore(output_dir, list(keys.values()), decisive))
                 if store.message:
                     print(store.message)
         answered = from_first(np.array([first and keys[prompt.id] in store.answers for prompt in prompts], np.int32))
@@ -87,18 +94,7 @@ def run_evaluation(
             content = {}
             if first:
                 samples = [score_sample(prompt, **store.answers[keys[prompt.id]]) for prompt in prompts]
-                content = _write(samples, output_dir, settings, context)
-    return content
-
-
-def _write(
-    samples: Sequence[dict[str, Any]], output_dir: Path, settings: Mapping[str, Any], context: Context
-) -> dict[str, Any]:
-    """Writes results, reports and samples; prints the report."""
-    identity = {name: settings[name] for name in ("weights", "tokenizer", "bos", "ranked_by", "code_version")}
-    content = results(scored(samples), **identity)
-    write_results(output_dir / "results.json", content)
-    write_reports(output_dir, content, samples, context)
-    print_report(content, samples, context)
-    write_samples(output_dir / "samples.jsonl", samples)
+                about = {name: value for name, value in decisive.items() if name != "code"}
+                about |= {"weights": model.source, "ranked_by": ranked_by, "max_new_tokens": max_new_tokens}
+                content = output.write(samples, output_dir, about | context.selection, context)
     return content

@@ -9,15 +9,17 @@ import jax
 from jax.sharding import Mesh
 
 from optiml_jax.checkpoints.runs import is_run
-from optiml_jax.common.errors import UserError
+from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.common.metrics_log import training_losses
 from optiml_jax.common.settings import check
 from optiml_jax.evaluation.answers import normalization
 from optiml_jax.evaluation.pipeline import run_evaluation
-from optiml_jax.evaluation.prompts.ledger import about, read_ledgers
+from optiml_jax.evaluation.prompts.ledger import about, read_ledgers, suite_of
+from optiml_jax.evaluation.prompts.scope import notes
 from optiml_jax.evaluation.prompts.selection import ledgers, recorded_ledgers, select
 from optiml_jax.evaluation.reports.plain_text import Context
 from optiml_jax.evaluation.reports.provenance import provenance
+from optiml_jax.evaluation.scores.baselines import ledger_baselines
 from optiml_jax.inference.model import load_model
 from optiml_jax.model.config import PRECISIONS
 from optiml_jax.weights import resolve
@@ -48,7 +50,7 @@ def evaluate(
       ledger: file, or a directory with exactly one; None: those of `suite`, else of `mixture`, in `cache_dir`.
       mixture_ledgers: `Manifest.ledgers` of the mixture that was trained on; None: those that the run recorded.
       suite: a suite, or several separated by commas, reported together.
-      output_dir: None: `weights`/evaluation.
+      output_dir: None: `weights`/evaluation/NAME, with the names of the ledgers.
       ranked_by: score that candidates are ranked by (`normalization.RANKED_BY`).
       shots: only prompts with this number of demonstrations, or these numbers.
       limit: questions per task and number of shots, drawn by their names; 0: all.
@@ -65,19 +67,20 @@ def evaluate(
     batch_rows = check("evaluate.batch_rows", batch_rows, int)
     max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
     limit = check("evaluate.limit", limit, int, (0, math.inf))
-    if precision not in PRECISIONS:
-        raise UserError(f"evaluate.precision: {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
+    check_known("PRECISION", precision, PRECISIONS)
     if not check_only and not is_run(weights):
         resolve(weights)  # reports a mistyped path before a missing OUTPUT_DIR
+    if output_dir is None and not check_only and not Path(weights).is_dir():
+        raise UserError(f"OUTPUT_DIR is not set; {weights} is not a directory, so results cannot go there")
+    ledger_prompts = read_ledgers(files)
     if output_dir is None:
-        if not check_only and not Path(weights).is_dir():
-            raise UserError(f"OUTPUT_DIR is not set; {weights} is not a directory, so results cannot go there")
-        output_dir = str(Path(weights) / "evaluation")
-    prompts = select(read_ledgers(files), shots, limit)
+        suites = dict.fromkeys(prompt.suite for prompt in ledger_prompts)
+        output_dir = str(Path(weights, "evaluation", "+".join(suites)))
+    prompts = select(ledger_prompts, shots, limit)
     normalization.check(ranked_by, prompts)
     if check_only:
         return {}
-    metadata = [about(path) for path in files]
+    metadata = [{"suite": suite_of(path)} | about(path) for path in files]
     model = load_model(weights, mesh=mesh, precision=precision)
     results = run_evaluation(
         model,
@@ -96,6 +99,14 @@ def evaluate(
                 *([f"all but {limit:,} questions per task and number of shots (LIMIT)"] if limit else []),
             ],
             provenance=provenance(operative_config()),
+            baselines=ledger_baselines(ledger_prompts),
+            selection={
+                "ledgers": {ledger["suite"]: ledger.get("sha256") for ledger in metadata},
+                "prompts_per_task": {ledger["suite"]: ledger.get("prompts_per_task") for ledger in metadata},
+                "shots": list(shots) if isinstance(shots, Sequence) else shots,
+                "limit": limit,
+            },
+            notes=notes(metadata, ledger_prompts, prompts, shots),
         ),
     )
     if jax.process_index() == 0:

@@ -38,6 +38,7 @@ class LedgerResult:
       stored: the ledger, which is never changed.
       prompts: number of prompts for each (task, split, level).
       skipped: records that cannot become prompts, the first thousand.
+      without_demonstrations: tasks without records for demonstrations, of which only 0-shot prompts were made.
       written: whether this run wrote the ledger.
     """
 
@@ -47,6 +48,7 @@ class LedgerResult:
     skipped: list[Skipped] = field(default_factory=list)
     skipped_count: int = 0
     left_out: tuple[Skipped, ...] = ()
+    without_demonstrations: list[str] = field(default_factory=list)
     written: bool = False
 
     @property
@@ -102,6 +104,8 @@ def run(
             bar = tqdm(parts, f"ledger {suite.name}", unit="task", leave=False, delay=1)
             metadata: dict[str, Any] = {"coverage": discovered.coverage, "identity": identity, "raw": raw}
             metadata["dropped"] = [f"{item.where}: {item.reason}" for item in dropped]
+            most = {max_prompts if part.most is None else part.most for part in parts}
+            metadata["prompts_per_task"] = max(most) if 0 not in most and most else None
 
             def prompts() -> Iterator[Prompt]:
                 for part in bar:
@@ -110,6 +114,7 @@ def run(
                 metadata["prompts"] = [[*where, count] for where, count in result.prompts.items()]
                 metadata["skipped"] = [dataclasses.asdict(item) for item in result.skipped]
                 metadata["skipped_count"] = result.skipped_count
+                metadata["without_demonstrations"] = result.without_demonstrations
 
             write_ledger(stored, prompts(), metadata)
             result.written = True
@@ -182,6 +187,7 @@ def _part(suite: Suite, part: Part, max_prompts: int, separator: str, result: Le
     split, drawn = task.demonstrations, task.demonstrations_drawn
     pool = list(_usable(Pool(task, split, most=DEMONSTRATION_POOL))) if any(part.shots) else []
     if any(part.shots) and not pool:
+        result.without_demonstrations.append(task.name)
         _skip(result, Skipped(task.name, f"no usable record in {split} for demonstrations; only 0-shot prompts"))
     numbers = part.shots if pool else (0,) * (0 in part.shots)
     keys = [(shots, seed) for shots in numbers for seed in (part.seeds if shots else (0,))]

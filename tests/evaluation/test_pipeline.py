@@ -16,9 +16,11 @@ from optiml_jax.evaluation.answers import answering, normalization
 from optiml_jax.evaluation.answers.normalization import RANKED_BY
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.evaluation.prompts.ledger import Prompt
+from optiml_jax.evaluation.reports.plain_text import Context
 from optiml_jax.evaluation.scores.samples import score_sample
 from optiml_jax.inference.model import Model
 from tests.evaluation.small_model import CONFIG, prompt, read, small_model
+from tools import render_report
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +143,46 @@ def test_a_larger_ledger_asks_only_what_is_new(model, prompts, tmp_path, monkeyp
     requests = answered(model, monkeypatch)
     pipeline.run_evaluation(model, prompts, tmp_path / "grown", max_new_tokens=6, batch_rows=3)
     assert sorted(requests) == sorted(prompt.id for prompt in [*prompts[:4], *prompts[24:]])
+    moved = Model(CONFIG, model.params, model.tokenizer, model.mesh, source="elsewhere/run")
+    asked = answered(moved, monkeypatch)
+    content = pipeline.run_evaluation(moved, prompts, tmp_path / "grown", max_new_tokens=6)
+    assert not asked and content["weights"] == "elsewhere/run", "only the folder of the weights is another"
+    pipeline.run_evaluation(model, prompts, tmp_path / "grown", max_new_tokens=5, ranked_by="per_token")
+    pipeline.run_evaluation(model, prompts, tmp_path / "grown", max_new_tokens=6)
+    assert len(requests) == 10 + len(prompts), "answers of other settings were kept"
     pipeline.run_evaluation(model, prompts, tmp_path / "anew", max_new_tokens=6)
     grown, anew = (json.loads(read(tmp_path / name)[0]) for name in ("grown", "anew"))
     assert grown == anew
+
+
+def test_a_report_is_rendered_again_without_a_model(model, prompts, tmp_path, monkeypatch, capsys):
+    """With another metric in force, the answers are scored by it; broken and missing files are named."""
+    context = Context(
+        baselines={"task0": {"majority": 0.125, "random": None}}, notes=["A note."], selection={"limit": 7}
+    )
+    pipeline.run_evaluation(model, prompts, tmp_path, max_new_tokens=6, context=context)
+    before = {
+        name: (tmp_path / name).read_bytes() for name in ("results.json", "report.md", "report.html", "chain.txt")
+    }
+    assert json.loads(before["results.json"])["limit"] == 7 and b"A note." in before["report.md"]
+    assert json.loads(before["results.json"])["tasks"]["task0"]["baselines"]["majority"] == 0.125
+    for name in before:
+        (tmp_path / name).unlink()
+    render_report.main([str(tmp_path)])
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    written = Metric("exact_match", (("normalization", "none"),))
+    lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["metric"] = written.to_json() if line["task"] == "written" else line["metric"]
+        line["references"] = [line["prediction"]] if line["task"] == "written" else line["references"]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    render_report.main([str(tmp_path)])
+    assert json.loads((tmp_path / "results.json").read_text())["tasks"]["written"]["score"] == 1.0
+    (tmp_path / "evaluation.json").write_text("{}")
+    for folder, message in ((tmp_path, "evaluation.json: cannot be read"), (tmp_path / "no", "has no evaluation.json")):
+        with pytest.raises(SystemExit):
+            render_report.main([str(folder)])
+        assert message in capsys.readouterr().err
 
 
 def test_bad_prompts_are_named_and_cost_no_other_prompt(model, prompts, tmp_path, capsys):

@@ -52,7 +52,7 @@ def test_scores_are_logged_and_the_best_weights_kept(whole, cache):  # noqa: F81
     samples = [
         score_sample(item, **answer) for group, members in answered for item, answer in zip(group, members, strict=True)
     ]
-    assert aggregate(samples)["average"]["score"] == pytest.approx(best["average"], abs=1e-12)
+    assert aggregate(samples)["average"] == pytest.approx(best["average"], abs=1e-12)
     assert (
         len(samples) == 15 * 3
         and f"validation at step 2: average {100 * by_name[0]['average']:.1f}, the best" in output

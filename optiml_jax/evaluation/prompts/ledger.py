@@ -244,6 +244,12 @@ def read_ledgers(paths: Sequence[str | Path]) -> list[Prompt]:
     return prompts
 
 
+def suite_of(path: str | Path) -> str:
+    """The suite of a ledger that can be read."""
+    with ledger_file(path).open(encoding="utf-8") as lines:
+        return Prompt.parse(next(line for line in lines if line.strip())).suite
+
+
 def _check_agreement(prompt: Prompt, first: Prompt, lines: Mapping[str, int]) -> None:
     """Checks that a prompt describes its task as the task's first prompt does: a mean over two metrics means
     nothing."""

@@ -52,8 +52,8 @@ def _header(
     if "date" in context.provenance:
         lines.insert(0, context.provenance["date"])
     figures = [(level_name(level), per_cent(entry["score"])) for level, entry in results["levels"].items()]
-    if results["average"] is not None and max(results["average"]["columns"].values()) > 1:
-        figures.append(("Average", per_cent(results["average"]["score"])))
+    if results["averages"] and max(results["averages"]["average"]["columns"].values()) > 1:
+        figures.append(("Average", per_cent(results["average"])))
     if context.training:
         loss = f"{context.training['first_loss']:.2f} → {context.training['last_loss']:.2f}"
         figures.append(("Training loss, nats per label token", loss))

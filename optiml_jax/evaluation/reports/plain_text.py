@@ -33,18 +33,24 @@ class Context:
       coverage: how much of each benchmark has data (`data.manifest.coverage_text`).
       dropped: tasks that a review excluded, with the reason.
       provenance: result of `provenance.provenance`.
+      baselines: of tasks, computed on all prompts of their ledgers (`baselines.ledger_baselines`).
+      selection: which prompts were chosen, for results.json: "suites", "ledgers", "shots", "limit", "prompts_per_task".
+      notes: lines about what was asked and what was not.
     """
 
     training: Mapping[str, Any] | None = None
     coverage: Mapping[str, Any] | None = None
     dropped: Sequence[str] = ()
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    baselines: Mapping[str, Mapping[str, float | None]] = dataclasses.field(default_factory=dict)
+    selection: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 def scope(context: Context, samples: Iterable[Mapping[str, Any]] = ()) -> list[str]:
     """Describes how much of each benchmark was evaluated, what was left out on purpose, and prompts with problems."""
     lines = [coverage_text(context.coverage)] if context.coverage else []
-    return [*lines, *(f"Left out: {text}" for text in context.dropped), *_remarks(samples)]
+    return [*lines, *context.notes, *(f"Left out: {text}" for text in context.dropped), *_remarks(samples)]
 
 
 def _remarks(samples: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -94,13 +100,13 @@ def summary(
 def averages(results: Mapping[str, Any]) -> list[str]:
     """The paper's average, with that at each number of shots, and the mean of the levels; one line each."""
     lines = []
-    if (average := results["average"]) is not None:
+    if (average := results["averages"].get("average")) is not None:
         parts = [
             f"{per_cent(score)} at {shots} shots ({average['columns'][shots]:,} columns)"
             for shots, score in average["shots"].items()
         ]
         lines.append(f"Average {per_cent(average['score'])} (95%: {interval_of(average)}): " + ", ".join(parts))
-    if (levels := results["level_average"]) is not None:
+    if (levels := results["averages"].get("level_average")) is not None:
         lines.append(f"Mean of the levels {per_cent(levels['score'])} (95%: {interval_of(levels)})")
     return lines
 

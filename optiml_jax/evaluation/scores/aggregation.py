@@ -333,10 +333,8 @@ def _entries(
     return entries
 
 
-def _average(tasks: Mapping[str, dict], questions: Mapping[str, TaskQuestions], kind: str) -> dict[str, Any] | None:
+def _average(tasks: Mapping[str, dict], questions: Mapping[str, TaskQuestions], kind: str) -> dict[str, Any]:
     """Entry of the paper's average, with the average and the number of columns at each number of shots."""
-    if not tasks:
-        return None
     tree = averaged(tasks, lambda name, shots: tasks[name]["shots"][shots], kind)
     return _entry(lambda leaf: averaged(tasks, leaf, kind), tasks, questions) | {
         "shots": {shots: mean(columns) for shots, columns in tree.items()},
@@ -408,8 +406,9 @@ def aggregate(
           Where it is known which examples are contaminated, also their number ("contaminated") and the score of the
           others ("clean_score").
         "categories", "benchmarks": {name: ENTRY}; "levels": {name: ENTRY with "categories": {name: ENTRY}}.
-        "average", "benchmark_average": ENTRY with "columns", the number of columns averaged at each number of shots;
-          None if nothing was scored. "level_average": ENTRY without "shots"; None if no task has a level.
+        "averages": {"average", "benchmark_average": ENTRY with "columns", the number of columns averaged at each number
+        of
+          shots; "level_average": ENTRY without "shots"}; those that there are. "average": the score of the first.
       An ENTRY is {"score", "interval", "questions_interval", "clusters", "shots", "majority", "floor", "tasks"}:
       "shots" is {number of demonstrations, as a string: score} and "score" combines them; "interval" is [low, high] of
       95% over tasks, None with fewer than five clusters; "questions_interval" is that of these tasks alone; "floor" is
@@ -426,37 +425,35 @@ def aggregate(
         level: _level_entry(level, {name: by_column[level, name] for name in tree}, tasks, questions)
         for level, tree in level_trees(tasks, _cell).items()
     }
+    averages = {}
+    if tasks:
+        averages["average"] = _average(tasks, questions, "category")
+        averages["benchmark_average"] = _average(tasks, questions, "benchmark")
+    if levels:
+        averages["level_average"] = _entry(lambda leaf: level_trees(tasks, leaf), tasks, questions)
     return {
         "tasks": tasks,
         "categories": _entries(tasks, questions, lambda task: task["category"]),
         "benchmarks": _entries(tasks, questions, lambda task: task["benchmark"]),
         "levels": levels,
-        "average": _average(tasks, questions, "category"),
-        "benchmark_average": _average(tasks, questions, "benchmark"),
-        "level_average": _entry(lambda leaf: level_trees(tasks, leaf), tasks, questions) if levels else None,
+        "average": averages["average"]["score"] if averages else None,
+        "averages": averages,
     }
 
 
 def results(
     samples: Iterable[Mapping[str, Any]],
-    *,
-    weights: str,
-    tokenizer: str,
-    bos: str | None,
-    ranked_by: str,
-    code_version: str,
+    about: Mapping[str, Any],
     known_baselines: Mapping[str, Mapping[str, float | None]] = {},
 ) -> dict[str, Any]:
     """The content of results.json: `aggregate`, and what the scores belong to.
 
     Args:
-      weights: where the weights came from.  tokenizer: its fingerprint.  code_version: of this package.
-      bos: text before every prompt, or None.
-      ranked_by: score that candidates were ranked by (`normalization.RANKED_BY`).
+      about: settings of the evaluation by name; "weights" (where they came from), "tokenizer" (its fingerprint), "bos"
+        (text before every prompt, or None), "ranked_by" and "code_version" are shown in reports.
       known_baselines: as in `aggregate`.
     """
-    about = {"weights": weights, "tokenizer": tokenizer, "bos": bos, "ranked_by": ranked_by}
-    return about | {"code_version": code_version} | aggregate(samples, known_baselines)
+    return dict(about) | aggregate(samples, known_baselines)
 
 
 def write_results(path: str | Path, results: Mapping[str, Any]) -> None:

@@ -40,7 +40,7 @@ def breakdown(results: Mapping[str, Any]) -> str:
         }
         if categories:
             levels[level or NO_LEVEL] = categories
-    if results["level_average"] is not None:
+    if "level_average" in results["averages"]:
         counted = {level: tree for level, tree in levels.items() if level != NO_LEVEL}
         lines.append(f"{100 * mean(counted):6.2f}  mean of the levels, of {len(counted)} levels")
     for level, tree in levels.items():

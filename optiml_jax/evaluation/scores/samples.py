@@ -81,15 +81,21 @@ def scored(samples: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def find_samples(source: str | Path) -> Path:
-    """Finds the samples.jsonl of an OUTPUT_DIR, or of a MODEL_DIR with its own evaluation; or `source` itself.
+    """Finds the samples.jsonl of an OUTPUT_DIR, or of a MODEL_DIR with a single evaluation; or `source` itself.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or several to choose from.
     """
     path = Path(source)
-    for file in (path, path / "samples.jsonl", path / "evaluation" / "samples.jsonl"):
+    for file in (path, path / "samples.jsonl"):
         if file.is_file():
             return file
+    evaluations = sorted({*path.glob("evaluation/samples.jsonl"), *path.glob("evaluation/*/samples.jsonl")})
+    if len(evaluations) > 1:
+        choices = ", ".join(str(file.parent) for file in evaluations)
+        raise UserError(f"{source}: has several evaluations; choose one of {choices}")
+    if evaluations:
+        return evaluations[0]
     raise UserError(f"{source}: has no samples.jsonl; give the OUTPUT_DIR of a finished evaluation")
 
 

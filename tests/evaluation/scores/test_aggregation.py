@@ -49,10 +49,10 @@ def test_every_step_of_the_chain_is_an_unweighted_mean_in_the_papers_order():
     assert levels["held_out_task"]["score"] == pytest.approx((qa + 1 / 2) / 2, abs=1e-15)
     assert levels["held_out_task"]["categories"].keys() == {"qa", "nli"}
     assert levels["fully_held_out"]["score"] == pytest.approx(2 / 5, abs=1e-15)
-    assert made["average"]["score"] == pytest.approx((2 / 5 + qa + 1 / 2) / 3, abs=1e-15)
-    assert made["level_average"]["score"] == pytest.approx((2 / 5 + (qa + 1 / 2) / 2) / 2, abs=1e-15)
+    assert made["average"] == pytest.approx((2 / 5 + qa + 1 / 2) / 3, abs=1e-15)
+    assert made["averages"]["level_average"]["score"] == pytest.approx((2 / 5 + (qa + 1 / 2) / 2) / 2, abs=1e-15)
     flan = ((1 / 4 + 5 / 8 + 3 / 4 + 1 / 2) / 4, 2 / 5)  # of the tasks of FLAN at two levels
-    assert made["benchmark_average"]["score"] == pytest.approx((sum(flan) + 0) / 3, abs=1e-15)
+    assert made["averages"]["benchmark_average"]["score"] == pytest.approx((sum(flan) + 0) / 3, abs=1e-15)
     assert list(levels) == ["fully_held_out", "held_out_task"] and categories["excluded"]["score"] == 1.0
 
 
@@ -69,7 +69,7 @@ def test_shots_stay_apart_up_to_the_category_and_are_combined_there():
     assert qa["shots"] == {"0": 3 / 8, "5": 1.0} and qa["score"] == (3 / 8 + 1) / 2
     level = made["levels"]["held_out_task"]
     assert level["shots"] == {"0": 3 / 16, "5": 1.0} and level["score"] == ((3 / 8 + 1) / 2 + 0) / 2
-    average = made["average"]  # two columns at 0 shots, one at 5, and the mean of both
+    average = made["averages"]["average"]  # two columns at 0 shots, one at 5, and the mean of both
     assert average["shots"] == {"0": 3 / 16, "5": 1.0} and average["columns"] == {"0": 2, "5": 1}
     assert average["score"] == (3 / 16 + 1) / 2
 
@@ -77,7 +77,7 @@ def test_shots_stay_apart_up_to_the_category_and_are_combined_there():
 def test_a_category_at_two_levels_counts_in_each_with_its_own_tasks():
     made = aggregate([*_samples("a", [1]), *_samples("b", [0], level="held_out_instances")])
     assert made["levels"]["held_out_task"]["score"] == 1.0 and made["levels"]["held_out_instances"]["score"] == 0.0
-    assert made["categories"]["qa"]["score"] == made["average"]["score"] == 0.5 and made["average"]["columns"] == {
+    assert made["categories"]["qa"]["score"] == made["average"] == 0.5 and made["averages"]["average"]["columns"] == {
         "0": 2
     }
 
@@ -102,7 +102,7 @@ def test_the_averages_that_the_paper_prints_follow_from_its_cells(shared):
                 level = "held_out_instances" if category != column else "held_out_task"
                 where = {"task": column, "category": category, "level": level, "metric": "rouge_l"}
                 samples.append(sample(float(cell) / 100, **where))
-        average = aggregate(samples)["average"]
+        average = aggregate(samples)["averages"]["average"]
         assert average["columns"] == {"0": int(row["n_cells"])}
         assert abs(100 * average["score"] - float(row["printed_average"])) <= 0.05 + 1e-9, row
         count += 1
@@ -118,7 +118,7 @@ def test_table_7_has_the_average_of_twelve_and_of_ten_columns(shared):
         for column, _, shots in [name.rpartition("_")]
         if shots.endswith("shot") and column != "average" and cell
     ]
-    average = aggregate(samples)["average"]
+    average = aggregate(samples)["averages"]["average"]
     assert {shots: f"{100 * score:.1f}" for shots, score in average["shots"].items()} == {"0": "46.0", "5": "57.6"}
     assert average["columns"] == {"0": 12, "5": 10} and average["score"] == pytest.approx(
         np.mean([*average["shots"].values()])
@@ -136,11 +136,12 @@ def test_results_have_the_documented_fields_and_the_same_bytes_in_any_order(tmp_
     texts = []
     for seed in range(5):
         random.Random(seed).shuffle(samples)
-        write_results(tmp_path / "results.json", results(samples, **about))
+        write_results(tmp_path / "results.json", results(samples, about))
         texts.append((tmp_path / "results.json").read_text())
     assert len(set(texts)) == 1
     made = json.loads(texts[0])
-    assert made.keys() == {*about, "tasks", "categories", "benchmarks", "levels", *AVERAGES}
+    assert made.keys() == {*about, "tasks", "categories", "benchmarks", "levels", "average", "averages"}
+    assert made["averages"].keys() == {*AVERAGES}
     assert made["tasks"]["flan.a"].keys() == {
         *(
             "metric",
@@ -235,7 +236,7 @@ def test_the_chain_leads_from_every_score_to_the_questions_it_comes_from():
         *(sample(0.25, number=0, task="flan.cb", benchmark="flan", shots=5, **where) for _ in range(1)),
         *(sample(0.5, task="bbh.sorting", benchmark="bbh", level=None, category="bbh") for _ in range(1)),
     ]
-    report = results(made, weights="w", tokenizer="t", bos=None, ranked_by="sum", code_version="0")
+    report = results(made, {"weights": "w", "tokenizer": "t", "bos": None, "ranked_by": "sum", "code_version": "0"})
     assert breakdown(report).splitlines() == [
         " 31.25  average, of 2 numbers of shots",
         "   37.50  0-shot, of 1 columns",

@@ -98,9 +98,9 @@ def test_every_score_lies_in_its_intervals():
     samples += [sample(float(n % 2), number=n, task="one", category="one", shots=k) for n in range(10) for k in (0, 5)]
     result = aggregate(samples)
     level = result["levels"]["held_out_instances"]
-    assert level["score"] == 0.75 and result["average"]["shots"] == {"0": 0.75, "5": 0.5}
+    assert level["score"] == 0.75 and result["averages"]["average"]["shots"] == {"0": 0.75, "5": 0.5}
     entries = [*result["tasks"].values(), *result["categories"].values(), *result["benchmarks"].values(), level]
-    for entry in (*entries, result["average"]):
+    for entry in (*entries, *result["averages"].values()):
         for name in ("interval", "questions_interval"):
             if entry.get(name) is not None:
                 assert entry[name][0] - 1e-12 <= entry["score"] <= entry[name][1] + 1e-12

@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
     ]
     directory = tmp_path_factory.mktemp("traced")
     about = {"weights": "w", "tokenizer": "f" * 64, "bos": "</s>", "ranked_by": "sum", "code_version": "0"}
-    report = results([s for s in samples if s["score"] is not None], **about)
+    report = results([s for s in samples if s["score"] is not None], about)
     write_samples(directory / "samples.jsonl", samples)
     write_reports(directory, report, samples)
     return directory

@@ -1,0 +1,45 @@
+"""What an evaluation asks, and what it does not, for its report."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from optiml_jax.evaluation.prompts.ledger import Prompt
+
+NAMED = 5  # tasks named per line
+
+
+def notes(
+    metadata: Iterable[Mapping[str, Any]], prompts: Sequence[Prompt], selected: Sequence[Prompt], shots: Any
+) -> list[str]:
+    """Lines about caps of the ledgers, tasks that SHOTS leaves without prompts, and missing demonstrations.
+
+    Args:
+      metadata: of the ledgers (`ledger.about`).
+      prompts: of the ledgers.  selected: those that are asked.
+      shots: the setting SHOTS.
+    """
+    lines = []
+    for about in metadata:
+        suite = about["suite"]
+        if cap := about.get("prompts_per_task"):
+            lines.append(
+                f"{suite}: at most {cap:,} prompts per task and number of shots, drawn when its ledger was written"
+            )
+        if bare := about.get("without_demonstrations"):
+            lines.append(f"{suite}: no records for demonstrations, so asked with 0 shots only: {_named(bare)}")
+    asked = {prompt.task for prompt in selected}
+    emptied = defaultdict(dict)
+    for prompt in prompts:
+        if prompt.task not in asked:
+            emptied[prompt.suite][prompt.task] = None
+    for suite, tasks in emptied.items():
+        entire = all(prompt.task in tasks for prompt in prompts if prompt.suite == suite)
+        what = f"suite {suite}, all {len(tasks):,} tasks" if entire else f"{suite}: {_named(list(tasks))}"
+        lines.append(f"Not asked, no prompts with {shots} demonstrations (SHOTS): {what}")
+    return lines
+
+
+def _named(tasks: Sequence[str]) -> str:
+    more = ", ..." if len(tasks) > NAMED else ""
+    return f"{len(tasks):,} task{'s' * (len(tasks) > 1)} ({', '.join(tasks[:NAMED])}{more})"
