@@ -320,7 +320,7 @@ BAD = {
     "no precision at the end": (
         {"train.evaluate_after": Reference("@evaluate"), "evaluate.precision": "fp8"},
         (),
-        "evaluate.precision: 'fp8' is unknown",
+        "no PRECISION fp8; did you mean fp32",
     ),
     "no such tokenizer": ({"TOKENIZER": "nowhere/at/all"}, (), "nowhere/at/all"),
     "no such weights": ({"INIT_WEIGHTS": "./nowhere"}, (), "nowhere"),

@@ -6,6 +6,7 @@ that a restore returns exactly what was saved or raises an error.
 """
 
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from optiml_jax.common.errors import UserError
 from optiml_jax.model.fingerprint import fingerprint
 
 FORMAT = 2
+DAMAGE = ("DATA_LOSS", "checksum", "CRC-32C")  # in messages of TensorStore about bytes that differ from those written
 
 
 class Saveable(Protocol):
@@ -89,7 +91,7 @@ class Checkpoints:
             version = meta.get("format") if isinstance(meta, dict) else "unknown"
             raise UserError(f"{self.directory / str(step)}: checkpoint format {version}, this version reads {FORMAT}")
         if meta.pop("checksum", None) != _checksum(meta):
-            raise self._damaged(step, "metadata")
+            raise self._damaged(step, "checksum of its metadata")
         return meta
 
     def restore(self, step: int, like: S) -> S:
@@ -121,16 +123,45 @@ class Checkpoints:
         except (MemoryError, jax.errors.JaxRuntimeError):  # out of memory or a failing device: the files may be intact
             raise
         except Exception as error:  # a damaged or missing file raises many kinds of exceptions
-            raise self._damaged(step, type(error).__name__) from error
+            raise self._unreadable(step, items, error) from error
+
+    def _unreadable(self, step: int, items: dict[str, Any], error: Exception) -> UserError:
+        """Says why a step cannot be read. Deleting it is advised only if a checksum proves damage."""
+        folder = self.directory / str(step)
+        if denied := next((path for path in sorted(folder.rglob("*")) if not os.access(path, os.R_OK)), None):
+            return UserError(f"{denied}: no permission to read it; the checkpoint may be intact")
+        if (problem := self._other_structure(step, items)) is not None:
+            return UserError(f"{folder}: {problem}; resume it with the version and settings that wrote it")
+        if any(proof in str(error) for proof in DAMAGE):
+            return self._damaged(step, type(error).__name__)
+        reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
+        version = f"orbax-checkpoint {importlib.metadata.version('orbax-checkpoint')}"
+        return UserError(f"{folder}: {version} cannot read it ({reason}); nothing was changed, and it may be intact")
+
+    def _other_structure(self, step: int, items: dict[str, Any]) -> str | None:
+        """How the arrays of a step differ from those that are expected; None if they do not, or are unknown."""
+        for name, expected in items.items():
+            if not isinstance(expected, ocp.args.StandardRestore):
+                continue
+            try:
+                saved = _saved_shapes(self.directory / str(step) / name)
+            except Exception:  # the description is damaged itself, or of another format
+                return None
+            wanted = {_path(path): tuple(leaf.shape) for path, leaf in jax.tree.leaves_with_path(expected.item)}
+            for path in sorted(saved.keys() | wanted.keys()):
+                if saved.get(path) != wanted.get(path):
+                    has, needs = (str(list(shapes[path])) if path in shapes else "none" for shapes in (saved, wanted))
+                    return f"its {name} has {path} {has}, where {needs} is expected"
+        return None
 
     def _check(self, step: int, item: str, tree: Any, meta: dict[str, Any]) -> None:
         if fingerprint(tree) != meta[item]:
-            raise self._damaged(step, item)
+            raise self._damaged(step, f"checksum of its {item}")
 
     def _damaged(self, step: int, what: str) -> UserError:
         return UserError(
-            f"{self.directory / str(step)}: checkpoint could not be verified ({what}); if its files are damaged, "
-            "delete this step's folder to resume from the previous one"
+            f"{self.directory / str(step)}: checkpoint is damaged ({what}); delete this step's folder to resume from "
+            "the previous one"
         )
 
     def wait(self) -> None:
@@ -139,6 +170,26 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _saved_shapes(item: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays in the folder of an item, by their paths."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns about a file that only single-item checkpoints have
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            metadata = checkpointer.metadata(item)
+    finally:
+        logger.setLevel(level)
+    tree = getattr(metadata, "item_metadata", metadata)
+    leaves = jax.tree.leaves_with_path(getattr(tree, "tree", tree))
+    return {_path(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _path(path: tuple) -> str:
+    """A path in a tree, equal for attributes, keys and indices of the same name."""
+    return "/".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
 
 
 def _checksum(meta: dict[str, Any]) -> str:

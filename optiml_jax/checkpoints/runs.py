@@ -1,6 +1,7 @@
 """Reads the model of a training run from its MODEL_DIR."""
 
 import contextlib
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,18 @@ def read_run_config(directory: str | os.PathLike, step: int | None = None) -> tu
         if number is None:
             raise UserError(f"{directory}/checkpoints holds no complete checkpoint; train first")
         meta = checkpoints.meta(number)
-    return OPTConfig(**meta["model"]), meta
+    return _config(meta["model"], directory), meta
+
+
+def _config(fields: dict[str, Any], directory: str | os.PathLike) -> OPTConfig:
+    """The architecture of a run; a field that its version did not have has its default."""
+    known = {field.name for field in dataclasses.fields(OPTConfig)}
+    if unknown := sorted(fields.keys() - known):
+        raise UserError(
+            f"{directory}: its model has {unknown[0]} = {fields[unknown[0]]}, which this version does not have; read "
+            "it with the version that wrote it"
+        )
+    return OPTConfig(**fields)
 
 
 def read_run(

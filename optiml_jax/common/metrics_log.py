@@ -48,7 +48,8 @@ class MetricsLog:
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
                 self._events.add_scalar(name, value, row["step"])
-        self._bar.set_postfix_str(f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tok/s", refresh=False)
+        loss = "not finite" if row["loss"] is None else f"{row['loss']:.3f}"
+        self._bar.set_postfix_str(f"loss {loss}, {row['tokens_per_second']:,.0f} tok/s", refresh=False)
 
     def validated(self, step: int, scores: dict[str, float], message: str) -> None:
         """Adds a row to `validation.jsonl` and prints `message`."""
@@ -102,7 +103,7 @@ def training_losses(model_dir: str | os.PathLike) -> dict[str, Any] | None:
       "first_loss" and "last_loss", each the mean of up to five logged rows; "curve", [[step, loss], ...];
       "validation", [[step, average], ...].
     """
-    rows = read_metrics(model_dir)
+    rows = [row for row in read_metrics(model_dir) if row["loss"] is not None]  # None: an overflow in fp16
     losses = [row["loss"] for row in rows]
     if not losses:
         return None

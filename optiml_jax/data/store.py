@@ -156,6 +156,12 @@ class TokenStore:
             self._counts[task, split] = read_counts(self.content(task), split)
         return self._counts[task, split]
 
+    def checksums(self, task: str) -> str:
+        """The checksums of a task's index and tokens, in the form in which earlier versions saved them in
+        checkpoints."""
+        by_file = self.stats(task, "train")["checksums"]
+        return " ".join(by_file[name] for name in sorted(by_file) if name.endswith((".index", ".tokens")))
+
     def lengths(self, task: str, split: str) -> np.ndarray:
         """Tokens per example, source and target: uint32 [examples]."""
         return self.index(task, split)["length"]

@@ -19,6 +19,8 @@ from optiml_jax.inference.model import Model
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.tokenizer import Tokenizer
 
+BATCHES_PER_GROUP = 4  # after which a signal to stop is looked at: smaller groups than an evaluation's
+
 Scores = dict[str, float]
 
 
@@ -69,19 +71,20 @@ class Validation:
         leading_eos: bool,
         dtype: jnp.dtype,
         prompts: Sequence[Prompt],
-    ) -> Callable[[dict], Scores]:
-        """Returns a function from parameters on `mesh` to their scores, to be called by every process of a run."""
+    ) -> Callable[[dict, Callable[[], bool]], Scores | None]:
+        """Returns a function from parameters on `mesh`, and one that says whether to stop, to their scores; None if it
+        stopped. It is called by every process of a run."""
         new_tokens = min(self.max_new_tokens, config.max_positions // 2)
 
-        def score(params: dict) -> Scores:
+        def score(params: dict, stopping: Callable[[], bool] = lambda: False) -> Scores | None:
             options = {"source": "training", "leading_eos": leading_eos, "dtype": dtype}
             model = Model(config, params, tokenizer, mesh, **options)
-            answered = answer_all(model, prompts, batch_rows=self.batch_rows, max_new_tokens=new_tokens)
-            samples = [
-                score_sample(prompt, **answer)
-                for group, answers in answered
-                for prompt, answer in zip(group, answers, strict=True)
-            ]
+            limits = {"batch_rows": self.batch_rows, "max_new_tokens": new_tokens}
+            samples = []
+            for group, answers in answer_all(model, prompts, **limits, batches=BATCHES_PER_GROUP):
+                samples += [score_sample(prompt, **answer) for prompt, answer in zip(group, answers, strict=True)]
+                if stopping():
+                    return None
             validated = validation_scores(scored(samples))
             if self.best_by not in validated:
                 raise UserError(f"Validation.best_by: the prompts have no {self.best_by}; no task has a level")

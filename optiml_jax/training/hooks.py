@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from optiml_jax.checkpoints.orbax import Checkpoints
+from optiml_jax.common import memory
 from optiml_jax.common.distributed import from_first, together
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.metrics_log import MetricsLog
@@ -42,23 +43,31 @@ class Logging:
 class StepLog:
     """Hook of every step: checks its loss and writes rows of `metrics.jsonl`.
 
-    Metrics are fetched one step late, while the device computes the next step, so that it never waits for the host.
+    Metrics are fetched one step late, while the device computes the next step, so that it never waits for the host. The
+    time of a step is that between two fetches, and a row has the mean over the steps since the last row, without the
+    time of checkpoints and validations. The step before one of these is fetched early, without the host's work for the
+    next step, and the step after it has the host's work of two; neither is counted.
     """
 
     def __init__(self, run: Run, model_dir: Path, logging: Logging) -> None:
-        self._run, self._every = run, logging.log_every
+        self._run, self._every, self._first = run, logging.log_every, run.step + 1
         self._parameters = decoder.parameter_count(run.config)
         self._peak = flops.peak_flops(logging.peak_flops)
         self._log = MetricsLog(model_dir, run.step, run.optimization.train_steps, active=jax.process_index() == 0)
         self._pending: tuple | None = None  # step, metrics, batch
-        self._last = time.perf_counter()
+        self._last, self._steady = time.perf_counter(), True
+        self._timed: list[tuple[float, int]] = []  # seconds and tokens of the steps since the last row
+        self._usual: list[tuple[float, int]] = []  # those of the last row
 
     def __call__(self, step: int, params: Any) -> None:
-        self.flush()
+        self.flush(followed=True)
         self._pending = step, self._run.metrics, self._run.batch
 
-    def flush(self) -> None:
+    def flush(self, followed: bool = False) -> None:
         """Checks and logs the pending step.
+
+        Args:
+          followed: whether the next step was started, so that the time since the last fetch is that of a step.
 
         Raises:
           UserError: the loss is not finite, or the fp16 loss scale is at its floor.
@@ -68,29 +77,40 @@ class StepLog:
         (step, metrics, batch), self._pending = self._pending, None
         values = {name: value.item() for name, value in jax.device_get(metrics).items()}
         now = time.perf_counter()
-        seconds, self._last = now - self._last, now
+        if (followed and self._steady) or not (self._timed or self._usual):
+            self._timed.append((now - self._last, batch.real_tokens))
+        self._last, self._steady = now, followed
         _check_finite(step, values, self._run.computation.precision)
         self._log.advance()
         if step % self._every and step not in (1, self._run.optimization.train_steps):
             return
-        tokens, devices = batch.real_tokens, self._run.mesh.size
+        self._usual, self._timed = self._timed or self._usual, []
+        total_seconds, total_tokens = map(sum, zip(*self._usual))
+        seconds, tokens = total_seconds / len(self._usual), total_tokens / len(self._usual)
+        if step == self._first:  # it was compiled
+            self._usual = []
         self._log.write(
             {"step": step}
             | values
             | {
-                "real_tokens": tokens,
+                "real_tokens": batch.real_tokens,
                 "row_fill": batch.row_fill,
                 "tokens_per_second": tokens / seconds,
                 "step_seconds": seconds,
                 "data_wait_seconds": batch.wait_seconds,
-                "mfu": flops.mfu(self._parameters, tokens, seconds, devices, self._peak),
+                "mfu": flops.mfu(self._parameters, tokens, seconds, self._run.mesh.size, self._peak),
                 "mfu_formula": flops.FORMULA,
+                "device_peak_bytes": memory.device_peak(),
+                "host_peak_bytes": memory.host_peak(),
             }
         )
 
     def validated(self, step: int, scores: dict[str, float], message: str) -> None:
-        """Logs a validation. Validation time is excluded from step timing."""
+        """Logs a validation."""
         self._log.validated(step, scores, message)
+
+    def resume_timing(self) -> None:
+        """Excludes the time since the last fetch, that of a checkpoint or a validation, from the next step's."""
         self._last = time.perf_counter()
 
     def close(self) -> None:
@@ -134,13 +154,17 @@ class Saver:
             self._saved = step
         if step == self._run.optimization.train_steps:
             self._checkpoints.wait()
+        self._log.resume_timing()
 
 
 class Validator:
     """Hook that validates: logs the scores, and saves the weights with the best average to MODEL_DIR/best.
 
+    It is called after the checkpoint of the same step is saved. A signal to stop ends it after the prompts that are
+    being answered; the run that resumes from the checkpoint then validates first (`missing`).
+
     Args:
-      score: scores parameters, see `evaluation.validation.Validation.scorer`.
+      score: scores parameters, see `evaluation.validation.Validation.scorer`; None if it was told to stop.
       best: checkpoints of the best weights.
       best_by: name of the score by which they are chosen.
       before: the rows of `validation.jsonl` at the start of this run.
@@ -150,7 +174,7 @@ class Validator:
         self,
         run: Run,
         log: StepLog,
-        score: Callable[[Any], dict[str, float]],
+        score: Callable[[Any, Callable[[], bool]], dict[str, float] | None],
         best: Checkpoints,
         best_by: str,
         meta: Callable[[dict], dict[str, Any]],
@@ -162,11 +186,19 @@ class Validator:
         # A row of another version may lack the score, or name another one so: it has no benchmark average.
         comparable = (row for row in before if row["step"] == best.latest and "benchmark_average" in row)
         self._best = max((row[best_by] for row in comparable if best_by in row), default=-math.inf)
+        self._done = {row["step"] for row in before}
+
+    def missing(self, step: int) -> bool:
+        """Whether a run that resumes at this step was stopped before its validation was complete."""
+        return step > 0 and step not in self._done
 
     def __call__(self, step: int, params: Any) -> None:
         self._log.flush()
         start = time.perf_counter()
-        scores = self._score(params)
+        scores = self._score(params, self._run.stopping)
+        if scores is None:
+            self._run.interrupted = True
+            return
         # One process decides for all, because every process must take part in saving.
         score = scores[self._best_by]
         average, better = from_first(np.array([score, score > self._best])).tolist()
@@ -178,3 +210,4 @@ class Validator:
                 self._run.loader.check()  # do not save weights trained on damaged tokens
             self._best = average
             self._checkpoints.save_weights(step, params, self._meta(self._run.loader.state))
+        self._log.resume_timing()

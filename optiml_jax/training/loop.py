@@ -37,6 +37,8 @@ class Run:
       rows: rows of each global batch that this process reads.
       key: of the run; each step folds in its number.
       metrics, batch: of the last step, for hooks; metrics are still on the device.
+      stopping: whether a signal asked to stop, the same on every process; for hooks that take minutes.
+      interrupted: whether such a hook stopped before it was done.
     """
 
     config: OPTConfig
@@ -51,22 +53,28 @@ class Run:
     key: jax.Array
     metrics: dict[str, jax.Array] | None = None
     batch: Batch | None = None
+    stopping: Callable[[], bool] = lambda: False
+    interrupted: bool = False
 
 
-def run_steps(run: Run, hooks: Sequence[Hook] = ()) -> bool:
+def run_steps(run: Run, hooks: Sequence[Hook] = (), first: Sequence[Callable[[int, dict], None]] = ()) -> bool:
     """Trains from `run.step` to the last step.
 
     Args:
       hooks: called in this order, at their interval and after the last step.
+      first: called before the first step.
 
     Returns:
-      True if the last step was reached, False if SIGTERM or SIGINT stopped the run.
+      True if the last step was reached and its hooks are done, False if SIGTERM or SIGINT stopped the run.
     """
     total = run.optimization.train_steps
     advance = step.compiled_step(run.config, run.optimization, run.computation, run.mesh)
     batch_sharding = NamedSharding(run.mesh, sharding.spec("BT"))
     with distributed.failing_together(), _StopSignals() as stop:
-        while run.step < total and not stop.agreed(run):
+        run.stopping = stop.everywhere
+        for hook in first:
+            hook(run.step, run.state.params)
+        while run.step < total and not run.interrupted and not stop.agreed(run):
             run.batch = next(run.loader)
             arrays = to_devices(run.batch.arrays, batch_sharding, run.batch_rows, run.rows)
             key = jax.random.fold_in(run.key, run.step)
@@ -75,7 +83,7 @@ def run_steps(run: Run, hooks: Sequence[Hook] = ()) -> bool:
             for every, hook in hooks:
                 if run.step % every == 0 or run.step == total:
                     hook(run.step, run.state.params)
-    return run.step == total
+    return run.step == total and not run.interrupted
 
 
 def steps_between_agreements(seconds: float) -> int:
@@ -119,6 +127,12 @@ class _StopSignals:
         self._last_step, self._last_time = number, time.monotonic()
         self._next_step = number + steps_between_agreements(float(seconds))
         return bool(requested)
+
+    def everywhere(self) -> bool:
+        """Whether any process was asked to stop; called by all of them at the same point."""
+        if jax.process_count() == 1:
+            return self.requested
+        return bool(np.max(multihost_utils.process_allgather(np.array(self.requested))))
 
     def _request(self, number: int, frame: Any) -> None:
         self.requested = True

@@ -27,7 +27,7 @@ from optiml_jax.training.hooks import Logging, Saver, StepLog, Validator
 from optiml_jax.training.loop import Hook, Run, run_steps
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.settings import RunSettings, ValidationSettings
-from optiml_jax.training.start import start_state
+from optiml_jax.training.start import content, start_state
 from optiml_jax.training.step import Computation
 from optiml_jax.training.token_store import open_store
 
@@ -97,8 +97,8 @@ def train(
             # reports a missing ledger now rather than after the last step
             evaluate_after(check_only=True, mixture_ledgers=ledgers)
         prompts = () if validation is None else validation.prompts(ledgers)
-        last_step = _train(run, store, prompts, operative_config, hooks)
-        if last_step < optimization.train_steps:
+        last_step, finished = _train(run, store, prompts, operative_config, hooks)
+        if not finished:
             raise SystemExit(143)
         evaluation = None
         if evaluate_after is not None:
@@ -112,8 +112,8 @@ def _train(
     validation_prompts: Sequence[Any],
     operative_config: Callable[[], str],
     hooks: Sequence[Hook],
-) -> int:
-    """Returns the step that was reached: the last one, or the one at which a signal stopped the run. Frees the
+) -> tuple[int, bool]:
+    """Returns the step that was reached, and whether the run is finished or was stopped by a signal. Frees the
     device."""
     model, data, mesh, directory = settings.model, settings.data, settings.mesh, settings.model_dir
     tokenizer = Tokenizer.load(data.tokenizer or store.tokenizer_path)
@@ -122,7 +122,7 @@ def _train(
             f"the tokenizer has {tokenizer.vocab_size} ids, OPTConfig.vocab_size is {model.vocab_size}; raise it"
         )
     manifest = store.manifest.only(data.tasks, data.categories)
-    fixed = settings.fixed(tokenizer, manifest)
+    fixed = settings.fixed(tokenizer, manifest, content(settings.init_weights))
     rows = local_rows(NamedSharding(mesh, sharding.spec("BT")), data.batch_rows, data.row_length)
     loader = Loader(
         store,
@@ -139,7 +139,7 @@ def _train(
 
     checkpoints = Checkpoints(directory, settings.logging.keep_checkpoints)
     with contextlib.closing(checkpoints), loader, jax.set_mesh(mesh):
-        state, first = start_state(settings, checkpoints, fixed, loader)
+        state, first = start_state(settings, checkpoints, fixed, loader, store)
         if jax.process_index() == 0:
             (directory / "config.gin").write_text(operative_config(), encoding="utf-8")
             tokenizer.save(directory / "tokenizer")
@@ -162,6 +162,7 @@ def _train(
             log = stack.enter_context(contextlib.closing(StepLog(run, directory, settings.logging)))
             save = Saver(run, checkpoints, log, meta)
             validators: list[Hook] = []
+            interrupted: list[Validator] = []
             if settings.validation is not None:
                 best = stack.enter_context(contextlib.closing(Checkpoints(directory / "best", keep=1)))
                 if jax.process_index() == 0:
@@ -172,13 +173,18 @@ def _train(
                 validator = Validator(
                     run, log, score, best, settings.validation.best_by, meta, read_validation(directory)
                 )
-                validators.append((settings.validation.every, validator))
-            finished = run_steps(run, [(1, log), *hooks, *validators, (settings.logging.checkpoint_every, save)])
+                every = settings.validation.every
+                validators.append((every, validator))
+                due = first % every == 0 or first == settings.optimization.train_steps
+                interrupted = [validator] if due and validator.missing(first) else []
+            # A validation takes minutes: the checkpoint of its step is saved before it.
+            saver = (settings.logging.checkpoint_every, save)
+            finished = run_steps(run, [(1, log), *hooks, saver, *validators], interrupted)
             if not finished:
                 save(run.step)
     if not finished and jax.process_index() == 0:
         print(f"stopped at step {run.step} after saving; run the same command again to resume", file=sys.stderr)
-    return run.step
+    return run.step, finished
 
 
 def _announce(settings: RunSettings, store: TokenStore, manifest: Manifest, first: int) -> None:

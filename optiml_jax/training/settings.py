@@ -19,12 +19,14 @@ from optiml_jax.training.step import Computation
 # Settings that may differ when a run resumes: a larger TRAIN_STEPS extends it. Mesh, paths and logging are not
 # compared.
 MAY_DIFFER = ("Optimization.train_steps",)
+INIT, INIT_CONTENT, TOKENS = "train.init_weights", "content of train.init_weights", "tokens of "
 
 
 class ValidationSettings(Protocol):
     """The part of `evaluation.validation.Validation` that training uses (training does not import evaluation)."""
 
     every: int
+    best_by: str
 
     def prompts(self, mixture_ledgers: Mapping[str, str]) -> Sequence[Any]: ...
     def scorer(
@@ -35,7 +37,7 @@ class ValidationSettings(Protocol):
         leading_eos: bool,
         dtype: Any,
         prompts: Sequence[Any],
-    ) -> Callable[[dict], dict[str, float]]: ...
+    ) -> Callable[[dict, Callable[[], bool]], dict[str, float] | None]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +61,15 @@ class RunSettings:
     init_weights: str | None = None
     validation: ValidationSettings | None = None
 
-    def fixed(self, tokenizer: Tokenizer, manifest: Manifest) -> dict[str, Any]:
+    def fixed(self, tokenizer: Tokenizer, manifest: Manifest, init_content: str | None) -> dict[str, Any]:
         """The settings that must stay the same when the run resumes, by their names in gin, with the content of each
-        task: a flat dictionary of JSON values."""
-        settings: dict[str, Any] = {"train.init_weights": self.init_weights}
+        task: a flat dictionary of JSON values.
+
+        Args:
+          init_content: hash of the initial weights, None if there are none.
+        """
+        settings: dict[str, Any] = {INIT: self.init_weights}
+        settings[INIT_CONTENT] = init_content
         settings |= {f"OPTConfig.{name}": value for name, value in dataclasses.asdict(self.model).items()}
         settings |= {f"Optimization.{name}": value for name, value in dataclasses.asdict(self.optimization).items()}
         settings |= self.data.order()
@@ -70,22 +77,65 @@ class RunSettings:
         settings["Data.proportions"] = self.data.proportions or manifest.benchmarks
         settings["Computation.precision"] = self.computation.precision
         settings["tokenizer"] = tokenizer.fingerprint
-        settings |= {f"tokens of {task.name}": task.content for task in manifest.tasks}
+        settings |= {f"{TOKENS}{task.name}": task.content for task in manifest.tasks}
         return settings
 
 
-def check_same_run(saved: dict[str, Any], settings: dict[str, Any], directory: Path) -> None:
+def defaults() -> dict[str, Any]:
+    """The defaults of the settings in `RunSettings.fixed` that have one."""
+    values: dict[str, Any] = {INIT: None, INIT_CONTENT: None}
+    for kind in (OPTConfig, Optimization, Data, Computation):
+        for field in dataclasses.fields(kind):
+            if field.default is not dataclasses.MISSING:
+                values[f"{kind.__name__}.{field.name}"] = field.default
+    return values
+
+
+def check_same_run(
+    saved: dict[str, Any],
+    settings: dict[str, Any],
+    directory: Path,
+    checksums: Callable[[str], str] = lambda task: "",
+) -> None:
     """Refuses to resume with settings that differ from the checkpoint's.
+
+    A setting that the checkpoint lacks, because it was written by an earlier version, counts as its default. The path
+    of the initial weights may change if their content is the same.
 
     Args:
       saved, settings: results of `RunSettings.fixed`.
+      checksums: of a task's tokens, by name, in the form in which earlier versions saved them.
 
     Raises:
       UserError: names the setting and both values.
     """
+    known = defaults()
     for name in sorted(saved.keys() | settings.keys()):
-        if name not in MAY_DIFFER and saved.get(name) != settings.get(name):
+        if name in MAY_DIFFER or name in (INIT, INIT_CONTENT):
+            continue
+        if name not in saved and name in known:
+            before, now = known[name], settings[name]
+        elif name not in settings and not name.startswith(TOKENS):
             raise UserError(
-                f"{directory}: this run was started with {name} = {saved.get(name)}, now it is {settings.get(name)}; "
-                "set it back, or choose another MODEL_DIR"
+                f"{directory}: this run was started with {name} = {saved[name]}, a setting that this version does not "
+                "have; resume it with the version that started it, or choose another MODEL_DIR"
             )
+        else:
+            before, now = saved.get(name), settings.get(name)
+        if name.startswith(TOKENS) and before is not None and " " in before and now is not None:
+            now = checksums(name.removeprefix(TOKENS))
+        if before != now:
+            raise _differs(directory, name, before, now)
+    before, now = saved.get(INIT), settings.get(INIT)
+    if before == now:
+        return
+    contents = [values.get(INIT_CONTENT) for values in (saved, settings)]
+    if None in contents or contents[0] != contents[1]:
+        raise _differs(directory, INIT, before, now)
+
+
+def _differs(directory: Path, name: str, before: Any, now: Any) -> UserError:
+    return UserError(
+        f"{directory}: this run was started with {name} = {before}, now it is {now}; "
+        "set it back, or choose another MODEL_DIR"
+    )

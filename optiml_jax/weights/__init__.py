@@ -4,12 +4,13 @@ from optiml_jax.weights.config import check_config, hf_config, was_exported
 from optiml_jax.weights.load import load, load_hf, read_config, stored_dtype
 from optiml_jax.weights.metaseq import is_metaseq, load_metaseq
 from optiml_jax.weights.save import save_hf
-from optiml_jax.weights.source import is_hf, resolve
+from optiml_jax.weights.source import is_hf, is_hub_name, resolve
 
 __all__ = [
     "check_config",
     "hf_config",
     "is_hf",
+    "is_hub_name",
     "is_metaseq",
     "load",
     "load_hf",

@@ -26,6 +26,11 @@ def is_hf(path: str | os.PathLike) -> bool:
     return (Path(path) / "config.json").is_file() and not is_metaseq(path)
 
 
+def is_hub_name(source: str) -> bool:
+    """Whether `source` has the form of a name on the Hugging Face hub."""
+    return HUB_NAME.fullmatch(source) is not None and not source.startswith(".")
+
+
 def resolve(source: str | os.PathLike) -> Path:
     """Returns the directory of `source`: itself, or the local snapshot of a hub name, downloaded if necessary.
 
@@ -37,7 +42,7 @@ def resolve(source: str | os.PathLike) -> Path:
     if Path(source).is_dir() or is_metaseq(source):
         return Path(source)
     name = str(source)
-    if not HUB_NAME.fullmatch(name) or name.startswith("."):
+    if not is_hub_name(name):
         raise UserError(f"{name}: neither a directory nor a hub name such as facebook/opt-125m")
     cached = _cached(name)
     return cached if cached is not None else _download(name)

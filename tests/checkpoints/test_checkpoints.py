@@ -1,6 +1,8 @@
 """Checkpoints move between meshes without changing a bit."""
 
 import contextlib
+import os
+import re
 
 import jax
 import numpy as np
@@ -89,6 +91,42 @@ def test_every_flipped_bit_of_a_checkpoint_is_found_or_changes_nothing(saved, ab
     assert detected >= len(files)
 
 
+def test_deleting_a_step_is_advised_only_where_a_checksum_proves_damage(saved, abstract):
+    """Another optimizer, a missing file and a form that this Orbax does not know are said to be what they are."""
+    folder = saved / "checkpoints" / "7"
+
+    def message(like) -> str:
+        with contextlib.closing(orbax.Checkpoints(saved)) as checkpoints, pytest.raises(UserError) as error:
+            checkpoints.restore(7, like)
+        return str(error.value)
+
+    like = on_mesh(abstract, "1x1x1")
+    wide = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((3, *leaf.shape), leaf.dtype, sharding=leaf.sharding), like.params
+    )
+    other = message(like._replace(params=wide))
+    assert re.search(r"7: its params has [\w/]+ \[[\d, ]+\], where \[3, [\d, ]+\] is expected", other)
+    more = message(like._replace(optimizer={"first": like.optimizer, "second": like.optimizer}))
+    assert re.search(r"7: its optimizer has optimizer/[\w/]+ .*where .* is expected", more)
+    data = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    whole = data.read_bytes()
+    data.unlink()
+    missing = message(like)
+    assert "orbax-checkpoint" in missing and "may be intact" in missing
+    assert not any("delete" in text for text in (other, more, missing))
+    data.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    assert "checkpoint is damaged" in message(like) and "delete this step's folder" in message(like)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_that_may_not_be_read_is_named(saved, abstract):
+    path = next(path for path in sorted((saved / "checkpoints" / "7" / "params").rglob("*")) if path.is_file())
+    path.chmod(0)
+    refused = pytest.raises(UserError, match=f"{path}: no permission to read it")
+    with contextlib.closing(orbax.Checkpoints(saved)) as checkpoints, refused:
+        checkpoints.restore(7, on_mesh(abstract, "1x1x1"))
+
+
 def test_a_changed_number_is_found_whatever_the_files_say(saved, abstract):
     """A bit that a disk flips before Orbax packs it: the arrays are hashed, not the files."""
     like = on_mesh(abstract, "1x1x1")
@@ -96,5 +134,5 @@ def test_a_changed_number_is_found_whatever_the_files_say(saved, abstract):
         state, meta = checkpoints.restore(7, like), checkpoints.meta(7)
         bias = state.params["final_norm"]["bias"]
         state.params["final_norm"]["bias"] = bias.at[3].set(np.nextafter(np.float32(bias[3]), np.float32(1e9)))
-        with pytest.raises(UserError, match=r"7: .*\(params\)"):
+        with pytest.raises(UserError, match=r"7: checkpoint is damaged \(checksum of its params\).*delete"):
             checkpoints._check(7, "params", state.params, meta)

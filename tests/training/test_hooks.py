@@ -1,16 +1,21 @@
 """Hooks: called when they are due, in order, with the parameters of the step; and what a finished run gives back."""
 
+import os
+import signal
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.common.metrics_log import read_metrics
+from optiml_jax.common.metrics_log import read_metrics, read_validation
 from optiml_jax.data.settings import Data
 from optiml_jax.inference.model import load_model
 from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.tokenizer import Tokenizer
+from optiml_jax.training import hooks
 from optiml_jax.training.hooks import Logging
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.run import train
@@ -73,3 +78,82 @@ def test_what_a_hook_raises_ends_the_run_with_what_was_saved_before(cache, tmp_p
         run(cache, tmp_path, hooks=[(5, fail)])
     assert run(cache, tmp_path).step == 7  # goes on from step 3
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 4, 6, 7]
+
+
+class Clock:
+    """Time as the log sees it, which passes only when the test says so."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(hooks.time, "perf_counter", lambda: self.now)
+
+
+def test_a_row_has_the_mean_time_of_its_steps_without_checkpoints(tmp_path, monkeypatch):
+    """The last step is fetched early (0.028 s instead of 0.045), and a checkpoint takes 100 s: no row shows either."""
+    clock = Clock(monkeypatch)
+    state = SimpleNamespace(
+        config=MODEL,
+        step=0,
+        optimization=SimpleNamespace(train_steps=25),
+        computation=Computation(precision="fp32"),
+        mesh=SimpleNamespace(size=1),
+        metrics={"loss": np.float32(2.0), "grad_norm": np.float32(1.0)},
+        batch=SimpleNamespace(real_tokens=900, row_fill=0.9, wait_seconds=0.0),
+    )
+    log = hooks.StepLog(state, tmp_path, Logging(log_every=10))
+    for step in range(1, 26):
+        clock.now += 5.0 if step == 1 else 0.045
+        log(step, None)
+        if step in (13, 25):  # a checkpoint after step 13 and after the last one
+            clock.now += 0.028
+            log.flush()
+            clock.now += 100.0
+            log.resume_timing()
+    log.close()
+    rows = {row["step"]: row for row in read_metrics(tmp_path)}
+    assert list(rows) == [1, 10, 20, 25]
+    for step in (10, 20, 25):
+        assert rows[step]["step_seconds"] == pytest.approx(0.045)
+        assert rows[step]["tokens_per_second"] == pytest.approx(900 / 0.045)
+    assert rows[25]["host_peak_bytes"] > 1e7 and rows[25]["device_peak_bytes"] is None
+
+
+class Stopped:
+    """Validation settings whose first validation is stopped by a signal while prompts are answered."""
+
+    every, best_by = 3, "average"
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.calls, self.error = 0, error
+
+    def prompts(self, mixture_ledgers):
+        return []
+
+    def scorer(self, *options):
+        def score(params, stopping):
+            self.calls += 1
+            if self.error is not None:
+                raise self.error
+            if self.calls == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+                return None if stopping() else {}
+            return {"average": 0.5, "benchmark_average": 0.5}
+
+        return score
+
+
+@pytest.mark.parametrize("steps", [3, 7])
+def test_a_signal_during_a_validation_stops_it_and_the_next_run_validates_first(cache, tmp_path, steps):
+    validation = Stopped()
+    with pytest.raises(SystemExit) as end:
+        run(cache, tmp_path, steps, validation=validation)
+    assert end.value.code == 143 and read_validation(tmp_path) == []
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    assert run(cache, tmp_path, steps, validation=validation).step == steps
+    assert [row["step"] for row in read_validation(tmp_path)] == ([3] if steps == 3 else [3, 6, 7])
+
+
+def test_a_validation_that_fails_costs_no_step(cache, tmp_path):
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(cache, tmp_path, 7, validation=Stopped(RuntimeError("out of memory")))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]

@@ -16,7 +16,13 @@ BATCHES_PER_GROUP = 16
 
 
 def answer_all(
-    model: Model, prompts: Sequence[Prompt], *, batch_rows: int, max_new_tokens: int, ranked_by: str = "sum"
+    model: Model,
+    prompts: Sequence[Prompt],
+    *,
+    batch_rows: int,
+    max_new_tokens: int,
+    ranked_by: str = "sum",
+    batches: int | None = None,
 ) -> Iterator[tuple[list[Prompt], list[Answer]]]:
     """Yields groups of prompts with their answers.
 
@@ -24,6 +30,7 @@ def answer_all(
       batch_rows: rows computed at once; changes no score.
       max_new_tokens: limit of generated answers.
       ranked_by: score that candidates are ranked by, a name in `normalization.RANKED_BY`.
+      batches: of rows per group; None: `BATCHES_PER_GROUP`.
     """
     rank = functools.partial(_rank, batch_rows=batch_rows, ranked_by=ranked_by)
     generate = functools.partial(_generate, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
@@ -31,7 +38,7 @@ def answer_all(
         (rank, [prompt for prompt in prompts if prompt.candidates is not None]),
         (generate, [prompt for prompt in prompts if prompt.candidates is None]),
     ):
-        size = BATCHES_PER_GROUP * batch_rows
+        size = (batches or BATCHES_PER_GROUP) * batch_rows
         for first in range(0, len(selected), size):
             group = selected[first : first + size]
             yield group, answer(model, group)
