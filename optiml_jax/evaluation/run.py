@@ -1,7 +1,7 @@
 """The evaluation command: checks settings, loads prompts and weights, evaluates."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from optiml_jax.checkpoints.runs import is_run
 from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.common.metrics_log import training_losses
 from optiml_jax.common.settings import check
+from optiml_jax.data.manifest import Manifest
 from optiml_jax.evaluation.answers import normalization
 from optiml_jax.evaluation.pipeline import run_evaluation
+from optiml_jax.evaluation.prompts import levels
 from optiml_jax.evaluation.prompts.ledger import about, read_ledgers, suite_of
 from optiml_jax.evaluation.prompts.scope import notes
-from optiml_jax.evaluation.prompts.selection import ledgers, recorded_ledgers, select
+from optiml_jax.evaluation.prompts.selection import ledgers, select
 from optiml_jax.evaluation.reports.plain_text import Context
 from optiml_jax.evaluation.reports.provenance import provenance
 from optiml_jax.evaluation.scores.baselines import ledger_baselines
@@ -40,7 +42,7 @@ def evaluate(
     mesh: Mesh | None = None,
     precision: str = "fp32",
     check_only: bool = False,
-    mixture_ledgers: Mapping[str, str] | None = None,
+    trained_on: Manifest | None = None,
     operative_config: Callable[[], str] = str,
 ) -> dict[str, Any]:
     """Evaluates, prints the report and returns the content of `results.json` (on the first process; {} on others).
@@ -48,7 +50,8 @@ def evaluate(
     Args:
       weights: MODEL_DIR of a run, Hugging Face directory or hub name.
       ledger: file, or a directory with exactly one; None: those of `suite`, else of `mixture`, in `cache_dir`.
-      mixture_ledgers: `Manifest.ledgers` of the mixture that was trained on; None: those that the run recorded.
+      trained_on: the mixture of the run whose weights are evaluated; None: the recorded one. It decides the levels of
+        prompts, and which of several ledgers of a suite belongs to the run.
       suite: a suite, or several separated by commas, reported together.
       output_dir: None: `weights`/evaluation/NAME, with the names of the ledgers.
       ranked_by: score that candidates are ranked by (`normalization.RANKED_BY`).
@@ -62,8 +65,9 @@ def evaluate(
     """
     if not weights:
         raise UserError("WEIGHTS is not set; choose a model with --gin.WEIGHTS=\"'runs/tiny'\"")
-    recorded = recorded_ledgers(weights) if mixture_ledgers is None else mixture_ledgers
-    files = ledgers(ledger, suite, mixture, cache_dir, recorded)
+    if trained_on is None:
+        trained_on = next(iter(levels.recorded_training(weights).mixtures), None)
+    files = ledgers(ledger, suite, mixture, cache_dir, trained_on.ledgers if trained_on else {})
     batch_rows = check("evaluate.batch_rows", batch_rows, int)
     max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
     limit = check("evaluate.limit", limit, int, (0, math.inf))
@@ -80,7 +84,9 @@ def evaluate(
     normalization.check(ranked_by, prompts)
     if check_only:
         return {}
+    training = levels.recorded_training(weights)  # of a finished run: its record, and those of the runs before it
     metadata = [{"suite": suite_of(path)} | about(path) for path in files]
+    prompts, level_notes = levels.apply(prompts, training, metadata)
     model = load_model(weights, mesh=mesh, precision=precision)
     results = run_evaluation(
         model,
@@ -106,7 +112,7 @@ def evaluate(
                 "shots": list(shots) if isinstance(shots, Sequence) else shots,
                 "limit": limit,
             },
-            notes=notes(metadata, ledger_prompts, prompts, shots),
+            notes=level_notes + notes(metadata, ledger_prompts, prompts, shots),
         ),
     )
     if jax.process_index() == 0:

@@ -2,7 +2,7 @@
 settings."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,8 +10,10 @@ from jax.sharding import Mesh
 
 from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.common.settings import check_fields
+from optiml_jax.data.manifest import Manifest
 from optiml_jax.evaluation.answers.answering import answer_all
-from optiml_jax.evaluation.prompts.ledger import Prompt, read_ledgers
+from optiml_jax.evaluation.prompts import levels
+from optiml_jax.evaluation.prompts.ledger import Prompt, about, read_ledgers
 from optiml_jax.evaluation.prompts.selection import ledgers, select
 from optiml_jax.evaluation.scores.aggregation import AVERAGES, scores
 from optiml_jax.evaluation.scores.samples import score_sample, scored
@@ -51,17 +53,18 @@ class Validation:
         check_fields(self, every=(0, float("inf")), limit=(0, float("inf")))
         check_known("Validation.best_by", self.best_by, AVERAGES)
 
-    def prompts(self, mixture_ledgers: Mapping[str, str]) -> list[Prompt]:
+    def prompts(self, manifest: Manifest, init_weights: str | None = None) -> list[Prompt]:
         """Loads the selected prompts.
 
         Args:
-          mixture_ledgers: `Manifest.ledgers` of the mixture that is trained on.
+          manifest: of the mixture that is trained on.  init_weights: the weights from which the run starts.
 
         Raises:
           UserError: a ledger is missing, or has no such prompts.
         """
-        files = ledgers(self.ledger, self.suite, self.mixture, self.cache_dir, mixture_ledgers)
-        return select(read_ledgers(files), self.shots, self.limit)
+        files = ledgers(self.ledger, self.suite, self.mixture, self.cache_dir, manifest.ledgers)
+        prompts = select(read_ledgers(files), self.shots, self.limit)
+        return levels.apply(prompts, levels.training_of(manifest, init_weights), map(about, files))[0]
 
     def scorer(
         self,

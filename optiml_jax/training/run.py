@@ -92,23 +92,24 @@ def train(
             if jax.process_index() == 0:
                 stack.enter_context(exclusive(directory, "wait for it or choose another MODEL_DIR"))
         store = open_store(data)
-        ledgers = store.manifest.ledgers
+        manifest = store.manifest.only(data.tasks, data.categories)
         if evaluate_after is not None:
             # reports a missing ledger now rather than after the last step
-            evaluate_after(check_only=True, mixture_ledgers=ledgers)
-        prompts = () if validation is None else validation.prompts(ledgers)
-        last_step, finished = _train(run, store, prompts, operative_config, hooks)
+            evaluate_after(check_only=True, trained_on=manifest)
+        prompts = () if validation is None else validation.prompts(manifest, init_weights)
+        last_step, finished = _train(run, store, manifest, prompts, operative_config, hooks)
         if not finished:
             raise SystemExit(143)
         evaluation = None
         if evaluate_after is not None:
-            evaluation = evaluate_after(operative_config=operative_config, mixture_ledgers=ledgers)
+            evaluation = evaluate_after(operative_config=operative_config, trained_on=manifest)
         return RunResult(directory, last_step, read_metrics(directory), evaluation)
 
 
 def _train(
     settings: RunSettings,
     store: TokenStore,
+    manifest: Manifest,
     validation_prompts: Sequence[Any],
     operative_config: Callable[[], str],
     hooks: Sequence[Hook],
@@ -121,7 +122,6 @@ def _train(
         raise UserError(
             f"the tokenizer has {tokenizer.vocab_size} ids, OPTConfig.vocab_size is {model.vocab_size}; raise it"
         )
-    manifest = store.manifest.only(data.tasks, data.categories)
     fixed = settings.fixed(tokenizer, manifest, content(settings.init_weights))
     rows = local_rows(NamedSharding(mesh, sharding.spec("BT")), data.batch_rows, data.row_length)
     loader = Loader(
@@ -143,7 +143,7 @@ def _train(
         if jax.process_index() == 0:
             (directory / "config.gin").write_text(operative_config(), encoding="utf-8")
             tokenizer.save(directory / "tokenizer")
-            store.manifest.write(directory / RECORD)
+            manifest.write(directory / RECORD)
             _announce(settings, store, manifest, first)
         key = jax.random.fold_in(jax.random.key(data.seed), 1)
         run = Run(

@@ -1,7 +1,7 @@
 """The settings of a run, and which of them must stay the same when it resumes."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ class ValidationSettings(Protocol):
     every: int
     best_by: str
 
-    def prompts(self, mixture_ledgers: Mapping[str, str]) -> Sequence[Any]: ...
+    def prompts(self, manifest: Manifest, init_weights: str | None) -> Sequence[Any]: ...
     def scorer(
         self,
         config: OPTConfig,

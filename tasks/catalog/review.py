@@ -89,6 +89,20 @@ def merged(measured: Sequence[TaskPair], decided: Iterable[TaskPair]) -> list[Ta
     return [*pairs, *(pair for pair in earlier.values() if pair.decision)]
 
 
+def trained_as(evaluated: Iterable[str], path: str | os.PathLike | None) -> dict[str, list[str]]:
+    """Evaluated task -> training tasks that were judged to hold its data (`DROP_TRAIN`), for those that have one.
+
+    Args:
+      path: of the user's review, in addition to the project's; None: there is none.
+    """
+    names = set(evaluated)
+    pairs: dict[str, list[str]] = {}
+    for pair in (*read(PATH), *(read(path) if path else ())):
+        if pair.decision == DROP_TRAIN and pair.evaluation in names:
+            pairs.setdefault(pair.evaluation, []).append(pair.train)
+    return pairs
+
+
 @functools.cache
 def dropped(path: str | os.PathLike, decision: str) -> Mapping[str, str]:
     """Dropped tasks with the reason: training tasks for `DROP_TRAIN`, evaluation tasks for `DROP_EVALUATION`."""

@@ -20,6 +20,9 @@ from tasks.catalog.mixtures import discover_all
 from tasks.catalog.registry import Benchmark
 from tasks.task import Task
 
+# Categories of their own in the paper's tables, to which training on others belongs (paper 2.3, Table 15, footnote 3).
+RELATED = {"mmlu": ("question_answering",)}
+
 
 @dataclass(frozen=True)
 class Part:

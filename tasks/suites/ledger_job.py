@@ -17,12 +17,13 @@ from optiml_jax.data.cache_paths import ledger_path
 from optiml_jax.data.specification import DEFAULTS, CacheOptions, digest
 from optiml_jax.evaluation.prompts.ledger import RANK, Prompt, about, copy_ledger, write_ledger
 from tasks import suites
+from tasks.catalog import review
 from tasks.catalog.registry import MissingError, module_of
 from tasks.example import Example, Record, Skipped, Template
 from tasks.prompting import demonstrations
 from tasks.prompting.subsampling import REMEDY, Pool
 from tasks.reading import fingerprints
-from tasks.suites import Part, Suite
+from tasks.suites import RELATED, Part, Suite
 from tasks.task import Task
 
 DEMONSTRATION_POOL = 1000  # records of a task from which demonstrations are drawn
@@ -104,6 +105,9 @@ def run(
             bar = tqdm(parts, f"ledger {suite.name}", unit="task", leave=False, delay=1)
             metadata: dict[str, Any] = {"coverage": discovered.coverage, "identity": identity, "raw": raw}
             metadata["dropped"] = [f"{item.where}: {item.reason}" for item in dropped]
+            metadata["trained_as"] = review.trained_as({part.task.name for part in parts}, options.review)
+            categories = {part.task.category for part in parts}
+            metadata["related"] = {name: kin for name, kin in RELATED.items() if name in categories}
             most = {max_prompts if part.most is None else part.most for part in parts}
             metadata["prompts_per_task"] = max(most) if 0 not in most and most else None
 

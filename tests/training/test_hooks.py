@@ -34,8 +34,8 @@ def cache(tmp_path_factory) -> str:
     return str(directory)
 
 
-def run(cache: str, directory, steps: int = 7, rate: float = 1e-3, **options):
-    data = Data("samples", cache, row_length=128, batch_rows=2, block_draws=64)
+def run(cache: str, directory, steps: int = 7, rate: float = 1e-3, tasks=None, **options):
+    data = Data("samples", cache, row_length=128, batch_rows=2, block_draws=64, tasks=tasks)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     optimization = Optimization(learning_rate=rate, train_steps=steps, warmup_steps=1)
     logging = Logging(log_every=2, checkpoint_every=3)
@@ -126,7 +126,7 @@ class Stopped:
     def __init__(self, error: Exception | None = None) -> None:
         self.calls, self.error = 0, error
 
-    def prompts(self, mixture_ledgers):
+    def prompts(self, manifest, init_weights):
         return []
 
     def scorer(self, *options):

@@ -11,6 +11,7 @@ from tensorboardX.proto import event_pb2
 
 import optiml_jax
 from optiml_jax.common.metrics_log import training_losses
+from optiml_jax.data.manifest import Manifest
 from optiml_jax.evaluation.answers.answering import answer_all
 from optiml_jax.evaluation.scores.aggregation import aggregate
 from optiml_jax.evaluation.scores.samples import score_sample
@@ -47,7 +48,9 @@ def test_scores_are_logged_and_the_best_weights_kept(whole, cache):  # noqa: F81
     assert [path.name for path in (directory / "best" / "checkpoints").iterdir()] == [str(best["step"])]
     # The kept weights, asked again, have the score that was written.
     model = optiml_jax.load_model(directory / "best")
-    prompts = Validation(mixture="samples", cache_dir=cache, limit=3).prompts({})
+    prompts = Validation(mixture="samples", cache_dir=cache, limit=3).prompts(
+        Manifest.read(directory / "manifest.json")
+    )
     answered = answer_all(model, prompts, batch_rows=16, max_new_tokens=2)
     samples = [
         score_sample(item, **answer) for group, members in answered for item, answer in zip(group, members, strict=True)

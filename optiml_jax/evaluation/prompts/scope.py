@@ -12,7 +12,8 @@ NAMED = 5  # tasks named per line
 def notes(
     metadata: Iterable[Mapping[str, Any]], prompts: Sequence[Prompt], selected: Sequence[Prompt], shots: Any
 ) -> list[str]:
-    """Lines about caps of the ledgers, tasks that SHOTS leaves without prompts, and missing demonstrations.
+    """Lines about overlap with training, caps of the ledgers, tasks that SHOTS leaves without prompts, and missing
+    demonstrations.
 
     Args:
       metadata: of the ledgers (`ledger.about`).
@@ -20,6 +21,10 @@ def notes(
       shots: the setting SHOTS.
     """
     lines = []
+    if all(prompt.contaminated is None for prompt in selected):
+        lines.append(
+            "Overlap with training: not looked for; tools.find_overlap measures it, and its file marks the prompts"
+        )
     for about in metadata:
         suite = about["suite"]
         if cap := about.get("prompts_per_task"):

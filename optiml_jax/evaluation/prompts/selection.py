@@ -8,7 +8,7 @@ from pathlib import Path
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.cache_paths import ledger_path, manifests
-from optiml_jax.data.manifest import RECORD, SEPARATOR, Manifest
+from optiml_jax.data.manifest import SEPARATOR, Manifest
 from optiml_jax.evaluation.prompts.ledger import Prompt
 
 
@@ -41,12 +41,6 @@ def _of_mixture(benchmark: str, cache_dir: str, recorded: Mapping[str, str]) -> 
     """The ledger of a benchmark in the mixture of a run: the recorded one, if this CACHE_DIR holds it."""
     path = Path(cache_dir, recorded[benchmark]) if benchmark in recorded else None
     return path if path is not None and path.exists() else _of_suite(benchmark, cache_dir, recorded)
-
-
-def recorded_ledgers(weights: str) -> Mapping[str, str]:
-    """The ledgers of the mixture on which a run was trained, as `Manifest.ledgers`; empty if there is no such run."""
-    path = Path(weights) / RECORD
-    return Manifest.read(path).ledgers if path.exists() else {}
 
 
 def _of_suite(name: str, cache_dir: str, recorded: Mapping[str, str]) -> Path:
