@@ -18,7 +18,7 @@ from optiml_jax.evaluation.pipeline import run_evaluation
 from optiml_jax.evaluation.prompts import levels
 from optiml_jax.evaluation.prompts.ledger import about, read_ledgers, suite_of
 from optiml_jax.evaluation.prompts.scope import notes
-from optiml_jax.evaluation.prompts.selection import ledgers, select
+from optiml_jax.evaluation.prompts.selection import ledgers, of_split, select
 from optiml_jax.evaluation.reports.plain_text import Context
 from optiml_jax.evaluation.reports.provenance import provenance
 from optiml_jax.evaluation.scores.baselines import ledger_baselines
@@ -76,7 +76,7 @@ def evaluate(
         resolve(weights)  # reports a mistyped path before a missing OUTPUT_DIR
     if output_dir is None and not check_only and not Path(weights).is_dir():
         raise UserError(f"OUTPUT_DIR is not set; {weights} is not a directory, so results cannot go there")
-    ledger_prompts = read_ledgers(files)
+    ledger_prompts = of_split(read_ledgers(files), validating=False)
     if output_dir is None:
         suites = dict.fromkeys(prompt.suite for prompt in ledger_prompts)
         output_dir = str(Path(weights, "evaluation", "+".join(suites)))

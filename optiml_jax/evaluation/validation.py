@@ -14,7 +14,7 @@ from optiml_jax.data.manifest import Manifest
 from optiml_jax.evaluation.answers.answering import answer_all
 from optiml_jax.evaluation.prompts import levels
 from optiml_jax.evaluation.prompts.ledger import Prompt, about, read_ledgers
-from optiml_jax.evaluation.prompts.selection import ledgers, select
+from optiml_jax.evaluation.prompts.selection import ledgers, of_split, select
 from optiml_jax.evaluation.scores.aggregation import AVERAGES, scores
 from optiml_jax.evaluation.scores.samples import score_sample, scored
 from optiml_jax.inference.model import Model
@@ -63,7 +63,7 @@ class Validation:
           UserError: a ledger is missing, or has no such prompts.
         """
         files = ledgers(self.ledger, self.suite, self.mixture, self.cache_dir, manifest.ledgers)
-        prompts = select(read_ledgers(files), self.shots, self.limit)
+        prompts = select(of_split(read_ledgers(files), validating=True), self.shots, self.limit)
         return levels.apply(prompts, levels.training_of(manifest, init_weights), map(about, files))[0]
 
     def scorer(

@@ -148,7 +148,9 @@ def _read(
             if split in splits:
                 yield record
         elif not from_train or (_draw(task, record) <= last) == (split == "validation"):
-            yield from [record] if split == "train" else _questions(record)
+            # Records are named by their number in the split's files; the prefix tells those of several splits apart.
+            named = record if from_train else Record(f"{split}-{record.id}", record.fields)
+            yield from [named] if split == "train" else _questions(named)
 
 
 def _questions(record: Record) -> Iterator[Record]:

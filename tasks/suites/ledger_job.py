@@ -254,4 +254,5 @@ def _prompt(
         max_new_tokens=example.max_new_tokens,
         given=example.given,
         part_of=example.part_of,
+        split=part.split,
     )

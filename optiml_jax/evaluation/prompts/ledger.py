@@ -46,6 +46,8 @@ class Prompt:
       part_of: where several prompts make up one question, its name in the task. The question counts once, and as
         correct when all its parts are (MultiRC, Brown et al. 2020, Figure G.15).
       contaminated: whether the prompt shares a 13-gram with the training data (`tools/find_overlap.py`); None: unknown.
+      split: of the data set, such as "test"; None: unknown. A task with a test split is evaluated on it, and validated
+        on its other prompts.
       demonstration_spans: [start, end] of each demonstration in `prompt`, from the left. A prompt too long for the
         model loses demonstrations one by one before anything else.
     """
@@ -72,6 +74,7 @@ class Prompt:
     given: tuple[int, ...] = ()
     part_of: str | None = None
     contaminated: bool | None = None
+    split: str | None = None
 
     @property
     def output_type(self) -> str:

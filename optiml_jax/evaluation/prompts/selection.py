@@ -11,6 +11,8 @@ from optiml_jax.data.cache_paths import ledger_path, manifests
 from optiml_jax.data.manifest import SEPARATOR, Manifest
 from optiml_jax.evaluation.prompts.ledger import Prompt
 
+TEST = "test"
+
 
 def ledgers(
     ledger: str | None, suite: str | None, mixture: str | None, cache_dir: str, recorded: Mapping[str, str] = {}
@@ -52,6 +54,16 @@ def _of_suite(name: str, cache_dir: str, recorded: Mapping[str, str]) -> Path:
         return Path(cache_dir, recorded[name])
     paths = ", ".join(sorted(str(Path(cache_dir, path)) for path in stored))
     raise UserError(f"{cache_dir}: suite {name} has the prompts of several mixtures; choose with LEDGER: {paths}")
+
+
+def of_split(prompts: Sequence[Prompt], validating: bool) -> list[Prompt]:
+    """The prompts of an evaluation, or of a validation during training. Where a task has a test split and another one,
+    the former is evaluated and the latter validated; all prompts of other tasks serve both."""
+    splits = defaultdict(set)
+    for prompt in prompts:
+        splits[prompt.task].add(prompt.split)
+    both = {task for task, names in splits.items() if TEST in names and len(names) > 1}
+    return [prompt for prompt in prompts if prompt.task not in both or (prompt.split == TEST) != validating]
 
 
 def select(prompts: Sequence[Prompt], shots: int | Sequence[int] | None, limit: int) -> list[Prompt]:

@@ -30,7 +30,9 @@ def test_caps_and_missing_demonstrations_of_ledgers_are_named():
     ]
     cap, bare = lines(None, about)[1:]
     assert cap == "bbh: at most 250 prompts per task and number of shots, drawn when its ledger was written"
-    assert bare.startswith("mmlu: no records for demonstrations, so asked with 0 shots only: 56 tasks (mmlu.s0, mmlu.s1,")
+    assert bare.startswith(
+        "mmlu: no records for demonstrations, so asked with 0 shots only: 56 tasks (mmlu.s0, mmlu.s1,"
+    )
 
 
 def test_known_overlap_needs_no_line():

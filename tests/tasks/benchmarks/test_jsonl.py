@@ -8,11 +8,14 @@ import pytest
 from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.prompts.ledger import read_ledger
+from optiml_jax.evaluation.prompts.selection import of_split
 from tasks import suites
 from tasks.catalog import mixtures, registry
 from tasks.example import Example, Skipped
 from tasks.prompting import demonstrations
 from tasks.prompting.subsampling import examples
+from tasks.suites import ledger_job
 
 ALPACA = {"instruction": "Name the colour.", "input": "grass", "output": "green"}
 
@@ -157,6 +160,22 @@ def test_a_folder_with_splits_is_one_task_and_keeps_them(tmp_path):
         ("jsonl.only_test.new", "test", "fully_held_out"),
     }
     assert {task.name for task in mixtures.mixture("jsonl").tasks(benchmark)} == {"jsonl.colours", "jsonl.more"}
+
+
+def test_a_folder_with_splits_is_evaluated_on_test_and_validated_on_validation(tmp_path):
+    """Records of equal numbers in the two files are two questions, and their scores are never pooled."""
+    for split, first, count in (("train", 0, 40), ("validation", 100, 5), ("test", 200, 4)):
+        write(tmp_path / "data" / f"{split}.jsonl", records(first + count)[first:])
+    result = ledger_job.run(suites.suite("jsonl"), str(tmp_path / "data"), tmp_path / "cache", may_be_empty=True)
+    prompts = read_ledger(result.path)
+    assert len({item.id for item in prompts}) == len(prompts) == 9
+    for validating, count, split in ((True, 5, "validation"), (False, 4, "test")):
+        chosen = of_split(prompts, validating)
+        assert len(chosen) == count and {item.split for item in chosen} == {split}
+    (tmp_path / "data" / "test.jsonl").unlink()
+    result = ledger_job.run(suites.suite("jsonl"), str(tmp_path / "data"), tmp_path / "cache", may_be_empty=True)
+    prompts = read_ledger(result.path)
+    assert of_split(prompts, True) == of_split(prompts, False) == prompts and len(prompts) == 5
 
 
 def test_categories_make_tasks(tmp_path):
