@@ -49,6 +49,24 @@ def test_several_suites_make_one_report_and_no_task_is_in_two(model, tmp_path, m
             run_module.evaluate(str(weights), ledger, str(tmp_path / "out"), suite=suite, cache_dir=str(cache))
 
 
+def test_floors_are_those_of_the_whole_ledger_whatever_the_limit(model, tmp_path, monkeypatch):
+    """Of 20 questions, 12 are answered by "yes": with one question asked, the best constant answer is not right."""
+    monkeypatch.setattr(run_module, "load_model", lambda *args, **options: model)
+    model.save(str(tmp_path / "weights"))
+    prompts = [
+        prompt(n, task="t", references=("yes" if n < 12 else "no",), candidates=("yes", "no")) for n in range(20)
+    ]
+    write_ledger(tmp_path / "ledger.jsonl", prompts, {})
+    floors = []
+    for limit in (1, 5, 0):
+        options = {"output_dir": str(tmp_path / f"limit{limit}"), "limit": limit}
+        results = run_module.evaluate(str(tmp_path / "weights"), str(tmp_path / "ledger.jsonl"), **options)
+        (task,), (level,) = results["tasks"].values(), results["levels"].values()
+        floors += [task["baselines"]["majority"], level["floor"]]
+        assert results["limit"] == limit
+    assert floors == [0.6] * 6
+
+
 @pytest.mark.slow
 def test_killed_at_ten_moments_it_ends_in_the_same_bytes(model, tmp_path, monkeypatch):
     """SIGKILL at a random moment after a random number of groups, ten times; about 1,000 prompts in groups of 16."""

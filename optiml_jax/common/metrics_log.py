@@ -59,7 +59,12 @@ class MetricsLog:
             file.write(json.dumps({"step": step} | scores) + "\n")
         for name, value in scores.items():
             self._events.add_scalar(f"validation/{name}", value, step)
-        tqdm.write(message, file=sys.stdout)
+        self.note(message)
+
+    def note(self, message: str) -> None:
+        """Prints a line beside the progress bar."""
+        if self._active:
+            tqdm.write(message, file=sys.stdout)
 
     def advance(self) -> None:
         """Moves the progress bar by one step."""

@@ -64,7 +64,10 @@ class Validation:
         """
         files = ledgers(self.ledger, self.suite, self.mixture, self.cache_dir, manifest.ledgers)
         prompts = select(of_split(read_ledgers(files), validating=True), self.shots, self.limit)
-        return levels.apply(prompts, levels.training_of(manifest, init_weights), map(about, files))[0]
+        prompts, _ = levels.apply(prompts, levels.training_of(manifest, init_weights), map(about, files))
+        if self.best_by == "level_average" and not any(prompt.level for prompt in prompts):
+            raise UserError("Validation.best_by = 'level_average': no prompt has a level; use 'average'")
+        return prompts
 
     def scorer(
         self,
@@ -88,23 +91,15 @@ class Validation:
                 samples += [score_sample(prompt, **answer) for prompt, answer in zip(group, answers, strict=True)]
                 if stopping():
                     return None
-            validated = validation_scores(scored(samples))
-            if self.best_by not in validated:
-                raise UserError(f"Validation.best_by: the prompts have no {self.best_by}; no task has a level")
-            return validated
+            return validation_scores(scored(samples))
 
         return score
 
 
 def validation_scores(samples: Iterable[dict[str, Any]]) -> Scores:
-    """Returns the averages, by one of which checkpoints are compared, and the scores of levels and categories.
-
-    Raises:
-      UserError: no prompt could be scored.
-    """
+    """Returns the averages, by one of which checkpoints are compared, and the scores of levels and categories; nothing
+    if no prompt could be scored."""
     aggregated = scores(samples)
-    if aggregated["average"] is None:
-        raise UserError("VALIDATE_EVERY: none of the prompts can be scored; evaluate them to see why")
     averages = {name: aggregated[name] for name in AVERAGES if aggregated[name] is not None}
     levels = {f"level/{name}": score for name, score in aggregated["levels"].items()}
     return averages | levels | {f"category/{name}": score for name, score in aggregated["categories"].items()}

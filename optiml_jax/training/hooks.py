@@ -109,6 +109,10 @@ class StepLog:
         """Logs a validation."""
         self._log.validated(step, scores, message)
 
+    def note(self, message: str) -> None:
+        """Prints a line beside the progress bar."""
+        self._log.note(message)
+
     def resume_timing(self) -> None:
         """Excludes the time since the last fetch, that of a checkpoint or a validation, from the next step's."""
         self._last = time.perf_counter()
@@ -198,6 +202,9 @@ class Validator:
         scores = self._score(params, self._run.stopping)
         if scores is None:
             self._run.interrupted = True
+            return
+        if self._best_by not in scores:
+            self._log.note(f"validation at step {step}: none of the prompts can be scored; evaluate them to see why")
             return
         # One process decides for all, because every process must take part in saving.
         score = scores[self._best_by]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from optiml_jax.evaluation.reports.files import write_reports
-from optiml_jax.evaluation.scores.aggregation import results
+from optiml_jax.evaluation.scores.aggregation import results, write_results
 from optiml_jax.evaluation.scores.samples import read_samples, score_sample, write_samples
 from tests.evaluation.example_prompts import prompt
 from tests.evaluation.scores import trace
@@ -50,12 +50,19 @@ def folder(tmp_path_factory):
     report = results([s for s in samples if s["score"] is not None], about)
     write_samples(directory / "samples.jsonl", samples)
     write_reports(directory, report, samples)
+    write_results(directory / "results.json", report)
     return directory
 
 
 def test_every_number_is_found_again(folder):
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert trace.check(page, read_samples(folder / "samples.jsonl")) > 400
+    samples = read_samples(folder / "samples.jsonl")
+    assert trace.check(page, samples) > 400
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert trace.check_averages(results, samples) > 10
+    results["averages"]["average"]["shots"]["0"] += 1e-9
+    with pytest.raises(AssertionError):
+        trace.check_averages(results, samples)
 
 
 def test_a_changed_answer_is_noticed(folder):

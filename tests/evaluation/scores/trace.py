@@ -210,7 +210,43 @@ def check(page: str, samples: list[dict]) -> int:
     return count
 
 
+def check_averages(results: dict, samples: list[dict]) -> int:
+    """Compares the averages of results.json with means over the columns of the paper's tables; returns how many."""
+    reckoned, count = Reckoned(samples), 0
+    levelled = any(group[0]["level"] for group in reckoned.tasks.values())
+    for name, field in (("average", "category"), ("benchmark_average", "benchmark")):
+        columns = defaultdict(list)
+        for task, (first, *_) in reckoned.tasks.items():
+            if first["level"] or not levelled:
+                columns[first["level"], first[field]].append(task)
+        by_shots = defaultdict(list)
+        for tasks in columns.values():
+            for shots, score in reckoned.over(tasks, reckoned.at_shots).items():
+                by_shots[shots].append(score)
+        entry = results["averages"][name]
+        assert entry["columns"] == {str(k): len(scores) for k, scores in by_shots.items()}
+        for shots, scores in by_shots.items():
+            assert abs(entry["shots"][str(shots)] - mean(scores)) < 1e-12, (name, shots)
+        assert abs(entry["score"] - mean(map(mean, by_shots.values()))) < 1e-12, name
+        count += 1 + 2 * len(by_shots)
+    assert results["average"] == results["averages"]["average"]["score"]
+    if "level_average" in results["averages"]:
+        parts = defaultdict(lambda: defaultdict(list))
+        for task, (first, *_) in reckoned.tasks.items():
+            if first["level"]:
+                parts[first["level"]][first["category"]].append(task)
+        levels = [
+            mean(mean(reckoned.over(tasks, reckoned.at_shots).values()) for tasks in categories.values())
+            for categories in parts.values()
+        ]
+        assert abs(results["averages"]["level_average"]["score"] - mean(levels)) < 1e-12
+        count += 1
+    return count + 1
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
-    print(f"{check((folder / 'report.html').read_text(encoding='utf-8'), lines):,} numbers are as samples.jsonl says")
+    count = check((folder / "report.html").read_text(encoding="utf-8"), lines)
+    count += check_averages(json.loads((folder / "results.json").read_text(encoding="utf-8")), lines)
+    print(f"{count:,} numbers are as samples.jsonl says")
