@@ -21,4 +21,5 @@ exec .venv-engine/bin/python -m pytest -n 2 --dist loadfile -p no:cacheprovider 
     tests/model/test_{attention,block,head,lookup}.py tests/data tests/training tests/planning \
     tests/inference/test_prefix_sharing.py tests/checkpoints/test_checkpoints.py \
     tests/evaluation --ignore=tests/evaluation/scores/test_comparison.py --ignore=tests/evaluation/metrics/test_metrics.py \
-    --ignore=tests/evaluation/metrics/test_porter.py --ignore=tests/evaluation/scores/test_trace.py "$@"
+    --ignore=tests/evaluation/metrics/test_porter.py --ignore=tests/evaluation/scores/test_trace.py \
+    --ignore=tests/evaluation/scores/test_intervals.py --ignore=tests/evaluation/scores/test_significance.py "$@"
