@@ -68,8 +68,9 @@ def test_equal_models_are_rarely_told_apart(wordings, tasks):
 def test_no_effect_is_found_in_one_of_twenty_draws_and_a_real_one_as_often_as_by_an_exact_test():
     for wordings in power.WORDINGS:
         for tasks in power.TASKS:
-            null = power.rejected(wordings=wordings, tasks=tasks, effect=0.0, draws=400)
-            assert null["tasks"] <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / (400 * tasks))
-            assert null["category"] is None or null["category"] <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
-    real = power.rejected(wordings=1, tasks=10, effect=0.1, draws=200)
-    assert real["tasks"] == pytest.approx(real["exact"], abs=0.02) and real["tasks"] > 0.3
+            draws = max(40, 1_000 // tasks)
+            null = power.rejected(wordings=wordings, tasks=tasks, effect=0.0, draws=draws)
+            assert null["tasks"] <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / (draws * tasks))
+            assert null["category"] is None or null["category"] <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / draws)
+    real = power.rejected(wordings=1, tasks=10, effect=0.3, draws=100)
+    assert real["tasks"] == pytest.approx(real["exact"], abs=0.02) and real["tasks"] > 0.4
