@@ -17,11 +17,8 @@ def code_version(*parts: str) -> str:
     """
     package = Path(__file__).parent
     digest = hashlib.sha256()
-    files = [
-        file
-        for part in parts or ("",)
-        for file in ((package / part).rglob("*.py") if "." not in part else [package / part])
-    ]
+    paths = [package / part for part in parts] or [package]
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))]
     for file in sorted(files):
         digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes() + b"\0")
     return f"{__version__}+{digest.hexdigest()[:32]}"

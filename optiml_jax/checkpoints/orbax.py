@@ -145,12 +145,12 @@ class Checkpoints:
                 continue
             try:
                 saved = _saved_shapes(self.directory / str(step) / name)
-            except Exception:  # the description is damaged itself, or of another format
+            except Exception:  # Orbax cannot read the tree either, so the original error is reported
                 return None
-            wanted = {_path(path): tuple(leaf.shape) for path, leaf in jax.tree.leaves_with_path(expected.item)}
-            for path in sorted(saved.keys() | wanted.keys()):
-                if saved.get(path) != wanted.get(path):
-                    has, needs = (str(list(shapes[path])) if path in shapes else "none" for shapes in (saved, wanted))
+            needed = {_path(path): tuple(leaf.shape) for path, leaf in jax.tree.leaves_with_path(expected.item)}
+            for path in sorted(saved.keys() | needed.keys()):
+                if saved.get(path) != needed.get(path):
+                    has, needs = (str(list(shapes[path])) if path in shapes else "none" for shapes in (saved, needed))
                     return f"its {name} has {path} {has}, where {needs} is expected"
         return None
 

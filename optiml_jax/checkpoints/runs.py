@@ -13,6 +13,8 @@ from optiml_jax.common.errors import UserError
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import OPTConfig
 
+INIT_WEIGHTS = "train.init_weights"  # the setting in a checkpoint's metadata that names the weights of step 0
+
 
 def is_run(directory: str | os.PathLike) -> bool:
     """Whether `directory` is the MODEL_DIR of a training run."""
@@ -31,8 +33,8 @@ def read_run_config(directory: str | os.PathLike, step: int | None = None) -> tu
 
 def _config(fields: dict[str, Any], directory: str | os.PathLike) -> OPTConfig:
     """The architecture of a run; a field that its version did not have has its default."""
-    known = {field.name for field in dataclasses.fields(OPTConfig)}
-    if unknown := sorted(fields.keys() - known):
+    field_names = {field.name for field in dataclasses.fields(OPTConfig)}
+    if unknown := sorted(fields.keys() - field_names):
         raise UserError(
             f"{directory}: its model has {unknown[0]} = {fields[unknown[0]]}, which this version does not have; read "
             "it with the version that wrote it"

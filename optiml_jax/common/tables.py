@@ -37,6 +37,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(aligned([header, *([cell(value) for value in row] for row in rows)], right))
 
 
+def first_few(names: Sequence[str], count: int = 5) -> str:
+    """The first names of a list, separated by commas, with an ellipsis if there are more."""
+    return ", ".join(names[:count]) + ", ..." * (len(names) > count)
+
+
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
     """Lines of columns as wide as their widest text; `right` says which columns are right-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(right))]

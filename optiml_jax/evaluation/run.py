@@ -50,8 +50,8 @@ def evaluate(
     Args:
       weights: MODEL_DIR of a run, Hugging Face directory or hub name.
       ledger: file, or a directory with exactly one; None: those of `suite`, else of `mixture`, in `cache_dir`.
-      trained_on: the mixture of the run whose weights are evaluated; None: the recorded one. It decides the levels of
-        prompts, and which of several ledgers of a suite belongs to the run.
+      trained_on: the mixture of the run whose weights are evaluated, to which its ledgers belong; None: the recorded
+        one.
       suite: a suite, or several separated by commas, reported together.
       output_dir: None: `weights`/evaluation/NAME, with the names of the ledgers.
       ranked_by: score that candidates are ranked by (`normalization.RANKED_BY`).
@@ -65,9 +65,9 @@ def evaluate(
     """
     if not weights:
         raise UserError("WEIGHTS is not set; choose a model with --gin.WEIGHTS=\"'runs/tiny'\"")
-    if trained_on is None:
-        trained_on = next(iter(levels.recorded_training(weights).mixtures), None)
-    files = ledgers(ledger, suite, mixture, cache_dir, trained_on.ledgers if trained_on else {})
+    training = levels.recorded_training(weights) if trained_on is None else None
+    own = trained_on or next(iter(training.mixtures), None)
+    files = ledgers(ledger, suite, mixture, cache_dir, own.ledgers if own else {})
     batch_rows = check("evaluate.batch_rows", batch_rows, int)
     max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
     limit = check("evaluate.limit", limit, int, (0, math.inf))
@@ -84,7 +84,7 @@ def evaluate(
     normalization.check(ranked_by, prompts)
     if check_only:
         return {}
-    training = levels.recorded_training(weights)  # of a finished run: its record, and those of the runs before it
+    training = training or levels.recorded_training(weights)  # a run that has just finished has its record by now
     metadata = [{"suite": suite_of(path)} | about(path) for path in files]
     prompts, level_notes = levels.apply(prompts, training, metadata)
     model = load_model(weights, mesh=mesh, precision=precision)

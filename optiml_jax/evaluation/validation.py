@@ -15,8 +15,9 @@ from optiml_jax.evaluation.answers.answering import answer_all
 from optiml_jax.evaluation.prompts import levels
 from optiml_jax.evaluation.prompts.ledger import Prompt, about, read_ledgers
 from optiml_jax.evaluation.prompts.selection import ledgers, of_split, select
-from optiml_jax.evaluation.scores.aggregation import AVERAGES, scores
+from optiml_jax.evaluation.scores.aggregation import scores
 from optiml_jax.evaluation.scores.samples import score_sample, scored
+from optiml_jax.evaluation.scores.trees import AVERAGES
 from optiml_jax.inference.model import Model
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.tokenizer import Tokenizer

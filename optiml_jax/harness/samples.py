@@ -8,13 +8,8 @@ from typing import Any
 from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.evaluation.metrics import REPORTED
 
-BINARY = (
-    "acc",
-    "acc_norm",
-    "acc_bytes",
-    "acc_mutual_info",
-    "exact_match",
-)  # metrics of answers that are right or wrong
+# Metrics of answers that are right or wrong.
+BINARY = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
 PROGRAM = "lm-evaluation-harness"
 
 
@@ -61,8 +56,8 @@ def read(folder: Path, metric: str | None = None) -> list[dict[str, Any]]:
 
 
 def _facts(folder: Path) -> dict[str, dict[str, Any]]:
-    """What results_<time>.json says about tasks: {"n-shot": {task: number}, "higher_is_better": {task: {metric:
-    bool}}}, the newest for each task."""
+    """Reads numbers of shots and directions of metrics from results_<time>.json, the newest for each task: {"n-shot":
+    {task: number}, "higher_is_better": {task: {metric: bool}}}."""
     facts: dict[str, dict[str, Any]] = {"n-shot": {}, "higher_is_better": {}}
     for file in sorted(folder.glob("results_*.json")):
         try:

@@ -198,6 +198,10 @@ class Validator:
 
     def __call__(self, step: int, params: Any) -> None:
         self._log.flush()
+        self._validate(step, params)
+        self._log.resume_timing()
+
+    def _validate(self, step: int, params: Any) -> None:
         start = time.perf_counter()
         scores = self._score(params, self._run.stopping)
         if scores is None:
@@ -217,4 +221,3 @@ class Validator:
                 self._run.loader.check()  # do not save weights trained on damaged tokens
             self._best = average
             self._checkpoints.save_weights(step, params, self._meta(self._run.loader.state))
-        self._log.resume_timing()

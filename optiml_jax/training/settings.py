@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from jax.sharding import Mesh
 
+from optiml_jax.checkpoints.runs import INIT_WEIGHTS
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.settings import Data
@@ -19,7 +20,7 @@ from optiml_jax.training.step import Computation
 # Settings that may differ when a run resumes: a larger TRAIN_STEPS extends it. Mesh, paths and logging are not
 # compared.
 MAY_DIFFER = ("Optimization.train_steps",)
-INIT, INIT_CONTENT, TOKENS = "train.init_weights", "content of train.init_weights", "tokens of "
+INIT_CONTENT, TOKENS = "content of train.init_weights", "tokens of "
 
 
 class ValidationSettings(Protocol):
@@ -68,7 +69,7 @@ class RunSettings:
         Args:
           init_content: hash of the initial weights, None if there are none.
         """
-        settings: dict[str, Any] = {INIT: self.init_weights}
+        settings: dict[str, Any] = {INIT_WEIGHTS: self.init_weights}
         settings[INIT_CONTENT] = init_content
         settings |= {f"OPTConfig.{name}": value for name, value in dataclasses.asdict(self.model).items()}
         settings |= {f"Optimization.{name}": value for name, value in dataclasses.asdict(self.optimization).items()}
@@ -83,7 +84,7 @@ class RunSettings:
 
 def defaults() -> dict[str, Any]:
     """The defaults of the settings in `RunSettings.fixed` that have one."""
-    values: dict[str, Any] = {INIT: None, INIT_CONTENT: None}
+    values: dict[str, Any] = {INIT_WEIGHTS: None, INIT_CONTENT: None}
     for kind in (OPTConfig, Optimization, Data, Computation):
         for field in dataclasses.fields(kind):
             if field.default is not dataclasses.MISSING:
@@ -109,12 +110,12 @@ def check_same_run(
     Raises:
       UserError: names the setting and both values.
     """
-    known = defaults()
+    default_values = defaults()
     for name in sorted(saved.keys() | settings.keys()):
-        if name in MAY_DIFFER or name in (INIT, INIT_CONTENT):
+        if name in MAY_DIFFER or name in (INIT_WEIGHTS, INIT_CONTENT):
             continue
-        if name not in saved and name in known:
-            before, now = known[name], settings[name]
+        if name not in saved and name in default_values:
+            before, now = default_values[name], settings[name]
         elif name not in settings and not name.startswith(TOKENS):
             raise UserError(
                 f"{directory}: this run was started with {name} = {saved[name]}, a setting that this version does not "
@@ -126,12 +127,12 @@ def check_same_run(
             now = checksums(name.removeprefix(TOKENS))
         if before != now:
             raise _differs(directory, name, before, now)
-    before, now = saved.get(INIT), settings.get(INIT)
+    before, now = saved.get(INIT_WEIGHTS), settings.get(INIT_WEIGHTS)
     if before == now:
         return
     contents = [values.get(INIT_CONTENT) for values in (saved, settings)]
     if None in contents or contents[0] != contents[1]:
-        raise _differs(directory, INIT, before, now)
+        raise _differs(directory, INIT_WEIGHTS, before, now)
 
 
 def _differs(directory: Path, name: str, before: Any, now: Any) -> UserError:

@@ -144,9 +144,11 @@ def test_a_larger_ledger_asks_only_what_is_new(model, prompts, tmp_path, monkeyp
     pipeline.run_evaluation(model, prompts, tmp_path / "grown", max_new_tokens=6, batch_rows=3)
     assert sorted(requests) == sorted(prompt.id for prompt in [*prompts[:4], *prompts[24:]])
     moved = Model(CONFIG, model.params, model.tokenizer, model.mesh, source="elsewhere/run")
-    asked = answered(moved, monkeypatch)
+    requests_after_move = answered(moved, monkeypatch)
     content = pipeline.run_evaluation(moved, prompts, tmp_path / "grown", max_new_tokens=6)
-    assert not asked and content["weights"] == "elsewhere/run", "only the folder of the weights is another"
+    assert not requests_after_move and content["weights"] == "elsewhere/run", (
+        "only the folder of the weights is another"
+    )
     pipeline.run_evaluation(model, prompts, tmp_path / "grown", max_new_tokens=5, ranked_by="per_token")
     pipeline.run_evaluation(model, prompts, tmp_path / "grown", max_new_tokens=6)
     assert len(requests) == 10 + len(prompts), "answers of other settings were kept"

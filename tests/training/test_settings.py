@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from optiml_jax.checkpoints.runs import INIT_WEIGHTS
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.store import TokenStore
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.training import settings as settings_module
 from optiml_jax.training import start
-from optiml_jax.training.settings import INIT, INIT_CONTENT, RunSettings, check_same_run, defaults
+from optiml_jax.training.settings import INIT_CONTENT, RunSettings, check_same_run, defaults
 from tests.evaluation.small_model import small_model
 from tests.training.test_hooks import cache, run  # noqa: F401
 
@@ -59,10 +60,14 @@ def test_other_tokens_and_removed_settings_are_named(now, tmp_path):
 
 
 def test_initial_weights_may_move_and_not_change(now, tmp_path):
-    before = now | {INIT: "weights/opt", INIT_CONTENT: "abc"}
-    check_same_run(before, now | {INIT: "elsewhere/opt", INIT_CONTENT: "abc"}, tmp_path)
-    check_same_run(before, now | {INIT: "weights/opt", INIT_CONTENT: None}, tmp_path)  # no longer needed
-    for other in ({INIT: "elsewhere/opt", INIT_CONTENT: "def"}, {INIT: "nowhere", INIT_CONTENT: None}, {INIT: None}):
+    before = now | {INIT_WEIGHTS: "weights/opt", INIT_CONTENT: "abc"}
+    check_same_run(before, now | {INIT_WEIGHTS: "elsewhere/opt", INIT_CONTENT: "abc"}, tmp_path)
+    check_same_run(before, now | {INIT_WEIGHTS: "weights/opt", INIT_CONTENT: None}, tmp_path)  # no longer needed
+    for other in (
+        {INIT_WEIGHTS: "elsewhere/opt", INIT_CONTENT: "def"},
+        {INIT_WEIGHTS: "nowhere", INIT_CONTENT: None},
+        {INIT_WEIGHTS: None},
+    ):
         with pytest.raises(UserError, match=r"train.init_weights = weights/opt, now it is (elsewhere|nowhere|None)"):
             check_same_run(before, now | other, tmp_path)
 

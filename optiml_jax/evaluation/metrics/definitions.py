@@ -226,7 +226,7 @@ class Metric:
 
     @property
     def definition(self) -> Definition:
-        """What is known about the metric."""
+        """The metric's functions, bounds and direction."""
         parameters = dict(self.parameters)
         if REPORTED not in parameters:
             return METRICS[self.name]

@@ -9,39 +9,42 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from optiml_jax.checkpoints.runs import is_run, read_run_config
+from optiml_jax.checkpoints.runs import INIT_WEIGHTS, is_run, read_run_config
 from optiml_jax.common.errors import UserError
+from optiml_jax.common.tables import first_few
 from optiml_jax.data.manifest import RECORD, Manifest
 from optiml_jax.evaluation.prompts.ledger import LEVELS, Prompt
 
 FULLY_HELD_OUT, HELD_OUT_TASK, HELD_OUT_INSTANCES = LEVELS
-NAMED = 5  # tasks named per line
-INIT = "train.init_weights"  # the setting of a checkpoint that names the weights it started from
 
 
 class Training(NamedTuple):
-    """What weights were trained on: the mixtures of a run and of the runs that it started from, and whether that is all
-    (weights from elsewhere have a history of their own)."""
+    """The training history of weights.
+
+    Attributes:
+      mixtures: of the run, then of the run whose weights it started from, and so on.
+      complete: False if the first of these runs started from downloaded weights, whose training data are unknown.
+    """
 
     mixtures: tuple[Manifest, ...]
     complete: bool
 
 
 def recorded_training(weights: str) -> Training:
-    """What the runs behind `weights` recorded; no mixture for weights from elsewhere."""
+    """Reads the training history of `weights` from its MODEL_DIR; empty and incomplete for other weights."""
     path = Path(weights)
     record = path / RECORD if (path / RECORD).exists() else path.parent / RECORD  # `best/` is inside of its run
     if not is_run(weights) or not record.exists():
         return Training((), False)
     try:
-        initial = read_run_config(weights)[1]["settings"].get(INIT)
+        initial = read_run_config(weights)[1]["settings"].get(INIT_WEIGHTS)
     except UserError:  # no complete checkpoint, which loading the weights reports
         initial = None
     return training_of(Manifest.read(record), initial)
 
 
 def training_of(manifest: Manifest, init_weights: str | None) -> Training:
-    """What a run of this mixture is trained on, given the weights from which it starts."""
+    """Returns the training history of a run on `manifest` that starts from `init_weights` (None: random weights)."""
     before = Training((), True) if init_weights is None else recorded_training(init_weights)
     return Training((manifest, *before.mixtures), before.complete)
 
@@ -90,5 +93,4 @@ def apply(
     twins = sorted({name for task in evaluated for name in tasks.intersection(trained_as.get(task, ()))})
     if not twins:
         return leveled, [note]
-    named = ", ".join(twins[:NAMED]) + ", ..." * (len(twins) > NAMED)
-    return leveled, [note, f"Trained on the data of evaluated tasks: {len(twins):,} tasks ({named})"]
+    return leveled, [note, f"Trained on the data of evaluated tasks: {len(twins):,} tasks ({first_few(twins)})"]

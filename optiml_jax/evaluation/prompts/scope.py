@@ -1,12 +1,11 @@
-"""What an evaluation asks, and what it does not, for its report."""
+"""Lines of a report about the scope of an evaluation: which prompts of the suites were answered, and which were not."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from optiml_jax.common.tables import first_few
 from optiml_jax.evaluation.prompts.ledger import Prompt
-
-NAMED = 5  # tasks named per line
 
 
 def notes(
@@ -17,7 +16,7 @@ def notes(
 
     Args:
       metadata: of the ledgers (`ledger.about`).
-      prompts: of the ledgers.  selected: those that are asked.
+      prompts: of the ledgers.  selected: those that are evaluated.
       shots: the setting SHOTS.
     """
     lines = []
@@ -33,10 +32,10 @@ def notes(
             )
         if bare := about.get("without_demonstrations"):
             lines.append(f"{suite}: no records for demonstrations, so asked with 0 shots only: {_named(bare)}")
-    asked = {prompt.task for prompt in selected}
+    evaluated_tasks = {prompt.task for prompt in selected}
     emptied = defaultdict(dict)
     for prompt in prompts:
-        if prompt.task not in asked:
+        if prompt.task not in evaluated_tasks:
             emptied[prompt.suite][prompt.task] = None
     for suite, tasks in emptied.items():
         entire = all(prompt.task in tasks for prompt in prompts if prompt.suite == suite)
@@ -46,5 +45,4 @@ def notes(
 
 
 def _named(tasks: Sequence[str]) -> str:
-    more = ", ..." if len(tasks) > NAMED else ""
-    return f"{len(tasks):,} task{'s' * (len(tasks) > 1)} ({', '.join(tasks[:NAMED])}{more})"
+    return f"{len(tasks):,} task{'s' * (len(tasks) > 1)} ({first_few(tasks)})"

@@ -1,4 +1,4 @@
-"""What an evaluation writes to OUTPUT_DIR, and rendering it again without a model."""
+"""Writes the files of an evaluation to OUTPUT_DIR, and renders them again from its answers, without a model."""
 
 import dataclasses
 import json

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+from optiml_jax.common.tables import first_few
 from optiml_jax.data.manifest import coverage_text
 from optiml_jax.evaluation.reports.tables import (
     category_table,
@@ -64,12 +65,11 @@ def _remarks(samples: Iterable[Mapping[str, Any]]) -> list[str]:
         for reason in reasons:
             ids_by_problem[sample["score"] is not None, reason].append(sample["id"])
     unscored = [task for task, scored in has_score.items() if not scored]
-    named = ", ".join(unscored[:NAMED]) + (", ..." if len(unscored) > NAMED else "")
-    lines = (
-        [f"No score: {len(unscored):,} task{'s' * (len(unscored) > 1)}, of which no prompt could be scored: {named}"]
-        if unscored
-        else []
-    )
+    plural = "s" * (len(unscored) > 1)
+    lines = []
+    if unscored:
+        names = first_few(unscored)
+        lines.append(f"No score: {len(unscored):,} task{plural}, of which no prompt could be scored: {names}")
     return lines + [
         f"{'Scored despite a problem' if was_scored else 'Not scored'}, {len(ids):,} prompts, {reason}: "
         + ", ".join(ids[:NAMED])

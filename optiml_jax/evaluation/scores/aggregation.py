@@ -8,246 +8,40 @@ numbers of shots. The mean of the levels' means is reported beside it. Scores ar
 95% (`intervals.py`).
 """
 
-import functools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from optiml_jax.common.errors import DataError
 from optiml_jax.common.files import write_atomically
-from optiml_jax.evaluation.metrics import Metric
-from optiml_jax.evaluation.prompts.ledger import LEVELS, TASK_FIELDS
+from optiml_jax.evaluation.scores import trees
 from optiml_jax.evaluation.scores.baselines import baselines, floor
-from optiml_jax.evaluation.scores.intervals import (
-    Interval,
-    Questions,
-    Shares,
-    TaskQuestions,
-    over_clusters,
-    over_questions,
-)
-
-AVERAGES = ("average", "benchmark_average", "level_average")  # what `scores` and `aggregate` average to
-Tree = dict[Any, "Tree"] | float
-Cell = tuple[str, str]  # a task at a number of shots
+from optiml_jax.evaluation.scores.intervals import Interval, Shares, TaskQuestions, over_clusters, over_questions
+from optiml_jax.evaluation.scores.task_scores import by_task, contamination, mean, question_scores, task_scores
 
 
-def mean(tree: Tree) -> float:
-    """Unweighted mean of the branches' means."""
-    return _mean(map(mean, tree.values())) if isinstance(tree, dict) else tree
-
-
-def _mean(values: Iterable[float]) -> float:
-    values = list(values)
-    return math.fsum(values) / len(values)  # fsum gives the same bits in any order
-
-
-def _task_fields(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The fields that all samples of a task share. A single ledger was checked when it was read; several were not."""
-    for field in TASK_FIELDS:
-        if any(sample[field] != samples[0][field] for sample in samples):
-            values = sorted({str(sample[field]) for sample in samples})
-            raise DataError(f"task {samples[0]['task']}: its prompts disagree on {field}: {values}")
-    return {field: samples[0][field] for field in TASK_FIELDS}
-
-
-def _task_scores(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Description and scores of one task: means over the examples of a template, templates, numbers of shots."""
-    fields, templates = _task_fields(samples), _templates(samples)
-    shots = _shots(templates)
-    return {
-        "metric": str(Metric.parse(fields["metric"])),
-        **{field: fields[field] for field in ("level", "category", "benchmark", "group")},
-        "score": _mean(shots.values()),
-        "shots": shots,
-        "templates": templates,
-    }
+def score_of(tasks: Mapping[str, dict]) -> Callable[[str, str], float]:
+    """The value of `trees.mean`: the score of a task at a number of shots."""
+    return lambda name, shots: tasks[name]["shots"][shots]
 
 
 def _task_entry(
     samples: Sequence[Mapping[str, Any]], questions: TaskQuestions, known: Mapping[str, float | None] | None
 ) -> dict[str, Any]:
     """Returns the entry of a task in results.json: its scores, interval and baselines."""
-    task = _task_scores(samples)
+    task = task_scores(samples)
     shares = dict.fromkeys(task["shots"], 1 / len(task["shots"]))
     return task | {
         "interval": over_clusters(*questions.clusters(shares), len(questions)),
         "examples": len(samples),
         "questions": len(questions),
         "baselines": baselines(samples) if known is None else dict(known),
-        **_contamination(samples),
+        **contamination(samples),
     }
-
-
-def _contamination(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Number of contaminated samples and the score of the others, where contamination is known."""
-    if samples[0]["contaminated"] is None:
-        return {}
-    clean = [sample for sample in samples if sample["contaminated"] is False]
-    score = _mean(_shots(_templates(clean)).values()) if clean else None
-    return {"contaminated": len(samples) - len(clean), "clean_score": score}
-
-
-def _shots(templates: Mapping[str, Mapping[str, list]]) -> dict[str, float]:
-    """Number of shots -> mean over its templates."""
-    return {k: _mean(score for score, _ in by_name.values()) for k, by_name in templates.items()}
-
-
-def _templates(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list]]:
-    """Number of shots -> template -> [score, number of questions]."""
-    metric = Metric.parse(samples[0]["metric"])
-    if not metric.over_task:
-        return {
-            k: {name: [_mean(by_question.values()), len(by_question)] for name, by_question in templates.items()}
-            for k, templates in _worst_scores(samples).items()
-        }
-    return {
-        k: {name: [_over(metric, group), len(group)] for name, group in templates.items()}
-        for k, templates in _by_template(samples).items()
-    }
-
-
-def _over(metric: Metric, group: Sequence[Mapping[str, Any]]) -> float:
-    return metric.over([sample["prediction"] for sample in group], [sample["references"] for sample in group])
-
-
-def _by_template(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list]]:
-    """Number of shots -> template -> samples."""
-    groups: dict[str, dict[str, list]] = {}
-    for sample in sorted(samples, key=lambda sample: (sample["shots"], sample["template"])):
-        groups.setdefault(str(sample["shots"]), {}).setdefault(sample["template"], []).append(sample)
-    return groups
-
-
-def question_scores(samples: Sequence[Mapping[str, Any]]) -> Questions:
-    """Number of shots -> template -> (seed, example) -> score, of one task.
-
-    Several samples of one question count as one example, with the score of the worst. For a metric over the task it is
-    the jackknife's pseudo-value of the question, whose mean is the score and whose spread is that of the score.
-    """
-    metric = Metric.parse(samples[0]["metric"])
-    if not metric.over_task:
-        return _worst_scores(samples)
-    return {
-        k: {name: _pseudo_values(metric, group) for name, group in templates.items()}
-        for k, templates in _by_template(samples).items()
-    }
-
-
-def _worst_scores(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict]]:
-    by_shots: dict[str, dict[str, dict]] = {}
-    for k, templates in _by_template(samples).items():
-        by_shots[k] = {}
-        for name, group in templates.items():
-            scores = by_shots[k][name] = {}
-            for sample in group:
-                question = sample["seed"], sample["part_of"] or sample["example_id"]
-                scores[question] = min(sample["score"], scores.get(question, math.inf))
-    return by_shots
-
-
-def _pseudo_values(metric: Metric, group: Sequence[Mapping[str, Any]]) -> dict[tuple, float]:
-    """The jackknife's pseudo-values (Quenouille 1956), shifted so that their mean is the score."""
-    count, score = len(group), _over(metric, group)
-    names = [(sample["seed"], sample["example_id"]) for sample in group]
-    if count == 1:
-        return {names[0]: score}
-    pairs = [(sample["prediction"], tuple(sample["references"])) for sample in group]
-
-    @functools.cache  # equal answers have equal pseudo-values
-    def without(pair: tuple) -> float:
-        index = pairs.index(pair)
-        return _over(metric, [*group[:index], *group[index + 1 :]])
-
-    values = [count * score - (count - 1) * without(pair) for pair in pairs]
-    shift = score - _mean(values)
-    return {name: value + shift for name, value in zip(names, values)}
-
-
-def build_trees(
-    tasks: Mapping[str, dict], within: Callable[[dict], Any], leaf: Callable[[str, str], Tree | Cell]
-) -> dict[Any, dict[str, Tree]]:
-    """Trees to be averaged: category (or result of `within`) -> shots -> task or group -> benchmark -> sub-task ->
-    leaf.
-
-    Args:
-      within: what a task's entry counts for: its category, or its (level, category).
-      leaf: of a task's name and a number of shots.
-    """
-    trees: dict[Any, dict] = {}
-    for name, task in tasks.items():
-        for shots in task["shots"]:
-            branch = trees
-            for part in (within(task), shots, task["group"] or name, task["benchmark"]):
-                branch = branch.setdefault(part, {})
-            branch[name] = leaf(name, shots)
-    return trees
-
-
-def score_trees(tasks: Mapping[str, dict], within: Callable[[dict], Any]) -> dict[Any, dict[str, Tree]]:
-    """`build_trees` with the tasks' scores."""
-    return build_trees(tasks, within, lambda name, shots: tasks[name]["shots"][shots])
-
-
-def mean_of_cells(tree: Tree, tasks: Mapping[str, dict]) -> float:
-    """`mean` of a tree whose leaves are cells."""
-    if not isinstance(tree, dict):
-        name, shots = tree
-        return tasks[name]["shots"][shots]
-    return _mean(mean_of_cells(branch, tasks) for branch in tree.values())
-
-
-def task_shares(tree: Tree) -> dict[str, dict[str, float]]:
-    """Task -> number of shots -> its weight in the mean of a tree whose leaves are cells."""
-    shares: dict[str, dict[str, float]] = defaultdict(dict)
-    for (task, shots), share in _leaves(tree, 1.0):
-        shares[task][shots] = share
-    return dict(shares)
-
-
-def _leaves(tree: Tree | Cell, share: float) -> Iterator[tuple[Cell, float]]:
-    if not isinstance(tree, dict):
-        yield tree, share
-        return
-    for branch in tree.values():
-        yield from _leaves(branch, share / len(tree))
-
-
-def _cell(name: str, shots: str) -> Cell:
-    return name, shots
-
-
-def _column(task: Mapping[str, Any]) -> tuple:
-    return task["level"], task["category"]
-
-
-def averaged(tasks: Mapping[str, dict], leaf: Callable[[str, str], Tree | Cell], kind: str = "category") -> dict:
-    """The tree of the paper's average: shots -> (level, category) -> as in `build_trees`.
-
-    Tasks without a level count only if no task has one.
-
-    Args:
-      kind: "category", as in Table 4, or "benchmark", as in Table 5.
-    """
-    levelled = any(task["level"] for task in tasks.values())
-    counted = {name: task for name, task in tasks.items() if task["level"] or not levelled}
-    tree: dict[str, dict] = defaultdict(dict)
-    for column, by_shots in build_trees(counted, lambda task: (task["level"], task[kind]), leaf).items():
-        for shots, branch in by_shots.items():
-            tree[shots][column] = branch
-    return {shots: tree[shots] for shots in sorted(tree, key=int)}
-
-
-def level_trees(tasks: Mapping[str, dict], leaf: Callable[[str, str], Tree | Cell]) -> dict[str, dict[str, Tree]]:
-    """Level, hardest first -> category -> its tree; levels without tasks are left out."""
-    trees = build_trees(tasks, _column, leaf)
-    by_level = {level: {name: tree for (owner, name), tree in trees.items() if owner == level} for level in LEVELS}
-    return {level: categories for level, categories in by_level.items() if categories}
 
 
 def clusters(
@@ -269,7 +63,7 @@ def clusters(
 
 
 def uncertainty(
-    tree: Tree,
+    tree: trees.Tree,
     tasks: Mapping[str, dict],
     questions: Mapping[str, TaskQuestions],
     bounds: tuple[float, float] = (0.0, 1.0),
@@ -277,13 +71,13 @@ def uncertainty(
     """The intervals of a mean over tasks.
 
     Args:
-      tree: of cells.  bounds: of the scores.
+      bounds: of the scores.
 
     Returns:
       {"interval": over tasks, "questions_interval": of these tasks alone, "clusters": number of tasks, where sub-tasks
       of one task count once}
     """
-    shares = task_shares(tree)
+    shares = trees.task_shares(tree)
     weights, means = clusters(shares, tasks, questions)
     of_tasks = [(questions[name], by_shots) for name, by_shots in shares.items()]
     return {
@@ -293,75 +87,58 @@ def uncertainty(
     }
 
 
-def _entry(
-    trees: Callable[[Callable[[str, str], Any]], Tree],
-    tasks: Mapping[str, dict],
-    questions: Mapping[str, TaskQuestions],
-) -> dict[str, Any]:
-    """{"score", "interval", "questions_interval", "clusters", "majority", "floor", "tasks"} of a mean over tasks.
-
-    Args:
-      trees: leaf -> the tree, as `build_trees` makes it.
-    """
-    cells = trees(_cell)
-    names = task_shares(cells)
-    entry = {
-        "score": mean(trees(lambda name, shots: tasks[name]["shots"][shots])),
-        **uncertainty(cells, tasks, questions),
-    }
-    for field, value in (("majority", lambda baselines: baselines["majority"]), ("floor", floor)):
-        values = {name: value(tasks[name]["baselines"]) for name in names}
-        known = all(number is not None for number in values.values())
-        entry[field] = mean(trees(lambda name, _, values=values: values.get(name))) if known else None
+def _entry(tree: trees.Tree, tasks: Mapping[str, dict], questions: Mapping[str, TaskQuestions]) -> dict[str, Any]:
+    """{"score", "interval", "questions_interval", "clusters", "majority", "floor", "tasks"} of a mean over tasks."""
+    names = trees.task_shares(tree)
+    entry = {"score": trees.mean(tree, score_of(tasks)), **uncertainty(tree, tasks, questions)}
+    for field, baseline in (("majority", lambda task: task["baselines"]["majority"]), ("floor", _floor)):
+        values = {name: baseline(tasks[name]) for name in names}
+        entry[field] = (
+            None if None in values.values() else trees.mean(tree, lambda name, _, values=values: values[name])
+        )
     return entry | {"tasks": len(names)}
 
 
-def _entries(
-    tasks: Mapping[str, dict], questions: Mapping[str, TaskQuestions], within: Callable[[dict], Any]
-) -> dict[Any, dict]:
-    """Category (or result of `within`) -> its entry, with its score at each number of shots ("shots")."""
-    members: dict[Any, dict] = defaultdict(dict)
-    for name, task in tasks.items():
-        members[within(task)][name] = task
-    entries = {}
-    for column, group in members.items():
-        entry = _entry(
-            lambda leaf, column=column, group=group: build_trees(group, within, leaf)[column], group, questions
-        )
-        tree = score_trees(group, within)[column]
-        entries[column] = entry | {"shots": {shots: mean(tree[shots]) for shots in sorted(tree, key=int)}}
-    return entries
+def _floor(task: Mapping[str, Any]) -> float | None:
+    return floor(task["baselines"])
 
 
-def _average(tasks: Mapping[str, dict], questions: Mapping[str, TaskQuestions], kind: str) -> dict[str, Any]:
-    """Entry of the paper's average, with the average and the number of columns at each number of shots."""
-    tree = averaged(tasks, lambda name, shots: tasks[name]["shots"][shots], kind)
-    return _entry(lambda leaf: averaged(tasks, leaf, kind), tasks, questions) | {
-        "shots": {shots: mean(columns) for shots, columns in tree.items()},
-        "columns": {shots: len(columns) for shots, columns in tree.items()},
-    }
+def _column_entry(
+    tree: dict[str, trees.Tree], tasks: Mapping[str, dict], questions: Mapping[str, TaskQuestions]
+) -> dict[str, Any]:
+    """The entry of a category, benchmark or average, whose tree starts with the numbers of shots, with its score at
+    each ("shots")."""
+    by_shots = {shots: trees.mean(tree[shots], score_of(tasks)) for shots in sorted(tree, key=int)}
+    return _entry(tree, tasks, questions) | {"shots": by_shots}
 
 
 def _level_entry(
-    level: str, categories: Mapping[str, dict], tasks: Mapping[str, dict], questions: Mapping[str, TaskQuestions]
+    tree: dict[str, trees.Tree],
+    categories: Mapping[str, dict],
+    tasks: Mapping[str, dict],
+    questions: Mapping[str, TaskQuestions],
 ) -> dict[str, Any]:
     """Entry of a level: the mean of its categories, for each number of shots and combined."""
     by_shots = defaultdict(list)
     for entry in categories.values():
         for shots, score in entry["shots"].items():
             by_shots[shots].append(score)
-    return _entry(lambda leaf: level_trees(tasks, leaf)[level], tasks, questions) | {
-        "shots": {shots: _mean(by_shots[shots]) for shots in sorted(by_shots, key=int)},
+    return _entry(tree, tasks, questions) | {
+        "shots": {shots: mean(by_shots[shots]) for shots in sorted(by_shots, key=int)},
         "categories": dict(categories),
     }
 
 
-def by_task(samples: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    """Task -> its samples, sorted by name."""
-    groups = defaultdict(list)
-    for sample in samples:
-        groups[sample["task"]].append(sample)
-    return dict(sorted(groups.items()))
+def _averages(tasks: Mapping[str, dict], questions: Mapping[str, TaskQuestions]) -> dict[str, dict]:
+    """Entries of the averages; those over columns with the number of columns at each number of shots."""
+    entries = {}
+    for name, tree in trees.averages(tasks).items():
+        if name == "level_average":
+            entries[name] = _entry(tree, tasks, questions)
+        else:
+            columns = {shots: len(branches) for shots, branches in tree.items()}
+            entries[name] = _column_entry(tree, tasks, questions) | {"columns": columns}
+    return entries
 
 
 def scores(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -372,19 +149,17 @@ def scores(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
        "categories", "levels": {name: score}, "average", "benchmark_average", "level_average": scores, None if there is
        nothing to average}
     """
-    tasks = {name: _task_scores(group) for name, group in by_task(samples).items()}
+    tasks = {name: task_scores(group) for name, group in by_task(samples).items()}
 
-    def leaf(name: str, shots: str) -> float:
-        return tasks[name]["shots"][shots]
+    def means(by_name: Mapping[str, trees.Tree]) -> dict[str, float]:
+        return {name: trees.mean(tree, score_of(tasks)) for name, tree in by_name.items()}
 
-    levels = {level: mean(tree) for level, tree in level_trees(tasks, leaf).items()}
     return {
         "tasks": tasks,
-        "categories": {name: mean(tree) for name, tree in score_trees(tasks, lambda task: task["category"]).items()},
-        "levels": levels,
-        "average": mean(averaged(tasks, leaf)) if tasks else None,
-        "benchmark_average": mean(averaged(tasks, leaf, "benchmark")) if tasks else None,
-        "level_average": _mean(levels.values()) if levels else None,
+        "categories": means(trees.build(tasks, lambda task: task["category"])),
+        "levels": means(trees.by_level(tasks)),
+        **dict.fromkeys(trees.AVERAGES),
+        **means(trees.averages(tasks)),
     }
 
 
@@ -407,8 +182,7 @@ def aggregate(
           others ("clean_score").
         "categories", "benchmarks": {name: ENTRY}; "levels": {name: ENTRY with "categories": {name: ENTRY}}.
         "averages": {"average", "benchmark_average": ENTRY with "columns", the number of columns averaged at each number
-        of
-          shots; "level_average": ENTRY without "shots"}; those that there are. "average": the score of the first.
+          of shots; "level_average": ENTRY without "shots"}; those that there are. "average": the score of the first.
       An ENTRY is {"score", "interval", "questions_interval", "clusters", "shots", "majority", "floor", "tasks"}:
       "shots" is {number of demonstrations, as a string: score} and "score" combines them; "interval" is [low, high] of
       95% over tasks, None with fewer than five clusters; "questions_interval" is that of these tasks alone; "floor" is
@@ -420,22 +194,20 @@ def aggregate(
     groups = by_task(samples)
     questions = {name: TaskQuestions(question_scores(group)) for name, group in groups.items()}
     tasks = {name: _task_entry(group, questions[name], known_baselines.get(name)) for name, group in groups.items()}
-    by_column = _entries(tasks, questions, _column)
-    levels = {
-        level: _level_entry(level, {name: by_column[level, name] for name in tree}, tasks, questions)
-        for level, tree in level_trees(tasks, _cell).items()
-    }
-    averages = {}
-    if tasks:
-        averages["average"] = _average(tasks, questions, "category")
-        averages["benchmark_average"] = _average(tasks, questions, "benchmark")
-    if levels:
-        averages["level_average"] = _entry(lambda leaf: level_trees(tasks, leaf), tasks, questions)
+
+    def entries(column: Callable[[dict], Any]) -> dict[Any, dict]:
+        return {name: _column_entry(tree, tasks, questions) for name, tree in trees.build(tasks, column).items()}
+
+    by_column = entries(trees.level_and_category)
+    averages = _averages(tasks, questions)
     return {
         "tasks": tasks,
-        "categories": _entries(tasks, questions, lambda task: task["category"]),
-        "benchmarks": _entries(tasks, questions, lambda task: task["benchmark"]),
-        "levels": levels,
+        "categories": entries(lambda task: task["category"]),
+        "benchmarks": entries(lambda task: task["benchmark"]),
+        "levels": {
+            level: _level_entry(tree, {name: by_column[level, name] for name in tree}, tasks, questions)
+            for level, tree in trees.by_level(tasks).items()
+        },
         "average": averages["average"]["score"] if averages else None,
         "averages": averages,
     }

@@ -14,16 +14,17 @@ import numpy as np
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.evaluation.metrics import Metric
-from optiml_jax.evaluation.scores import aggregation
-from optiml_jax.evaluation.scores.aggregation import Cell, Tree, question_scores
+from optiml_jax.evaluation.scores import aggregation, trees
 from optiml_jax.evaluation.scores.intervals import (
     MIN_CLUSTERS,
+    UNBOUNDED,
     Questions,
     TaskQuestions,
     over_clusters,
 )
 from optiml_jax.evaluation.scores.samples import scored
 from optiml_jax.evaluation.scores.significance import holm, sign_flip, swap
+from optiml_jax.evaluation.scores.task_scores import by_task, question_scores
 
 MUST_AGREE = ("prompt", "references", "candidates", "metric")  # fields that must be equal in paired samples
 
@@ -73,7 +74,7 @@ def compare(paired: Paired) -> dict[str, Any]:
       that only one run answers correctly in every wording ("only_first", "only_second").
     """
     before, after = aggregation.scores(paired.first), aggregation.scores(paired.second)
-    first, second = aggregation.by_task(paired.first), aggregation.by_task(paired.second)
+    first, second = by_task(paired.first), by_task(paired.second)
     tasks, questions = {}, {}
     for name in before["tasks"]:
         sides = question_scores(first[name]), question_scores(second[name])
@@ -85,7 +86,7 @@ def compare(paired: Paired) -> dict[str, Any]:
     comparison: dict[str, Any] = {"tasks": tasks}
     for kind, by_name in _trees(before["tasks"], averaged).items():
         comparison[kind] = {
-            name: _sides(*(aggregation.mean_of_cells(tree, run["tasks"]) for run in (before, after)))
+            name: _sides(*(trees.mean(tree, aggregation.score_of(run["tasks"])) for run in (before, after)))
             | _test_mean(tree, before["tasks"], questions)
             for name, tree in by_name.items()
         }
@@ -99,25 +100,14 @@ def compare(paired: Paired) -> dict[str, Any]:
     return comparison | {"prompts": len(paired.first), "changed": changed, "left_out": paired.left_out}
 
 
-def _trees(tasks: Mapping[str, dict], averaged: Mapping[str, dict]) -> dict[str, dict[str, Tree]]:
+def _trees(tasks: Mapping[str, dict], averaged: Mapping[str, dict]) -> dict[str, dict[str, trees.Tree]]:
     """Kind -> name -> tree of the tasks that its score averages.
 
     Args:
       averaged: tasks that count in averages; a perplexity and an accuracy have none.
     """
-
-    def cell(name: str, shots: str) -> Cell:
-        return name, shots
-
-    levels = aggregation.level_trees(averaged, cell)
-    averages: dict[str, Tree] = {}
-    if averaged:
-        averages["average"] = aggregation.averaged(averaged, cell)
-        averages["benchmark_average"] = aggregation.averaged(averaged, cell, "benchmark")
-    if levels:
-        averages["level_average"] = levels
-    categories = aggregation.build_trees(tasks, lambda task: task["category"], cell)
-    return {"categories": categories, "levels": levels, "averages": averages}
+    categories = trees.build(tasks, lambda task: task["category"])
+    return {"categories": categories, "levels": trees.by_level(averaged), "averages": trees.averages(averaged)}
 
 
 def _sides(before: float, after: float) -> dict[str, float]:
@@ -165,11 +155,10 @@ def _interval(weights: np.ndarray, differences: np.ndarray, binary: bool) -> lis
     """The interval of the mean difference. For answers that are right or wrong, with one imagined question that only
     the first and one that only the second run answers (Bonett and Price 2012): equal answers are not certainly
     equal."""
-    bounds = (-1.0, 1.0)
-    if len(weights) < MIN_CLUSTERS or not binary:
-        return over_clusters(weights, differences, len(weights), (-np.inf, np.inf) if not binary else bounds)
+    if not binary or len(weights) < MIN_CLUSTERS:
+        return over_clusters(weights, differences, len(weights), UNBOUNDED)
     more = np.append(weights, [1 / len(weights)] * 2)
-    return over_clusters(more / more.sum(), np.append(differences, [1.0, -1.0]), len(more), bounds)
+    return over_clusters(more / more.sum(), np.append(differences, [1.0, -1.0]), len(more), (-1.0, 1.0))
 
 
 def _right_questions(samples: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -208,12 +197,11 @@ def _swap(name: str, first: Sequence[Mapping[str, Any]], second: Sequence[Mappin
     return swap(name, len(index), difference)
 
 
-def _test_mean(tree: Tree, tasks: Mapping[str, dict], questions: Mapping[str, TaskQuestions]) -> dict[str, Any]:
+def _test_mean(tree: trees.Tree, tasks: Mapping[str, dict], questions: Mapping[str, TaskQuestions]) -> dict[str, Any]:
     """Tests the difference of a mean over tasks."""
-    shares = aggregation.task_shares(tree)
+    shares = trees.task_shares(tree)
     weights, differences = aggregation.clusters(shares, tasks, questions)
-    bounds = (-np.inf, np.inf)
-    entry = {"tasks": len(shares), **aggregation.uncertainty(tree, tasks, questions, bounds)}
+    entry = {"tasks": len(shares), **aggregation.uncertainty(tree, tasks, questions, UNBOUNDED)}
     if len(weights) < MIN_CLUSTERS:
         return entry | {"test": None, "p": None}
     return entry | {"test": "sign flip", "p": sign_flip(weights * differences)}

@@ -20,6 +20,7 @@ from scipy import stats
 
 MIN_CLUSTERS = 5
 COVERAGE = 0.95
+UNBOUNDED = (-math.inf, math.inf)
 _ENTIRE = (0.0, 1.0)
 
 Interval = list[float] | None  # [low, high]
@@ -31,7 +32,7 @@ class TaskQuestions:
     """The examples of a task, each with all the prompts about it, as clusters of the task's score.
 
     Args:
-      questions: scores of each template, as `aggregation.question_scores` returns them.
+      questions: scores of each template, as `task_scores.question_scores` returns them.
     """
 
     def __init__(self, questions: Questions) -> None:

@@ -34,7 +34,7 @@ def test_the_mixture_of_the_suite_has_its_levels():
 
 
 def test_a_run_on_other_tasks_has_others():
-    """One task of another category: nothing of the suite was seen, and what has no level gets none."""
+    """A run on one task of another category has seen no task of the suite; a task without a level still has none."""
     made, lines = levels(("a.else", "nli"))
     assert made == ["fully_held_out", "fully_held_out", "held_out_task", "fully_held_out", None]
     assert "4 tasks are at another level than in their suite" in lines[0]

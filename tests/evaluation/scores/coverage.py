@@ -27,8 +27,8 @@ def covered(clusters: int, mean: float, spread: float, unequal: bool, draws: int
         weights = np.full(clusters, 1 / clusters)
         if unequal:
             categories = max(2, clusters // 4)
-            of = np.r_[np.arange(categories), rng.integers(0, categories, clusters - categories)]
-            weights = 1 / categories / np.bincount(of)[of]
+            category = np.r_[np.arange(categories), rng.integers(0, categories, clusters - categories)]
+            weights = 1 / categories / np.bincount(category)[category]
         low, high = over_clusters(weights, rng.binomial(questions, truths) / questions, int(questions.sum()))
         hits += low <= mean <= high
     return hits / draws

@@ -22,8 +22,9 @@ def runs(rng: np.random.Generator, wordings: int, tasks: int, effect: float) -> 
     for task in range(tasks):
         difficulty = rng.beta(2, 2, QUESTIONS)
         for side, shift in zip(sides, (0.0, effect)):
-            own = np.clip(difficulty + shift + rng.normal(0, 0.2, QUESTIONS), 0, 1)  # of this model and question
-            right = rng.random((QUESTIONS, wordings)) < own[:, None]
+            # The probability that this model answers a wording of each question correctly.
+            probability = np.clip(difficulty + shift + rng.normal(0, 0.2, QUESTIONS), 0, 1)
+            right = rng.random((QUESTIONS, wordings)) < probability[:, None]
             for question, answers in enumerate(right.tolist()):
                 for wording, correct in enumerate(answers):
                     address = {"id": f"{task}/{question}/{wording}", "task": f"t{task}", "example_id": str(question)}

@@ -8,10 +8,11 @@ import pytest
 
 from optiml_jax.common.errors import DataError
 from optiml_jax.evaluation.metrics import Metric
-from optiml_jax.evaluation.scores.aggregation import AVERAGES, aggregate, results, write_results
+from optiml_jax.evaluation.scores.aggregation import aggregate, results, write_results
 from optiml_jax.evaluation.scores.baselines import baselines, majority
 from optiml_jax.evaluation.scores.breakdown import breakdown
 from optiml_jax.evaluation.scores.samples import score_sample
+from optiml_jax.evaluation.scores.trees import AVERAGES
 from tasks.catalog.registry import listed
 from tests.evaluation.example_prompts import prompt, sample
 

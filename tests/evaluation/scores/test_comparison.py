@@ -41,7 +41,7 @@ def test_a_task_of_fractions_is_tested_by_question():
 
 
 def test_one_question_in_ten_wordings_is_one_question():
-    """Of 30 questions in ten wordings, one flips in all of them: one differs, not ten."""
+    """The second run answers one more of 30 questions, in all ten wordings: one question differs, not ten."""
     runs = [
         [sample(float(n or side), number=n, template=f"t{t}") for n in range(30) for t in range(10)] for side in (0, 1)
     ]

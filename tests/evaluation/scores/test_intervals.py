@@ -5,9 +5,10 @@ import pytest
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
-from optiml_jax.evaluation.scores.aggregation import aggregate, question_scores
+from optiml_jax.evaluation.scores.aggregation import aggregate
 from optiml_jax.evaluation.scores.intervals import TaskQuestions, over_clusters, over_questions, variance
 from optiml_jax.evaluation.scores.samples import score_sample
+from optiml_jax.evaluation.scores.task_scores import question_scores
 from tests.evaluation.example_prompts import prompt, sample
 from tests.evaluation.scores import coverage
 
@@ -35,7 +36,7 @@ def test_variance_and_degrees_of_freedom_are_those_of_the_matrices():
 
 
 def test_right_and_wrong_answers_have_wilsons_interval():
-    """That of statsmodels, with the quantile of t and n - 1 questions; many questions make no difference."""
+    """Equal to statsmodels' for 2,000 questions, where Student's t and n - 1 are as good as the normal and n."""
     scores = np.repeat([1.0, 0.0], [1400, 600])
     have = over_clusters(*task(scores).clusters({"0": 1.0}), len(scores))
     np.testing.assert_allclose(have, proportion_confint(1400, 2000, method="wilson"), atol=1e-4)
@@ -55,8 +56,8 @@ def test_the_interval_of_many_fractions_is_that_of_a_mean():
 def test_all_prompts_of_a_question_are_one_cluster():
     """Ten wordings of the same 20 questions, answered alike, say as much as one."""
     scores = [float(i % 3 == 0) for i in range(20)]
-    one, ten = (over_clusters(*task(scores, templates).clusters({"0": 1.0}), 20) for templates in (1, 10))
-    np.testing.assert_allclose(one, ten, atol=1e-12)
+    single, repeated = (over_clusters(*task(scores, templates).clusters({"0": 1.0}), 20) for templates in (1, 10))
+    np.testing.assert_allclose(single, repeated, atol=1e-12)
 
 
 def test_the_variance_over_questions_is_the_sum_of_the_tasks():
@@ -81,8 +82,8 @@ def test_fewer_than_five_tasks_or_questions_have_no_interval():
     assert low < 0.5 < high and high - low < 0.2
     assert all(entry["interval"] for entry in result["tasks"].values())
     assert aggregate(samples[:4])["tasks"]["t0"]["interval"] is None
-    one = aggregate(samples[:1])["categories"]["weather"]
-    assert one["interval"] is one["questions_interval"] is None
+    category = aggregate(samples[:1])["categories"]["weather"]
+    assert category["interval"] is category["questions_interval"] is None
 
 
 def test_sub_tasks_of_one_task_count_as_one_among_others_and_for_themselves_alone():
