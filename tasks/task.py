@@ -30,6 +30,7 @@ class Task:
         in the order of the task's authors.
       max_examples: maximum number of training examples, chosen at random; benchmarks may set their own.
       options_used: the options on which its training examples depend, besides those of the store itself.
+      may_be_empty: whether its train split may have no records, because all of them are evaluated.
       longer: what happens to an example longer than a row: "cut" (it loses the start of its source) or "chunk" (it has
         no source, and continues in further rows).
     """
@@ -49,6 +50,7 @@ class Task:
     max_examples: int = MAX_EXAMPLES
     longer: str = "cut"
     options_used: tuple[str, ...] = ()
+    may_be_empty: bool = False
 
     def pair_id(self, record: Record, template: Template) -> str:
         """Name of an example in the task: the record's id, with the template's if there are several."""

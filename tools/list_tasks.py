@@ -2,6 +2,7 @@
 
     python -m tools.list_tasks
     python -m tools.list_tasks --tasks='promptsource.*' --category=summarization
+    python -m tools.list_tasks --mixture=opt_iml
     python -m tools.list_tasks --data_dir=data --suite=opt_eval
 
 Mixtures and tasks come from the catalog and need no data. The tasks of a suite depend on the available data.
@@ -24,6 +25,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--tasks", help="tasks of the catalog by name or pattern: 'flan.*'")
     add("--category", help="only tasks of this category, or pattern: '*_generation'")
+    add("--mixture", help="tasks of a mixture by benchmark, and why the others are not drawn")
     add("--suite", help="tasks of a suite, given the data in --data_dir")
     add("--data_dir", help="raw data, one folder per benchmark")
     return parser.parse_args(arguments)
@@ -34,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
     if flags.suite:
         print(suite_lines(flags.suite, flags.data_dir))
+    elif flags.mixture:
+        print(mixture_lines(flags.mixture))
     elif flags.tasks or flags.category:
         print(catalog_lines(flags.tasks or "*", flags.category or "*"))
     else:
@@ -45,11 +49,26 @@ def all_mixtures() -> str:
     rows = []
     for name in mixtures.names():
         mixture = mixtures.mixture(name)
-        listed = [row for benchmark in mixture.benchmarks for row in registry.catalog(benchmark).values()]
-        drawn = [row for row in listed if row.split in mixture.splits and mixture.dropped(row) is None]
-        counts = (len(drawn), len({row.category for row in drawn})) if listed else ("of your files", "")
+        drawn = mixture.listed()
+        in_catalog = any(map(registry.catalog, mixture.benchmarks))
+        counts = (len(drawn), len({row.category for row in drawn})) if in_catalog else ("of your files", "")
         rows.append((name, *counts, ", ".join(mixture.benchmarks)))
     return table(("mixture", "train tasks", "categories", "benchmarks"), rows)
+
+
+def mixture_lines(name: str) -> str:
+    """Returns one row per benchmark of a mixture: its tasks in the catalog, those that are drawn, and the others by
+    the reason."""
+    mixture = mixtures.mixture(name)
+    rows = []
+    for benchmark in mixture.benchmarks:
+        exclusions = [mixture.exclusion(row) for row in registry.catalog(benchmark).values()]
+        kinds = [exclusion.kind if exclusion else None for exclusion in exclusions]
+        rows.append((benchmark, len(kinds), *map(kinds.count, (None, *mixtures.EXCLUSIONS))))
+    total = ("all", *(sum(column) for column in list(zip(*rows))[1:]))
+    categories = {row.category for row in mixture.listed()}
+    lines = table(("benchmark", "tasks", "drawn", *mixtures.EXCLUSIONS), [*rows, total])
+    return f"{lines}\n{len(categories):,} categories"
 
 
 def all_suites() -> str:

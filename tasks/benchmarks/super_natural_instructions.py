@@ -6,8 +6,9 @@ that of release 1 (`subtaskNNN_*.json`: the definition in three parts, the examp
 Splits come from the official `splits/default/{train,test,excluded}_tasks.txt` beside `tasks/`, or else from the
 catalog; `splits/xlingual/test_tasks.txt` names 35 of the excluded ones, which the catalog has as "test_xlingual".
 A test task is evaluated on its first 100 instances, which upstream balanced and ordered (`splits/README`), without
-shuffling. Demonstrations are the positive examples, in order; if there are fewer than five, instances that are never
-evaluated follow. Answers are not ranked: Tables 12 and 15 of the paper report ROUGE-L F1 of generated text.
+shuffling; a mixture that draws it trains on the others. Demonstrations are the positive examples, in order; if there
+are fewer than five, instances that are never evaluated follow. Answers are not ranked: Tables 12 and 15 of the paper
+report ROUGE-L F1 of generated text.
 """
 
 import collections
@@ -38,6 +39,7 @@ SPLITS = {  # split -> the official list of its tasks; the first list with a tas
     "test_xlingual": "xlingual/test_tasks.txt",
     "excluded": "default/excluded_tasks.txt",
 }
+TEST = ("test", "test_xlingual")  # splits whose tasks are evaluated on their first instances
 TEST_INSTANCES = 100
 SHOWN = 5  # demonstrations: positive examples, then instances if there are fewer
 V1_DEFINITION = ("Definition", "Emphasis & Caution", "Things to Avoid")  # "-" if it is empty
@@ -116,10 +118,11 @@ def _task(row: CatalogRow, path: Path, held_out: int, options: CacheOptions) -> 
         files=(path,),
         splits=("train", "validation", "test") if held_out else ("train", "test"),
         templates=(XLINGUAL if row.split == "test_xlingual" else TEMPLATE,),
-        read=functools.partial(read_split, path, row.name, held_out, options.allow_empty_tasks),
+        read=functools.partial(_read, path, row, held_out, options.allow_empty_tasks),
         render=functools.partial(render, row.name),
         options=options,
         options_used=("held_out_instances",),
+        may_be_empty=row.split in TEST,
         demonstrations=SHOWN_SPLIT,
         demonstrations_drawn=False,
     )
@@ -240,6 +243,19 @@ def read_split(path: Path, task: str, held_out: int, allow_empty: bool, split: s
     choice = set(sorted(choice, key=lambda name: prompts.draw("held out", task, name))[:held_out])
     for record in records:
         if (isinstance(record, Record) and record.id in choice) == (split == "validation"):
+            yield record
+
+
+def _read(path: Path, row: CatalogRow, held_out: int, allow_empty: bool, split: str) -> Iterator[Record | Skipped]:
+    """Yields the records of a split of a task. The train split of a test task has no input of its first hundred."""
+    records = read_split(path, row.name, held_out, allow_empty, split)
+    if split != "train" or row.split not in TEST:
+        yield from records
+        return
+    first = read_split(path, row.name, held_out, allow_empty, "test")
+    evaluated = {record.fields["input"] for record in first if isinstance(record, Record)}
+    for record in records:
+        if isinstance(record, Skipped) or record.fields["input"] not in evaluated:
             yield record
 
 

@@ -130,7 +130,7 @@ def write_item(item: WorkItem, job: Job) -> None:
             parts = [json.loads((directory / name).read_text(encoding="utf-8")) for name in names]
             for name in names:
                 (directory / name).unlink(missing_ok=True)
-        if not job.options.allow_empty_tasks:
+        if not (job.options.allow_empty_tasks or task.may_be_empty):
             shard.check_not_empty(origin.task, origin.raw, parts)
         rendering = {
             "task": task.name,

@@ -37,13 +37,14 @@ class CatalogRow:
 
     Attributes:
       source: the data set that the task was made from.
-      split: default split: "train", "test", "test_xlingual", "excluded" (by the benchmark's authors), or "duplicate":
-        another benchmark has the same data set, and the task is only read from there (paper 2.2).
+      split: default split: "train", "test", "test_xlingual", "excluded" (by the benchmark's authors), "no_template" (of
+        the original task, so that only `all_templates` reads it), or "duplicate": another benchmark has the same data
+        set, and the task is only read from there (paper 2.2).
       output_type: `RANK` or `GENERATE`: whether the model chooses among candidates or writes the answer.
       style: "task" (one instruction for all examples, after which demonstrations are inserted) or "instance" (paper
         2.2).
-      level: level of generalization at which it is evaluated (paper 2.3, Table 15); empty for tasks that are only
-        trained on.
+      level: level of generalization at which it is evaluated (paper 2.3, Table 15); empty for tasks that the paper only
+        trains on. `opt_iml` leaves out what is evaluated as a new task or a new category.
       reason: for category, split and metric, where they are not the benchmark's own.
     """
 

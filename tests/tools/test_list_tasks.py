@@ -1,11 +1,13 @@
 """Lists mixtures, suites and tasks without data."""
 
 import re
+from collections import Counter
 
 import pytest
 
 from tasks import suites
 from tasks.catalog import mixtures
+from tests.conftest import ROOT
 from tools import list_tasks
 
 
@@ -13,8 +15,32 @@ def test_every_mixture_and_suite_is_listed_with_its_tasks(capsys):
     list_tasks.main([])
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     assert {*mixtures.names(), *suites.names()} <= lines.keys()
-    assert lines["opt_iml"].split()[1:3] == ["944", "84"]
+    assert lines["opt_iml"].split()[1:3] == ["1,625", "93"]
     assert "Table 14" in lines["mmlu"]
+
+
+def test_the_document_shows_what_is_drawn_as_it_is(capsys):
+    """docs/benchmark.md repeats the output of the command, and counts in its text."""
+    list_tasks.main(["--mixture=opt_iml"])
+    benchmark, evaluation, differences = (
+        " ".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8").split())
+        for name in ("benchmark", "evaluation", "differences")
+    )
+    assert " ".join(capsys.readouterr().out.split()) in benchmark
+    rows = [row for row in mixtures.mixture("opt_iml").listed() if row.benchmark != "pretrain_text"]
+    by_category = Counter(row.category for row in rows)
+    assert f"these are {len(rows):,} of {len(by_category)}. " in benchmark
+    assert f"prints the counts beside the paper's: {len(rows):,} tasks of {len(by_category)} categories" in evaluation
+    assert f"| {len(rows):,} of {len(by_category)}: every task" in differences
+    without = {row.category for row in rows if row.split != "test"}
+    assert f"there would be {len(without)} categories" in benchmark
+    largest = {name for name, _ in by_category.most_common(4)}
+    count = sum(by_category[name] for name in {*largest, "question_answering", "summarization", "dialogue_generation"})
+    assert (
+        f"which would be {count} here" in benchmark and f"among the {by_category['translation']} of transl" in benchmark
+    )
+    tested = sum(row.split == "test" for row in rows)
+    assert f"It trains on {tested} of the 119 test tasks of Super-NaturalInstructions" in evaluation
 
 
 def test_tasks_are_found_by_pattern_and_category(capsys):

@@ -68,9 +68,9 @@ def test_every_file_parses_and_counts_as_the_catalog_has_it(templates, shared):
         assert entry.category == registry.slug(row["proposed_category"]) and entry.source == place
         retained = [
             item for item in templates[place] if f"{place}/{item.id}" in reviewed
-        ]  # of two that the paper evaluates
+        ]  # of two that the paper evaluates, and one of a figure
         assert entry.metric == (promptsource.scoring(originals or retained)[0] if originals or retained else "rouge_l")
-        assert (entry.split == "excluded") == (not originals and not retained)
+        assert (entry.split == "no_template") == (not originals and not retained)
 
 
 def test_real_rows_are_rendered_by_all_their_templates(shared):

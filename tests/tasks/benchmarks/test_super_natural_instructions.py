@@ -145,6 +145,20 @@ def test_a_test_task_is_its_first_hundred_instances_in_file_order(data_dir):
     assert [example.id for example in examples(task, "test")] == [f"two-{i}" for i in range(100)]
 
 
+def test_a_test_task_that_is_trained_on_has_none_of_its_evaluated_inputs(tmp_path):
+    """Also not under another id, as opt_iml and opt_iml_max train on test tasks."""
+    instances = [{"id": f"n{i}", "input": f"Question {i}", "output": ["x"]} for i in range(130)]
+    instances += [{"id": "again", "input": "Question 7", "output": ["y"]}]
+    for name in ("task1_tested", "task2_trained"):
+        write_task(tmp_path / NAME, name, instances)
+    write_splits(tmp_path / NAME, test=["task1_tested"], train=["task2_trained"])
+    tasks = registry.discover(NAME, tmp_path).tasks
+    ids = {
+        name: [e.id for e in examples(tasks[f"{NAME}.{name}"], "train")] for name in ("task1_tested", "task2_trained")
+    }
+    assert ids["task1_tested"] == [f"n{i}" for i in range(100, 130)] and len(ids["task2_trained"]) == 131
+
+
 def test_held_out_instances_are_chosen_by_id_and_belong_to_one_split_only(data_dir):
     benchmark = registry.discover(NAME, data_dir, CacheOptions(held_out_instances=20))
     task = benchmark.tasks[f"{NAME}.task2_two_too"]

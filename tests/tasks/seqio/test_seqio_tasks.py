@@ -125,7 +125,7 @@ def test_every_task_and_mixture_of_the_paper_is_there_and_opt_iml_has_its_shares
         result = mixtures.mixture(name)
         listed = [row for part in result.benchmarks for row in registry.catalog(part).values()]
         assert {task.name for task in seqio.MixtureRegistry.get(name).tasks} == {
-            row.name for row in listed if row.split in result.splits and result.dropped(row) is None
+            row.name for row in listed if result.exclusion(row) is None
         }
     write(tmp_path / "crossfit", **{"search_qa_train.tsv": "q\ta\n" * 3, "kilt_nq_train.tsv": "q\ta\nr\ta\n"})
     write(tmp_path / "pretrain_text", **{"a.txt": "Some text.\n"})
