@@ -18,7 +18,7 @@ from optiml_jax.evaluation.pipeline import run_evaluation
 from optiml_jax.evaluation.prompts import levels
 from optiml_jax.evaluation.prompts.ledger import about, read_ledgers, suite_of
 from optiml_jax.evaluation.prompts.scope import notes
-from optiml_jax.evaluation.prompts.selection import ledgers, of_split, select
+from optiml_jax.evaluation.prompts.selection import ledgers, of_split, pool, select
 from optiml_jax.evaluation.reports.plain_text import Context
 from optiml_jax.evaluation.reports.provenance import provenance
 from optiml_jax.evaluation.scores.baselines import ledger_baselines
@@ -39,6 +39,7 @@ def evaluate(
     ranked_by: str = "sum",
     shots: int | Sequence[int] | None = None,
     limit: int = 0,
+    templates: str = "suite",
     mesh: Mesh | None = None,
     precision: str = "fp32",
     check_only: bool = False,
@@ -57,6 +58,7 @@ def evaluate(
       ranked_by: score that candidates are ranked by (`normalization.RANKED_BY`).
       shots: only prompts with this number of demonstrations, or these numbers.
       limit: questions per task and number of shots, drawn by their names; 0: all.
+      templates: how several templates make the score of a task, see `selection.pool`.
       operative_config: returns every value in force as text, for the report.
       check_only: checks everything but the weights, which may not exist yet, and returns.
 
@@ -80,7 +82,7 @@ def evaluate(
     if output_dir is None:
         suites = dict.fromkeys(prompt.suite for prompt in ledger_prompts)
         output_dir = str(Path(weights, "evaluation", "+".join(suites)))
-    prompts = select(ledger_prompts, shots, limit)
+    prompts = pool(select(ledger_prompts, shots, limit), templates)
     normalization.check(ranked_by, prompts)
     if check_only:
         return {}

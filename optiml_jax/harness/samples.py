@@ -99,6 +99,7 @@ def _sample(
         "group": None,
         "part_of": None,
         "contaminated": None,
+        "pooled": False,
         "prompt": prompt,
         "candidates": candidates,
         "references": [str(line["target"])],

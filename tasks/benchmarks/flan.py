@@ -215,6 +215,15 @@ def _splits(task: str, available: Mapping[str, tuple[Path, ...]]) -> dict[str, S
     return stretches
 
 
+def released(task: str) -> tuple[str, ...]:
+    """The splits of a task with rows of the release's validation or test sets, the one to validate on first.
+
+    FLAN takes the "validation" split of most tasks from the end of their train split, on which others train; the
+    release's validation set is then the split "test".
+    """
+    return ("validation", "test") if task in OWN_VALIDATION else ("test",)
+
+
 def _task(
     row: CatalogRow,
     stem: str,

@@ -38,7 +38,7 @@ TRUNCATED = 2048  # characters to which T0 truncates a field
 SPLITS = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
 ROUND = re.compile(r"(train|dev|test)_r\d")
 TRIED = 3  # rows on which a template is tested before it is used
-SCARCE = ("turk",)  # data sets whose evaluations keep templates that do not apply to all examples (paper 5.2)
+SCARCE = ("turk",)  # data sets whose evaluations keep templates that do not apply to all examples (paper A.1)
 
 
 class PromptTemplate(NamedTuple):
@@ -310,13 +310,17 @@ def _parts(text: str) -> list[str]:
 
 
 def applicable(task: Task, split: str) -> tuple[str, ...]:
-    """Returns the templates that apply to every example of a split, for evaluations (paper 5.2), except for
-    `SCARCE`."""
+    """Returns the templates that apply to every example of a split, for evaluations (paper A.1), except for `SCARCE`.
+
+    Rows to which no template applies do not count. If no template applies to all others, all are returned.
+    """
+    templates = tuple(template.id for template in task.templates)
     if task.source in SCARCE:
-        return tuple(template.id for template in task.templates)
-    records = [record for record in task.read(split) if isinstance(record, Record)]
-    return tuple(
-        template.id
-        for template in task.templates
-        if all(isinstance(task.render(record, template), Example) for record in records)
-    )
+        return templates
+    fitting = [
+        {template.id for template in task.templates if isinstance(task.render(record, template), Example)}
+        for record in task.read(split)
+        if isinstance(record, Record)
+    ]
+    common = set(templates).intersection(*filter(None, fitting))
+    return tuple(name for name in templates if name in common) or templates

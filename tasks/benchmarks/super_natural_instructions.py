@@ -41,6 +41,7 @@ SPLITS = {  # split -> the official list of its tasks; the first list with a tas
 }
 TEST = ("test", "test_xlingual")  # splits whose tasks are evaluated on their first instances
 TEST_INSTANCES = 100
+WHOLE = "whole"  # a split with all instances that do not serve as demonstrations
 SHOWN = 5  # demonstrations: positive examples, then instances if there are fewer
 V1_DEFINITION = ("Definition", "Emphasis & Caution", "Things to Avoid")  # "-" if it is empty
 
@@ -116,7 +117,7 @@ def _task(row: CatalogRow, path: Path, held_out: int, options: CacheOptions) -> 
         category=row.category,
         source=row.source,
         files=(path,),
-        splits=("train", "validation", "test") if held_out else ("train", "test"),
+        splits=("train", *(["validation"] if held_out else []), "test"),
         templates=(XLINGUAL if row.split == "test_xlingual" else TEMPLATE,),
         read=functools.partial(_read, path, row, held_out, options.allow_empty_tasks),
         render=functools.partial(render, row.name),
@@ -248,6 +249,13 @@ def read_split(path: Path, task: str, held_out: int, allow_empty: bool, split: s
 
 def _read(path: Path, row: CatalogRow, held_out: int, allow_empty: bool, split: str) -> Iterator[Record | Skipped]:
     """Yields the records of a split of a task. The train split of a test task has no input of its first hundred."""
+    if split == WHOLE:
+        shown = read_split(path, row.name, held_out, allow_empty, SHOWN_SPLIT)
+        ids = {record.id for record in shown if isinstance(record, Record)}
+        for record in read(path, allow_empty):
+            if isinstance(record, Skipped) or record.id not in ids:
+                yield record
+        return
     records = read_split(path, row.name, held_out, allow_empty, split)
     if split != "train" or row.split not in TEST:
         yield from records

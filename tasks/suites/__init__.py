@@ -38,6 +38,7 @@ class Part:
     separator: after each demonstration; None: the job's.
     group: what it is a part of, such as MMLU (`optiml_jax.evaluation.prompts.ledger.Prompt`).
     most: prompts per number of shots and seed; 0: all; None: the job's number.
+    pooled: whether the score of the task is the mean over its prompts of all templates (paper 4.1).
     """
 
     task: Task
@@ -51,6 +52,7 @@ class Part:
     separator: str | None = None
     group: str | None = None
     most: int | None = None
+    pooled: bool = False
 
 
 @dataclass(frozen=True)

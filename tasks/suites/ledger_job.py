@@ -255,4 +255,5 @@ def _prompt(
         given=example.given,
         part_of=example.part_of,
         split=part.split,
+        pooled=part.pooled,
     )

@@ -1,8 +1,12 @@
 """The validation suite: 35 tasks of 7 categories, MMLU, reasoning, and fully supervised tasks (paper 2.3, Table 15).
 
-At most 250 prompts per task, "a mix of prompts", 0 and 5 shots. The same data set in several benchmarks is a group: its
-sub-tasks are averaged, then the benchmarks (4.1). Table 15 does not count sub-tasks; the 35 of Table 1 are reached with
-all three tasks of COD3S and RACE's two halves (`race/all` repeats the questions of both), or with two and all three.
+Of all pairs of an example and a template at most 250 prompts per task, which are scored together (4.1), 0 and 5 shots:
+also of each of MMLU's 57 subjects, which have fewer (1,531 in all). Examples are those of the releases' validation
+sets, or else of their test sets; those of Super-NaturalInstructions, which has none, are all instances. Templates of
+PromptSource that do not apply to all of them are left out (A.1). The same data set in several benchmarks is a group:
+its sub-tasks are averaged, then the benchmarks (4.1). Table 15 does not count sub-tasks; the 35 of Table 1 are reached
+with all three tasks of COD3S and RACE's two halves (`race/all` repeats the questions of both), or with two and all
+three.
 """
 
 import dataclasses
@@ -15,6 +19,7 @@ from tasks.benchmarks import flan, promptsource, reasoning
 from tasks.benchmarks import super_natural_instructions as super_ni
 from tasks.catalog.registry import Benchmark
 from tasks.suites import Part, Suite, mmlu, named
+from tasks.task import Task
 
 MOST = 250
 BOTH, ZERO = (0, 5), (0,)
@@ -24,7 +29,7 @@ METRICS = {RANK: Metric("accuracy"), GENERATE: Metric("rouge_l")}
 
 class Table15Row(NamedTuple):
     """A row of Table 15. `output_type`: ranked answers are scored by accuracy, generated ones by ROUGE-L. `shots`:
-    summarization has no demonstrations."""
+    summarization has no demonstrations (but in Table 20: `validation_table_20.py`)."""
 
     group: str
     category: str
@@ -91,24 +96,34 @@ BESIDE = (  # evaluated in addition to the paper's 35; MMLU is added in footnote
 )
 
 
+def evaluated(task: Task) -> tuple[Task, str] | None:
+    """The task and the split of it that is evaluated; None if it has none."""
+    name = task.name.removeprefix(f"{task.benchmark}.")
+    if task.benchmark == NI:
+        return dataclasses.replace(task, splits=(super_ni.WHOLE,)), super_ni.WHOLE
+    splits = flan.released(name) if task.benchmark == FLAN else ("validation", "test")
+    split = next((split for split in splits if split in task.splits), None)
+    return split and (task, split)
+
+
 def parts(discovered: Benchmark) -> Iterator[Part]:
-    """The rows of the table, on the releases' validation sets, or else their test sets."""
+    """The rows of the table, and MMLU."""
     for row in (*TABLE_15, *BESIDE):
-        for task in named(discovered, row.benchmark, *row.tasks):
-            task = dataclasses.replace(task, category=row.category)  # Table 15 changes one category: task1664's
-            splits = ("validation", "test") if row.benchmark != NI else ("test",)
+        for task, split in filter(None, map(evaluated, named(discovered, row.benchmark, *row.tasks))):
             yield Part(
-                task,
-                splits,
+                dataclasses.replace(task, category=row.category),  # Table 15 changes one category: task1664's
+                split,
                 row.level,
                 METRICS[row.output_type],
                 row.output_type,
+                templates=promptsource.applicable(task, split) if task.benchmark == PS else None,
                 shots=row.shots,
                 group=row.group,
                 most=MOST,
+                pooled=True,
             )
     for part in mmlu.parts(discovered, "validation"):
-        yield dataclasses.replace(part, most=MOST)
+        yield dataclasses.replace(part, most=MOST, pooled=True)
 
 
 SUITE = Suite("validation", (PS, NI, FLAN, COT, mmlu.NAME), parts)

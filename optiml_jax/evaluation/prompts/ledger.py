@@ -23,7 +23,7 @@ from optiml_jax.evaluation.metrics import Metric
 FORMAT = 2
 RANK, GENERATE = "rank", "generate"  # output types: choose among candidates, or write an answer
 LEVELS = ("fully_held_out", "held_out_task", "held_out_instances")  # paper section 2.3, hardest first
-TASK_FIELDS = ("metric", "level", "category", "benchmark", "group")  # equal in all prompts of a task
+TASK_FIELDS = ("metric", "level", "category", "benchmark", "group", "pooled")  # equal in all prompts of a task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Prompt:
       contaminated: whether the prompt shares a 13-gram with the training data (`tools/find_overlap.py`); None: unknown.
       split: of the data set, such as "test"; None: unknown. A task with a test split is evaluated on it, and validated
         on its other prompts.
+      pooled: whether the score of the task is the mean over its prompts of all templates (paper 4.1), rather than over
+        the means of its templates (Tables 10 and 11).
       demonstration_spans: [start, end] of each demonstration in `prompt`, from the left. A prompt too long for the
         model loses demonstrations one by one before anything else.
     """
@@ -75,6 +77,7 @@ class Prompt:
     part_of: str | None = None
     contaminated: bool | None = None
     split: str | None = None
+    pooled: bool = False
 
     @property
     def output_type(self) -> str:

@@ -1,17 +1,19 @@
 """Selection of ledgers and prompts for an evaluation."""
 
+import dataclasses
 import hashlib
 import heapq
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from optiml_jax.common.errors import UserError
+from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.data.cache_paths import ledger_path, manifests
 from optiml_jax.data.manifest import SEPARATOR, Manifest
 from optiml_jax.evaluation.prompts.ledger import Prompt
 
 TEST = "test"
+TEMPLATES = ("suite", "pooled", "averaged")
 
 
 def ledgers(
@@ -64,6 +66,20 @@ def of_split(prompts: Sequence[Prompt], validating: bool) -> list[Prompt]:
         splits[prompt.task].add(prompt.split)
     both = {task for task, names in splits.items() if TEST in names and len(names) > 1}
     return [prompt for prompt in prompts if prompt.task not in both or (prompt.split == TEST) != validating]
+
+
+def pool(prompts: Sequence[Prompt], templates: str) -> list[Prompt]:
+    """The prompts, scored with one of `TEMPLATES`: templates make the score of a task as its suite says, by the mean
+    over the prompts of all templates ("pooled", paper 4.1), or over the means of templates ("averaged", Tables 10 and
+    11).
+
+    Raises:
+      UserError: `templates` is none of these.
+    """
+    check_known("TEMPLATES", templates, TEMPLATES)
+    if templates == TEMPLATES[0]:
+        return list(prompts)
+    return [dataclasses.replace(prompt, pooled=templates == "pooled") for prompt in prompts]
 
 
 def select(prompts: Sequence[Prompt], shots: int | Sequence[int] | None, limit: int) -> list[Prompt]:

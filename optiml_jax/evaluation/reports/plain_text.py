@@ -94,7 +94,16 @@ def summary(
     if context.training:
         first, last = context.training["first_loss"], context.training["last_loss"]
         lines.append(f"Training loss {first:.3f} -> {last:.3f} nats per label token ({last / first - 1:+.0%})")
-    return lines + averages(results)
+    return [*lines, *templates_text(results), *averages(results)]
+
+
+def templates_text(results: Mapping[str, Any]) -> list[str]:
+    """A line that says how the templates of tasks with several make a score; none if there are no such tasks."""
+    several = [task for task in results["tasks"].values() if max(map(len, task["templates"].values())) > 1]
+    pooled = sum(task["pooled"] for task in several)
+    ways = [f"the mean over the prompts of all templates in {pooled:,} tasks"] * bool(pooled)
+    ways += [f"the mean of the templates' means in {len(several) - pooled:,} tasks"] * (pooled < len(several))
+    return [f"With several templates, the score is {' and '.join(ways)} (TEMPLATES)"] * bool(several)
 
 
 def averages(results: Mapping[str, Any]) -> list[str]:

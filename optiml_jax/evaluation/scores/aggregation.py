@@ -145,7 +145,7 @@ def scores(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The scores of `aggregate` without intervals and baselines, which take longer to compute.
 
     Returns:
-      {"tasks": {name: {"metric", "score", "shots", "templates", "level", "category", "benchmark", "group"}},
+      {"tasks": {name: {"metric", "score", "shots", "templates", "level", "category", "benchmark", "group", "pooled"}},
        "categories", "levels": {name: score}, "average", "benchmark_average", "level_average": scores, None if there is
        nothing to average}
     """
@@ -177,9 +177,9 @@ def aggregate(
     Returns:
       A dictionary of
         "tasks": {name: {"metric", "score", "interval", "examples", "questions", "shots", "templates", "level",
-          "category", "benchmark", "group", "baselines"}}, with "templates" as {shots: {template: [score, questions]}}.
-          Where it is known which examples are contaminated, also their number ("contaminated") and the score of the
-          others ("clean_score").
+          "category", "benchmark", "group", "pooled", "baselines"}}, with "templates" as {shots: {template: [score,
+          questions]}}. Where it is known which examples are contaminated, also their number ("contaminated") and the
+          score of the others ("clean_score").
         "categories", "benchmarks": {name: ENTRY}; "levels": {name: ENTRY with "categories": {name: ENTRY}}.
         "averages": {"average", "benchmark_average": ENTRY with "columns", the number of columns averaged at each number
           of shots; "level_average": ENTRY without "shots"}; those that there are. "average": the score of the first.
@@ -192,7 +192,7 @@ def aggregate(
       DataError: prompts of one task disagree on its metric, level, category, benchmark or group.
     """
     groups = by_task(samples)
-    questions = {name: TaskQuestions(question_scores(group)) for name, group in groups.items()}
+    questions = {name: TaskQuestions(question_scores(group), group[0]["pooled"]) for name, group in groups.items()}
     tasks = {name: _task_entry(group, questions[name], known_baselines.get(name)) for name, group in groups.items()}
 
     def entries(column: Callable[[dict], Any]) -> dict[Any, dict]:

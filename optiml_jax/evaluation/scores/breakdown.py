@@ -34,7 +34,7 @@ def breakdown(results: Mapping[str, Any]) -> str:
         }
         lines += _lines("average", columns, 0, ("numbers of shots", "columns"))
     by_column = {
-        column: _with_leaves(tree, lambda name, shots: _templates(tasks[name]["templates"][shots]))
+        column: _with_leaves(tree, lambda name, shots: _task(tasks[name], shots))
         for column, tree in trees.build(tasks, trees.level_and_category).items()
     }
     levels: dict[str, dict[str, Scores]] = {}
@@ -54,7 +54,11 @@ def breakdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _templates(templates: Mapping[str, tuple[float, int]]) -> Scores:
+def _task(task: Mapping[str, Any], shots: str) -> Scores:
+    templates = task["templates"][shots]
+    if task["pooled"] and len(templates) > 1:
+        count = sum(count for _, count in templates.values())
+        return {f"{count:,} prompts of {len(templates):,} templates": task["shots"][shots]}
     return {f"{name}, {count:,} questions": score for name, (score, count) in templates.items()}
 
 

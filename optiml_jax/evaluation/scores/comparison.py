@@ -18,15 +18,14 @@ from optiml_jax.evaluation.scores import aggregation, trees
 from optiml_jax.evaluation.scores.intervals import (
     MIN_CLUSTERS,
     UNBOUNDED,
-    Questions,
     TaskQuestions,
     over_clusters,
 )
 from optiml_jax.evaluation.scores.samples import scored
 from optiml_jax.evaluation.scores.significance import holm, sign_flip, swap
-from optiml_jax.evaluation.scores.task_scores import by_task, question_scores
+from optiml_jax.evaluation.scores.task_scores import Questions, by_task, question_scores, template_weights
 
-MUST_AGREE = ("prompt", "references", "candidates", "metric")  # fields that must be equal in paired samples
+MUST_AGREE = ("prompt", "references", "candidates", "metric", "pooled")  # fields that must be equal in paired samples
 
 
 class Paired(NamedTuple):
@@ -78,7 +77,7 @@ def compare(paired: Paired) -> dict[str, Any]:
     tasks, questions = {}, {}
     for name in before["tasks"]:
         sides = question_scores(first[name]), question_scores(second[name])
-        questions[name] = TaskQuestions(_differences(*sides))
+        questions[name] = TaskQuestions(_differences(*sides), first[name][0]["pooled"])
         tasks[name] = _sides(before["tasks"][name]["score"], after["tasks"][name]["score"])
         tasks[name] |= _test_task(name, first[name], second[name], questions[name])
     definitions = {name: Metric.parse(group[0]["metric"]).definition for name, group in first.items()}
@@ -174,24 +173,22 @@ def _swap(name: str, first: Sequence[Mapping[str, Any]], second: Sequence[Mappin
     """The p-value of a metric over the task: it is computed again for each draw of swapped answers."""
     index = {question: i for i, question in enumerate(sorted({sample["example_id"] for sample in first}))}
     metric = Metric.parse(first[0]["metric"])
-    groups: dict[tuple, list[tuple]] = defaultdict(list)
+    by_shots: dict[int, dict[str, list[tuple]]] = defaultdict(lambda: defaultdict(list))
     for ours, theirs in zip(first, second):
         pair = ours["prediction"], theirs["prediction"], ours["references"], index[ours["example_id"]]
-        groups[ours["shots"], ours["template"]].append(pair)
-    templates: dict[int, list[list[tuple]]] = defaultdict(list)
-    for (shots, _), group in groups.items():
-        templates[shots].append(group)
+        by_shots[ours["shots"]][ours["template"]].append(pair)
 
     def difference(swapped: np.ndarray) -> float:
         means = []
-        for at_shots in templates.values():
-            by_template = []
-            for group in at_shots:
+        for templates in by_shots.values():
+            sizes = {name: len(group) for name, group in templates.items()}
+            weights, mean = template_weights(sizes, first[0]["pooled"]), 0.0
+            for template, group in templates.items():
                 references = [accepted for _, _, accepted, _ in group]
                 ours = [b if swapped[i] else a for a, b, _, i in group]
                 theirs = [a if swapped[i] else b for a, b, _, i in group]
-                by_template.append(metric.over(theirs, references) - metric.over(ours, references))
-            means.append(np.mean(by_template))
+                mean += weights[template] * (metric.over(theirs, references) - metric.over(ours, references))
+            means.append(mean)
         return float(np.mean(means))
 
     return swap(name, len(index), difference)

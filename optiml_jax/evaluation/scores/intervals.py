@@ -18,13 +18,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
+from optiml_jax.evaluation.scores.task_scores import Questions, template_weights
+
 MIN_CLUSTERS = 5
 COVERAGE = 0.95
 UNBOUNDED = (-math.inf, math.inf)
 _ENTIRE = (0.0, 1.0)
 
 Interval = list[float] | None  # [low, high]
-Questions = Mapping[str, Mapping[str, Mapping[tuple, float]]]  # shots -> template -> (seed, example) -> score
 Shares = Mapping[str, float]  # number of shots -> weight of a task's mean at it in a score
 
 
@@ -33,9 +34,10 @@ class TaskQuestions:
 
     Args:
       questions: scores of each template, as `task_scores.question_scores` returns them.
+      pooled: how templates weigh, see `task_scores.template_weights`.
     """
 
-    def __init__(self, questions: Questions) -> None:
+    def __init__(self, questions: Questions, pooled: bool = False) -> None:
         examples = sorted({q[1] for templates in questions.values() for by_q in templates.values() for q in by_q})
         index = {example: i for i, example in enumerate(examples)}
         self.shots = list(questions)
@@ -43,8 +45,9 @@ class TaskQuestions:
         self._sums_EK, self._weights_EK = np.zeros((2, len(examples), len(self.shots)))
         self.prompts = 0
         for k, templates in enumerate(questions.values()):
-            for by_question in templates.values():
-                share = 1 / (len(templates) * len(by_question))
+            weights = template_weights({name: len(by_question) for name, by_question in templates.items()}, pooled)
+            for name, by_question in templates.items():
+                share = weights[name] / len(by_question)
                 self.prompts += len(by_question)
                 for (_, example), score in by_question.items():
                     self._sums_EK[index[example], k] += share * score

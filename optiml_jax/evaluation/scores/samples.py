@@ -60,6 +60,7 @@ def score_sample(
         "group": prompt.group,
         "part_of": prompt.part_of,
         "contaminated": prompt.contaminated,
+        "pooled": prompt.pooled,
         "prompt": prompt.without(dropped),
         "candidates": None if prompt.candidates is None else list(prompt.candidates),
         "references": list(prompt.references),
@@ -110,6 +111,8 @@ def read_samples(path: str | Path) -> list[dict[str, Any]]:
         with Path(path).open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 sample = json.loads(line)
+                if isinstance(sample, dict):
+                    sample.setdefault("pooled", False)  # as scores were before there was a choice
                 if not isinstance(sample, dict) or (missing := [name for name in REQUIRED if name not in sample]):
                     problem = f"lacks {', '.join(missing)}" if isinstance(sample, dict) else "is not a sample"
                     raise DataError(f"{path}:{number}: {problem}; evaluate again with this version")

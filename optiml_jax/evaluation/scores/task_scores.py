@@ -1,6 +1,7 @@
 """Scores of one task: samples -> (questions of several samples) -> templates -> numbers of shots (paper section 4.1).
 
-Every step is an unweighted mean, except that a question with several samples has the score of its worst.
+Every step is an unweighted mean, except that a question with several samples has the score of its worst, and that the
+templates of a pooled task weigh as much as they have questions, so that its score is the mean over its prompts.
 """
 
 import functools
@@ -12,7 +13,8 @@ from typing import Any
 from optiml_jax.common.errors import DataError
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.evaluation.prompts.ledger import TASK_FIELDS
-from optiml_jax.evaluation.scores.intervals import Questions
+
+Questions = Mapping[str, Mapping[str, Mapping[tuple, float]]]  # shots -> template -> (seed, example) -> score
 
 
 def mean(values: Iterable[float]) -> float:
@@ -32,10 +34,10 @@ def by_task(samples: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str,
 def task_scores(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Description and scores of one task: means over the examples of a template, templates, numbers of shots."""
     fields, templates = _task_fields(samples), _templates(samples)
-    shots = _shots(templates)
+    shots = _shots(templates, fields["pooled"])
     return {
         "metric": str(Metric.parse(fields["metric"])),
-        **{field: fields[field] for field in ("level", "category", "benchmark", "group")},
+        **{field: fields[field] for field in ("level", "category", "benchmark", "group", "pooled")},
         "score": mean(shots.values()),
         "shots": shots,
         "templates": templates,
@@ -56,13 +58,29 @@ def contamination(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if samples[0]["contaminated"] is None:
         return {}
     clean = [sample for sample in samples if sample["contaminated"] is False]
-    score = mean(_shots(_templates(clean)).values()) if clean else None
+    score = mean(_shots(_templates(clean), samples[0]["pooled"]).values()) if clean else None
     return {"contaminated": len(samples) - len(clean), "clean_score": score}
 
 
-def _shots(templates: Mapping[str, Mapping[str, list]]) -> dict[str, float]:
+def template_weights(questions: Mapping[str, int], pooled: bool) -> dict[str, float]:
+    """The weight of each template in the score of a task, with the sum 1.
+
+    Args:
+      questions: template -> number of its questions.
+    """
+    total = sum(questions.values())
+    return {name: count / total if pooled else 1 / len(questions) for name, count in questions.items()}
+
+
+def _shots(templates: Mapping[str, Mapping[str, list]], pooled: bool) -> dict[str, float]:
     """Number of shots -> mean over its templates."""
-    return {k: mean(score for score, _ in by_name.values()) for k, by_name in templates.items()}
+    if not pooled:
+        return {k: mean(score for score, _ in by_name.values()) for k, by_name in templates.items()}
+    result = {}
+    for k, by_name in templates.items():
+        weights = template_weights({name: count for name, (_, count) in by_name.items()}, pooled)
+        result[k] = math.fsum(weights[name] * score for name, (score, _) in by_name.items())
+    return result
 
 
 def _templates(samples: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list]]:

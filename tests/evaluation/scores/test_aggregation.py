@@ -8,9 +8,11 @@ import pytest
 
 from optiml_jax.common.errors import DataError
 from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.reports.plain_text import summary
 from optiml_jax.evaluation.scores.aggregation import aggregate, results, write_results
 from optiml_jax.evaluation.scores.baselines import baselines, majority
 from optiml_jax.evaluation.scores.breakdown import breakdown
+from optiml_jax.evaluation.scores.comparison import compare, pair
 from optiml_jax.evaluation.scores.samples import score_sample
 from optiml_jax.evaluation.scores.trees import AVERAGES
 from tasks.catalog.registry import listed
@@ -156,6 +158,7 @@ def test_results_have_the_documented_fields_and_the_same_bytes_in_any_order(tmp_
             "category",
             "benchmark",
             "group",
+            "pooled",
             "baselines",
         )
     }
@@ -226,6 +229,36 @@ def test_predictions_that_are_scored_together_are_so_within_a_template():
     assert task["templates"] == {"0": {"one": [pytest.approx(single), 4], "two": [pytest.approx(two), 4]}}
     assert task["score"] == pytest.approx((single + two) / 2)
     assert task["baselines"] == {"majority": pytest.approx((2 * 6 / (8 + 6) + 0) / 2), "random": None}
+
+
+def test_prompts_of_a_pooled_task_weigh_alike_whatever_their_template():
+    """Paper 4.1 against its Tables 10 and 11: two of three answers to one template are right, one of two to another."""
+    answers = [("a", 0, 1.0), ("a", 1, 1.0), ("a", 3, 0.0), ("b", 0, 1.0), ("b", 2, 0.0)]
+    made = [sample(value, number=n, template=name, pooled=True) for name, n, value in answers]
+    report = results(made, {"weights": "w", "tokenizer": "t", "bos": None, "ranked_by": "sum", "code_version": "0"})
+    (task,) = report["tasks"].values()
+    assert task["score"] == pytest.approx(3 / 5) and report["average"] == pytest.approx(3 / 5)
+    assert task["templates"]["0"] == {"a": [2 / 3, 3], "b": [0.5, 2]} and task["questions"] == 4
+    assert "     60.00  weather / 0-shot / bench.sky / bench / 5 prompts of 2 templates" in breakdown(report)
+    assert "the mean over the prompts of all templates in 1 tasks (TEMPLATES)" in "\n".join(summary(report))
+    (task,) = aggregate([each | {"pooled": False} for each in made])["tasks"].values()
+    assert task["score"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+
+
+def test_an_interval_and_a_test_follow_the_pool():
+    """A pooled task has the interval of its prompts with one template, clustered by question; comparing, too."""
+    rng = np.random.default_rng(8)
+    sides = []
+    for chance in (0.4, 0.7):
+        sides.append([(f"t{n % 3 if n < 30 else 0}", n, float(rng.random() < chance)) for n in range(60)])
+    pooled, single = (
+        [[sample(v, number=n, **{"template": t, "pooled": True} if way else {}) for t, n, v in side] for side in sides]
+        for way in (True, False)
+    )
+    (task,), (same,) = (aggregate(side[0])["tasks"].values() for side in (pooled, single))
+    assert task["interval"] == pytest.approx(same["interval"]) and task["score"] == pytest.approx(same["score"])
+    first, second = (compare(pair(*side))["tasks"]["bench.sky"] for side in (pooled, single))
+    assert all(first[name] == pytest.approx(second[name]) for name in ("difference", "p", "interval"))
 
 
 def test_the_chain_leads_from_every_score_to_the_questions_it_comes_from():

@@ -25,6 +25,7 @@ def folder(tmp_path_factory):
             "benchmark": f"b{t % 2}",
             "level": level,
             "category": f"c{rng.integers(5)}",
+            "pooled": t % 3 == 2,
         }
         fields |= {"group": "together" if t in (3, 4, 5) else None}
         if t in (3, 4, 5):

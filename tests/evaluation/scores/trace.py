@@ -71,17 +71,27 @@ class Reckoned:
             if sample["score"] is not None:
                 self.tasks[sample["task"]].append(sample)
 
-    def template_scores(self, task):
-        """shots -> template -> mean over questions."""
+    def question_scores(self, task):
+        """shots -> template -> score of each question."""
         result = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
         for s in self.tasks[task]:
             result[s["shots"]][s["template"]][s["seed"], s["part_of"] or s["example_id"]].append(s["score"])
         return {
-            k: {t: mean(min(scores) for scores in requests.values()) for t, requests in templates.items()}
+            k: {t: [min(scores) for scores in requests.values()] for t, requests in templates.items()}
             for k, templates in result.items()
         }
 
+    def template_scores(self, task):
+        """shots -> template -> mean over questions."""
+        by_shots = self.question_scores(task).items()
+        return {k: {t: mean(scores) for t, scores in templates.items()} for k, templates in by_shots}
+
     def at_shots(self, task):
+        if self.tasks[task][0]["pooled"]:
+            return {
+                k: mean(score for scores in templates.values() for score in scores)
+                for k, templates in self.question_scores(task).items()
+            }
         return {k: mean(templates.values()) for k, templates in self.template_scores(task).items()}
 
     def over(self, tasks, value):
@@ -165,8 +175,10 @@ def check(page: str, samples: list[dict]) -> int:
         same(row, tasks=f"{len(tasks):,}", prompts=prompts(tasks))
     by_name = {name: task for task, name in names.items()}
     for row in parser.found.get("Templates", ()):
-        scores = list(reckoned.template_scores(by_name[row["task"]])[int(row["shots"])].values())
-        same(row, templates=str(len(scores)), score=shown(mean(scores)), spread=shown(statistics.stdev(scores)))
+        task, k = by_name[row["task"]], int(row["shots"])
+        scores = list(reckoned.template_scores(task)[k].values())
+        same(row, templates=str(len(scores)), spread=shown(statistics.stdev(scores)))
+        same(row, score=shown(reckoned.at_shots(task)[k]))
         same(row, worst=shown(min(scores)), best=shown(max(scores)))
     for row in parser.found["Tasks"]:
         task = by_name[row["task"]]

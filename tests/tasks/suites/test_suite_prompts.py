@@ -48,7 +48,7 @@ def prompts_of(prompts, task, shots=0):
         ("promptsource", 4, 10_760, 0),
         ("unifiedskg", 2, 320, 0),
         ("super_natural_instructions_held_out", 5, 1_224, 0),
-        ("validation", 8, 1_884, 40),
+        ("validation", 8, 1_964, 0),
     ],
 )
 def test_every_evaluation_file_becomes_prompts(ask, suite, tasks, prompts, skipped):

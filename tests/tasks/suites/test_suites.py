@@ -1,6 +1,7 @@
 """The suites of the paper: which tasks stand in them at which level, and what they say where something is wrong."""
 
 import collections
+import contextlib
 import dataclasses
 import json
 import re
@@ -8,8 +9,11 @@ import re
 import pytest
 
 from optiml_jax.common.errors import DataError
+from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.prompts.ledger import LEVELS, read_ledger
+from optiml_jax.tokenizer import Tokenizer
 from tasks import suites
+from tasks.benchmarks.samples import TOKENIZER
 from tasks.catalog.registry import CATALOG, catalog, discover, listed
 from tasks.suites import (
     Part,
@@ -21,7 +25,12 @@ from tasks.suites import (
     unifiedskg,
     validation,
 )
+from tests.stores import opened
+from tests.tasks.conftest import write_task
 from tests.tasks.prompting.wordings import write
+from tools import cache_tasks
+
+LEFT_OUT = CacheOptions(missing_benchmarks="leave_out")
 
 # --- levels
 
@@ -169,3 +178,112 @@ def test_what_is_shown_is_never_what_is_asked(tmp_path):
     (five,) = (prompt for prompt in read_ledger(result.path) if prompt.shots)
     assert len(five.demonstration_ids) == 5 and [f"shown {i}" in five.prompt for i in range(5)] == [True] * 5
     assert task.demonstrations == "shown"
+
+
+# --- the validation suite (paper 4.1, A.1, Table 15)
+
+
+def prompts_of(suite, data, cache, max_prompts=0):
+    return read_ledger(ledger_job.run(suites.suite(suite), str(data), cache, LEFT_OUT, max_prompts).path)
+
+
+def test_validation_draws_250_prompts_of_the_pool_of_a_task(tmp_path):
+    """Also of Super-NaturalInstructions, whose own evaluations stop at the first hundred instances; those that serve as
+    demonstrations are not among them. Their score is pooled."""
+    instances = [{"id": f"n{i}", "input": f"Question {i}", "output": ["yes"]} for i in range(400)]
+    shown = [{"input": f"shown {i}", "output": "yes", "explanation": ""} for i in range(3)]
+    folder = tmp_path / "super_natural_instructions"
+    for name in ("task391_causal_relationship", "task1720_civil_comments_toxicity_classification"):
+        write_task(folder, name, instances, **{"Positive Examples": shown})
+    made = prompts_of("validation", tmp_path, tmp_path / "cache")
+    counts = collections.Counter((prompt.task.split(".")[1], prompt.shots) for prompt in made)
+    assert set(counts.values()) == {250} and len(counts) == 4
+    assert all(prompt.pooled and prompt.split == "whole" for prompt in made)
+    asked = {prompt.example_id for prompt in made}
+    assert max(int(name[1:]) for name in asked) > 300 and {len(p.demonstration_ids) for p in made} == {0, 5}
+    assert not asked & {name for prompt in made for name in prompt.demonstration_ids}
+    held_out = prompts_of("super_natural_instructions", tmp_path, tmp_path / "cache")
+    assert not any(prompt.pooled for prompt in held_out)
+
+
+def test_validation_leaves_out_templates_that_do_not_apply_to_all_examples(shared, tmp_path):
+    """COPA asks for a cause or for an effect, and two templates only of one of them. A row that fits no template
+    decides nothing."""
+    (tmp_path / "promptsource").mkdir()
+    (tmp_path / "promptsource/templates").symlink_to(shared / "data/promptsource/templates")
+    source = shared / "data/promptsource/rows/super_glue/copa/validation.jsonl"
+    lines = source.read_text().splitlines()
+    write(tmp_path, **{"promptsource/rows/super_glue/copa/validation.jsonl": "\n".join(lines)})
+    made = prompts_of("validation", tmp_path, tmp_path / "cache")
+    names = {prompt.template for prompt in made}
+    (task,) = discover("promptsource", str(tmp_path)).tasks.values()
+    left_out = {template.id for template in task.templates} - names
+    assert len(names) == 8 and left_out == {
+        "…As a result, C1 or C2?",
+        "…What could happen next, C1 or C2?",
+        "…which may be caused by",
+        "…why? C1 or C2",
+    }
+    unfit = json.loads(lines[0]) | {"label": -1, "question": "neither"}
+    write(tmp_path, **{"promptsource/rows/super_glue/copa/validation.jsonl": "\n".join([json.dumps(unfit), *lines])})
+    assert {prompt.template for prompt in prompts_of("validation", tmp_path, tmp_path / "cache")} == names
+
+
+def test_validation_asks_nothing_that_opt_iml_draws(shared, tmp_path):
+    """FLAN's SQuAD and COPA ask the rows of the release's validation set: FLAN's own validation split are rows of the
+    train set, on which PromptSource's tasks are trained."""
+    squad = [json.loads(line) for line in (shared / "data/promptsource/rows/squad/validation.jsonl").open()]
+    contexts = list(dict.fromkeys(row["context"] for row in squad))
+    train, validation_rows = (
+        [row for row in squad if (contexts.index(row["context"]) < len(contexts) // 2) == first]
+        for first in (True, False)
+    )
+    folder = shared / "data/promptsource/rows/super_glue/copa"
+    files = {
+        f"promptsource/rows/squad/{name}.jsonl": train if name == "train" else validation_rows
+        for name in ("train", "validation")
+    }
+    patterns = {"squad_v1": [("{context}\n\n{question}", "{answer}")], "copa": [("{premise}\n{options_}", "{answer}")]}
+    write(tmp_path, **{path: "\n".join(map(json.dumps, lines)) for path, lines in files.items()})
+    write(tmp_path, **{"flan/flan/templates.py": f"PATTERNS = {patterns!r}\n"})
+    (tmp_path / "promptsource/templates").symlink_to(shared / "data/promptsource/templates")
+    (tmp_path / "promptsource/rows/super_glue").mkdir()
+    (tmp_path / "promptsource/rows/super_glue/copa").symlink_to(folder)
+    flags = [f"--data_dir={tmp_path}", f"--cache_dir={tmp_path / 'cache'}", "--missing_benchmarks=leave_out"]
+    with contextlib.redirect_stdout(None):
+        cache_tasks.main(["--mixture=opt_iml", *flags, f"--tokenizer={TOKENIZER}", "--allow_bad_records"])
+    store, tokenizer = opened(tmp_path / "cache"), Tokenizer.load(TOKENIZER)
+    drawn = {task.name: task.examples for task in store.manifest.tasks}
+    assert {"flan.squad_v1", "promptsource.squad"} == drawn.keys()
+    trained = "\n\n".join(
+        tokenizer.decode(store.read(name, "train", i)[0]) for name, count in drawn.items() for i in range(count)
+    )
+    made = prompts_of("validation", tmp_path, tmp_path / "cache")
+    assert {prompt.task for prompt in made} == {*drawn, "flan.copa", "promptsource.super_glue__copa"}
+    assert collections.Counter(prompt.split for prompt in made if prompt.benchmark == "flan").keys() == {"test"}
+    assert any(row["question"] in trained for row in train)
+    for prompt in made:
+        if "squad" in prompt.task and not prompt.shots:
+            assert any(row["question"] in prompt.prompt for row in validation_rows)
+            assert not any(row["context"] in prompt.prompt for row in train)
+    assert not any(row["context"] in trained for row in validation_rows)
+
+
+def test_table_20_also_shows_summaries(tmp_path):
+    rows = "\n".join(json.dumps({"text": f"text {i}", "title": "t", "summary": f"sum {i}"}) for i in range(9))
+    patterns = {"newsroom": [("{text}", "{summary}")]}
+    files = {f"flan/rows/newsroom/{name}.jsonl": rows for name in ("train", "validation", "test")}
+    write(tmp_path, **files, **{"flan/flan/templates.py": f"PATTERNS = {patterns!r}\n"})
+    made = {name: prompts_of(name, tmp_path, tmp_path / "cache") for name in ("validation", "validation_table_20")}
+    assert {prompt.shots for prompt in made["validation"]} == {0} and made["validation"][0].split == "validation"
+    five = [prompt for prompt in made["validation_table_20"] if prompt.shots == 5]
+    assert len(five) == 9 and all(prompt.prompt.count("\n\ntext ") == 5 for prompt in five)
+
+
+def test_what_has_only_a_test_split_is_asked_without_demonstrations(shared, tmp_path):
+    """WinoGender and CrowS-Pairs: Table 10 has the same figures for 0 and 5 shots."""
+    row = {"premise": "A nurse met a man because he was late.", "hypothesis": "The man was late.", "label": 0, "idx": 0}
+    write(tmp_path, **{"promptsource/rows/super_glue/axg/test.jsonl": "\n".join([json.dumps(row)] * 9)})
+    (tmp_path / "promptsource/templates").symlink_to(shared / "data/promptsource/templates")
+    made = prompts_of("promptsource", tmp_path, tmp_path / "cache")
+    assert made and {prompt.shots for prompt in made} == {0} and not any(prompt.pooled for prompt in made)
