@@ -19,10 +19,11 @@ import numpy as np
 from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.common.files import write_atomically
 from optiml_jax.common.tables import Parser, table
+from optiml_jax.data.block_plan import mean_positions, rates
 from optiml_jax.data.lookup import find_manifest
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.packing import pack
-from optiml_jax.data.sampling import probabilities, shares
+from optiml_jax.data.sampling import shares
 from optiml_jax.data.settings import Data
 from optiml_jax.data.specification import options_of
 from optiml_jax.data.store import TokenStore
@@ -31,7 +32,7 @@ from optiml_jax.tokenizer import Tokenizer
 from tools import mixture_page
 
 TRAIN_TOKENS = 2_000_000_000  # the paper's runs (Table 3)
-EOS = 1  # extra positions per example: its inputs start with </s>, its targets end with it
+EOS = 1  # extra positions per example, and extra labels: its inputs start with </s>, its targets end with it
 FLAGS_OF_DATA = ("mixture", "cache_dir", "tokenizer", "data_dir", "eps", "row_length")  # flags that settings have too
 MARKS = {"source": "|", "target": ">"}
 COLUMNS = (
@@ -106,33 +107,40 @@ def inspect(
     store: TokenStore,
     manifest: Manifest,
     train_tokens: float,
-    eps: int | None = None,
-    proportions: Mapping[str, float] | None = None,
+    data: Data,
 ) -> dict:
-    """Returns the mixture's tasks and the probabilities of benchmarks and categories.
+    """Returns the mixture's tasks, the probabilities of benchmarks and categories, and the benchmarks' shares of the
+    positions and of the labels ("tokens", "label_tokens").
 
-    A draw uses its tokens and one `</s>`, on average over the mixture. A run of `train_tokens` positions therefore
-    draws a task probability x train_tokens / mean positions times; divided by its examples, this is its number of
-    epochs.
+    A draw takes its tokens and `</s>`, at most a row. A run of `train_tokens` positions therefore draws a task
+    probability x train_tokens / mean positions times; divided by its examples, this is its number of epochs.
     """
-    rates = probabilities(manifest, eps, proportions)
-    eps = manifest.cap(eps)
-    stats = {name: store.stats(name, "train") for name in rates}
-    positions = sum(p * (stats[name]["tokens"] / stats[name]["examples"] + EOS) for name, p in rates.items())
-    draws = train_tokens / positions
+    by_task, eps = rates(store, manifest, data), manifest.cap(data.eps)
+    stats = {name: store.stats(name, "train") for name in by_task}
+    positions = mean_positions(store, data, by_task)
+    draws = train_tokens / sum(p * positions[name] for name, p in by_task.items())
+    labels = {name: p * (stats[name]["label_tokens"] / stats[name]["examples"] + EOS) for name, p in by_task.items()}
     tasks = [
         {
             **{name: getattr(task, name) for name in ("name", "benchmark", "category", "examples")},
             "capped_examples": min(task.examples, eps),
-            "probability": rates[task.name],
+            "probability": by_task[task.name],
             "tokens": stats[task.name]["tokens"],
-            "expected_epochs": draws * rates[task.name] / task.examples,
+            "expected_epochs": draws * by_task[task.name] / task.examples,
         }
         for task in manifest.tasks
     ]
-    return {"tasks": tasks} | {
-        plural: shares(rates, manifest.tasks, key) for plural, key in mixture_page.GROUPS.items()
+    weights = {"tokens": {name: p * positions[name] for name, p in by_task.items()}, "label_tokens": labels}
+    return {
+        "tasks": tasks,
+        **{plural: shares(by_task, manifest.tasks, key) for plural, key in mixture_page.GROUPS.items()},
+        **{kind: _normalized(shares(weight, manifest.tasks)) for kind, weight in weights.items()},
     }
+
+
+def _normalized(weights: Mapping[str, float]) -> dict[str, float]:
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
 
 
 def show(store: TokenStore, tokenizer: Tokenizer, task: str, count: int, row_length: int) -> str:
@@ -183,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = flags.data
     store = open_store(flags)
     manifest = store.manifest.only(data.tasks, data.categories)
-    report = inspect(store, manifest, train_tokens(flags), data.eps, data.proportions)
+    report = inspect(store, manifest, train_tokens(flags), data)
     if flags.json:
         write_atomically(flags.json, json.dumps(report, indent=1) + "\n")
     if flags.show:
@@ -197,8 +205,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     for plural, key in mixture_page.GROUPS.items():
         counts = {name: sum(task[key] == name for task in report["tasks"]) for name in report[plural]}
-        rows = [(name, counts[name], p) for name, p in report[plural].items()]
-        print("\n" + table((key, "tasks", "probability"), rows))
+        columns = ("tokens", "label_tokens") if plural == "benchmarks" else ()
+        rows = [
+            (name, counts[name], p, *(report[kind][name] for kind in columns)) for name, p in report[plural].items()
+        ]
+        heads = [f"share of {kind.replace('_', ' ')}" for kind in columns]
+        print("\n" + table((key, "tasks", "probability", *heads), rows))
     print(f"\nexpected epochs are those of a run of {train_tokens(flags):,.0f} tokens")
     if flags.html:
         print(write_page(flags, report, store, manifest))

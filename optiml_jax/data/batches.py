@@ -25,7 +25,8 @@ def assemble_rows(
 
     Returns:
       tokens_BT, targets_BT (padding: `pad_id`), segment_ids_BT (1, 2, ... in order; 0 is padding), positions_BT (from
-      0 in each document and in padding): int32 [rows, T]; label_mask_BT: bool [rows, T].
+      0 in each document and in padding): int32 [rows, T]; label_mask_BT: bool [rows, T]. Without `document_attention`
+      a row is one segment, with positions from 0.
     """
     shape, size = (len(rows), data.row_length), len(rows) * data.row_length
     eos, padding = np.array([eos_id], np.uint16), np.full(data.row_length, pad_id, np.uint16)
@@ -65,8 +66,12 @@ def assemble_rows(
     targets[ends[segments > 0] - 1] = last
     pattern = np.tile([False, True], len(lengths))
     segment_ids = np.repeat(segments, lengths)
-    positions = np.repeat(ends - lengths, lengths)
-    np.subtract(np.arange(size, dtype=np.int32), positions, out=positions)
+    positions = np.arange(size, dtype=np.int32)
+    if data.document_attention:
+        positions -= np.repeat(ends - lengths, lengths)
+    else:
+        np.minimum(segment_ids, 1, out=segment_ids)
+        positions %= data.row_length
     positions *= segment_ids > 0
     label_mask = np.repeat(pattern, np.stack([lengths - labels, labels], axis=1).ravel())
     for start, end in earlier_labels:

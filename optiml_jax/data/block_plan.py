@@ -1,14 +1,15 @@
 """The plan of a block: which examples lie in which rows, computed from lengths alone."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.packing import pack
 from optiml_jax.data.permutation import key, shuffled
-from optiml_jax.data.sampling import Sampler
+from optiml_jax.data.sampling import Sampler, probabilities, with_token_shares
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import SPLIT, EarlierLabels
 
@@ -65,6 +66,37 @@ class BlockPlan:
         return int(self.lengths_n[np.concatenate(self.rows[rows])].sum()) if self.rows[rows] else 0
 
 
+def positions(store: Store, data: Data, task: str, examples: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+    """The positions that examples of a task take in a row, at most its length, and their chunk flags: int64, uint8."""
+    lengths = store.lengths(task, SPLIT)[examples].astype(np.int64)
+    earlier, flags = store.earlier_labels(task, SPLIT), store.chunk_flags(task, SPLIT)
+    chunks = np.zeros(len(lengths), np.uint8) if flags is None else flags[examples]
+    if earlier is not None:
+        numbers = np.arange(len(lengths)) if isinstance(examples, slice) else examples
+        lengths = earlier.fitting(numbers, lengths, data.row_length - data.leading_eos)
+    lengths = np.minimum(lengths + data.leading_eos * (chunks < 2) - (chunks & 1), data.row_length)
+    return lengths, chunks
+
+
+def mean_positions(store: Store, data: Data, tasks: Iterable[str]) -> dict[str, float]:
+    """Mean positions of an example of each task."""
+    return {task: float(positions(store, data, task, slice(None))[0].mean()) for task in tasks}
+
+
+def rates(store: Store, manifest: Manifest, data: Data) -> dict[str, float]:
+    """The rates at which a run draws the tasks of its mixture; see `sampling.probabilities` for the errors.
+
+    A benchmark of the mixture that is left out, because its data are missing or none of its tasks is chosen, has no
+    share of the tokens.
+    """
+    by_task = probabilities(manifest, data.eps, data.proportions)
+    left_out = (manifest.coverage or {}).keys() - {task.benchmark for task in manifest.tasks}
+    token_shares = {name: share for name, share in (data.token_shares or {}).items() if name not in left_out}
+    if not token_shares:
+        return by_task
+    return with_token_shares(by_task, manifest.tasks, mean_positions(store, data, by_task), token_shares)
+
+
 def plan_block(sampler: Sampler, store: Store, data: Data, block: int) -> BlockPlan:
     """Plans block number `block`: draws examples, shuffles and packs them, and shuffles the rows.
 
@@ -77,17 +109,9 @@ def plan_block(sampler: Sampler, store: Store, data: Data, block: int) -> BlockP
     ends = np.cumsum(np.bincount(tasks, minlength=len(sampler.names))).tolist()
     for name, start, end in zip(sampler.names, [0, *ends], ends):
         if start < end:
-            lengths[start:end] = store.lengths(name, SPLIT)[examples[start:end]]
-            earlier = store.earlier_labels(name, SPLIT)
-            if earlier is not None:
-                room = data.row_length - data.leading_eos
-                lengths[start:end] = earlier.fitting(examples[start:end], lengths[start:end], room)
-            flags = store.chunk_flags(name, SPLIT)
-            if flags is not None:
-                chunks[start:end] = flags[examples[start:end]]
+            lengths[start:end], chunks[start:end] = positions(store, data, name, examples[start:end])
     order = shuffled(len(tasks), key(sampler.seed, "draws", block))
     lengths, chunks = lengths[order], chunks[order]
-    lengths = np.minimum(lengths + data.leading_eos * (chunks < 2) - (chunks & 1), data.row_length)
     rows = pack(lengths, data.row_length, max_segments=data.max_segments)
     rows = [rows[row] for row in shuffled(len(rows), key(sampler.seed, "rows", block)).tolist()]
     return BlockPlan(sampler.names, tasks[order], examples[order], lengths, chunks, rows)

@@ -13,7 +13,7 @@ import numpy as np
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.batches import assemble_rows
-from optiml_jax.data.block_plan import BlockPlan, Store, plan_block
+from optiml_jax.data.block_plan import BlockPlan, Store, plan_block, rates
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.prefetch import Prefetcher
 from optiml_jax.data.sampling import Sampler, probabilities
@@ -83,11 +83,12 @@ class Loader:
                 f"the cache was made with another tokenizer ({store.tokenizer_fingerprint[:12]}, yours is "
                 f"{tokenizer_fingerprint[:12]}); set TOKENIZER to the one in the cache, or cache again elsewhere"
             )
-        rates = probabilities(manifest, data.eps, data.proportions)
-        sizes = {name: _checked_size(store, name, data.row_length) for name, rate in rates.items() if rate > 0}
+        by_task = probabilities(manifest, data.eps, data.proportions)
+        sizes = {name: _checked_size(store, name, data.row_length) for name, rate in by_task.items() if rate > 0}
         _check_manifest(manifest, sizes)
+        by_task = rates(store, manifest, data)
         self._store, self._data, self._pad_id, self._eos_id = store, data, pad_id, eos_id
-        self._sampler = Sampler(sizes, rates, data.seed, data.block_draws)
+        self._sampler = Sampler(sizes, by_task, data.seed, data.block_draws)
         self._local = range(data.batch_rows) if rows is None else rows
         self._block = functools.lru_cache(maxsize=1)(self.plan)
         self._start({"block": 0, "row": 0})

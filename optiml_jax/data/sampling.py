@@ -62,6 +62,45 @@ def probabilities(
     }
 
 
+def with_token_shares(
+    rates: Mapping[str, float],
+    tasks: Sequence[TaskSize],
+    positions: Mapping[str, float],
+    token_shares: Mapping[str, float],
+) -> dict[str, float]:
+    """The rates at which some benchmarks have stated shares of the positions; the others keep their proportions.
+
+    Args:
+      rates: see `probabilities`; their share of a benchmark in `token_shares` has no effect.
+      positions: mean positions of an example of each task.
+      token_shares: benchmark -> share of the positions, a fraction.
+
+    Raises:
+      UserError: a benchmark is not in the mixture, shares are negative, or leave nothing to the other benchmarks.
+    """
+    groups: dict[str | None, dict[str, float]] = {}
+    for task in tasks:
+        group = task.benchmark if task.benchmark in token_shares else None
+        groups.setdefault(group, {})[task.name] = rates[task.name]
+    for name in token_shares.keys() - groups.keys():
+        raise UserError(f"token_shares: no task is in {name}{nearest(name, {task.benchmark for task in tasks})}")
+    rest = 1 - math.fsum(token_shares.values())
+    if min(token_shares.values()) < 0 or not 0 < rest <= 1 or math.fsum(groups.get(None, {}).values()) <= 0:
+        raise UserError(
+            f"token_shares: {dict(token_shares)} must be fractions, and leave a share to benchmarks not named here"
+        )
+    draws = {}
+    for group, members in groups.items():
+        total = math.fsum(members.values())
+        if not total:
+            members, total = dict.fromkeys(members, 1.0), len(members)
+        mean = math.fsum(rate * positions[name] for name, rate in members.items()) / total
+        share = rest if group is None else token_shares[group]
+        draws |= {name: rate / total * share / mean for name, rate in members.items()}
+    total = math.fsum(draws.values())
+    return {task.name: draws[task.name] / total for task in tasks}
+
+
 def shares(rates: Mapping[str, float], tasks: Sequence[TaskSize], field: str = "benchmark") -> dict[str, float]:
     """Share of the draws per benchmark, or per category, largest first. `rates`: see `probabilities`."""
     totals: dict[str, float] = {}
@@ -71,11 +110,15 @@ def shares(rates: Mapping[str, float], tasks: Sequence[TaskSize], field: str = "
     return dict(sorted(totals.items(), key=lambda item: (-item[1], item[0])))
 
 
-def shares_text(manifest: Manifest, eps: int | None = None, proportions: Mapping[str, float] | None = None) -> str:
-    """Describes the shares, as in "shares of the draws: flan 60.00%, t5 40.00%"; empty with a single benchmark."""
+def shares_text(manifest: Manifest, rates: Mapping[str, float] | None = None) -> str:
+    """Describes the shares, as in "shares of the draws: flan 60.00%, t5 40.00%"; empty with a single benchmark.
+
+    Args:
+      rates: of the tasks; None: those of the manifest.
+    """
     if len({task.benchmark for task in manifest.tasks}) < 2:
         return ""
-    by_benchmark = shares(probabilities(manifest, eps, proportions), manifest.tasks)
+    by_benchmark = shares(rates or probabilities(manifest), manifest.tasks)
     return "shares of the draws: " + ", ".join(f"{name} {share:.2%}" for name, share in by_benchmark.items())
 
 

@@ -28,6 +28,11 @@ class Data(CacheOptions):
       tasks: of the mixture, by name or pattern ("flan.*"); None for all.
       categories: of the mixture, by name or pattern; None for all.
       leading_eos: whether every example starts with `</s>`. The released OPT-IML models were trained without it.
+      document_attention: whether attention is causal inside each document, and positions start again in each (paper
+        3.2); False: over the whole row, as in OPT's pre-training.
+      token_shares: share of the positions of each of these benchmarks, in place of its share of the draws; the others
+        keep their proportions to each other. {"pretrain_text": 0.05} is the paper's "% of updates" (Figure 4), because
+        all updates have equally many positions; its proportion in the mixture is of draws.
       block_draws: examples that are drawn, packed and shuffled together. Smaller blocks fill rows slightly less.
       max_segments: maximum number of documents per row, None for no limit.
       prefetch: batches prepared in advance by a background thread; 0 for no thread.
@@ -44,6 +49,8 @@ class Data(CacheOptions):
     tasks: list[str] | None = None
     categories: list[str] | None = None
     leading_eos: bool = True
+    document_attention: bool = True
+    token_shares: dict[str, float] | None = None
     block_draws: int = 16_384
     max_segments: int | None = None
     prefetch: int = 2

@@ -18,6 +18,8 @@ class Optimization:
       learning_rate: the peak.
       train_steps: total number of batches, which sets the end of the decay.
       clip_norm: maximum global gradient norm.
+      weight_decay: decoupled, times the learning rate, of all parameters (AdamW, Loshchilov and Hutter 2019). The paper
+        says "Adam", and that it inherits most settings from OPT, which was trained with 0.1; its own is not known.
     """
 
     learning_rate: float = 5e-5
@@ -27,10 +29,11 @@ class Optimization:
     beta2: float = 0.95
     epsilon: float = 1e-8
     clip_norm: float = 1.0
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         below_one = (0.0, 1.0 - 1e-9)
-        check_fields(self, warmup_steps=(0, math.inf), beta1=below_one, beta2=below_one)
+        check_fields(self, warmup_steps=(0, math.inf), beta1=below_one, beta2=below_one, weight_decay=(0, math.inf))
 
 
 def learning_rate(settings: Optimization, updates: jax.Array) -> jax.Array:
@@ -45,10 +48,13 @@ def learning_rate(settings: Optimization, updates: jax.Array) -> jax.Array:
 
 
 def make_optimizer(settings: Optimization) -> optax.GradientTransformation:
-    """Clipping, Adam with float32 moments, schedule. Its state counts updates, without steps that fp16 skipped."""
+    """Clipping, Adam with float32 moments, weight decay, schedule. Its state counts updates, without steps that fp16
+    skipped; without decay it is that of a run of a version that had none."""
+    decay = [optax.add_decayed_weights(settings.weight_decay)] if settings.weight_decay else []
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
         optax.scale_by_adam(settings.beta1, settings.beta2, settings.epsilon),
+        *decay,
         optax.scale_by_learning_rate(lambda updates: learning_rate(settings, updates)),
     )
 

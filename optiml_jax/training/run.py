@@ -15,6 +15,7 @@ from optiml_jax.common import distributed
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.files import exclusive
 from optiml_jax.common.metrics_log import read_metrics, read_validation
+from optiml_jax.data.block_plan import rates
 from optiml_jax.data.loader import Loader, local_rows
 from optiml_jax.data.manifest import RECORD, Manifest, coverage_text
 from optiml_jax.data.sampling import shares_text
@@ -196,7 +197,7 @@ def _announce(settings: RunSettings, store: TokenStore, manifest: Manifest, firs
     print(f"data      {len(manifest.tasks)} tasks, {examples:,} examples in {store.directory}")
     if manifest.coverage:
         print(f"          {coverage_text(manifest.coverage)}")
-    if shares := shares_text(manifest, settings.data.eps, settings.data.proportions):
+    if shares := shares_text(manifest, rates(store, manifest, settings.data)):
         print(f"          {shares}")
     start = f"from step {first} " if first else ""
     print(f"training  {start}to step {settings.optimization.train_steps}, into {settings.model_dir}", flush=True)

@@ -1,5 +1,7 @@
 """The training step: the same on every mesh, with and without accumulation, in every precision."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,6 +136,36 @@ def test_an_update_is_adam_with_clipping_in_float64(config, batch):
     jax.tree.map(
         lambda new, old, g: np.testing.assert_allclose(new, adam(old, g), atol=2e-6), state.params, before, grads
     )
+
+
+def test_weight_decay_is_adamw_and_none_changes_no_state(config, batch):
+    """Against optax's AdamW over several updates; all parameters decay, as in OPT's training."""
+    settings = dataclasses.replace(SETTINGS, weight_decay=0.1)
+    params = {"kernel": jnp.linspace(-1, 1, 12).reshape(3, 4), "bias": jnp.ones(4)}
+    ours = step.make_optimizer(settings)
+    peer = optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        optax.adamw(
+            lambda count: learning_rate(settings, count),
+            settings.beta1,
+            settings.beta2,
+            settings.epsilon,
+            weight_decay=0.1,
+        ),
+    )
+    states, values = [ours.init(params), peer.init(params)], [params, params]
+    for n in range(5):
+        for side, optimizer in enumerate((ours, peer)):
+            gradients = jax.tree.map(jnp.cos, optax.tree.scale(n + 1.0, values[side]))
+            updates, states[side] = optimizer.update(gradients, states[side], values[side])
+            values[side] = optax.apply_updates(values[side], updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *values)
+    assert int(step.update_count(states[0])) == 5
+    plain = step.make_optimizer(SETTINGS).init(params)
+    assert jax.tree.structure(plain) == jax.tree.structure(
+        step.make_optimizer(dataclasses.replace(settings, weight_decay=0.0)).init(params)
+    )
+    assert len(plain) == 3 and len(states[0]) == 4
 
 
 def test_the_schedule_rises_to_the_peak_and_falls_to_zero():

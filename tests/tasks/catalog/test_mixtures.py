@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import math
-import types
 from collections import Counter
 
 import numpy as np
@@ -19,7 +18,6 @@ from optiml_jax.evaluation.prompts.ledger import LEVELS
 from tasks.catalog import mixtures, registry
 from tasks.catalog.registry import MissingError, catalog
 from tests.tasks.prompting.wordings import write
-from tools import inspect_mixture
 
 LEAVE_OUT = CacheOptions(missing_benchmarks="leave_out")
 # paper 4.3 with one part of Super-NaturalInstructions given to reasoning (4.6), 5% of all pre-training text (4.5)
@@ -111,9 +109,8 @@ def test_the_natural_shares_are_the_papers_with_the_sizes_of_its_table_1(shared)
             sizes.append(TaskSize(row.name, row.benchmark, row.category, int(means[row.benchmark])))
         elif row.benchmark == first:  # of a test task, the first hundred are not trained on
             sizes.append(TaskSize(row.name, first, row.category, examples[row.name] - 100 * (row.split == "test")))
-    stats = {size.name: {"examples": size.examples, "tokens": 300 * size.examples} for size in sizes}
-    store = types.SimpleNamespace(stats=lambda name, split: stats[name])
-    result = inspect_mixture.inspect(store, Manifest("natural", tuple(sizes)), 2e9)["benchmarks"]
+    natural = Manifest("natural", tuple(sizes))
+    result = shares(probabilities(natural), natural.tasks)
     paper = {first: 0.71, "promptsource": 0.18, "flan": 0.05, "crossfit": 0.02, "exmix": 0.01, "t5": 0.01}
     assert all(abs(result[name] - share) < 0.01 for name, share in paper.items()), result
     assert abs(result[first] - 0.71) < 0.005 and abs(result["promptsource"] - 0.18) < 0.005
