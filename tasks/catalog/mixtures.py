@@ -6,8 +6,9 @@ proportions. `seqio_tasks.py` registers the same mixtures with the same rates, n
 `opt_iml`, the paper's own (section 5), combines three choices of section 4, and the paper does not say how they add up.
 Here, the instruction benchmarks are 100 parts in the proportions of 4.3 (CrossFit 4, ExMix 2, FLAN 20,
 Super-NaturalInstructions 25, PromptSource 45, T5 2, UnifiedSKG 2); one of Super-NaturalInstructions' parts goes to the
-reasoning sets, as in 4.6; and pre-training text is 5% of everything (4.5), so that one part is 0.95% of the draws.
-`opt_iml_max` also trains on what the others hold out (section 6: all 1,991 tasks).
+reasoning sets, as in 4.6; and pre-training text is 5% of everything (4.5), so that one part is 0.95% of the draws. The
+paper's 5% is "of updates" (Figure 4), for which the gin files of its runs set `TOKEN_SHARES`.
+`opt_iml_max` also trains on what the other holds out (section 6: "all 1,991 tasks").
 
 `opt_iml` draws every task that the paper does not evaluate, whatever its benchmark uses it for: the natural shares of
 4.3 (71% Super-NaturalInstructions), and Figure 8, come out only with the tasks that Super-NaturalInstructions' authors

@@ -14,6 +14,7 @@ from optiml_jax.evaluation.prompts.ledger import LEVELS, read_ledger
 from optiml_jax.tokenizer import Tokenizer
 from tasks import suites
 from tasks.benchmarks.samples import TOKENIZER
+from tasks.catalog import mixtures, review
 from tasks.catalog.registry import CATALOG, catalog, discover, listed
 from tasks.suites import (
     Part,
@@ -287,3 +288,13 @@ def test_what_has_only_a_test_split_is_asked_without_demonstrations(shared, tmp_
     (tmp_path / "promptsource/templates").symlink_to(shared / "data/promptsource/templates")
     made = prompts_of("promptsource", tmp_path, tmp_path / "cache")
     assert made and {prompt.shots for prompt in made} == {0} and not any(prompt.pooled for prompt in made)
+
+
+def test_opt_iml_max_has_seen_what_mmlu_asks():
+    """Each of the 57 subjects is a task of Super-NaturalInstructions too, which opt_iml leaves out: a report on a run
+    on opt_iml_max has them as held-out instances."""
+    subjects = set(catalog("mmlu"))
+    seen = {name: set(tasks) for name, tasks in review.trained_as(subjects, None).items()}
+    drawn = {name: {row.name for row in mixtures.mixture(name).listed()} for name in ("opt_iml", "opt_iml_max")}
+    assert seen.keys() == subjects and len(subjects) == 57
+    assert all(tasks <= drawn["opt_iml_max"] and not tasks & drawn["opt_iml"] for tasks in seen.values())
