@@ -98,7 +98,9 @@ def read_setup(gin_flags: Sequence[str], devices: int) -> "tuple[Setup, list[str
             f"DATA_AXIS * FSDP_AXIS * TENSOR_AXIS = {' * '.join(map(str, axes))} = {math.prod(axes)}, but "
             f"--devices={devices}; set axes that multiply to it, such as --gin.FSDP_AXIS=..."
         )
-    return Setup(model, settings["optimization"], computation, rows, data.row_length, axes), notes
+    return Setup(
+        model, settings["optimization"], computation, rows, data.row_length, axes, data.document_attention
+    ), notes
 
 
 def summary(setup: "Setup", plan: "Plan", device: str, card: "Card") -> dict[str, Any]:

@@ -19,7 +19,7 @@ from optiml_jax.training.step import Computation
 MATMUL_EFFICIENCY = 0.6  # fraction of the data sheet's FLOP/s that large bf16 products reach
 LABEL_SHARE = 0.15  # fraction of the positions that are projected to the vocabulary
 EXECUTED = {"none": 3, "dots": 3, "attention-saved": 4, "full": 4}  # matrix products per step, in forward passes
-VISITED = 0.19  # fraction of a row's pairs that attention computes for OPT-IML's short documents
+VISITED = {True: 0.19, False: 0.5}  # document attention -> fraction of a row's pairs; for OPT-IML's short documents
 CANDIDATES_COMPILED = 3
 
 
@@ -33,6 +33,7 @@ class Setup:
     batch_rows: int
     row_length: int
     axes: tuple[int, int, int]
+    document_attention: bool = True
 
     @property
     def local_rows(self) -> int:
@@ -136,7 +137,7 @@ def _seconds(setup: Setup, card: Card, parameter_bytes: int, instructions: list[
     body = model.layers * (4 * model.model_dim**2 + 2 * model.model_dim * model.ffn_dim)
     head = LABEL_SHARE * model.vocab_size * model.embedding_width
     # Scores, and their product with the values, where attention skips other documents ("dense" does not).
-    pairs = 2 * model.layers * VISITED * setup.row_length * model.model_dim
+    pairs = 2 * model.layers * VISITED[setup.document_attention] * setup.row_length * model.model_dim
     flops = 2 * tokens * (passes * (body + pairs) + 4 * head)
     state = 7 * parameter_bytes + 2 * parameter_bytes * setup.computation.accumulation  # Adam; sums of gradients
     sent = {"node": 0, "network": 0}

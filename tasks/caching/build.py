@@ -106,7 +106,7 @@ def run(
             sizes,
             mixture.eps,
             present(mixture.proportions, sizes),
-            discovered.coverage,
+            mixture.coverage(discovered),
             _specification(job, tokenizer, tasks, renderings, discovered.missing),
             {} if check_only else ledgers(),
         )

@@ -92,6 +92,20 @@ class Mixture:
         reasons = {task.name: self._exclusion(task, discovered) for task in discovered.listed(*self.splits)}
         return [Skipped(name, reason) for name, reason in reasons.items() if reason is not None]
 
+    def coverage(self, discovered: Benchmark) -> dict[str, dict[str, list[int]]]:
+        """`Benchmark.coverage`, whose train tasks are those that this mixture draws."""
+        coverage = {name: dict(roles) for name, roles in discovered.coverage.items()}
+        available = {task.name for task in self.tasks(discovered)}
+        for name, roles in coverage.items():
+            drawn = [
+                row.name for row in discovered.rows.values() if row.benchmark == name and self.exclusion(row) is None
+            ]
+            if drawn:
+                roles["train"] = [len(available.intersection(drawn)), len(drawn)]
+            if "test" in self.splits:
+                roles.pop("test", None)
+        return {name: roles for name, roles in coverage.items() if roles}
+
     def listed(self) -> list[CatalogRow]:
         """The catalog's tasks that are drawn when all data are there."""
         rows = [row for benchmark in self.benchmarks for row in catalog(benchmark).values()]

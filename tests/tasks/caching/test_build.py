@@ -1,5 +1,6 @@
 """The token store and the ledger, against the tokenizer applied to each example alone and the tasks' own examples."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from optiml_jax.evaluation.prompts.ledger import read_ledger
 from optiml_jax.tokenizer import Tokenizer, join
 from tasks import suites
 from tasks.benchmarks.samples import TOKENIZER
+from tasks.benchmarks.super_natural_instructions import WHOLE
 from tasks.caching import build, pipeline, shard, work_item
 from tasks.caching.work_item import Job
 from tasks.catalog import mixtures, registry
@@ -83,6 +85,8 @@ def test_official_tasks_are_stored_as_encoded_alone(raw_data, tokenizer, tmp_pat
     tasks = registry.discover(NAME, raw_data).tasks
     some = [task for name, task in tasks.items() if len(tasks) < 9 or name.split(".")[1].split("_")[0] in SOME]
     assert len(some) in (2, 3)
+    # of the test tasks, the files here have no more than the hundred instances that are not trained on
+    some = [dataclasses.replace(task, read=lambda _, read=task.read: read(WHOLE)) for task in some]
     for task in some:
         folder = tmp_path / "tasks" / task.name / ".partial"
         part = shard.write_shard(folder, task, 0, 1, tokenizer)

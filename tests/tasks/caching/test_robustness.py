@@ -155,12 +155,14 @@ def test_the_worker_processes_of_a_killed_job_end_too(data_dir, tmp_path, tokeni
     cache = tmp_path / "cache"
     command = [sys.executable, "-c", SLOW, NAME, str(data_dir), str(cache), str(TOKENIZER)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as killed:
-        assert killed.stdout.readline() == "begun\n"
-        (children,) = (
-            path.read_text().split() for path in Path(f"/proc/{killed.pid}/task").glob(f"{killed.pid}/children")
-        )
-        assert children
-        killed.kill()
+        try:
+            assert killed.stdout.readline() == "begun\n"
+            (children,) = (
+                path.read_text().split() for path in Path(f"/proc/{killed.pid}/task").glob(f"{killed.pid}/children")
+            )
+            assert children
+        finally:
+            killed.kill()
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -148,6 +148,10 @@ def test_left_out_they_are_listed_and_the_others_share_what_they_had(some):
     }
     assert {item.where for item in benchmark.left_out} >= {"exmix", "flan", "t5"}
     assert benchmark.coverage["flan"] == {"train": [0, 47], "test": [0, 23]}
+    coverage = mixture.coverage(benchmark)  # of the tasks that it draws, which are not those of the benchmarks' lists
+    assert coverage["flan"] == {"train": [0, 44]} and coverage["crossfit"] == {"train": [2, 31]}
+    assert coverage["super_natural_instructions"] == {"train": [0, 1_301]}
+    assert mixtures.mixture("crossfit").coverage(benchmark)["flan"] == {"train": [0, 47], "test": [0, 23]}
 
 
 def test_a_benchmark_without_a_task_to_train_on_is_as_good_as_missing(some, monkeypatch):
