@@ -82,7 +82,7 @@ def test_your_own_data_goes_from_file_to_report(tmp_path):
         assert done.returncode == 0, done.stderr
     steps = [json.loads(line)["step"] for line in (tmp_path / "runs/recipes/metrics.jsonl").read_text().splitlines()]
     assert steps[-1] == 20 and "<title>" in (tmp_path / "recipes.html").read_text(encoding="utf-8")
-    for folder in ("evaluation", "again"):
+    for folder in ("evaluation/jsonl", "again"):
         report = json.loads((tmp_path / "runs/recipes" / folder / "results.json").read_text())
         assert report["tasks"]["jsonl.recipes"]["examples"] == 20
         assert (tmp_path / "runs/recipes" / folder / "report.html").stat().st_size > 1000
