@@ -50,7 +50,8 @@ def test_several_suites_make_one_report_and_no_task_is_in_two(model, tmp_path, m
 
 
 def test_floors_are_those_of_the_whole_ledger_whatever_the_limit(model, tmp_path, monkeypatch):
-    """Of 20 questions, 12 are answered by "yes": with one question asked, the best constant answer is not right."""
+    """The baseline is computed on all 20 questions of the ledger, 12 of which have the answer "yes", also when LIMIT
+    selects one or five of them."""
     monkeypatch.setattr(run_module, "load_model", lambda *args, **options: model)
     model.save(str(tmp_path / "weights"))
     prompts = [

@@ -68,23 +68,32 @@ def data_dir(shared, tmp_path_factory):
     return directory
 
 
-@pytest.mark.parametrize("name", ["opt30b_iml", pytest.param("opt175b_iml_max", marks=pytest.mark.slow)])
-def test_the_shipped_run_trains_on_its_mixture(name, data_dir, tmp_path_factory):
+@pytest.mark.parametrize(
+    ("name", "token_shares"),
+    [("opt30b_iml", {TEXT: 0.05}), pytest.param("opt175b_iml_max", None, marks=pytest.mark.slow)],
+)
+def test_the_shipped_run_trains_on_its_mixture(name, token_shares, data_dir, tmp_path_factory):
+    """With the share of the tokens that the gin file states, or with shares of the draws alone."""
     cache = tmp_path_factory.getbasetemp() / "opt_iml_cache"
     model_dir = tmp_path_factory.mktemp(name)
     places = {"DATA_DIR": data_dir, "TOKENIZER": TOKENIZER, "CACHE_DIR": cache, "MODEL_DIR": model_dir}
-    done = run("train", SMALL | {key: str(path) for key, path in places.items()}, gin_file=f"{name}.gin")
+    settings = SMALL | {key: str(path) for key, path in places.items()}
+    done = run("train", settings | ({} if token_shares else {"TOKEN_SHARES": None}), gin_file=f"{name}.gin")
     losses_ = losses(model_dir)
     assert len(losses_) == 20 and np.mean(losses_[-4:]) < np.mean(losses_[:4]) - 1
-    assert np.mean([row["row_fill"] for row in rows(model_dir)]) >= 0.99  # of 20 rows, a batch being one
+    fills = [row["row_fill"] for row in rows(model_dir)]
+    # of opt_iml_max, one of the 20 rows is 98.8% full: in these few files, no example is short enough for the rest of
+    # it
+    assert (np.mean(fills) if name.endswith("max") else min(fills)) >= 0.99
     manifest = Manifest.read(only_manifest(cache, "opt_iml_max" if name.endswith("max") else "opt_iml"))
     drawn = shares(probabilities(manifest), manifest.tasks)
     assert all(abs(share - PROPORTIONS[name] / 100) < 1e-6 for name, share in drawn.items()) and len(drawn) == 9
+    if token_shares is None:
+        assert "promptsource 42.75%, super_natural_instructions 22.80%, flan 19.00%, pretrain_text 5.00%" in done.stdout
+        return
     # pre-training text has 5% of the positions, and fewer of the draws; the others share those as the paper says
-    store, data = (
-        TokenStore.open(only_manifest(cache, manifest.name)),
-        Data(manifest.name, str(cache), token_shares={TEXT: 0.05}),
-    )
+    store = TokenStore.open(only_manifest(cache, manifest.name))
+    data = Data(manifest.name, str(cache), token_shares=token_shares)
     by_task = rates(store, manifest, data)
     positions = mean_positions(store, data, by_task)
     taken = shares({task: rate * positions[task] for task, rate in by_task.items()}, manifest.tasks)

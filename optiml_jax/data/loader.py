@@ -63,6 +63,9 @@ class Loader:
       rows: which rows of each global batch to read (`local_rows`); None for all.
       tokenizer_fingerprint: of the tokenizer in use, which must be the store's; None skips the check.
 
+    Attributes:
+      rates: task -> share of the draws.
+
     Raises:
       UserError: the mixture, a task, a label or the tokenizer does not fit; raised before any token is read.
     """
@@ -83,12 +86,12 @@ class Loader:
                 f"the cache was made with another tokenizer ({store.tokenizer_fingerprint[:12]}, yours is "
                 f"{tokenizer_fingerprint[:12]}); set TOKENIZER to the one in the cache, or cache again elsewhere"
             )
-        by_task = probabilities(manifest, data.eps, data.proportions)
-        sizes = {name: _checked_size(store, name, data.row_length) for name, rate in by_task.items() if rate > 0}
+        proportional = probabilities(manifest, data.eps, data.proportions)
+        sizes = {name: _checked_size(store, name, data.row_length) for name, rate in proportional.items() if rate > 0}
         _check_manifest(manifest, sizes)
-        by_task = rates(store, manifest, data)
+        self.rates = rates(store, manifest, data)  # reads the lengths of examples, which are checked by now
         self._store, self._data, self._pad_id, self._eos_id = store, data, pad_id, eos_id
-        self._sampler = Sampler(sizes, by_task, data.seed, data.block_draws)
+        self._sampler = Sampler(sizes, self.rates, data.seed, data.block_draws)
         self._local = range(data.batch_rows) if rows is None else rows
         self._block = functools.lru_cache(maxsize=1)(self.plan)
         self._start({"block": 0, "row": 0})

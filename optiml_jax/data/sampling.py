@@ -76,7 +76,8 @@ def with_token_shares(
       token_shares: benchmark -> share of the positions, a fraction.
 
     Raises:
-      UserError: a benchmark is not in the mixture, shares are negative, or leave nothing to the other benchmarks.
+      UserError: a benchmark is not in the mixture or has the proportion 0, shares are negative, or leave nothing to the
+        other benchmarks.
     """
     groups: dict[str | None, dict[str, float]] = {}
     for task in tasks:
@@ -85,7 +86,7 @@ def with_token_shares(
     for name in token_shares.keys() - groups.keys():
         raise UserError(f"token_shares: no task is in {name}{nearest(name, {task.benchmark for task in tasks})}")
     rest = 1 - math.fsum(token_shares.values())
-    if min(token_shares.values()) < 0 or not 0 < rest <= 1 or math.fsum(groups.get(None, {}).values()) <= 0:
+    if min(token_shares.values()) < 0 or not 0 < rest <= 1 or not any(groups.get(None, {}).values()):
         raise UserError(
             f"token_shares: {dict(token_shares)} must be fractions, and leave a share to benchmarks not named here"
         )
@@ -93,7 +94,7 @@ def with_token_shares(
     for group, members in groups.items():
         total = math.fsum(members.values())
         if not total:
-            members, total = dict.fromkeys(members, 1.0), len(members)
+            raise UserError(f"token_shares: {group} has the proportion 0; give it another, or no share of the tokens")
         mean = math.fsum(rate * positions[name] for name, rate in members.items()) / total
         share = rest if group is None else token_shares[group]
         draws |= {name: rate / total * share / mean for name, rate in members.items()}

@@ -18,7 +18,7 @@ from optiml_jax.evaluation.pipeline import run_evaluation
 from optiml_jax.evaluation.prompts import levels
 from optiml_jax.evaluation.prompts.ledger import about, read_ledgers, suite_of
 from optiml_jax.evaluation.prompts.scope import notes
-from optiml_jax.evaluation.prompts.selection import ledgers, of_split, pool, select
+from optiml_jax.evaluation.prompts.selection import ledgers, of_split, select, set_pooling
 from optiml_jax.evaluation.reports.plain_text import Context
 from optiml_jax.evaluation.reports.provenance import provenance
 from optiml_jax.evaluation.scores.baselines import ledger_baselines
@@ -58,7 +58,7 @@ def evaluate(
       ranked_by: score that candidates are ranked by (`normalization.RANKED_BY`).
       shots: only prompts with this number of demonstrations, or these numbers.
       limit: questions per task and number of shots, drawn by their names; 0: all.
-      templates: how several templates make the score of a task, see `selection.pool`.
+      templates: how several templates make the score of a task, see `selection.set_pooling`.
       operative_config: returns every value in force as text, for the report.
       check_only: checks everything but the weights, which may not exist yet, and returns.
 
@@ -68,8 +68,8 @@ def evaluate(
     if not weights:
         raise UserError("WEIGHTS is not set; choose a model with --gin.WEIGHTS=\"'runs/tiny'\"")
     training = levels.recorded_training(weights) if trained_on is None else None
-    own = trained_on or next(iter(training.mixtures), None)
-    files = ledgers(ledger, suite, mixture, cache_dir, own.ledgers if own else {})
+    run_manifest = trained_on or next(iter(training.mixtures), None)  # None: the weights are not those of a run
+    files = ledgers(ledger, suite, mixture, cache_dir, run_manifest.ledgers if run_manifest else {})
     batch_rows = check("evaluate.batch_rows", batch_rows, int)
     max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
     limit = check("evaluate.limit", limit, int, (0, math.inf))
@@ -82,7 +82,7 @@ def evaluate(
     if output_dir is None:
         suites = dict.fromkeys(prompt.suite for prompt in ledger_prompts)
         output_dir = str(Path(weights, "evaluation", "+".join(suites)))
-    prompts = pool(select(ledger_prompts, shots, limit), templates)
+    prompts = set_pooling(select(ledger_prompts, shots, limit), templates)
     normalization.check(ranked_by, prompts)
     if check_only:
         return {}

@@ -14,7 +14,7 @@ from optiml_jax.data.manifest import Manifest
 from optiml_jax.evaluation.answers.answering import answer_all
 from optiml_jax.evaluation.prompts import levels
 from optiml_jax.evaluation.prompts.ledger import Prompt, about, read_ledgers
-from optiml_jax.evaluation.prompts.selection import TEMPLATES, ledgers, of_split, pool, select
+from optiml_jax.evaluation.prompts.selection import TEMPLATES, ledgers, of_split, select, set_pooling
 from optiml_jax.evaluation.scores.aggregation import scores
 from optiml_jax.evaluation.scores.samples import score_sample, scored
 from optiml_jax.evaluation.scores.trees import AVERAGES
@@ -35,7 +35,7 @@ class Validation:
       every: interval in steps; also runs after the last step; 0: never.
       ledger, suite, mixture, cache_dir, shots, batch_rows, max_new_tokens: as in `evaluation.run.evaluate`.
       limit: questions per task and number of shots; 0: all. The paper uses 250 (section 4.1).
-      templates: how several templates make the score of a task, see `prompts.selection.pool`.
+      templates: how several templates make the score of a task, see `prompts.selection.set_pooling`.
       best_by: the average by which the best weights are chosen: "average", the paper's over categories, also its
         "benchmark_average" (Table 5), or the "level_average".
     """
@@ -68,7 +68,7 @@ class Validation:
         """
         files = ledgers(self.ledger, self.suite, self.mixture, self.cache_dir, manifest.ledgers)
         prompts = select(of_split(read_ledgers(files), validating=True), self.shots, self.limit)
-        prompts = pool(prompts, self.templates)
+        prompts = set_pooling(prompts, self.templates)
         prompts, _ = levels.apply(prompts, levels.training_of(manifest, init_weights), map(about, files))
         if self.best_by == "level_average" and not any(prompt.level for prompt in prompts):
             raise UserError("Validation.best_by = 'level_average': no prompt has a level; use 'average'")

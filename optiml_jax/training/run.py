@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from optiml_jax.common import distributed
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.files import exclusive
 from optiml_jax.common.metrics_log import read_metrics, read_validation
-from optiml_jax.data.block_plan import rates
 from optiml_jax.data.loader import Loader, local_rows
 from optiml_jax.data.manifest import RECORD, Manifest, coverage_text
 from optiml_jax.data.sampling import shares_text
@@ -145,7 +144,7 @@ def _train(
             (directory / "config.gin").write_text(operative_config(), encoding="utf-8")
             tokenizer.save(directory / "tokenizer")
             manifest.write(directory / RECORD)
-            _announce(settings, store, manifest, first)
+            _announce(settings, store, manifest, loader.rates, first)
         key = jax.random.fold_in(jax.random.key(data.seed), 1)
         run = Run(
             model,
@@ -188,7 +187,9 @@ def _train(
     return run.step, finished
 
 
-def _announce(settings: RunSettings, store: TokenStore, manifest: Manifest, first: int) -> None:
+def _announce(
+    settings: RunSettings, store: TokenStore, manifest: Manifest, rates: Mapping[str, float], first: int
+) -> None:
     """Prints the model, the data and the steps of the run."""
     parameters, device = decoder.parameter_count(settings.model) / 1e6, jax.devices()[0].device_kind
     axes = " x ".join(f"{size} {name}" for name, size in settings.mesh.shape.items())
@@ -197,7 +198,7 @@ def _announce(settings: RunSettings, store: TokenStore, manifest: Manifest, firs
     print(f"data      {len(manifest.tasks)} tasks, {examples:,} examples in {store.directory}")
     if manifest.coverage:
         print(f"          {coverage_text(manifest.coverage)}")
-    if shares := shares_text(manifest, rates(store, manifest, settings.data)):
+    if shares := shares_text(manifest, rates):
         print(f"          {shares}")
     start = f"from step {first} " if first else ""
     print(f"training  {start}to step {settings.optimization.train_steps}, into {settings.model_dir}", flush=True)

@@ -84,8 +84,8 @@ class Mixture:
 
     def tasks(self, discovered: Benchmark) -> list[Task]:
         """The tasks in `discovered` that are drawn; a task without a train split can only be evaluated."""
-        listed = [task for task in discovered.listed(*self.splits) if self._exclusion(task, discovered) is None]
-        return [task for task in listed if task.benchmark in self.benchmarks]
+        members = [task for task in discovered.tasks.values() if task.benchmark in self.benchmarks]
+        return [task for task in members if self._exclusion(task, discovered) is None]
 
     def not_drawn(self, discovered: Benchmark) -> list[Skipped]:
         """The tasks of its splits that are not drawn, each with the reason."""
@@ -94,16 +94,16 @@ class Mixture:
 
     def coverage(self, discovered: Benchmark) -> dict[str, dict[str, list[int]]]:
         """`Benchmark.coverage`, whose train tasks are those that this mixture draws."""
-        coverage = {name: dict(roles) for name, roles in discovered.coverage.items()}
+        coverage = {
+            name: {role: counts for role, counts in roles.items() if role not in self.splits}
+            for name, roles in discovered.coverage.items()
+        }
         available = {task.name for task in self.tasks(discovered)}
-        for name, roles in coverage.items():
-            drawn = [
-                row.name for row in discovered.rows.values() if row.benchmark == name and self.exclusion(row) is None
-            ]
-            if drawn:
-                roles["train"] = [len(available.intersection(drawn)), len(drawn)]
-            if "test" in self.splits:
-                roles.pop("test", None)
+        for row in discovered.rows.values():
+            if self.exclusion(row) is None:
+                counts = coverage.setdefault(row.benchmark, {}).setdefault("train", [0, 0])
+                counts[0] += row.name in available
+                counts[1] += 1
         return {name: roles for name, roles in coverage.items() if roles}
 
     def listed(self) -> list[CatalogRow]:

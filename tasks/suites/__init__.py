@@ -74,7 +74,7 @@ class Suite:
             if part.task.name in dropped(part.task.options):
                 continue
             splits = (part.split,) if isinstance(part.split, str) else part.split
-            if split := next((split for split in splits if split in part.task.splits), None):
+            if split := first_split(part.task, splits):
                 parts.append(dataclasses.replace(part, split=split))
                 if levels.setdefault(part.task.name, part.level) != part.level:
                     both = f"{levels[part.task.name]} and {part.level}"
@@ -84,6 +84,11 @@ class Suite:
     def discover(self, data_dir: str | os.PathLike | None, options: CacheOptions) -> Benchmark:
         """Discovers everything in the folders of its benchmarks; see `registry.discover` for the errors."""
         return discover_all(self.benchmarks, data_dir, options)
+
+
+def first_split(task: Task, splits: Iterable[str]) -> str | None:
+    """The first of these splits that a task has; None if it has none."""
+    return next((split for split in splits if split in task.splits), None)
 
 
 def dropped(options: CacheOptions) -> Mapping[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from tasks.benchmarks.promptsource import NAME, applicable
 from tasks.catalog.registry import Benchmark
-from tasks.suites import Part, Suite, named, stated
+from tasks.suites import Part, Suite, first_split, named, stated
 
 TABLE_10 = ("super_glue__cb", "super_glue__rte", "story_cloze__2016", "super_glue__wsc.fixed", "super_glue__wic")
 TABLE_10 += ("winogrande__winogrande_xl", "blended_skill_talk", "super_glue__axg", "crows_pairs")
@@ -19,7 +19,7 @@ def parts(discovered: Benchmark) -> Iterator[Part]:
     for task in named(discovered, NAME, "anli"):
         selected += [(dataclasses.replace(task, name=f"{task.name}_{part}"), (f"dev_{part}",)) for part in ROUNDS]
     for task, splits in selected:
-        split = next((split for split in splits if split in task.splits), None)
+        split = first_split(task, splits)
         if split and (templates := applicable(task, split)):
             of_lists = task if task.name in discovered.rows else discovered.tasks[f"{NAME}.anli"]
             shots = (0,) if task.name.removeprefix(f"{NAME}.") in NOTHING_TO_SHOW else (0, 5)

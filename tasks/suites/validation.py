@@ -18,7 +18,7 @@ from optiml_jax.evaluation.prompts.ledger import GENERATE, LEVELS, RANK
 from tasks.benchmarks import flan, promptsource, reasoning
 from tasks.benchmarks import super_natural_instructions as super_ni
 from tasks.catalog.registry import Benchmark
-from tasks.suites import Part, Suite, mmlu, named
+from tasks.suites import Part, Suite, first_split, mmlu, named
 from tasks.task import Task
 
 MOST = 250
@@ -102,8 +102,8 @@ def evaluated(task: Task) -> tuple[Task, str] | None:
     if task.benchmark == NI:
         return dataclasses.replace(task, splits=(super_ni.WHOLE,)), super_ni.WHOLE
     splits = flan.released(name) if task.benchmark == FLAN else ("validation", "test")
-    split = next((split for split in splits if split in task.splits), None)
-    return split and (task, split)
+    split = first_split(task, splits)
+    return (task, split) if split else None
 
 
 def parts(discovered: Benchmark) -> Iterator[Part]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from optiml_jax.data.loader import local_rows, to_devices
-from tests.data.test_loader import MemoryStore, make_loader, make_tasks, take
+from tests.data.memory_store import MemoryStore, make_loader, make_tasks, take
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4, 8])

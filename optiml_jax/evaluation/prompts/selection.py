@@ -68,10 +68,12 @@ def of_split(prompts: Sequence[Prompt], validating: bool) -> list[Prompt]:
     return [prompt for prompt in prompts if prompt.task not in both or (prompt.split == TEST) != validating]
 
 
-def pool(prompts: Sequence[Prompt], templates: str) -> list[Prompt]:
-    """The prompts, scored with one of `TEMPLATES`: templates make the score of a task as its suite says, by the mean
-    over the prompts of all templates ("pooled", paper 4.1), or over the means of templates ("averaged", Tables 10 and
-    11).
+def set_pooling(prompts: Sequence[Prompt], templates: str) -> list[Prompt]:
+    """Returns the prompts with `Prompt.pooled` as one of `TEMPLATES` says.
+
+    Args:
+      templates: "suite" leaves it as the suite has it; "pooled": the score of a task is the mean over the prompts of
+        all its templates (paper 4.1); "averaged": the mean of the templates' means (Tables 10 and 11).
 
     Raises:
       UserError: `templates` is none of these.

@@ -248,13 +248,11 @@ def test_prompts_of_a_pooled_task_weigh_alike_whatever_their_template():
 def test_an_interval_and_a_test_follow_the_pool():
     """A pooled task has the interval of its prompts with one template, clustered by question; comparing, too."""
     rng = np.random.default_rng(8)
-    sides = []
-    for chance in (0.4, 0.7):
-        sides.append([(f"t{n % 3 if n < 30 else 0}", n, float(rng.random() < chance)) for n in range(60)])
-    pooled, single = (
-        [[sample(v, number=n, **{"template": t, "pooled": True} if way else {}) for t, n, v in side] for side in sides]
-        for way in (True, False)
-    )
+    single = [[sample(float(rng.random() < chance), number=n) for n in range(60)] for chance in (0.4, 0.7)]
+    pooled = [
+        [each | {"pooled": True, "template": f"t{n % 3 if n < 30 else 0}"} for n, each in enumerate(side)]
+        for side in single
+    ]
     (task,), (same,) = (aggregate(side[0])["tasks"].values() for side in (pooled, single))
     assert task["interval"] == pytest.approx(same["interval"]) and task["score"] == pytest.approx(same["score"])
     first, second = (compare(pair(*side))["tasks"]["bench.sky"] for side in (pooled, single))

@@ -200,9 +200,9 @@ def test_validation_draws_250_prompts_of_the_pool_of_a_task(tmp_path):
     counts = collections.Counter((prompt.task.split(".")[1], prompt.shots) for prompt in made)
     assert set(counts.values()) == {250} and len(counts) == 4
     assert all(prompt.pooled and prompt.split == "whole" for prompt in made)
-    asked = {prompt.example_id for prompt in made}
-    assert max(int(name[1:]) for name in asked) > 300 and {len(p.demonstration_ids) for p in made} == {0, 5}
-    assert not asked & {name for prompt in made for name in prompt.demonstration_ids}
+    example_ids = {prompt.example_id for prompt in made}
+    assert max(int(name[1:]) for name in example_ids) > 300 and {len(p.demonstration_ids) for p in made} == {0, 5}
+    assert not example_ids & {name for prompt in made for name in prompt.demonstration_ids}
     held_out = prompts_of("super_natural_instructions", tmp_path, tmp_path / "cache")
     assert not any(prompt.pooled for prompt in held_out)
 
