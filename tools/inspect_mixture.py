@@ -27,6 +27,7 @@ from optiml_jax.data.sampling import shares
 from optiml_jax.data.settings import Data
 from optiml_jax.data.specification import options_of
 from optiml_jax.data.store import TokenStore
+from optiml_jax.data.subset import selected
 from optiml_jax.evaluation.prompts.ledger import read_ledger
 from optiml_jax.tokenizer import Tokenizer
 from tools import mixture_page
@@ -190,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
     data = flags.data
     store = open_store(flags)
-    manifest = store.manifest.only(data.tasks, data.categories)
+    manifest = selected(store.manifest, data)
     report = inspect(store, manifest, train_tokens(flags), data)
     if flags.json:
         write_atomically(flags.json, json.dumps(report, indent=1) + "\n")

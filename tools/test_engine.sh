@@ -14,7 +14,7 @@ fi
 echo "installing into .venv-engine"
 # jinja2, pyyaml and Beam read and cache the sample tasks that some of these tests train on.
 .venv-engine/bin/python -m pip install --quiet --disable-pip-version-check -e . \
-    pytest pytest-xdist jinja2 pyyaml apache-beam==2.77.0
+    pytest pytest-xdist hypothesis jinja2 pyyaml apache-beam==2.77.0
 .venv-engine/bin/python -c 'import jax, sys; print("Python", sys.version.split()[0], "jax", jax.__version__)'
 # What needs an oracle of tools/test.sh (torch, statsmodels, rouge-score) is not here.
 exec .venv-engine/bin/python -m pytest -n 2 --dist loadfile -p no:cacheprovider \

@@ -37,6 +37,8 @@ def check(name: str, value: Any, kind: Any, limits: Range | None = None) -> Any:
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if value is None and types.NoneType in kinds:
         return None
+    if len(set(kinds) - {types.NoneType}) > 1:  # its owner checks a setting of several types
+        return value
     if bool in kinds or str in kinds:
         expected, word = (bool, "True or False") if bool in kinds else (str, "a string in quotes")
         if not isinstance(value, expected):

@@ -4,13 +4,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from optiml_jax.data.block_plan import Document, Store
+from optiml_jax.data.block_plan import Document
+from optiml_jax.data.objective import OBJECTIVES, Boundaries
 from optiml_jax.data.settings import Data
-from optiml_jax.data.store import SPLIT
+from optiml_jax.data.store import SPLIT, Store
+
+Solved = tuple[np.ndarray, int, int]  # ids of an example, length of its source, its number in the task
 
 
 def assemble_rows(
-    rows: Sequence[Sequence[Document]], store: Store, data: Data, pad_id: int, eos_id: int
+    rows: Sequence[Sequence[Document]],
+    store: Store,
+    data: Data,
+    pad_id: int,
+    eos_id: int,
+    separators: Sequence[np.ndarray] = (),
 ) -> dict[str, np.ndarray]:
     """Reads the examples of the rows and lays out their tokens and targets.
 
@@ -23,6 +31,12 @@ def assemble_rows(
     ended there, but the next input is that of the conversation: its labels have the loss of as many documents that each
     end with one of them. One longer than a row loses its first turns.
 
+    With demonstrations, the source is that of `demonstrated`. Another objective than "label" has other label positions
+    (`objective.py`).
+
+    Args:
+      separators: `demonstrations.separator_ids`.
+
     Returns:
       tokens_BT, targets_BT (padding: `pad_id`), segment_ids_BT (1, 2, ... in order; 0 is padding), positions_BT (from
       0 in each document and in padding): int32 [rows, T]; label_mask_BT: bool [rows, T]. Without `document_attention`
@@ -34,11 +48,22 @@ def assemble_rows(
     last: list[int] = []  # the target of each document's last position
     spans: list[tuple[int, int, int]] = []  # length, segment id and label positions of each document and padding
     earlier_labels: list[tuple[int, int]] = []  # positions in the flat rows; the last one's target is </s>
-    examples = iter(store.read_many(SPLIT, [(task, example) for row in rows for task, example, *_ in row]))
+    label_spans = OBJECTIVES[data.objective]
+    requested = [
+        (document.task, i) for row in rows for document in row for i in (*document.demonstrations, document.example)
+    ]
+    examples = iter(store.read_many(SPLIT, requested))
     for number, row in enumerate(rows):
         room = data.row_length
-        for segment, (task, example, length, chunk) in enumerate(row, 1):
-            ids, source_length = next(examples)
+        for segment, (task, example, length, chunk, demonstrations, separator) in enumerate(row, 1):
+            first_demonstration = None
+            if demonstrations:
+                solved = [(*next(examples), i) for i in demonstrations]
+                own = *next(examples), example
+                starts = store.input_starts(task, SPLIT)
+                ids, source_length, first_demonstration = demonstrated(own, solved, separators[separator], starts)
+            else:
+                ids, source_length = next(examples)
             last.append(ids[-1] if chunk & 1 else eos_id)
             input_ids = ids[:-1] if chunk & 1 else ids
             leading = data.leading_eos and chunk < 2
@@ -46,13 +71,17 @@ def assemble_rows(
                 parts.append(eos)
             removed = len(input_ids) - length + leading
             parts.append(input_ids[removed:])
+            answers = [(source_length, len(ids))]
             earlier = store.earlier_labels(task, SPLIT)
             if earlier is not None:
-                position = (number + 1) * data.row_length - room - removed + leading - 1  # of the first token's target
                 labels_before = earlier.of_example(example)
-                for _, start, end in labels_before[labels_before["end"] > removed].tolist():
+                answers[:0] = [(start, end) for _, start, end in labels_before[labels_before["end"] > removed].tolist()]
+            *labels_before, (last_label, _) = label_spans(Boundaries(len(ids), answers, first_demonstration))
+            if labels_before:
+                position = (number + 1) * data.row_length - room - removed + leading - 1  # of the first token's target
+                for start, end in labels_before:
                     earlier_labels.append((max(position + start, position + removed + 1 - leading), position + end + 1))
-            spans.append((length, segment, min(len(ids) - source_length + 1, length)))
+            spans.append((length, segment, min(len(ids) - last_label + 1, length)))
             room -= length
         parts.append(padding[:room])
         spans.append((room, 0, 0))
@@ -84,3 +113,28 @@ def assemble_rows(
         "positions_BT": positions.reshape(shape),
         "label_mask_BT": label_mask.reshape(shape),
     }
+
+
+def demonstrated(
+    example: Solved, solved: Sequence[Solved], separator: np.ndarray, input_starts: np.ndarray | None
+) -> tuple[np.ndarray, int, int]:
+    """Joins an example with its demonstrations: they follow the instructions of its task, if all examples share them,
+    and otherwise precede it (paper 2.4). A separator is after each of them.
+
+    Args:
+      solved: the demonstrations.
+      input_starts: see `TokenStore.input_starts`.
+
+    Returns:
+      Token ids, the length of the source with the demonstrations, and where the answer of the first one starts.
+    """
+    ids, source_length, number = example
+    start = 0 if input_starts is None else int(input_starts[number])
+    parts, first_answer = [ids[:start]], None
+    for other, other_source, other_number in solved:
+        own_start = 0 if input_starts is None else int(input_starts[other_number])
+        if first_answer is None:
+            first_answer = start + other_source - own_start
+        parts += [other[own_start:], separator]
+    joined = np.concatenate([*parts, ids[start:]])
+    return joined, len(joined) - len(ids) + source_length, first_answer

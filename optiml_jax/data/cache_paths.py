@@ -1,4 +1,4 @@
-"""Paths of a CACHE_DIR (format 2), from which every writer and reader takes them.
+"""Paths of a CACHE_DIR (format 3), from which every writer and reader takes them.
 
     store.json                                  the format
     tokenizers/<fingerprint>/                   files of each tokenizer in use
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from optiml_jax.common.errors import DataError, UserError
 
-FORMAT = 2
+FORMAT = 3
 HEADER = "store.json"
 
 

@@ -13,12 +13,13 @@ import numpy as np
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.batches import assemble_rows
-from optiml_jax.data.block_plan import BlockPlan, Store, plan_block, rates
+from optiml_jax.data.block_plan import BlockPlan, plan_block, rates
+from optiml_jax.data.demonstrations import Demonstrator
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.prefetch import Prefetcher
 from optiml_jax.data.sampling import Sampler, probabilities
 from optiml_jax.data.settings import Data
-from optiml_jax.data.store import SPLIT
+from optiml_jax.data.store import SPLIT, Store
 
 if TYPE_CHECKING:
     import jax
@@ -62,9 +63,11 @@ class Loader:
       pad_id, eos_id: of the tokenizer.
       rows: which rows of each global batch to read (`local_rows`); None for all.
       tokenizer_fingerprint: of the tokenizer in use, which must be the store's; None skips the check.
+      separators: `demonstrations.separator_ids`; needed if the data settings ask for demonstrations.
 
     Attributes:
       rates: task -> share of the draws.
+      demonstrator: None without demonstrations.
 
     Raises:
       UserError: the mixture, a task, a label or the tokenizer does not fit; raised before any token is read.
@@ -80,6 +83,7 @@ class Loader:
         eos_id: int,
         rows: Sequence[int] | None = None,
         tokenizer_fingerprint: str | None = None,
+        separators: Sequence[np.ndarray] = (),
     ) -> None:
         if tokenizer_fingerprint not in (None, store.tokenizer_fingerprint):
             raise UserError(
@@ -89,16 +93,25 @@ class Loader:
         proportional = probabilities(manifest, data.eps, data.proportions)
         sizes = {name: _checked_size(store, name, data.row_length) for name, rate in proportional.items() if rate > 0}
         _check_manifest(manifest, sizes)
-        self.rates = rates(store, manifest, data)  # reads the lengths of examples, which are checked by now
+        lengths = [len(ids) for ids in separators]
+        demonstrator = Demonstrator(store, data, sorted(sizes), lengths) if data.demonstrations is not None else None
+        if demonstrator is not None:
+            demonstrator.check()
+        # reads the lengths of examples, which are checked by now
+        self.rates = rates(store, manifest, data, demonstrator)
         self._store, self._data, self._pad_id, self._eos_id = store, data, pad_id, eos_id
+        self._separators = separators
         self._sampler = Sampler(sizes, self.rates, data.seed, data.block_draws)
+        if demonstrator is not None and demonstrator.names != self._sampler.names:  # some have no share of the tokens
+            demonstrator = Demonstrator(store, data, self._sampler.names, lengths)
+        self.demonstrator = demonstrator
         self._local = range(data.batch_rows) if rows is None else rows
         self._block = functools.lru_cache(maxsize=1)(self.plan)
         self._start({"block": 0, "row": 0})
 
     def plan(self, block: int) -> BlockPlan:
         """Which examples lie in which rows of a block: a pure function of (seed, block)."""
-        return plan_block(self._sampler, self._store, self._data, block)
+        return plan_block(self._sampler, self._store, self._data, block, self.demonstrator)
 
     @property
     def state(self) -> dict[str, int]:
@@ -153,7 +166,7 @@ class Loader:
                 real_tokens += block.real_tokens(slice(row, end))
                 number, row = (number + 1, 0) if end == len(block.rows) else (number, end)
             documents = [block.documents(r) for block, r in (rows[b] for b in self._local)]
-            arrays = assemble_rows(documents, self._store, self._data, self._pad_id, self._eos_id)
+            arrays = assemble_rows(documents, self._store, self._data, self._pad_id, self._eos_id, self._separators)
             yield Batch(
                 arrays=arrays,
                 state={"block": number, "row": row},

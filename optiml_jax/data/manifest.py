@@ -10,7 +10,7 @@ import fnmatch
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,20 @@ class Manifest:
         """
         if tasks is None and categories is None:
             return self
-        selected = _matching(_matching(self.tasks, tasks, "name", "tasks"), categories, "category", "categories")
-        return dataclasses.replace(self, tasks=selected, benchmarks=present(self.benchmarks, selected))
+        return self.having(
+            _matching(_matching(self.tasks, tasks, "name", "tasks"), categories, "category", "categories")
+        )
+
+    def having(self, tasks: Iterable[TaskSize]) -> "Manifest":
+        """The mixture with these of its tasks."""
+        tasks = tuple(tasks)
+        return dataclasses.replace(self, tasks=tasks, benchmarks=present(self.benchmarks, tasks))
+
+    @property
+    def left_out(self) -> set[str]:
+        """Benchmarks of the mixture without a task, because their data are missing or none of their tasks is
+        selected."""
+        return set(self.coverage or ()) - {task.benchmark for task in self.tasks}
 
     def cap(self, eps: int | None = None) -> int:
         """The cap on the examples per task: `eps`, or the manifest's own if it is None."""

@@ -15,19 +15,20 @@ import numpy as np
 from optiml_jax.common.errors import UserError, nearest
 from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.permutation import hashed, key, permuted
+from optiml_jax.data.settings import NATURAL
 
 _BITS = 96  # fixed point: p exact above 2**-43, and no rounding however large k
 
 
 def probabilities(
-    manifest: Manifest, eps: int | None = None, proportions: Mapping[str, float] | None = None
+    manifest: Manifest, eps: int | None = None, proportions: Mapping[str, float] | str | None = None
 ) -> dict[str, float]:
     """Sampling rate of each task (paper 4.2, 4.3): within a benchmark proportional to min(examples, eps).
 
     Args:
       eps: cap on the examples per task; None: the manifest's own.
-      proportions: share of each benchmark, in any unit. None: the manifest's own; if that is None too, one capped
-        proportion over all tasks.
+      proportions: share of each benchmark, in any unit; one of `Manifest.left_out` has no effect. "natural": one
+        proportion to the capped sizes of all tasks. None: the manifest's own; "natural" if it has none.
 
     Raises:
       UserError: a task has no examples, `eps` is below 1, or proportions do not name exactly the benchmarks.
@@ -43,19 +44,20 @@ def probabilities(
         raise UserError(f"mixture {manifest.name}: {', '.join(empty[:5])} has no examples; leave it out, cache again")
     capped = {task.name: min(task.examples, eps) for task in tasks}
     proportions = manifest.benchmarks if proportions is None else proportions
-    if proportions is None:
+    if proportions is None or proportions == NATURAL:
         total = sum(capped.values())
         return {name: count / total for name, count in capped.items()}
 
     totals: dict[str, int] = {}
     for task in tasks:
         totals[task.benchmark] = totals.get(task.benchmark, 0) + capped[task.name]
+    proportions = {name: share for name, share in proportions.items() if name not in manifest.left_out}
     for name in proportions.keys() - totals.keys():
         raise UserError(f"proportions: no task of mixture {manifest.name} is in {name}{nearest(name, totals)}")
     for name in totals.keys() - proportions.keys():
         raise UserError(f"proportions: {name} is missing; give every benchmark of the mixture one (0 leaves it out)")
     total = math.fsum(proportions.values())
-    if min(proportions.values()) < 0 or not 0 < total < math.inf:
+    if min(proportions.values(), default=0) < 0 or not 0 < total < math.inf:
         raise UserError(f"proportions: {dict(proportions)} must not be negative and must have a positive sum")
     return {
         task.name: proportions[task.benchmark] / total * (capped[task.name] / totals[task.benchmark]) for task in tasks
@@ -141,12 +143,12 @@ class Sampler:
         draws = self.block_draws * block
         return np.array([(rate * draws + u) >> _BITS for rate, u in zip(self._rates, self._offsets)], np.int64)
 
-    def draw(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Task (index in `names`) and example of each draw of the block, task by task: two int64 [draws]."""
+    def draw(self, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Task (index in `names`), example and pass of each draw of the block, task by task: three int64 [draws]."""
         before = self.drawn_before(block)
         counts = self.drawn_before(block + 1) - before
         tasks = np.repeat(np.arange(len(counts)), counts)
         numbers = np.arange(len(tasks)) + np.repeat(before - np.cumsum(counts) + counts, counts)
         sizes = self._sizes[tasks]
         passes, positions = np.divmod(numbers, sizes)
-        return tasks, permuted(positions, sizes, hashed(self._keys[tasks], passes))
+        return tasks, permuted(positions, sizes, hashed(self._keys[tasks], passes)), passes

@@ -8,6 +8,7 @@ its bytes, and nothing in it changes:
     train-00000-of-00001.index     one INDEX_DTYPE record per example
     train-00000-of-00001.ids       one example id per line (UTF-8)
     train-00000-of-00001.inputs    tokens of the task's instructions at the start of each example (u4); if it has any
+    train-00000-of-00001.records   first example of each record (u4); only if a record has several, one per template
     train-00000-of-00001.spans     one SPAN_DTYPE record per label before an example's last; only for conversations
 
 Ids are source + target without special tokens: the loader places `</s>`. The index is held in memory, 16 bytes per
@@ -26,7 +27,7 @@ import threading
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -47,9 +48,9 @@ MAX_FILES = 8192  # descriptors kept open, if the process may have twice as many
 SOURCE, CHUNK_SHIFT = (1 << 30) - 1, 30  # mask of the source length, and position of the two flags
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u4"), ("label_start", "<u4")])
 SPAN_DTYPE = np.dtype([("example", "<u4"), ("start", "<u4"), ("end", "<u4")])
-INPUT_DTYPE = np.dtype("<u4")
+INPUT_DTYPE = RECORD_DTYPE = np.dtype("<u4")
 KINDS = ("tokens", "index", "ids")
-OPTIONAL_KINDS = ("inputs", "spans")
+OPTIONAL_KINDS = ("inputs", "records", "spans")
 
 
 def shard_path(content: str | os.PathLike, split: str, shard: int, shards: int, kind: str) -> Path:
@@ -100,6 +101,22 @@ class EarlierLabels:
         return lengths
 
 
+class Store(Protocol):
+    """The methods of `TokenStore` that planning and assembling rows use."""
+
+    tokenizer_fingerprint: str
+
+    def stats(self, task: str, split: str) -> dict: ...
+    def lengths(self, task: str, split: str) -> np.ndarray: ...
+    def label_starts(self, task: str, split: str) -> np.ndarray: ...
+    def input_starts(self, task: str, split: str) -> np.ndarray | None: ...
+    def record_starts(self, task: str, split: str) -> np.ndarray | None: ...
+    def chunk_flags(self, task: str, split: str) -> np.ndarray | None: ...
+    def earlier_labels(self, task: str, split: str) -> EarlierLabels | None: ...
+    def check(self) -> None: ...
+    def read_many(self, split: str, examples: Sequence[tuple[str, int]]) -> Sequence[tuple[np.ndarray, int]]: ...
+
+
 class TokenStore:
     """Random access to the examples of a cached mixture; thread-safe. Has `tokenizer_fingerprint` and `vocab_size`.
 
@@ -121,6 +138,8 @@ class TokenStore:
         self._lock = threading.Lock()  # prevents closing a descriptor while another thread reads from it
         self._splits: dict[tuple[str, str], tuple[np.ndarray, list[int]]] = {}
         self._earlier: dict[tuple[str, str], EarlierLabels | None] = {}
+        self._inputs: dict[tuple[str, str], np.ndarray | None] = {}
+        self._records: dict[tuple[str, str], np.ndarray | None] = {}
         self._counts: dict[tuple[str, str], dict[str, Any]] = {}
         self._checker, self._checked = Checker(), set()  # and the shards handed to it
         cache_paths.check_format(cache_dir)
@@ -189,13 +208,34 @@ class TokenStore:
             self._earlier[task, split] = EarlierLabels(spans) if len(spans) else None
         return self._earlier[task, split]
 
-    def input_starts(self, task: str, split: str) -> np.ndarray:
-        """Where an example's own part starts, in tokens: after the instructions that all examples of the task share, 0
-        if there are none; uint32 [examples]. Demonstrations can be inserted there."""
-        starts = self._split(task, split)[1]
-        parts = self._optional(task, split, "inputs", INPUT_DTYPE)
-        counts = np.diff(starts)
-        return np.concatenate([part if len(part) else np.zeros(n, INPUT_DTYPE) for part, n in zip(parts, counts)])
+    def label_starts(self, task: str, split: str) -> np.ndarray:
+        """Length of the source of each example, in tokens: uint32 [examples]."""
+        return self.index(task, split)["label_start"] & np.uint32(SOURCE)
+
+    def input_starts(self, task: str, split: str) -> np.ndarray | None:
+        """Where the own part of each example starts, in tokens: after the instructions that all examples of the task
+        share and the line break that ends them. Demonstrations are inserted there. uint32 [examples], or None if the
+        task has no such instructions."""
+        if (task, split) not in self._inputs:
+            counts = np.diff(self._split(task, split)[1])
+            parts = self._optional(task, split, "inputs", INPUT_DTYPE)
+            filled = [part if len(part) else np.zeros(n, INPUT_DTYPE) for part, n in zip(parts, counts)]
+            self._inputs[task, split] = np.concatenate(filled) if any(map(len, parts)) else None
+        return self._inputs[task, split]
+
+    def record_starts(self, task: str, split: str) -> np.ndarray | None:
+        """The first example of each record, and the number of examples: int64 [records + 1]. The examples of a record,
+        one per template, are consecutive. None if every record has one example."""
+        if (task, split) not in self._records:
+            starts = self._split(task, split)[1]
+            parts = self._optional(task, split, "records", RECORD_DTYPE)
+            filled = [
+                start + (part.astype(np.int64) if len(part) else np.arange(stop - start))
+                for part, start, stop in zip(parts, starts, starts[1:])
+            ]
+            some = any(map(len, parts))
+            self._records[task, split] = np.concatenate([*filled, starts[-1:]]) if some else None
+        return self._records[task, split]
 
     def _optional(self, task: str, split: str, kind: str, dtype: np.dtype) -> list[np.ndarray]:
         """An optional file of each shard, verified; empty where it does not exist."""

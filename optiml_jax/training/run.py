@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from optiml_jax.common import distributed
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.files import exclusive
 from optiml_jax.common.metrics_log import read_metrics, read_validation
+from optiml_jax.data.block_plan import dropped_share
+from optiml_jax.data.demonstrations import separator_ids
 from optiml_jax.data.loader import Loader, local_rows
 from optiml_jax.data.manifest import RECORD, Manifest, coverage_text
 from optiml_jax.data.sampling import shares_text
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
+from optiml_jax.data.subset import selected
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import PRECISIONS, OPTConfig
 from optiml_jax.tokenizer import Tokenizer
@@ -92,7 +95,7 @@ def train(
             if jax.process_index() == 0:
                 stack.enter_context(exclusive(directory, "wait for it or choose another MODEL_DIR"))
         store = open_store(data)
-        manifest = store.manifest.only(data.tasks, data.categories)
+        manifest = selected(store.manifest, data)
         if evaluate_after is not None:
             # reports a missing ledger now rather than after the last step
             evaluate_after(check_only=True, trained_on=manifest)
@@ -132,6 +135,7 @@ def _train(
         eos_id=tokenizer.eos_id,
         rows=rows,
         tokenizer_fingerprint=tokenizer.fingerprint,
+        separators=separator_ids(data, tokenizer.encode),
     )
 
     def meta(position: dict[str, int]) -> dict[str, Any]:
@@ -144,7 +148,7 @@ def _train(
             (directory / "config.gin").write_text(operative_config(), encoding="utf-8")
             tokenizer.save(directory / "tokenizer")
             manifest.write(directory / RECORD)
-            _announce(settings, store, manifest, loader.rates, first)
+            _announce(settings, store, manifest, loader, first)
         key = jax.random.fold_in(jax.random.key(data.seed), 1)
         run = Run(
             model,
@@ -187,9 +191,7 @@ def _train(
     return run.step, finished
 
 
-def _announce(
-    settings: RunSettings, store: TokenStore, manifest: Manifest, rates: Mapping[str, float], first: int
-) -> None:
+def _announce(settings: RunSettings, store: TokenStore, manifest: Manifest, loader: Loader, first: int) -> None:
     """Prints the model, the data and the steps of the run."""
     parameters, device = decoder.parameter_count(settings.model) / 1e6, jax.devices()[0].device_kind
     axes = " x ".join(f"{size} {name}" for name, size in settings.mesh.shape.items())
@@ -198,7 +200,15 @@ def _announce(
     print(f"data      {len(manifest.tasks)} tasks, {examples:,} examples in {store.directory}")
     if manifest.coverage:
         print(f"          {coverage_text(manifest.coverage)}")
-    if shares := shares_text(manifest, rates):
+    if shares := shares_text(manifest, loader.rates):
         print(f"          {shares}")
+    if loader.demonstrator is not None:
+        print(f"          {loader.demonstrator}")
+        if dropped := dropped_share(store, settings.data, loader.rates, loader.demonstrator):
+            print(
+                f"          {dropped:.1%} of the demonstrations do not fit in a row with their example, and are dropped"
+            )
+    if settings.data.objective != Data.objective:
+        print(f"          objective {settings.data.objective}")
     start = f"from step {first} " if first else ""
     print(f"training  {start}to step {settings.optimization.train_steps}, into {settings.model_dir}", flush=True)

@@ -13,7 +13,7 @@ validation split, a tenth of the records, at most 100, is held out.
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ def _sources(directory: Path) -> Iterator[tuple[str, dict[str, tuple[Path, ...]]
 
 def _task(stem: str, category: str | None, splits: Mapping[str, Any], metric: Metric, options: CacheOptions) -> Task:
     splits = {split: splits[split] for split in SPLITS if split in splits}
+    files = tuple(file for paths in splits.values() for file in paths)
     name = task_name(NAME, stem if category is None else f"{stem}.{slug(category)}")
     carved = 0 if "validation" in splits or "train" not in splits else options.held_out_instances
     return Task(
@@ -97,11 +98,11 @@ def _task(stem: str, category: str | None, splits: Mapping[str, Any], metric: Me
         benchmark=NAME,
         category=slug(stem if category is None else category) or "unknown",
         source=stem,
-        files=tuple(file for paths in splits.values() for file in paths),
+        files=files,
         splits=tuple(split for split in SPLITS if split in splits or (split == "validation" and carved != 0)),
         templates=(Template("own", metric, output_type=RANK),),
         read=functools.partial(_read, name, splits, category, metric, carved),
-        render=functools.partial(render, name),
+        render=functools.partial(render, name, functools.partial(_shared_instruction, files, category, metric)),
         options=options,
         options_used=("held_out_instances",),
         demonstrations="train" if "train" in splits else next(iter(splits)),
@@ -184,6 +185,23 @@ def _last(task: str, stamp: tuple, category: str | None, metric: Metric, carved:
     distinct = np.unique(np.fromiter(draws, np.uint64))
     share = min(HELD_OUT, len(distinct) // HELD_OUT_SHARE) if carved is None else min(carved, len(distinct))
     return int(distinct[share - 1]) if share else -1
+
+
+def _shared_instruction(files: Sequence[Path], category: str | None, metric: Metric) -> bool:
+    """Whether all records of a task have the same instruction, after which demonstrations can be inserted."""
+    return _has_one_instruction(_stamp(files), category, metric)
+
+
+@functools.lru_cache(maxsize=4096)
+def _has_one_instruction(stamp: tuple, category: str | None, metric: Metric) -> bool:
+    first = None
+    for record in _of_task([file for file, *_ in stamp], category, metric):
+        if isinstance(record, Record):
+            instruction = record.fields.get("instruction")
+            if instruction is None or first not in (None, instruction):
+                return False
+            first = instruction
+    return True
 
 
 def _draw(task: str, record: Record) -> int:
@@ -288,8 +306,14 @@ def _list(value: Any, name: str) -> list[str]:
     return texts
 
 
-def render(task: str, record: Record, template: Template, worded_as: str | None = None) -> Example:
-    """Renders a record: instructions are phrased as in the paper (2.4), prompts and chats are unchanged."""
+def render(
+    task: str, shared_instruction: Callable[[], bool], record: Record, template: Template, worded_as: str | None = None
+) -> Example:
+    """Renders a record: instructions are phrased as in the paper (2.4), prompts and chats are unchanged.
+
+    Args:
+      shared_instruction: whether all records of the task have the same instruction.
+    """
     fields = record.fields
     if fields["form"] == "chat":
         return _render_conversation(record)
@@ -298,6 +322,7 @@ def render(task: str, record: Record, template: Template, worded_as: str | None 
     if fields["form"] == "instruction":
         wording = worded_as or record.id
         source, own_start = prompts.task_level_source(task, wording, fields["instruction"], fields["input"])
+        own_start = own_start if shared_instruction() else 0
     else:
         source = fields["prompt"]
     return Example(record.id, source, target, fields["references"], fields["candidates"], input_start=own_start)

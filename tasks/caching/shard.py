@@ -28,6 +28,7 @@ from optiml_jax.data.store import (
     INPUT_DTYPE,
     KINDS,
     OPTIONAL_KINDS,
+    RECORD_DTYPE,
     SPAN_DTYPE,
     SPLIT,
     TOKEN_DTYPE,
@@ -43,7 +44,7 @@ BATCH = 1024  # examples tokenized at once
 SHARD_BYTES = 64 << 20  # raw bytes per shard, about 15 seconds of work
 LISTED = 1000  # skipped records listed in the stats
 ROW_LENGTH = CacheOptions().row_length  # OPT's; a longer example, with its </s>, is counted as truncated
-COUNTS = ("examples", "tokens", "label_tokens")  # of a content
+COUNTS = ("examples", "records", "tokens", "label_tokens")  # of a content
 SUMS = ("raw_examples", "skipped_count", "truncated")  # of a rendering
 
 
@@ -81,6 +82,7 @@ def write_shard(
     stats = dict.fromkeys((*COUNTS, *SUMS), 0)
     stats |= {f"has_{kind}": False for kind in OPTIONAL_KINDS}
     stats |= {"longest_label": 0, "longest_label_example": None, "skipped": [], "templates": {}}
+    stats |= {"last_record": None}
     checksums, hashes = dict.fromkeys(kinds, 0), {kind: hashlib.sha256() for kind in kinds}
     with contextlib.ExitStack() as stack:
         files = {kind: stack.enter_context(atomic(path)) for kind, path in paths.items()}
@@ -126,7 +128,8 @@ class EncodedExample(NamedTuple):
       source: the ids of everything before the last label.
       flags: of a chunk of a longer document (`TokenStore.chunk_flags`).
       earlier: start and end of the labels in `source`.
-      input_start: tokens of the task's instructions.
+      input_start: tokens of the task's instructions and of the line break after them.
+      record: id of its record.
     """
 
     name: str
@@ -135,6 +138,7 @@ class EncodedExample(NamedTuple):
     flags: int = 0
     earlier: tuple[tuple[int, int], ...] = ()
     input_start: int = 0
+    record: str = ""
 
     @property
     def label_lengths(self) -> list[int]:
@@ -170,6 +174,11 @@ def _content(
         stats["longest_label"] = longest
         stats["longest_label_example"] = rows[last_labels.index(longest)].name
     stats["truncated"] += int((index["length"] + 1 > ROW_LENGTH).sum()) if task.longer == "cut" else 0
+    before = [stats["last_record"], *(row.record for row in rows)]
+    records = [stats["examples"] + i for i, row in enumerate(rows) if row.record != before[i]]
+    stats["last_record"] = before[-1]
+    stats["records"] += len(records)
+    stats["has_records"] |= len(records) < len(rows)
     stats["examples"] += len(rows)
     stats["tokens"] += count
     stats["has_inputs"] |= any(row.input_start for row in rows)
@@ -180,6 +189,7 @@ def _content(
         "index": index.tobytes(),
         "ids": "".join(f"{row.name}\n" for row in rows).encode(),
         "inputs": np.array([row.input_start for row in rows], INPUT_DTYPE).tobytes(),
+        "records": np.array(records, RECORD_DTYPE).tobytes(),
         "spans": np.array(spans, SPAN_DTYPE).tobytes(),
     }
 
@@ -197,7 +207,8 @@ def chunks(document: EncodedExample, row_length: int) -> Iterator[EncodedExample
     for number, start in enumerate(range(0, len(ids) + 1, row_length)):
         stop = min(start + row_length, len(ids) + 1)
         flags = 2 * (start > 0) + (stop <= len(ids))
-        yield EncodedExample(f"{document.name}/{number}", ids[:0], ids[max(start - 1, 0) : stop], flags)
+        name = f"{document.name}/{number}"
+        yield EncodedExample(name, ids[:0], ids[max(start - 1, 0) : stop], flags, record=name)
 
 
 def encode_examples(named: list[tuple[str, Example]], tokenizer: Tokenizer) -> list[EncodedExample]:
@@ -207,14 +218,14 @@ def encode_examples(named: list[tuple[str, Example]], tokenizer: Tokenizer) -> l
     flat = [pair for pairs in turns for pair in pairs]
     encoded = zip(*encode(flat, tokenizer, list(itertools.chain.from_iterable(first))))
     rows = []
-    for (name, _), pairs in zip(named, turns):
+    for (name, example), pairs in zip(named, turns):
         source, label, input_start = next(encoded)
         earlier = []
         for _ in pairs[1:]:
             context, answer, _ = next(encoded)
             earlier.append((len(source), len(source) + len(label)))
             source, label = np.concatenate([source, label, context]), answer
-        rows.append(EncodedExample(name, source, label, 0, tuple(earlier), input_start))
+        rows.append(EncodedExample(name, source, label, 0, tuple(earlier), input_start, example.id))
     return rows
 
 
@@ -231,7 +242,8 @@ def encode(
       input_starts: `Example.input_start` of each source.
 
     Returns:
-      Ids of the sources and of the targets, and `input_starts` in tokens (0 where the source cannot be split there).
+      Ids of the sources and of the targets, and where the input of each source starts in tokens: after the line breaks
+      at `input_starts`, so that a separator can take their place (0 where the source cannot be split there).
     """
     heads, tails, targets, at_input = [], [], [], []
     for (source, target), start in zip(texts, input_starts or itertools.repeat(0)):
@@ -247,11 +259,14 @@ def encode(
     head_ids, rest = dict(zip(shared, ids)), ids[len(shared) :]
     sources = [np.frombuffer(head_ids[head] + tail, TOKEN_DTYPE) for head, tail in zip(heads, rest)]
     labels = [np.frombuffer(label, TOKEN_DTYPE) for label in rest[len(texts) :]]
-    return (
-        sources,
-        labels,
-        [len(head_ids[head]) // TOKEN_DTYPE.itemsize if split else 0 for split, head in zip(at_input, heads)],
-    )
+    line_break = tokenizer.encode_batch_to_bytes(["\n"])[0]
+    starts = []
+    for split, head, tail in zip(at_input, heads, rest):
+        start = len(head_ids[head])
+        while tail.startswith(line_break):
+            start, tail = start + len(line_break), tail[len(line_break) :]
+        starts.append(start // TOKEN_DTYPE.itemsize if split else 0)
+    return sources, labels, starts
 
 
 def _splits(source: str, end: int) -> bool:

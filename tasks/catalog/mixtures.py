@@ -10,18 +10,23 @@ reasoning sets, as in 4.6; and pre-training text is 5% of everything (4.5), so t
 paper's 5% is "of updates" (Figure 4), for which the gin files of its runs set `TOKEN_SHARES`.
 `opt_iml_max` also trains on what the other holds out (section 6: "all 1,991 tasks").
 
+A name such as `opt_iml+dialogue` adds a benchmark to a mixture: its share of the draws is that of `ADDED`, or else
+`ADDED_SHARE`, and the others keep their proportions to each other (paper 4.7).
+
 `opt_iml` draws every task that the paper does not evaluate, whatever its benchmark uses it for: the natural shares of
 4.3 (71% Super-NaturalInstructions), and Figure 8, come out only with the tasks that Super-NaturalInstructions' authors
 excluded (docs/benchmark.md). Of a test task that is drawn, the instances that its authors evaluate are left out.
 """
 
+import dataclasses
 import functools
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from optiml_jax.common.errors import check_known
+from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.data.manifest import EPS, SEPARATOR
 from optiml_jax.data.specification import LEAVE_OUT, REFUSE, CacheOptions
 from optiml_jax.evaluation.prompts.ledger import LEVELS
@@ -187,6 +192,8 @@ PARTS = {  # of 100 parts of instructions: paper 4.3 (Table 5), one of them for 
 }
 PRETRAIN = 5  # % of all draws (paper 4.5)
 PROPORTIONS = {name: parts * (100 - PRETRAIN) / 100 for name, parts in PARTS.items()} | {"pretrain_text": PRETRAIN}
+ADDED = {"dialogue": 0.5}  # % of all draws of a benchmark that is added to a mixture (paper 4.7, Table 7)
+ADDED_SHARE = 1.0  # of any other
 EVERYTHING = ("train", "test", "test_xlingual", "excluded")
 HELD_OUT = LEVELS[:2]  # levels of tasks that are never trained on
 
@@ -215,13 +222,25 @@ def _only_evaluated(rows: Iterable[CatalogRow]) -> bool:
 def mixture(name: str) -> Mixture:
     """Returns the mixture of that name; "a+b" is a mixture of several benchmarks, with one cap over all tasks.
 
+    Of "opt_iml+b", the tasks are drawn that `opt_iml` would draw from b if it were one of its benchmarks.
+
     Raises:
-      UserError: there is none; the message suggests the nearest.
+      UserError: there is none (the message suggests the nearest), or two parts have the same benchmark.
     """
-    if SEPARATOR in name:
-        parts = tuple(name.split(SEPARATOR))
-        for part in parts:
-            check_known("benchmark", part, benchmark_names())
-        return Mixture(name, parts)
-    check_known("mixture", name, names())
-    return MIXTURES.get(name) or Mixture(name, (name,))
+    base, *added = name.split(SEPARATOR)
+    for part in (base, *added):
+        check_known("mixture" if part == name else "benchmark", part, names())
+    mixed = MIXTURES.get(base) or Mixture(base, (base,))
+    benchmarks = mixed.benchmarks
+    for part in added:
+        if part in MIXTURES:
+            raise UserError(f"mixture {name}: {part} must be its first part")
+        if part in benchmarks:
+            raise UserError(f"mixture {name}: {part} is twice in it; remove it")
+        benchmarks += (part,)
+    if mixed.proportions is None or not added:
+        return dataclasses.replace(mixed, name=name, benchmarks=benchmarks)
+    shares = {part: ADDED.get(part, ADDED_SHARE) / 100 for part in added}
+    rest = (1 - math.fsum(shares.values())) / math.fsum(mixed.proportions.values())
+    proportions = {part: share * rest for part, share in mixed.proportions.items()} | shares
+    return dataclasses.replace(mixed, name=name, benchmarks=benchmarks, proportions=proportions)

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from optiml_jax.common.errors import UserError, nearest
 from optiml_jax.data.sampling import probabilities
+from optiml_jax.data.settings import NATURAL
 from optiml_jax.data.store import SPLIT, TokenStore
 from tasks.seqio.vocabulary import OptVocabulary
 
@@ -20,7 +21,7 @@ SIGNATURE = {name: tf.TensorSpec((None,), tf.int32) for name in ("inputs", "targ
 
 
 def to_seqio(
-    mixture: str | os.PathLike, *, eps: int | None = None, proportions: Mapping[str, float] | None = None
+    mixture: str | os.PathLike, *, eps: int | None = None, proportions: Mapping[str, float] | str | None = None
 ) -> seqio.Mixture:
     """Registers a mixture for `seqio.get_dataset(mixture_or_task_name=to_seqio(...).name, ...)`.
 
@@ -59,7 +60,7 @@ def to_seqio(
         if rates[task.name] > 0:
             parts.setdefault(task.benchmark, []).append((_add_task(store, task.name, vocabulary), rate))
     name = f"{PREFIX}{manifest.name}"
-    if proportions is None:
+    if proportions is None or proportions == NATURAL:
         return _add_mixture(name, [part for benchmark in parts.values() for part in benchmark])
     nested = [
         (_add_mixture(f"{name}:{benchmark}", tasks).name, float(proportions[benchmark]))

@@ -15,8 +15,10 @@ class MemoryStore:
 
     tokenizer_fingerprint = FINGERPRINT
 
-    def __init__(self, tasks):
+    def __init__(self, tasks, inputs=None, records=None):
+        """`inputs`, `records`: `TokenStore.input_starts` and `record_starts` of some tasks."""
         self.tasks = tasks
+        self.inputs, self.records = inputs or {}, records or {}
 
     def stats(self, task, split):
         labels = [len(target) for _, target in self.tasks[task]]
@@ -33,6 +35,15 @@ class MemoryStore:
 
     def chunk_flags(self, task, split):
         return None
+
+    def label_starts(self, task, split):
+        return np.array([len(source) for source, _ in self.tasks[task]], np.uint32)
+
+    def input_starts(self, task, split):
+        return self.inputs.get(task)
+
+    def record_starts(self, task, split):
+        return self.records.get(task)
 
     def lengths(self, task, split):
         return np.array([len(source) + len(target) for source, target in self.tasks[task]], np.uint32)
@@ -62,10 +73,11 @@ def manifest_of(tasks, **examples):
     return Manifest("m", tuple(TaskSize(t, "b", "c", examples.get(t, len(e))) for t, e in tasks.items()))
 
 
-def make_loader(tasks, store=None, manifest=None, rows=None, tokenizer_fingerprint=None, **settings):
+def make_loader(tasks, store=None, manifest=None, rows=None, tokenizer_fingerprint=None, separators=(), **settings):
     data = Data("m", "", **{"row_length": 128, "batch_rows": 8, "seed": 0, "block_draws": 100} | settings)
     store, manifest = store or MemoryStore(tasks), manifest or manifest_of(tasks)
     defaults = {"pad_id": PAD, "eos_id": EOS, "rows": rows, "tokenizer_fingerprint": tokenizer_fingerprint}
+    defaults["separators"] = [np.array(ids, np.uint16) for ids in separators]
     return Loader(store, manifest, data, **defaults)
 
 

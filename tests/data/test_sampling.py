@@ -108,7 +108,7 @@ def test_a_million_draws_follow_the_rates_within_one_example():
     expected_per_draw = np.array([rates[name] for name in sampler.names])
     counts = np.zeros(len(sizes), np.int64)
     for block in range(62):
-        tasks, _ = sampler.draw(block)
+        tasks, *_ = sampler.draw(block)
         counts += np.bincount(tasks, minlength=len(sizes))
         expected = expected_per_draw * 16_384 * (block + 1)
         assert np.abs(counts - expected).max() <= 1
@@ -143,7 +143,7 @@ def test_a_task_keeps_its_order_when_others_join_the_mixture():
     """Another task changes how often a task is drawn, not in which order its examples come."""
     alone, _ = sampler_of({"a": 100}, block_draws=100)
     joined, _ = sampler_of({"a": 100, "b": 100}, block_draws=200)
-    tasks, examples = joined.draw(0)
+    tasks, examples, _ = joined.draw(0)
     order = examples[tasks == 0]
     assert len(order) >= 99 and (alone.draw(0)[1][: len(order)] == order[:100]).all()
 
@@ -161,7 +161,7 @@ def test_every_example_comes_exactly_once_a_pass(sizes, block_draws):
     sampler, _ = sampler_of(sizes, block_draws=block_draws)
     drawn = {name: [] for name in sizes}
     for block in range(40):
-        for task, example in zip(*(part.tolist() for part in sampler.draw(block))):
+        for task, example in zip(*(part.tolist() for part in sampler.draw(block)[:2])):
             drawn[sampler.names[task]].append(example)
     for name, size in sizes.items():
         passes = [drawn[name][i : i + size] for i in range(0, len(drawn[name]) - size + 1, size)]

@@ -92,7 +92,7 @@ def test_a_missing_store_and_another_format_are_user_errors(tmp_path):
     with pytest.raises(UserError, match=r"store\.json: no token store"):
         reopened(tmp_path)
     (tmp_path / "store.json").write_text('{"format": 0}')
-    with pytest.raises(UserError, match=r"format 0, this version reads 2.*tools\.cache_tasks"):
+    with pytest.raises(UserError, match=r"format 0, this version reads 3.*tools\.cache_tasks"):
         reopened(tmp_path)
 
 

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.data.block_plan import Store
+from optiml_jax.data.store import Store
 from tools.speed import rows
 from tools.speed.rounds import Side, interleave, row
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.data.block_plan import Store
 from optiml_jax.data.loader import Batch, Loader
 from optiml_jax.data.lookup import find_manifest
 from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.settings import Data
-from optiml_jax.data.store import TokenStore
+from optiml_jax.data.store import Store, TokenStore
 from optiml_jax.tokenizer import OPT_EOS_ID, OPT_PAD_ID, Tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +50,15 @@ class RandomStore:
 
     def lengths(self, task: str, split: str) -> np.ndarray:
         return self._lengths
+
+    def label_starts(self, task: str, split: str) -> np.ndarray:
+        return self._lengths - self._targets
+
+    def input_starts(self, task: str, split: str) -> None:
+        return None
+
+    def record_starts(self, task: str, split: str) -> None:
+        return None
 
     def chunk_flags(self, task: str, split: str) -> None:
         return None

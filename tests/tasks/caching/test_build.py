@@ -308,7 +308,7 @@ def test_two_tokenizers_stand_side_by_side_and_another_format_is_refused(
     assert fingerprints_ == [tokenizer.fingerprint, Tokenizer.load(other_tokenizer).fingerprint]
     assert [Tokenizer.load(store.tokenizer_path).fingerprint for store in stores] == fingerprints_
     (cache / "store.json").write_text('{"format": 1}')
-    with pytest.raises(UserError, match=r"format 1, this version reads 2; .*tools\.cache_tasks"):
+    with pytest.raises(UserError, match=r"format 1, this version reads 3; .*tools\.cache_tasks"):
         build.run(job(data_dir, cache), tokenizer)
 
 

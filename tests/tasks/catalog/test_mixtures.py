@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import math
 from collections import Counter
@@ -9,11 +10,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from optiml_jax import gin_cli
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.manifest import Manifest, TaskSize
-from optiml_jax.data.sampling import Sampler, probabilities, shares, shares_text
-from optiml_jax.data.settings import Data
+from optiml_jax.data.sampling import Sampler, probabilities, shares, shares_text, with_token_shares
+from optiml_jax.data.settings import NATURAL, Data
 from optiml_jax.data.specification import CacheOptions
+from optiml_jax.data.subset import selected
 from optiml_jax.evaluation.prompts.ledger import LEVELS
 from tasks.catalog import mixtures, registry
 from tasks.catalog.registry import MissingError, catalog
@@ -204,3 +207,194 @@ def test_some_tasks_may_be_a_tuple_when_a_run_goes_on():
 def test_a_pattern_that_fits_nothing_is_named(tasks, categories, message):
     with pytest.raises(UserError, match=message):
         whole().only(tasks, categories)
+
+
+# the mixtures that section 4 compares
+
+
+def test_dialogue_beside_opt_iml_is_half_a_percent_of_the_draws():
+    """4.7, Table 7. The others keep their proportions to each other, and what `opt_iml` holds out stays out."""
+    base, both = mixtures.mixture("opt_iml"), mixtures.mixture("opt_iml+dialogue")
+    assert (both.splits, both.holds_out, both.eps) == (base.splits, base.holds_out, base.eps)
+    assert both.benchmarks == (*base.benchmarks, "dialogue")
+    total = math.fsum(both.proportions.values())
+    assert abs(both.proportions["dialogue"] / total - 0.005) < 1e-12
+    for name, share in base.proportions.items():
+        assert abs(both.proportions[name] / total - 0.995 * share / 100) < 1e-12
+    names = {row.name for row in both.listed()}
+    assert {row.name for row in base.listed()} < names and sum(name.startswith("dialogue.") for name in names) == 6
+    own = mixtures.mixture("opt_iml+jsonl").proportions
+    assert abs(own["jsonl"] / math.fsum(own.values()) - 0.01) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("opt_iml+flan", "flan is twice in it"),
+        ("jsonl+opt_iml", "opt_iml must be its first part"),
+        ("opt_iml+dialog", "did you mean dialogue"),
+        ("flan+flan", "flan is twice in it"),
+    ],
+)
+def test_mixtures_that_cannot_be_are_refused(name, message):
+    with pytest.raises(UserError, match=message):
+        mixtures.mixture(name)
+
+
+def by_hand(manifest, proportions, eps=4096):
+    """min(N, EPS) within a benchmark, stated shares across; None: min(N, EPS) over everything."""
+    rates = {}
+    for task in manifest.tasks:
+        inside = [other for other in manifest.tasks if proportions is None or other.benchmark == task.benchmark]
+        within = min(task.examples, eps) / sum(min(other.examples, eps) for other in inside)
+        share = 1 if proportions is None else proportions[task.benchmark] / sum(proportions.values())
+        rates[task.name] = share * within
+    return rates
+
+
+INSTRUCTIONS = ("crossfit", "exmix", "flan", "super_natural_instructions", "promptsource", "t5", "unifiedskg")
+TABLE_5 = (
+    "2/1/35/25/34/1/2",
+    "3/3/35/25/25/7/2",
+    "2/1/27/40/27/1/2",
+    "3/3/25/25/35/7/2",
+    "4/2/35/25/30/2/2",
+    "4/2/20/25/45/2/2",
+    "2/1/35/25/30/5/2",
+    "7/1/35/25/28/2/2",
+    "0/0/35/30/35/0/0",
+)
+
+
+def few(per_benchmark=3, benchmarks=None):
+    """A mixture of all benchmarks of `opt_iml` with few tasks of each, of sizes around the cap."""
+    benchmarks = benchmarks or mixtures.PROPORTIONS
+    rng = np.random.default_rng(5)
+    tasks = [
+        TaskSize(f"{benchmark}.task{i}", benchmark, f"c{i}", int(rng.integers(50, 30_000)))
+        for benchmark in benchmarks
+        for i in range(per_benchmark)
+    ]
+    coverage = {benchmark: {"train": [per_benchmark, per_benchmark]} for benchmark in benchmarks}
+    return Manifest("m", tuple(tasks), benchmarks={name: benchmarks[name] for name in benchmarks}, coverage=coverage)
+
+
+@pytest.mark.parametrize("eps", [128, 256, 512, 1024, 2048, 4096, 8192, 16384, 10**6])
+def test_natural_rates_are_those_of_the_capped_sizes(eps):
+    """Table 4 and the first row of Table 5, with what the mixture holds out held out."""
+    manifest = few()
+    rates, expected = probabilities(manifest, eps, NATURAL), by_hand(manifest, None, eps)
+    assert max(abs(rates[name] - rate) for name, rate in expected.items()) < 1e-12
+    assert abs(math.fsum(rates.values()) - 1) < 1e-12
+
+
+@pytest.mark.parametrize("row", TABLE_5)
+def test_rows_of_table_5_are_a_setting(row):
+    shares = dict(zip(INSTRUCTIONS, map(float, row.split("/")))) | {"reasoning": 0.0, "pretrain_text": 0.0}
+    manifest = few()
+    rates, expected = probabilities(manifest, None, shares), by_hand(manifest, shares)
+    assert max(abs(rates[name] - rate) for name, rate in expected.items()) < 1e-12
+    assert (
+        abs(
+            math.fsum(r for name, r in rates.items() if name.startswith("flan."))
+            - shares["flan"] / sum(shares.values())
+        )
+        < 1e-12
+    )
+    only = dataclasses.replace(manifest, tasks=tuple(task for task in manifest.tasks if task.benchmark != "flan"))
+    without = probabilities(only, None, shares)  # the share of what is left out goes to the others
+    assert abs(math.fsum(without.values()) - 1) < 1e-12 and not any(name.startswith("flan") for name in without)
+
+
+@pytest.mark.parametrize("percent", [0, 1, 2, 4])
+def test_reasoning_comes_out_of_super_natural_instructions(percent):
+    """4.6: 2/1/27/40/27/1/2, of which reasoning takes its share from the 40."""
+    shares = {"crossfit": 2, "exmix": 1, "flan": 27, "super_natural_instructions": 40 - percent, "promptsource": 27}
+    shares |= {"t5": 1, "unifiedskg": 2, "reasoning": percent, "pretrain_text": 0}
+    rates = probabilities(few(), None, shares)
+    reasoning = math.fsum(rate for name, rate in rates.items() if name.startswith("reasoning."))
+    assert abs(reasoning - percent / 100) < 1e-12
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.1, 0.5])
+def test_pretraining_text_has_a_share_of_the_updates(share):
+    """Figure 4: 0 to 50% of the positions, by hand from mean lengths of 2,000 and 300 tokens."""
+    manifest = few()
+    positions = {task.name: 2000.0 if task.benchmark == "pretrain_text" else 300.0 for task in manifest.tasks}
+    rates = with_token_shares(probabilities(manifest), manifest.tasks, positions, {"pretrain_text": share})
+    drawn = math.fsum(rate for name, rate in rates.items() if name.startswith("pretrain_text."))
+    assert abs(drawn - (share / 2000) / (share / 2000 + (1 - share) / 300)) < 1e-9
+
+
+# subsets (4.4)
+
+
+def listed():
+    """`opt_iml` as the catalog lists it, without text and reasoning chains."""
+    rows = [row for row in mixtures.mixture("opt_iml").listed() if row.benchmark in INSTRUCTIONS]
+    tasks = tuple(TaskSize(row.name, row.benchmark, row.category, 100) for row in rows)
+    return Manifest("opt_iml", tasks, benchmarks={name: mixtures.PROPORTIONS[name] for name in INSTRUCTIONS})
+
+
+@pytest.fixture(scope="module")
+def always():
+    settings = gin_cli.read_settings(["--gin_file=train.gin", "--gin_file=models/opt_125m.gin"], "tests")["data"]
+    return {"always_tasks": settings.always_tasks, "always_categories": settings.always_categories}
+
+
+def test_what_is_always_selected_is_what_the_paper_evaluates_fully_supervised(always):
+    supervised = [row for row in registry.listed(registry.CATALOG) if row["level"] == LEVELS[2]]
+    assert sorted(always["always_tasks"]) == sorted(row["name"] for row in supervised)
+    validation = {
+        row["category"] for row in supervised if row["benchmark"] != "unifiedskg"
+    }  # Spider is in the test set
+    assert sorted(always["always_categories"]) == sorted(validation)
+
+
+def test_random_sets_of_tasks_are_nested_and_hold_the_supervised_ones(always):
+    """Table 16: 16, 64, 256 and 1,024 tasks."""
+    manifest, sets = listed(), []
+    for count in (16, 64, 256, 1024):
+        chosen = selected(manifest, Data("opt_iml", "", scale_tasks=count, **always))
+        sets.append({task.name for task in chosen.tasks})
+        assert len(sets[-1]) == count and set(always["always_tasks"]) <= sets[-1]
+        assert set(chosen.benchmarks) == {task.benchmark for task in chosen.tasks}
+        assert abs(math.fsum(probabilities(chosen).values()) - 1) < 1e-12
+    assert all(small < large for small, large in itertools.pairwise(sets))
+    other = {task.name for task in selected(manifest, Data("opt_iml", "", seed=2, scale_tasks=64, **always)).tasks}
+    assert len(other) == 64 and len(other & sets[1]) < 20
+    by_benchmark = Counter(name.split(".")[0] for name in sets[3] - set(always["always_tasks"]))
+    everything = Counter(task.benchmark for task in manifest.tasks)
+    for name, size in everything.items():  # each task is as likely as any other
+        assert abs(by_benchmark[name] - 1019 * size / len(manifest.tasks)) < 4 * math.sqrt(size) + 1
+
+
+def test_the_largest_categories_with_those_of_the_supervised_tasks(always):
+    """Table 17: 4, 16 and 64 categories. The paper counts 673 tasks in the first four, which are then those three and
+    translation: 675 here."""
+    manifest, sets = listed(), []
+    for count in (4, 16, 64):
+        chosen = selected(manifest, Data("opt_iml", "", scale_categories=count, **always))
+        sets.append({task.category for task in chosen.tasks})
+        assert len(sets[-1]) == count and set(always["always_categories"]) <= sets[-1]
+        if count == 4:
+            assert sets[0] == {*always["always_categories"], "translation"} and len(chosen.tasks) == 675
+    assert all(small < large for small, large in itertools.pairwise(sets))
+    sizes = Counter(task.category for task in manifest.tasks)
+    assert min(sizes[name] for name in sets[2] - set(always["always_categories"])) >= max(
+        size for name, size in sizes.items() if name not in sets[2]
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scale_tasks": 5000}, r"SCALE_TASKS is 5000: the mixture has 1614 tasks"),
+        ({"scale_tasks": 3}, r"SCALE_TASKS is 3: 5 tasks are always selected"),
+        ({"scale_categories": 93}, r"SCALE_CATEGORIES is 93: the mixture has 91 categories"),
+        ({"scale_tasks": 0}, "scale_tasks is 0"),
+    ],
+)
+def test_subsets_that_cannot_be_are_refused(fields, message, always):
+    with pytest.raises(UserError, match=message):
+        selected(listed(), Data("opt_iml", "", **fields, **always))
