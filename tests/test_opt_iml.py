@@ -104,6 +104,24 @@ def test_the_shipped_run_trains_on_its_mixture(name, token_shares, data_dir, tmp
     assert f"shares of the draws: {printed}" in done.stdout and drawn[TEXT] < 0.05
 
 
+@pytest.mark.slow
+def test_the_shipped_run_trains_with_each_objective(data_dir, tmp_path_factory):
+    """With demonstrations. Label, suffix and document have ever more label tokens in the same rows."""
+    cache, labels = tmp_path_factory.getbasetemp() / "opt_iml_cache", {}
+    for objective in ("label", "suffix", "document"):
+        model_dir = tmp_path_factory.mktemp(objective)
+        places = {"DATA_DIR": data_dir, "TOKENIZER": TOKENIZER, "CACHE_DIR": cache, "MODEL_DIR": model_dir}
+        settings = SMALL | {key: str(path) for key, path in places.items()}
+        run("train", settings | {"DEMONSTRATIONS": 2, "OBJECTIVE": objective}, gin_file="opt30b_iml.gin")
+        losses_ = losses(model_dir)
+        assert len(losses_) == 20 and np.mean(losses_[-4:]) < np.mean(losses_[:4]) - 1
+        assert np.mean([row["row_fill"] for row in rows(model_dir)]) >= 0.995
+        labels[objective] = np.array([row["label_tokens"] for row in rows(model_dir)])
+        print(objective, labels[objective].mean(), np.mean(losses_[:4]), np.mean(losses_[-4:]))
+    assert (labels["label"] <= labels["suffix"]).all() and labels["suffix"].sum() > 1.5 * labels["label"].sum()
+    assert (labels["suffix"] <= labels["document"]).all() and (labels["document"] > 0.97 * 2048).all()
+
+
 def test_without_some_of_its_data_the_mixture_is_refused_by_name(data_dir, tmp_path, capsys):
     for name in SAMPLED[:3]:
         (tmp_path / "data").mkdir(exist_ok=True)

@@ -152,6 +152,42 @@ def test_eight_devices_give_the_losses_of_one(whole, cache, tmp_path):
     assert "Involuntary full rematerialization" not in done.stderr
 
 
+DEMONSTRATED = {"DEMONSTRATIONS": 1.0, "MAX_DEMONSTRATIONS": 2, "OBJECTIVE": "suffix", "ROW_LENGTH": 256}
+
+
+@pytest.fixture(scope="module")
+def demonstrated(cache, tmp_path_factory) -> Path:
+    """An uninterrupted run of six steps with demonstrations and suffix loss."""
+    directory = tmp_path_factory.mktemp("demonstrated")
+    done = run("train", SMALL | DEMONSTRATED | {"CACHE_DIR": cache, "MODEL_DIR": str(directory)})
+    assert "demonstrations: 0 of 54.5% of the examples, 1 of 27.3%, 2 of 18.2%" in done.stdout
+    assert "objective suffix" in done.stdout
+    return directory
+
+
+def test_a_run_with_demonstrations_goes_on_with_the_same_numbers(demonstrated, whole, cache, tmp_path):
+    """To the bit; and with another objective or distribution it does not go on."""
+    shutil.copytree(demonstrated, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    settings = SMALL | DEMONSTRATED | {"CACHE_DIR": cache, "MODEL_DIR": str(tmp_path / "run")}
+    for change, message in (
+        ({"OBJECTIVE": "label"}, "Data.objective = suffix, now it is label"),
+        ({"DEMONSTRATIONS": 2.0}, "Data.demonstrations = 1.0, now it is 2.0"),
+    ):
+        assert message in run("train", settings | change, code=2).stderr
+    run("train", settings)
+    assert losses(tmp_path / "run") == losses(demonstrated)
+    labels, plain = (np.array([row["label_tokens"] for row in rows(path)]) for path in (demonstrated, whole))
+    assert (labels / (4 * 256) > 1.5 * plain / (4 * 128)).all()
+
+
+@pytest.mark.slow
+def test_eight_devices_give_the_losses_of_one_with_demonstrations(demonstrated, cache, tmp_path):
+    settings = SMALL | DEMONSTRATED | {"CACHE_DIR": cache, "MODEL_DIR": str(tmp_path)}
+    run("train", settings | {"DATA_AXIS": 2, "FSDP_AXIS": 2, "TENSOR_AXIS": 2}, devices=8)
+    np.testing.assert_allclose(losses(tmp_path), losses(demonstrated), atol=1e-5)
+
+
 @pytest.mark.slow
 def test_another_mesh_may_go_on_but_other_settings_may_not(whole, cache, tmp_path):
     subprocess.run(["cp", "-r", str(whole), str(tmp_path / "run")], check=True)

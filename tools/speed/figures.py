@@ -3,6 +3,7 @@
 This project and seqio run in separate processes: start time and memory are measured, and only seqio loads TensorFlow.
 """
 
+import dataclasses
 import itertools
 import json
 import os
@@ -21,7 +22,9 @@ def memory_mb() -> float:
     return int(line.split()[1]) / 1024
 
 
-def ours(manifest: str):
+def ours(manifest: str, demonstrations: float | None = None):
+    import numpy as np
+
     from optiml_jax.data.loader import Loader
     from optiml_jax.data.settings import Data
     from optiml_jax.data.store import TokenStore
@@ -30,7 +33,9 @@ def ours(manifest: str):
     store = TokenStore.open(manifest)
     described = store.manifest
     data = Data(described.name, "", row_length=ROW_LENGTH, batch_rows=BATCH_ROWS, seed=0, prefetch=0)
-    return Loader(store, described, data, pad_id=OPT_PAD_ID, eos_id=OPT_EOS_ID)
+    data = dataclasses.replace(data, demonstrations=demonstrations)
+    separators = [np.array([4, 5], np.uint16)] if demonstrations else []  # of two tokens, as three line breaks
+    return Loader(store, described, data, pad_id=OPT_PAD_ID, eos_id=OPT_EOS_ID, separators=separators)
 
 
 def our_start(manifest: str) -> dict:
@@ -39,9 +44,10 @@ def our_start(manifest: str) -> dict:
     return {"first": True, "megabytes": memory_mb(), "rows": len(batch.rows)}
 
 
-def our_rates(manifest: str, blocks: str) -> dict:
+def our_rates(manifest: str, blocks: str, demonstrations: str = "") -> dict:
     """Measures planning (draw, pack, shuffle), planning with reading and emission, and restoring at a late step."""
-    loader = ours(manifest)
+    shape = float(demonstrations) if demonstrations else None
+    loader = ours(manifest, shape)
     next(loader)
     start, tokens, rows = time.perf_counter(), 0, 0
     for block in range(1, 1 + int(blocks)):
@@ -59,7 +65,7 @@ def our_rates(manifest: str, blocks: str) -> dict:
 
     loader.restore({"block": FAR, "row": 0})
     before = [next(loader) for _ in range(4)]
-    fresh = ours(manifest)
+    fresh = ours(manifest, shape)
     start = time.perf_counter()
     fresh.restore(before[2].state)
     again = next(fresh)
