@@ -10,9 +10,12 @@ import seqio
 import tensorflow as tf
 
 from optiml_jax.common.errors import UserError, nearest
+from optiml_jax.data.demonstrations import Demonstrator, separator_ids
 from optiml_jax.data.sampling import probabilities
-from optiml_jax.data.settings import NATURAL
+from optiml_jax.data.settings import NATURAL, Data
 from optiml_jax.data.store import SPLIT, TokenStore
+from optiml_jax.data.subset import selected
+from tasks.seqio.demonstrations import NUMBER, AddDemonstrations
 from tasks.seqio.vocabulary import OptVocabulary
 
 PREFIX = "cached:"
@@ -21,7 +24,11 @@ SIGNATURE = {name: tf.TensorSpec((None,), tf.int32) for name in ("inputs", "targ
 
 
 def to_seqio(
-    mixture: str | os.PathLike, *, eps: int | None = None, proportions: Mapping[str, float] | str | None = None
+    mixture: str | os.PathLike,
+    *,
+    eps: int | None = None,
+    proportions: Mapping[str, float] | str | None = None,
+    run: Data | None = None,
 ) -> seqio.Mixture:
     """Registers a mixture for `seqio.get_dataset(mixture_or_task_name=to_seqio(...).name, ...)`.
 
@@ -30,17 +37,19 @@ def to_seqio(
         `CACHE_DIR/mixtures/NAME/SPECIFICATION.json`, for a mixture "cached:NAME" of tasks "cached:TASK" that read the
         token store: nothing is rendered, tokenized or counted again. It replaces a registered mixture of the same name.
       eps, proportions: of a manifest, in place of its own; see `optiml_jax.data.sampling.probabilities`.
+      run: settings of a training run: its tasks, rates, demonstrations and objective. Without shuffling, an example of
+        each pass has the tokens that training gives it.
 
     Returns:
       The mixture: source and target (with `</s>`) of the examples, at the rates at which training draws them.
 
     Raises:
-      UserError: there is no such mixture, manifest or store; or `eps` or `proportions` are invalid.
+      UserError: there is no such mixture, manifest or store; or `eps`, `proportions` or `run` are invalid.
     """
     if str(mixture) in seqio.MixtureRegistry.names() and not str(mixture).startswith(PREFIX):
-        if eps is not None or proportions is not None:
+        if (eps, proportions, run) != (None, None, None):
             raise UserError(
-                f"{mixture}: eps and proportions can be given for a manifest, CACHE_DIR/mixtures/NAME/*.json"
+                f"{mixture}: eps, proportions and run can be given for a manifest, CACHE_DIR/mixtures/NAME/*.json"
             )
         return seqio.MixtureRegistry.get(str(mixture))
     if Path(mixture).suffix != ".json":
@@ -49,16 +58,22 @@ def to_seqio(
             f"no mixture {mixture}{nearest(str(mixture), registered)}; give a name or a file of CACHE_DIR/mixtures/NAME"
         )
     store = TokenStore.open(mixture)
-    manifest = store.manifest
-    eps = manifest.cap(eps)
+    if run is not None and run.token_shares:
+        raise UserError("token_shares: a seqio mixture has shares of the draws; give them as proportions")
+    manifest = store.manifest if run is None else selected(store.manifest, run)
+    eps = manifest.cap(run.eps if run is not None and eps is None else eps)
+    proportions = run.proportions if run is not None and proportions is None else proportions
     proportions = manifest.benchmarks if proportions is None else proportions
     rates = probabilities(manifest, eps, proportions)  # raises for invalid arguments
     vocabulary = OptVocabulary(store.tokenizer_path)
+    preprocessors = _preprocessors(store, run, [name for name, p in rates.items() if p > 0], vocabulary)
     rate = functools.partial(seqio.mixing_rate_num_examples, maximum=eps)
     parts: dict[str, list[tuple]] = {}
     for task in manifest.tasks:
         if rates[task.name] > 0:
-            parts.setdefault(task.benchmark, []).append((_add_task(store, task.name, vocabulary), rate))
+            parts.setdefault(task.benchmark, []).append(
+                (_add_task(store, task.name, vocabulary, preprocessors.get(task.name)), rate)
+            )
     name = f"{PREFIX}{manifest.name}"
     if proportions is None or proportions == NATURAL:
         return _add_mixture(name, [part for benchmark in parts.values() for part in benchmark])
@@ -75,14 +90,35 @@ def _add_mixture(name: str, parts: list[tuple]) -> seqio.Mixture:
     return seqio.MixtureRegistry.add(name, parts)
 
 
-def _add_task(store: TokenStore, task: str, vocabulary: OptVocabulary) -> str:
+def _preprocessors(
+    store: TokenStore, run: Data | None, names: list[str], vocabulary: OptVocabulary
+) -> dict[str, AddDemonstrations]:
+    """The preprocessor of each task whose examples are not those of the store alone."""
+    if run is None:
+        return {}
+    separators, demonstrator = separator_ids(run, vocabulary.tokenizer.encode), None
+    shown, whole = set(), set()  # tasks with demonstrations, and those of which everything becomes a target
+    if run.demonstrations is not None:
+        demonstrator = Demonstrator(store, run, sorted(names), [len(ids) for ids in separators])
+        demonstrator.check()
+        shown = set(names) - set(demonstrator.without)
+    if run.objective == "document":
+        whole = {name for name in names if store.chunk_flags(name, SPLIT) is None}  # of chunks it is already
+    eos_id = vocabulary.eos_id
+    return {
+        name: AddDemonstrations(store, name, run, demonstrator if name in shown else None, separators, eos_id)
+        for name in shown | whole
+    }
+
+
+def _add_task(store: TokenStore, task: str, vocabulary: OptVocabulary, preprocessor: AddDemonstrations | None) -> str:
     name = f"{PREFIX}{task}"
     if name in seqio.TaskRegistry.names():
         seqio.TaskRegistry.remove(name)
     seqio.TaskRegistry.add(
         name,
-        source=StoreSource(store, task, vocabulary.eos_id),
-        preprocessors=[],
+        source=StoreSource(store, task, vocabulary.eos_id, numbers_only=preprocessor is not None),
+        preprocessors=[] if preprocessor is None else [preprocessor],
         output_features={
             "inputs": seqio.Feature(vocabulary, add_eos=False),
             "targets": seqio.Feature(vocabulary, add_eos=True),
@@ -97,10 +133,14 @@ def _example(source: np.ndarray, label: np.ndarray, end: list[int]) -> dict[str,
 
 class StoreSource(seqio.FunctionDataSource):
     """The examples of a cached task; their number is read from its stats. A conversation of n labels gives n examples
-    and counts as one, so that its task has the rate of training."""
+    and counts as one, so that its task has the rate of training.
 
-    def __init__(self, store: TokenStore, task: str, eos_id: int) -> None:
-        self._store, self._task, self._eos_id = store, task, eos_id
+    Args:
+      numbers_only: whether to yield the numbers of the examples, for `AddDemonstrations`.
+    """
+
+    def __init__(self, store: TokenStore, task: str, eos_id: int, numbers_only: bool = False) -> None:
+        self._store, self._task, self._eos_id, self._numbers_only = store, task, eos_id, numbers_only
         super().__init__(self._dataset, splits=[SPLIT])
 
     def num_input_examples(self, split: str) -> int | None:
@@ -108,6 +148,8 @@ class StoreSource(seqio.FunctionDataSource):
 
     def _dataset(self, split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
         count = len(self._store.lengths(self._task, SPLIT))  # raises for a damaged file, before TensorFlow runs
+        if self._numbers_only:
+            return tf.data.Dataset.range(count).map(lambda number: {NUMBER: number})
         flags = self._store.chunk_flags(self._task, SPLIT)
         flags = [0] * count if flags is None else flags.tolist()  # Python integers: uint8 would overflow below
 

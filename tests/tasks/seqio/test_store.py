@@ -1,5 +1,6 @@
 """Cached mixtures in seqio against the loader that training uses: the same examples at the same rates."""
 
+import collections
 import dataclasses
 from pathlib import Path
 
@@ -7,11 +8,14 @@ import pytest
 import seqio
 
 from optiml_jax.common.errors import DataError, UserError
+from optiml_jax.data.batches import assemble_rows
+from optiml_jax.data.demonstrations import separator_ids
 from optiml_jax.data.loader import Loader
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.sampling import probabilities
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
+from optiml_jax.data.subset import selected
 from optiml_jax.tokenizer import Tokenizer
 from tasks import seqio_tasks
 from tasks.benchmarks.samples import TOKENIZER
@@ -104,6 +108,7 @@ def test_a_registered_mixture_gives_the_examples_of_its_cache(manifest):
         {"eps": 100},
         {"proportions": {"one": 0.7, "two": 0.2, "three": 0.1}},
         {"proportions": {"one": 3, "two": 0, "three": 2}, "eps": 150},
+        {"proportions": "natural", "eps": 128},
     ],
 )
 @pytest.mark.parametrize("stated", [None, {"one": 0.25, "two": 0.25, "three": 0.5}])
@@ -124,12 +129,64 @@ def test_rates_are_those_of_training(sized, options, stated):
         assert abs(rate / sum(rates.values()) - ours[name]) < 1e-9
 
 
+@pytest.mark.parametrize(
+    ("demonstrations", "objective"), [(1.0, "label"), (1.0, "suffix"), (2.0, "document"), (None, "document")]
+)
+def test_demonstrations_and_objectives_are_those_of_training(sized, demonstrations, objective):
+    """The first two passes over the tasks, example by example: tokens, and which of them are targets."""
+    run = Data(NAME, "", row_length=400, batch_rows=4, seed=3, prefetch=0, block_draws=300, leading_eos=True)
+    run = dataclasses.replace(run, demonstrations=demonstrations, objective=objective, max_demonstrations=3)
+    store, manifest = TokenStore.open(sized), Manifest.read(sized)
+    ours = collections.defaultdict(list)
+    encode = Tokenizer.load(store.tokenizer_path).encode
+    separators = separator_ids(run, encode)
+    with Loader(store, manifest, run, pad_id=1, eos_id=EOS, separators=separators) as batches:
+        block = 0
+        while any(
+            len(ours[task.name, i]) < 2 for task in manifest.tasks if task.examples < 200 for i in range(task.examples)
+        ):
+            plan = batches.plan(block)
+            documents = [[document] for row in range(len(plan.rows)) for document in plan.documents(row)]
+            arrays = assemble_rows(documents, store, run, 1, EOS, separators)
+            for (document,), targets, labels in zip(documents, arrays["targets_BT"], arrays["label_mask_BT"]):
+                tokens = targets[: document.length]
+                first = document.length - labels.sum()
+                ours[document.task, document.example].append((tuple(tokens[:first]), tuple(tokens[first:])))
+            block += 1
+    mixture = to_seqio(sized, run=run)
+    different = 0
+    for task in manifest.tasks:
+        if task.examples >= 200:
+            continue
+        theirs = list(get_dataset(f"cached:{task.name}", num_epochs=2))
+        assert len(theirs) == 2 * task.examples
+        for number, example in enumerate(theirs):
+            row = tuple(example["inputs"]), tuple(example["targets"])
+            assert row in ours[task.name, number % task.examples]
+            again = theirs[number % task.examples]
+            different += row != (tuple(again["inputs"]), tuple(again["targets"]))
+    assert (different > 20) == (demonstrations is not None)
+    assert {task.name for task in mixture.tasks} == {f"cached:{task.name}" for task in manifest.tasks}
+
+
+def test_a_run_has_its_tasks_and_rates_in_seqio(sized):
+    run = Data(NAME, "", eps=100, scale_tasks=3, proportions="natural")
+    mixture = to_seqio(sized, run=run)
+    chosen = selected(Manifest.read(sized), run)
+    ours = probabilities(chosen, 100, "natural")
+    rates = {task.name.removeprefix("cached:"): mixture.get_rate(task) for task in mixture.tasks}
+    assert rates.keys() == ours.keys() and len(rates) == 3
+    assert all(abs(rate / sum(rates.values()) - ours[name]) < 1e-9 for name, rate in rates.items())
+    with pytest.raises(UserError, match="token_shares"):
+        to_seqio(sized, run=dataclasses.replace(run, token_shares={NAME: 0.5}))
+
+
 def test_what_cannot_be_found_or_read_is_said(manifest, tmp_path):
     with pytest.raises(UserError, match=r"sample; did you mean samples.*CACHE_DIR"):
         to_seqio("sample")
     with pytest.raises(UserError, match=r"nothing/mixtures/m/m\.json"):
         to_seqio(tmp_path / "nothing" / "mixtures" / "m" / "m.json")
-    with pytest.raises(UserError, match=r"eps and proportions.*manifest"):
+    with pytest.raises(UserError, match=r"eps, proportions and run.*manifest"):
         to_seqio("samples", eps=3)
     path = next(manifest.parents[2].glob("tasks/samples.sample001*/*/train-*.index"))
     content = path.read_bytes()
