@@ -19,23 +19,30 @@ import numpy as np
 from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.common.files import write_atomically
 from optiml_jax.common.tables import Parser, table
+from optiml_jax.data import block_plan
 from optiml_jax.data.block_plan import mean_positions, rates
+from optiml_jax.data.demonstrations import Demonstrator
 from optiml_jax.data.lookup import find_manifest
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.packing import pack
 from optiml_jax.data.sampling import shares
 from optiml_jax.data.settings import Data
 from optiml_jax.data.specification import options_of
-from optiml_jax.data.store import TokenStore
+from optiml_jax.data.store import SPLIT, TokenStore
 from optiml_jax.data.subset import selected
 from optiml_jax.evaluation.prompts.ledger import read_ledger
 from optiml_jax.tokenizer import Tokenizer
 from tools import mixture_page
+from tools.mixture_prompts import KINDS, TARGET, Prompts
 
 TRAIN_TOKENS = 2_000_000_000  # the paper's runs (Table 3)
 EOS = 1  # extra positions per example, and extra labels: its inputs start with </s>, its targets end with it
 FLAGS_OF_DATA = ("mixture", "cache_dir", "tokenizer", "data_dir", "eps", "row_length")  # flags that settings have too
-MARKS = {"source": "|", "target": ">"}
+MARKS = dict(zip(KINDS, "|:>"))
+LEARNED = ">"  # after the mark of what has the loss, of targets alone left out
+CAPS = (
+    {2**n: None for n in range(7, 15)} | {10**6: None} | {512: 0.97, 4096: 0.50, 8192: 0.16}
+)  # EPS of 4.2, its shares
 COLUMNS = (
     "name",
     "benchmark",
@@ -109,18 +116,21 @@ def inspect(
     manifest: Manifest,
     train_tokens: float,
     data: Data,
+    demonstrator: Demonstrator | None = None,
 ) -> dict:
-    """Returns the mixture's tasks, the probabilities of benchmarks and categories, and the benchmarks' shares of the
-    positions and of the labels ("tokens", "label_tokens").
+    """Returns the mixture's tasks, the probabilities of benchmarks and categories, the benchmarks' shares of the
+    positions and of the labels ("tokens", "label_tokens"), and the tasks that each cap of the paper limits ("caps").
 
     A draw takes its tokens and `</s>`, at most a row. A run of `train_tokens` positions therefore draws a task
     probability x train_tokens / mean positions times; divided by its examples, this is its number of epochs.
     """
-    by_task, eps = rates(store, manifest, data), manifest.cap(data.eps)
+    by_task, eps = rates(store, manifest, data, demonstrator), manifest.cap(data.eps)
     stats = {name: store.stats(name, "train") for name in by_task}
-    positions = mean_positions(store, data, by_task)
+    positions = mean_positions(store, data, by_task, demonstrator)
     draws = train_tokens / sum(p * positions[name] for name, p in by_task.items())
-    labels = {name: p * (stats[name]["label_tokens"] / stats[name]["examples"] + EOS) for name, p in by_task.items()}
+    labels = {
+        name: p * _label_positions(store, data, name, positions[name], demonstrator) for name, p in by_task.items()
+    }
     tasks = [
         {
             **{name: getattr(task, name) for name in ("name", "benchmark", "category", "examples")},
@@ -136,7 +146,26 @@ def inspect(
         "tasks": tasks,
         **{plural: shares(by_task, manifest.tasks, key) for plural, key in mixture_page.GROUPS.items()},
         **{kind: _normalized(shares(weight, manifest.tasks)) for kind, weight in weights.items()},
+        "caps": [_cap(manifest, eps, paper) for eps, paper in sorted(CAPS.items())],
     }
+
+
+def _label_positions(
+    store: TokenStore, data: Data, task: str, mean_positions: float, demonstrator: Demonstrator | None
+) -> float:
+    """Mean label positions of an example of a task."""
+    if data.objective == "document":
+        return mean_positions
+    if data.objective == "suffix" and demonstrator is not None and task not in demonstrator.without:
+        return demonstrator.estimate(task, block_plan.positions(store, data, task, slice(None))[0]).suffix_labels
+    stats = store.stats(task, "train")
+    return stats["label_tokens"] / stats["examples"] + EOS
+
+
+def _cap(manifest: Manifest, eps: int, paper: float | None) -> dict:
+    """How many tasks a cap limits; `paper`: the share that the paper states for its own."""
+    count = sum(task.examples >= eps for task in manifest.tasks)
+    return {"eps": eps, "tasks": count, "share": count / len(manifest.tasks), "paper": paper}
 
 
 def _normalized(weights: Mapping[str, float]) -> dict[str, float]:
@@ -144,18 +173,27 @@ def _normalized(weights: Mapping[str, float]) -> dict[str, float]:
     return {name: weight / total for name, weight in weights.items()}
 
 
-def show(store: TokenStore, tokenizer: Tokenizer, task: str, count: int, row_length: int) -> str:
-    """Prints prompts of a task as the model reads them (source lines after "|", target after ">"), and a packed row."""
-    split = "train"
-    lengths = store.lengths(task, split)
+def show(prompts: Prompts, task: str, count: int) -> str:
+    """Prints prompts of a task as the model reads them, each line after the mark of its part, and a packed row."""
+    store, row_length = prompts.store, prompts.data.row_length
+    lengths = store.lengths(task, SPLIT)
     lines = []
     for i in range(min(count, len(lengths))):
-        ids, label_start = store.read(task, split, i)
+        ids, label_start = store.read(task, SPLIT, i)
         sizes = f"{label_start} source + {len(ids) - label_start} target tokens"
-        lines += [f"{task} {split} {store.example_id(task, split, i)}: {sizes}"]
-        for kind, part in store.parts(task, split, i):
-            lines += [f"  {MARKS[kind]} {line}" for line in tokenizer.decode(part).split("\n")]
+        document = prompts.document(task, i)
+        parts, labels = prompts.parts(document)
+        if document.demonstrations:
+            shown = ", ".join(store.example_id(task, SPLIT, number) for number in document.demonstrations)
+            sizes += f", after {shown}; {document.length} positions, {labels} of them labels"
+        lines += [f"{task} {SPLIT} {store.example_id(task, SPLIT, i)}: {sizes}"]
+        for kind, text, learned in parts:
+            mark = MARKS[kind] + (LEARNED if learned and kind != TARGET else "")
+            lines += [f"  {mark} {line}" for line in text.split("\n")]
         lines.append("")
+    if prompts.demonstrator is not None:
+        marks = ", ".join(f"{mark} {kind}" for kind, mark in MARKS.items())
+        lines += [f"{marks}; {LEARNED} after a mark: has the loss, too", ""]
     fitting = np.sort(lengths[lengths + EOS <= row_length][:1000] + EOS)
     if len(fitting):
         rows = pack(fitting, row_length)
@@ -165,11 +203,10 @@ def show(store: TokenStore, tokenizer: Tokenizer, task: str, count: int, row_len
     return "\n".join(lines)
 
 
-def write_page(flags: argparse.Namespace, mixture: Mapping, store: TokenStore, manifest: Manifest) -> str:
+def write_page(flags: argparse.Namespace, mixture: Mapping, prompts: Prompts, manifest: Manifest) -> str:
     """Writes the page of `--html` and returns its size. Evaluation prompts come from the mixture's own ledgers."""
-    prompts = [prompt for path in manifest.ledgers.values() for prompt in read_ledger(store.directory / path)]
-    tokenizer = Tokenizer.load(store.tokenizer_path)
-    text = mixture_page.page(mixture, store, tokenizer, flags.data, train_tokens(flags), flags.examples, prompts)
+    ledger = [prompt for path in manifest.ledgers.values() for prompt in read_ledger(prompts.store.directory / path)]
+    text = mixture_page.page(mixture, prompts, train_tokens(flags), flags.examples, ledger)
     write_atomically(flags.html, text)
     return f"page: {flags.html}, {len(text.encode()) / 1e6:.1f} MB"
 
@@ -192,12 +229,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = flags.data
     store = open_store(flags)
     manifest = selected(store.manifest, data)
-    report = inspect(store, manifest, train_tokens(flags), data)
+    prompts = Prompts(store, data, [task.name for task in manifest.tasks])
+    report = inspect(store, manifest, train_tokens(flags), data, prompts.demonstrator)
     if flags.json:
         write_atomically(flags.json, json.dumps(report, indent=1) + "\n")
     if flags.show:
         task = _task(flags.show, [task.name for task in store.manifest.tasks], data.cache_dir)
-        print(show(store, Tokenizer.load(store.tokenizer_path), task, flags.examples, data.row_length))
+        print(show(prompts, task, flags.examples))
         return
     print(
         table(
@@ -213,8 +251,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         heads = [f"share of {kind.replace('_', ' ')}" for kind in columns]
         print("\n" + table((key, "tasks", "probability", *heads), rows))
     print(f"\nexpected epochs are those of a run of {train_tokens(flags):,.0f} tokens")
+    rows = [(cap["eps"], cap["tasks"], cap["share"], cap["paper"]) for cap in report["caps"]]
+    print("\n" + table(("EPS", "tasks at their maximum", "share", "in the paper"), rows))
+    if prompts.demonstrator is not None:
+        print(f"\n{prompts.demonstrator}")
     if flags.html:
-        print(write_page(flags, report, store, manifest))
+        print(write_page(flags, report, prompts, manifest))
 
 
 if __name__ == "__main__":

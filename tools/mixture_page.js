@@ -53,7 +53,7 @@ fillTasks();
 // Prompts: filtered by their text, shown in colours
 function pre(parts) {
   const box = make("pre");
-  for (const [kind, text] of parts) box.append(make("span", text, kind));
+  for (const [kind, text, learned] of parts) box.append(make("span", text, learned ? kind + " learned" : kind));
   return box;
 }
 const nameOf = (prompt) => prompt.name ?? data.tasks[prompt.task][0];
@@ -110,4 +110,10 @@ for (const [from, all, drawn] of data.lengths) {
   column.append(make("span", count(from)));
   column.title = `from ${count(from)} tokens: ${percent(all)} of the examples, ${percent(drawn)} of the draws`;
   at("histogram").append(column);
+}
+
+for (const { eps, tasks, share, paper } of data.caps) {
+  const line = make("tr");
+  for (const cell of [count(eps), count(tasks), percent(share), paper === null ? "" : percent(paper)]) line.append(make("td", cell, "n"));
+  at("caps").append(line);
 }

@@ -10,10 +10,10 @@ import numpy as np
 from optiml_jax.common import pages
 from optiml_jax.data.block_plan import Document, plan_block
 from optiml_jax.data.sampling import Sampler
-from optiml_jax.data.settings import Data
 from optiml_jax.data.store import SPLIT, TokenStore
 from optiml_jax.evaluation.prompts.ledger import Prompt
-from optiml_jax.tokenizer import Tokenizer, join
+from optiml_jax.tokenizer import join
+from tools.mixture_prompts import Part, Prompts, numbers
 
 ASSETS = Path(__file__).with_suffix("")
 COLUMNS = (
@@ -38,9 +38,7 @@ BINS_PER_DOUBLING = 2
 
 def page(
     mixture: Mapping[str, Any],
-    store: TokenStore,
-    tokenizer: Tokenizer,
-    data: Data,
+    training: Prompts,
     train_tokens: float,
     examples: int,
     ledger: Sequence[Prompt] = (),
@@ -49,26 +47,30 @@ def page(
 
     Args:
       mixture: result of `inspect_mixture.inspect`.
-      data: settings by which rows are packed.
+      training: the prompts of a run.
       examples: training prompts per task, fewer if there are many tasks.
       ledger: the prompts of its evaluation; the page shows one per task and number of demonstrations.
     """
-    tasks = mixture["tasks"]
+    store, data, tasks = training.store, training.data, mixture["tasks"]
     total = sum(task["examples"] for task in tasks)
-    title, note = f"Mixture {data.mixture}", f"expected epochs are those of a run of {train_tokens:,.0f} tokens"
-    body = pages.header(title, [f"{store.directory}; {note}"], _figures(mixture, total))
+    lines = [f"{store.directory}; expected epochs are those of a run of {train_tokens:,.0f} tokens"]
+    if training.demonstrator is not None:
+        lines.append(str(training.demonstrator))
+    title = f"Mixture {data.mixture}"
+    body = pages.header(title, lines, _figures(mixture, total))
     body += ASSETS.with_suffix(".html").read_text(encoding="utf-8")
     content = {
         "columns": COLUMNS,
         "tasks": [_row(task, total) for task in tasks],
         **{plural: _shares(mixture, plural, key, total) for plural, key in GROUPS.items()},
         "row_length": data.row_length,
-        "rows": list(_rows(store, tokenizer, data, tasks)),
+        "rows": list(_rows(training, tasks)),
         "lengths": _lengths(store, tasks),
+        "caps": mixture["caps"],
     }
     names, room = [task["name"] for task in tasks], PROMPT_CHARACTERS
     while True:
-        prompts = [*_train_prompts(store, tokenizer, names, examples, room), *_evaluation_prompts(ledger, names, room)]
+        prompts = [*_train_prompts(training, names, examples, room), *_evaluation_prompts(ledger, names, room)]
         text = pages.page(title, body, content | {"prompts": prompts}, ASSETS)
         if len(text.encode()) <= MOST_BYTES or room < 2 * len(names):
             return text
@@ -97,25 +99,34 @@ def _shares(mixture: Mapping[str, Any], plural: str, key: str, total: int) -> li
     return rows
 
 
-def _train_prompts(
-    store: TokenStore, tokenizer: Tokenizer, names: Sequence[str], examples: int, room: int
-) -> Iterator[dict]:
+def _train_prompts(prompts: Prompts, names: Sequence[str], examples: int, room: int) -> Iterator[dict]:
     """Selects training prompts of each task, evenly spaced, in at most `room` characters."""
     room //= len(names)
+    store = prompts.store
     for index, name in enumerate(names):
-        count = len(store.lengths(name, "train"))
+        count = len(store.lengths(name, SPLIT))
         shown = min(examples, count, max(1, room // 600))
-        for i in (number * count // shown for number in range(shown)):
-            texts = _texts(store, tokenizer, name, i)
-            example = store.example_id(name, "train", i)
+        for i in numbers(count, shown):
+            document = prompts.document(name, i)
+            parts, labels = prompts.parts(document)
+            example = store.example_id(name, SPLIT, i)
             sizes = Counter()
             for kind, ids in store.parts(name, SPLIT, i):
                 sizes[kind] += len(ids)
             facts = [["tokens", f"{sizes['source']:,} source + {sizes['target']:,} target"]]
+            facts.append(["positions", f"{document.length:,}, {labels:,} of them labels"])
+            if document.demonstrations:
+                names_shown = (store.example_id(name, SPLIT, number) for number in document.demonstrations)
+                facts.append(["demonstrations", ", ".join(names_shown)])
             if "/" in example:
                 facts.insert(0, ["template", example.split("/", 1)[1]])
-            parts = _fitted(texts, min(MOST_CHARACTERS, room // shown))
+            parts = _fitted(_listed(parts), min(MOST_CHARACTERS, room // shown))
             yield {"task": index, "id": example, "facts": facts, "parts": parts}
+
+
+def _listed(parts: Sequence[Part]) -> list[list]:
+    """Parts as the page reads them: kind, text, and 1 if they have the loss."""
+    return [[part.kind, part.text, 1] if part.learned else [part.kind, part.text] for part in parts]
 
 
 def _evaluation_prompts(ledger: Sequence[Prompt], names: Sequence[str], room: int) -> Iterator[dict]:
@@ -146,7 +157,7 @@ def _evaluation_prompts(ledger: Sequence[Prompt], names: Sequence[str], room: in
 
 def _fitted(parts: list[list[str]], room: int) -> list[list[str]]:
     """Returns the parts of a prompt; if they are too long, the longest part loses its middle."""
-    excess = sum(len(text) for _, text in parts) - room
+    excess = sum(len(part[1]) for part in parts) - room
     if excess > 0:
         longest = max(parts, key=lambda part: len(part[1]))
         length = max(80, len(longest[1]) - excess)
@@ -159,37 +170,27 @@ def _fitted(parts: list[list[str]], room: int) -> list[list[str]]:
     return parts
 
 
-def _rows(
-    store: TokenStore, tokenizer: Tokenizer, data: Data, tasks: Sequence[Mapping[str, Any]]
-) -> Iterator[list[dict]]:
+def _rows(prompts: Prompts, tasks: Sequence[Mapping[str, Any]]) -> Iterator[list[dict]]:
     """Returns the first rows that a run with this seed trains on."""
+    data = prompts.data
     sizes = {task["name"]: task["examples"] for task in tasks}
     rates = {task["name"]: task["probability"] for task in tasks}
-    block = plan_block(Sampler(sizes, rates, data.seed, data.block_draws), store, data, 0)
+    sampler = Sampler(sizes, rates, data.seed, data.block_draws)
+    demonstrator = prompts.demonstrator and prompts.demonstrator.only(sampler.names)
+    block = plan_block(sampler, prompts.store, data, 0, demonstrator)
     for number in range(min(ROWS, len(block.rows))):
-        yield [_document(store, tokenizer, document) for document in block.documents(number)]
+        yield [_document(prompts, document) for document in block.documents(number)]
 
 
-def _document(store: TokenStore, tokenizer: Tokenizer, document: Document) -> dict:
-    ids, label = store.read(document.task, SPLIT, document.example)
-    labels = min(len(ids) - label + 1, document.length)
-    if (earlier := store.earlier_labels(document.task, SPLIT)) is not None:
-        spans = earlier.of_example(document.example)
-        spans = spans[spans["end"] > len(ids) + 1 - document.length]  # in turns that the row holds
-        labels += int((spans["end"] - spans["start"] + 1).sum())
-    texts = _texts(store, tokenizer, document.task, document.example)
+def _document(prompts: Prompts, document: Document) -> dict:
+    parts, labels = prompts.parts(document)
     return {
         "name": document.task,
-        "id": store.example_id(document.task, "train", document.example),
+        "id": prompts.store.example_id(document.task, SPLIT, document.example),
         "length": document.length,
         "label": labels,
-        "parts": _fitted(texts, 1_200),
+        "parts": _fitted(_listed(parts), 1_200),
     }
-
-
-def _texts(store: TokenStore, tokenizer: Tokenizer, task: str, i: int) -> list[list[str]]:
-    """The source and the target of an example; of a conversation, alternating ones."""
-    return [[kind, tokenizer.decode(ids)] for kind, ids in store.parts(task, SPLIT, i)]
 
 
 def _lengths(store: TokenStore, tasks: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, float]]:

@@ -77,11 +77,13 @@ class Estimate(NamedTuple):
       drawn: number of demonstrations, with those that the row has no space for.
       shown: number of demonstrations.
       positions: that they take, with their separators.
+      suffix_labels: label positions with the objective "suffix".
     """
 
     drawn: float
     shown: float
     positions: float
+    suffix_labels: float
 
 
 class Demonstrator:
@@ -94,7 +96,7 @@ class Demonstrator:
 
     def __init__(self, store: Store, data: Data, names: Sequence[str], separator_lengths: Sequence[int]) -> None:
         """`names`: tasks; `separator_lengths`: tokens of each separator."""
-        if not separator_lengths:
+        if not len(separator_lengths):
             raise ValueError("demonstrations need the tokens of their separators; see separator_ids")
         self.names, self.data, self._store = list(names), data, store
         self.most = data.max_demonstrations
@@ -123,6 +125,10 @@ class Demonstrator:
                 text += f"; {len(names)} of {len(self.names)} tasks {reason} ({', '.join(names[:3])}"
                 text += f" and {len(names) - 3} more)" if len(names) > 3 else ")"
         return text
+
+    def only(self, names: Sequence[str]) -> "Demonstrator":
+        """Draws the same demonstrations for some of the tasks."""
+        return self if self.names == names else Demonstrator(self._store, self.data, names, self._separator_lengths)
 
     def draw(self, tasks_n: np.ndarray, examples_n: np.ndarray, passes_n: np.ndarray, room_n: np.ndarray) -> Drawn:
         """Draws the demonstrations of examples. Of those that do not fit, the leftmost are dropped.
@@ -179,8 +185,14 @@ class Demonstrator:
             tasks = np.full(count, self.names.index(name))
             room = self.data.row_length - lengths[examples]
             drawn = self.draw(tasks, examples, np.zeros(count, np.int64), room)
-            shown = np.count_nonzero(drawn.examples_nK != NONE)
-            means = drawn.counts_n.mean(), shown / count, drawn.positions_n.mean()
+            shown = drawn.examples_nK != NONE
+            label_starts = self._store.label_starts(name, SPLIT).astype(np.int64)
+            labels = self._store.lengths(name, SPLIT)[examples] - label_starts[examples] + 1
+            some = shown.any(axis=1)
+            first = drawn.examples_nK[some, shown[some].argmax(axis=1)]  # the demonstration with the first label
+            source = self._own_length(name, first) - (self._store.lengths(name, SPLIT)[first] - label_starts[first])
+            labels[some] = drawn.positions_n[some] - source + self._own_length(name, examples[some]) + 1
+            means = drawn.counts_n.mean(), shown.sum() / count, drawn.positions_n.mean(), labels.mean()
             self._estimates[name] = Estimate(*map(float, means))
         return self._estimates[name]
 

@@ -102,9 +102,7 @@ class Loader:
         self._store, self._data, self._pad_id, self._eos_id = store, data, pad_id, eos_id
         self._separators = separators
         self._sampler = Sampler(sizes, self.rates, data.seed, data.block_draws)
-        if demonstrator is not None and demonstrator.names != self._sampler.names:  # some have no share of the tokens
-            demonstrator = Demonstrator(store, data, self._sampler.names, lengths)
-        self.demonstrator = demonstrator
+        self.demonstrator = demonstrator and demonstrator.only(self._sampler.names)  # some have no share of the tokens
         self._local = range(data.batch_rows) if rows is None else rows
         self._block = functools.lru_cache(maxsize=1)(self.plan)
         self._start({"block": 0, "row": 0})

@@ -10,7 +10,8 @@ from scipy.special import zeta
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.data import demonstrations
-from optiml_jax.data.block_plan import mean_positions
+from optiml_jax.data.batches import assemble_rows
+from optiml_jax.data.block_plan import Document, mean_positions, positions
 from optiml_jax.data.demonstrations import NONE, Demonstrator, distribution
 from optiml_jax.data.objective import OBJECTIVES, Boundaries
 from optiml_jax.data.settings import Data
@@ -376,3 +377,24 @@ def test_separators_are_tokenized_as_between_two_texts(shared):
     random = Data("m", "", demonstrations=4, demonstration_separator="random")
     assert len(demonstrations.separator_ids(random, tokenizer.encode)) == len(demonstrations.RANDOM_SEPARATORS)
     assert demonstrations.separator_ids(Data("m", ""), tokenizer.encode) == []
+
+
+def test_estimates_of_suffix_labels_are_those_of_assembled_rows():
+    """Mean label positions over the pass that is estimated, with instructions, records and rows that drop some."""
+    tasks = make_tasks(5, 3, 60, 12)
+    inputs = {"task1": np.array([min(4, len(source)) for source, _ in tasks["task1"]], np.uint32)}
+    store = MemoryStore(tasks, inputs)
+    demonstrator = make_demonstrator(store, tasks, row_length=150, demonstrations=0.5, objective="suffix")
+    for index, (name, examples) in enumerate(sorted(tasks.items())):
+        count = len(examples)
+        lengths = positions(store, demonstrator.data, name, slice(None))[0]
+        drawn = demonstrator.draw(np.full(count, index), np.arange(count), np.zeros(count, np.int64), 150 - lengths)
+        documents = [
+            [Document(name, i, int(lengths[i] + drawn.positions_n[i]), 0, tuple(n for n in shown if n != NONE))]
+            for i, shown in enumerate(drawn.examples_nK.tolist())
+        ]
+        arrays = assemble_rows(documents, store, demonstrator.data, PAD, EOS, [np.array(SEP[0], np.uint16)])
+        estimate = demonstrator.estimate(name, lengths)
+        assert estimate.suffix_labels == pytest.approx(arrays["label_mask_BT"].sum() / count)
+        assert estimate.positions + lengths.mean() == pytest.approx((arrays["segment_ids_BT"] > 0).sum() / count)
+        assert estimate.shown < estimate.drawn

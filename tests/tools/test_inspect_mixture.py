@@ -1,11 +1,13 @@
 """The mixture's table against arithmetic on the raw counts, and the prompts against the tasks."""
 
+import dataclasses
 import json
 import re
 
 import numpy as np
 import pytest
 
+from optiml_jax.data.demonstrations import separator_ids
 from optiml_jax.data.loader import Loader
 from optiml_jax.data.settings import Data
 from optiml_jax.tokenizer import Tokenizer, join
@@ -18,6 +20,7 @@ from tests.browser import colours, dom
 from tests.stores import opened
 from tests.tasks.conftest import NAME, write_splits, write_task
 from tools import cache_tasks, inspect_mixture, mixture_page
+from tools.mixture_prompts import Prompts
 
 SIZES = {
     "task1": (5000, "Question Answering"),
@@ -165,6 +168,43 @@ def test_the_page_shows_the_rows_that_the_run_of_a_gin_file_trains_on(cache_dir,
     assert shown == want and len(shown) == 12 and max(map(len, shown)) <= 3
 
 
+@pytest.mark.parametrize("objective", ["label", "suffix", "document"])
+def test_demonstrations_and_what_has_the_loss_are_shown(cache_dir, tmp_path, capsys, objective):
+    """On the page, in its rows and prompts, and on the terminal; as the run reads them."""
+    settings = {"ROW_LENGTH": 256, "SEED": 5, "CACHE_DIR": str(cache_dir), "Data.block_draws": 300}
+    settings |= {"DEMONSTRATIONS": 0.5, "MAX_DEMONSTRATIONS": 3, "OBJECTIVE": objective}
+    flags = ["--gin_file=opt125m_super_natural_instructions.gin"]
+    flags += [f"--gin.{name}={value!r}" for name, value in settings.items()]
+    inspect_mixture.main([*flags, f"--html={tmp_path / 'page.html'}", f"--json={tmp_path / 'mix.json'}"])
+    printed = capsys.readouterr().out
+    assert "demonstrations: 0 of 35.9% of the examples, 1 of 25.4%, 2 of 20.7%, 3 of 18.0%" in printed
+    caps = {cap["eps"]: cap["tasks"] for cap in json.loads((tmp_path / "mix.json").read_text())["caps"]}
+    assert caps == {128: 2, 256: 2, 512: 2, 1024: 2, 2048: 1, 4096: 1, 8192: 0, 16384: 0, 10**6: 0}
+    store = opened(cache_dir)
+    data = Data(NAME, str(cache_dir), row_length=256, seed=5, block_draws=300, batch_rows=1, prefetch=0)
+    data = dataclasses.replace(data, demonstrations=0.5, max_demonstrations=3, objective=objective)
+    tokenizer = Tokenizer.load(TOKENIZER)
+    separators = separator_ids(data, tokenizer.encode)
+    page_content, shown = content(tmp_path / "page.html"), 0
+    with Loader(store, store.manifest, data, pad_id=1, eos_id=2, separators=separators) as loader:
+        for row, batch in zip(page_content["rows"], loader):
+            segments, labels = batch.arrays["segment_ids_BT"][0], batch.arrays["label_mask_BT"][0]
+            for number, document in enumerate(row, 1):
+                inside = segments == number
+                assert document["length"] == inside.sum() and document["label"] == labels[inside].sum()
+                ids = batch.arrays["tokens_BT"][0][inside][1:]
+                assert "".join(part[1] for part in document["parts"]) == tokenizer.decode(ids)
+                learned = "".join(part[1] for part in document["parts"] if len(part) > 2)
+                assert learned == tokenizer.decode(ids[labels[inside][:-1]])
+                shown += any(part[0] == "demonstration" for part in document["parts"])
+    assert shown > 5
+    inspect_mixture.main([*flags, "--show=task2", "--examples=20"])
+    printed = capsys.readouterr().out
+    marked = {"label": "  : ", "suffix": "  :> ", "document": "  |> "}[objective]
+    assert marked in printed and "> after a mark: has the loss, too" in printed and ", after task2-" in printed
+    assert ("  :> " in printed) == (objective != "label")
+
+
 TAKE = "document.title = 'taken'"
 HOSTILE = f'</script><script>{TAKE}</script><img src=x onerror="{TAKE}"> __SCRIPT__ \u2028'
 
@@ -199,7 +239,7 @@ def test_the_page_holds_the_mixture_in_one_file(page):
     ]
     assert [row[5] for row in page_content["tasks"]] == [pytest.approx(60 / 210), pytest.approx(150 / 210)]
     assert page_content["benchmarks"] == [[NAME, 2, 1.0, pytest.approx(1)]] and len(page_content["categories"]) == 2
-    kinds = [[kind for kind, _ in prompt["parts"]] for prompt in page_content["prompts"]]
+    kinds = [[kind for kind, *_ in prompt["parts"]] for prompt in page_content["prompts"]]
     assert kinds.count(["source", "target"]) == 3 + 3 + 1  # three of each task, and a zero-shot question
     assert sorted(kind.count("demonstration") for kind in kinds)[-3:] == [0, 2, 5]  # filled up to five
     for row in page_content["rows"]:
@@ -241,7 +281,10 @@ def test_the_page_in_a_browser(page, size):
 
 def test_a_page_of_2000_tasks_stays_below_5_megabytes(page):
     class Store:
-        directory = "cache"
+        directory, tokenizer_path = "cache", TOKENIZER
+
+        def read_many(self, split, examples):
+            return [self.read(task, split, i) for task, i in examples]
 
         def lengths(self, task, split):
             return np.full(50, 300)
@@ -279,6 +322,7 @@ def test_a_page_of_2000_tasks_stays_below_5_megabytes(page):
         "tasks": tasks,
         "benchmarks": {f"benchmark{i}": 0.125 for i in range(8)},
         "categories": {"category_0": 1.0},
+        "caps": [],
     }
-    text = mixture_page.page(result, Store(), Tokenizer.load(TOKENIZER), Data("m", "cache"), 1e9, 3)
+    text = mixture_page.page(result, Prompts(Store(), Data("m", "cache"), []), 1e9, 3)
     assert 500_000 < len(text.encode()) < 5_000_000
