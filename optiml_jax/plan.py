@@ -99,7 +99,14 @@ def read_setup(gin_flags: Sequence[str], devices: int) -> "tuple[Setup, list[str
             f"--devices={devices}; set axes that multiply to it, such as --gin.FSDP_AXIS=..."
         )
     return Setup(
-        model, settings["optimization"], computation, rows, data.row_length, axes, data.document_attention
+        model,
+        settings["optimization"],
+        computation,
+        rows,
+        data.row_length,
+        axes,
+        data.document_attention,
+        data.objective,
     ), notes
 
 

@@ -62,6 +62,7 @@ TRAINED = "OPT-IML Bench (train)"
 TABLE_1[TRAINED] = Paper(93, 1_545, 17.9e6, 1.7, 261, 631)  # benchmarks of opt_iml
 STATED = {"train": TABLE_1[TRAINED][:2], "validation": (7, 35), "test": (10, 87)}  # categories and tasks, Table 1
 OTHERS = ("pretrain_text", "dialogue")  # used by the paper, not in its Table 1
+EXAMPLES = {"dialogue": 320_543}  # dialogues (4.7)
 
 
 @dataclasses.dataclass
@@ -149,7 +150,8 @@ def beside_the_paper(name: str, tasks: Sequence[Task], measured: Sequence[Measur
     examples = sum(m.examples for m in measured)
     ours = (categories, len(tasks), examples, f"{prompts:.1f}", f"{mean:.0f} ± {deviation:.0f}")
     if paper is None:
-        return name, *(cell for m in ours for cell in (m, "-"))
+        stated = ("-", "-", f"{EXAMPLES[name]:,}" if name in EXAMPLES else "-", "-", "-")
+        return name, *(cell for pair in zip(ours, stated) for cell in pair)
     theirs = (paper.categories, paper.tasks, f"{paper.examples / 1e6:.1f} M", f"{paper.prompts:.1f}")
     theirs += (f"{paper.mean} ± {paper.deviation}",)
     return name, *(cell for pair in zip(ours, theirs) for cell in pair)

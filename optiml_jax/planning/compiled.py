@@ -17,7 +17,9 @@ from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation
 
 MATMUL_EFFICIENCY = 0.6  # fraction of the data sheet's FLOP/s that large bf16 products reach
-LABEL_SHARE = 0.15  # fraction of the positions that are projected to the vocabulary
+# objective -> fraction of the positions that are projected to the vocabulary; "suffix" with the paper's a = 2 (a = 4:
+# 0.2)
+LABEL_SHARES = {"label": 0.15, "suffix": 0.4, "document": 1.0}
 EXECUTED = {"none": 3, "dots": 3, "attention-saved": 4, "full": 4}  # matrix products per step, in forward passes
 VISITED = {True: 0.19, False: 0.5}  # document attention -> fraction of a row's pairs; for OPT-IML's short documents
 CANDIDATES_COMPILED = 3
@@ -34,6 +36,7 @@ class Setup:
     row_length: int
     axes: tuple[int, int, int]
     document_attention: bool = True
+    objective: str = "label"
 
     @property
     def local_rows(self) -> int:
@@ -135,7 +138,7 @@ def _seconds(setup: Setup, card: Card, parameter_bytes: int, instructions: list[
     passes = EXECUTED[setup.computation.remat]
     tokens = setup.batch_rows * setup.row_length
     body = model.layers * (4 * model.model_dim**2 + 2 * model.model_dim * model.ffn_dim)
-    head = LABEL_SHARE * model.vocab_size * model.embedding_width
+    head = LABEL_SHARES[setup.objective] * model.vocab_size * model.embedding_width
     # Scores, and their product with the values, where attention skips other documents ("dense" does not).
     pairs = 2 * model.layers * VISITED[setup.document_attention] * setup.row_length * model.model_dim
     flops = 2 * tokens * (passes * (body + pairs) + 4 * head)

@@ -48,6 +48,14 @@ def test_every_split_is_counted_and_what_is_skipped_has_its_reason(data_dir, tmp
     assert "1 columns, not 2 or more (first: " in output and "OPT-IML Bench (train)" in output and "1,545" in output
 
 
+def test_dialogues_are_counted_beside_those_of_the_paper(shared, capsys):
+    """4.7: 320,543 unique dialogues; here of the samples."""
+    flags = [f"--data_dir={shared / 'data'}", f"--tokenizer={shared / 'tokenizer'}", "--benchmarks=dialogue"]
+    dataset_statistics.main(flags)
+    row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("dialogue "))
+    assert row[:7] == ["dialogue", "1", "-", "5", "-", "5", "320,543"]
+
+
 def test_of_a_large_split_some_prompts_stand_for_all(data_dir, capsys):
     dataset_statistics.main(arguments(data_dir, "--benchmarks=crossfit", "--prompts=7"))
     [line] = [
