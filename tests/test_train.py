@@ -160,7 +160,7 @@ def demonstrated(cache, tmp_path_factory) -> Path:
     """An uninterrupted run of six steps with demonstrations and suffix loss."""
     directory = tmp_path_factory.mktemp("demonstrated")
     done = run("train", SMALL | DEMONSTRATED | {"CACHE_DIR": cache, "MODEL_DIR": str(directory)})
-    assert "demonstrations: 0 of 54.5% of the examples, 1 of 27.3%, 2 of 18.2%" in done.stdout
+    assert "demonstrations: none for 54.5% of the examples, 1 for 27.3%, 2 for 18.2%" in done.stdout
     assert "objective suffix" in done.stdout
     return directory
 

@@ -119,7 +119,8 @@ def inspect(
     demonstrator: Demonstrator | None = None,
 ) -> dict:
     """Returns the mixture's tasks, the probabilities of benchmarks and categories, the benchmarks' shares of the
-    positions and of the labels ("tokens", "label_tokens"), and the tasks that each cap of the paper limits ("caps").
+    positions and of the labels ("tokens", "label_tokens"), the tasks that each cap of the paper limits ("caps"), and
+    the demonstrations of a run with them.
 
     A draw takes its tokens and `</s>`, at most a row. A run of `train_tokens` positions therefore draws a task
     probability x train_tokens / mean positions times; divided by its examples, this is its number of epochs.
@@ -147,6 +148,18 @@ def inspect(
         **{plural: shares(by_task, manifest.tasks, key) for plural, key in mixture_page.GROUPS.items()},
         **{kind: _normalized(shares(weight, manifest.tasks)) for kind, weight in weights.items()},
         "caps": [_cap(manifest, eps, paper) for eps, paper in sorted(CAPS.items())],
+        "demonstrations": demonstrator and _demonstrations(store, data, by_task, demonstrator),
+    }
+
+
+def _demonstrations(store: TokenStore, data: Data, rates: Mapping[str, float], demonstrator: Demonstrator) -> dict:
+    """How many demonstrations examples have, and which tasks have fewer."""
+    drawn = demonstrator.only([name for name in demonstrator.names if rates[name] > 0])
+    return {
+        "shares": drawn.probabilities.tolist(),
+        "dropped": block_plan.dropped_share(store, data, rates, drawn),
+        "few": drawn.few,
+        "without": drawn.without,
     }
 
 
@@ -189,7 +202,7 @@ def show(prompts: Prompts, task: str, count: int) -> str:
         lines += [f"{task} {SPLIT} {store.example_id(task, SPLIT, i)}: {sizes}"]
         for kind, text, learned in parts:
             mark = MARKS[kind] + (LEARNED if learned and kind != TARGET else "")
-            lines += [f"  {mark} {line}" for line in text.split("\n")]
+            lines += [f"  {mark} {line}" for line in text.removesuffix("\n").split("\n")]
         lines.append("")
     if prompts.demonstrator is not None:
         marks = ", ".join(f"{mark} {kind}" for kind, mark in MARKS.items())
@@ -254,7 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [(cap["eps"], cap["tasks"], cap["share"], cap["paper"]) for cap in report["caps"]]
     print("\n" + table(("EPS", "tasks at their maximum", "share", "in the paper"), rows))
     if prompts.demonstrator is not None:
-        print(f"\n{prompts.demonstrator}")
+        dropped = report["demonstrations"]["dropped"]
+        print(f"\n{prompts.demonstrator}; {dropped:.1%} of them do not fit in a row and are dropped")
     if flags.html:
         print(write_page(flags, report, prompts, manifest))
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from optiml_jax.data.batches import assemble_rows, demonstrated
+from optiml_jax.data.batches import assemble_rows, read_document
 from optiml_jax.data.block_plan import Document, positions
-from optiml_jax.data.demonstrations import NONE, Demonstrator, separator_ids
+from optiml_jax.data.demonstrations import Demonstrator, separator_ids
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import SPLIT, TokenStore
 from optiml_jax.tokenizer import Tokenizer
@@ -39,6 +39,7 @@ class Prompts:
         if data.demonstrations is not None:
             lengths = [len(ids) for ids in self._separators]
             self.demonstrator = Demonstrator(store, data, sorted(names), lengths)
+            self.demonstrator.check()
 
     def document(self, task: str, example: int) -> Document:
         """An example as the first pass over its task has it."""
@@ -46,13 +47,9 @@ class Prompts:
         document = Document(task, example, int(lengths[0]), int(chunks[0]))
         if self.demonstrator is None or task not in self.demonstrator.names:
             return document
-        index, first_pass = np.array([self.demonstrator.names.index(task)]), np.zeros(1, np.int64)
-        drawn = self.demonstrator.draw(index, np.array([example]), first_pass, self.data.row_length - lengths)
-        return document._replace(
-            length=document.length + int(drawn.positions_n[0]),
-            demonstrations=tuple(i for i in drawn.examples_nK[0].tolist() if i != NONE),
-            separator=int(drawn.separators_n[0]),
-        )
+        room = self.data.row_length - document.length
+        shown, separator, taken = self.demonstrator.draw_one(task, example, 0, room)
+        return document._replace(length=document.length + taken, demonstrations=shown, separator=separator)
 
     def parts(self, document: Document) -> tuple[list[Part], int]:
         """The parts of a document, and the number of its label positions, one of which may be of `</s>`."""
@@ -80,12 +77,10 @@ class Prompts:
             parts = list(self.store.parts(task, SPLIT, document.example))
             kinds = [np.full(len(ids), KINDS.index(kind)) for kind, ids in parts]
             return np.concatenate([ids for _, ids in parts]), np.concatenate(kinds)
-        numbers = (*document.demonstrations, document.example)
-        *solved, own = zip(*zip(*self.store.read_many(SPLIT, [(task, i) for i in numbers])), numbers)
+        ids, source_length, _ = read_document(self.store, document, self._separators)
         starts = self.store.input_starts(task, SPLIT)
-        ids, source_length, _ = demonstrated(own, solved, self._separators[document.separator], starts)
         start = 0 if starts is None else int(starts[document.example])
-        added = len(ids) - len(own[0])
+        added = len(ids) - int(self.store.lengths(task, SPLIT)[document.example])
         kinds = np.full(len(ids), KINDS.index(SOURCE))
         kinds[start : start + added] = KINDS.index(DEMONSTRATION)
         kinds[source_length:] = KINDS.index(TARGET)

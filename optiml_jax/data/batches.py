@@ -115,6 +115,18 @@ def assemble_rows(
     }
 
 
+def read_document(
+    store: Store, document: Document, separators: Sequence[np.ndarray]
+) -> tuple[np.ndarray, int, int | None]:
+    """Reads a document with its demonstrations, before anything of it is cut; see `demonstrated` for the result."""
+    task, numbers = document.task, (*document.demonstrations, document.example)
+    examples = store.read_many(SPLIT, [(task, number) for number in numbers])
+    *solved, own = ((*example, number) for example, number in zip(examples, numbers))
+    if not solved:
+        return *own[:2], None
+    return demonstrated(own, solved, separators[document.separator], store.input_starts(task, SPLIT))
+
+
 def demonstrated(
     example: Solved, solved: Sequence[Solved], separator: np.ndarray, input_starts: np.ndarray | None
 ) -> tuple[np.ndarray, int, int]:

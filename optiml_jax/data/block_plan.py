@@ -134,13 +134,14 @@ def plan_block(
         if start < end:
             lengths[start:end], chunks[start:end] = positions(store, data, name, examples[start:end])
     order = shuffled(len(tasks), key(sampler.seed, "draws", block))
-    demonstrations = {}
+    demonstrations_nK = separators_n = None
     if demonstrator is not None:
         drawn = demonstrator.draw(tasks, examples, passes, data.row_length - lengths)
         lengths += drawn.positions_n
-        demonstrations["demonstrations_nK"] = drawn.examples_nK[order]
-        demonstrations["separators_n"] = drawn.separators_n[order]
+        demonstrations_nK, separators_n = drawn.examples_nK[order], drawn.separators_n[order]
     lengths, chunks = lengths[order], chunks[order]
     rows = pack(lengths, data.row_length, max_segments=data.max_segments)
     rows = [rows[row] for row in shuffled(len(rows), key(sampler.seed, "rows", block)).tolist()]
-    return BlockPlan(sampler.names, tasks[order], examples[order], lengths, chunks, rows, **demonstrations)
+    return BlockPlan(
+        sampler.names, tasks[order], examples[order], lengths, chunks, rows, demonstrations_nK, separators_n
+    )

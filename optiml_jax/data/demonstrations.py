@@ -19,6 +19,7 @@ from optiml_jax.data.store import SPLIT, Store
 # The paper suggests random separators and does not state a set (footnote 11).
 RANDOM_SEPARATORS = ("\n\n\n", "\n\n", "\n\n\n\n", "\n###\n", "\n***\n", "\n---\n", "\n\n###\n\n", "\n=====\n")
 NONE = -1  # no demonstration
+LISTED = 5  # numbers of demonstrations whose shares are printed
 SAMPLE = 1_024  # examples per task from which the mean length of demonstrations is estimated
 
 
@@ -113,10 +114,12 @@ class Demonstrator:
         self.few = [name for name, can, count in zip(names, eligible, records) if can and count - 1 < self.most]
 
     def __str__(self) -> str:
-        """Describes the demonstrations, as in "demonstrations: 0 for 92.5% of the examples, 1 5.8%, ...; ..."."""
-        zero, *more = (f"{share:.1%}" for share in self.probabilities)
-        text = f"demonstrations: 0 of {zero} of the examples, "
-        text += ", ".join(f"{k} of {share}" for k, share in enumerate(more, 1))
+        """Describes the demonstrations, as in "demonstrations: none for 92.5% of the examples, 1 for 5.8%, ..."."""
+        zero, *more = self.probabilities.tolist()
+        text = f"demonstrations: none for {zero:.1%} of the examples, "
+        text += ", ".join(f"{k} for {share:.1%}" for k, share in enumerate(more[:LISTED], 1))
+        if self.most > LISTED:
+            text += f", {LISTED + 1} to {self.most} for {sum(more[LISTED:]):.1%}"
         for names, reason in (
             (self.few, f"have fewer than {self.most} others to show, and show those"),
             (self.without, "have documents or conversations, and show none"),
@@ -172,6 +175,17 @@ class Demonstrator:
         drawn.examples_nK[some] = np.where(fits, chosen, NONE)
         drawn.positions_n[some] = np.where(fits, lengths, 0).sum(axis=1)
         return drawn
+
+    def draw_one(self, name: str, example: int, pass_: int, room: int) -> tuple[tuple[int, ...], int, int]:
+        """Draws the demonstrations of one example; see `draw`.
+
+        Returns:
+          Their numbers in the task, the number of their separator, and the positions that they take.
+        """
+        one = (np.array([number], np.int64) for number in (self.names.index(name), example, pass_, room))
+        drawn = self.draw(*one)
+        shown = tuple(number for number in drawn.examples_nK[0].tolist() if number != NONE)
+        return shown, int(drawn.separators_n[0]), int(drawn.positions_n[0])
 
     def estimate(self, name: str, lengths: np.ndarray) -> Estimate:
         """Estimates what an example of a task gets, from `SAMPLE` of its examples.

@@ -44,7 +44,7 @@ BATCH = 1024  # examples tokenized at once
 SHARD_BYTES = 64 << 20  # raw bytes per shard, about 15 seconds of work
 LISTED = 1000  # skipped records listed in the stats
 ROW_LENGTH = CacheOptions().row_length  # OPT's; a longer example, with its </s>, is counted as truncated
-COUNTS = ("examples", "records", "tokens", "label_tokens")  # of a content
+COUNTS = ("examples", "tokens", "label_tokens")  # of a content
 SUMS = ("raw_examples", "skipped_count", "truncated")  # of a rendering
 
 
@@ -177,7 +177,6 @@ def _content(
     before = [stats["last_record"], *(row.record for row in rows)]
     records = [stats["examples"] + i for i, row in enumerate(rows) if row.record != before[i]]
     stats["last_record"] = before[-1]
-    stats["records"] += len(records)
     stats["has_records"] |= len(records) < len(rows)
     stats["examples"] += len(rows)
     stats["tokens"] += count

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from optiml_jax.data.batches import demonstrated
-from optiml_jax.data.block_plan import positions
-from optiml_jax.data.demonstrations import NONE, Demonstrator
+from optiml_jax.data.batches import read_document
+from optiml_jax.data.block_plan import Document, positions
+from optiml_jax.data.demonstrations import Demonstrator
 from optiml_jax.data.objective import OBJECTIVES, Boundaries
 from optiml_jax.data.settings import Data
-from optiml_jax.data.store import SPLIT, TokenStore
+from optiml_jax.data.store import TokenStore
 
 NUMBER = "number"  # feature: the number of an example in its task
 
@@ -57,21 +57,11 @@ class AddDemonstrations:
 
     def read(self, number: int, pass_: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the inputs and targets of an example, int32."""
-        number, shown, separator = int(number), [], 0
+        document = Document(self._task, int(number), 0)
         if self._demonstrator is not None:
-            task = np.array([self._demonstrator.names.index(self._task)])
-            room = self._room[number : number + 1]
-            drawn = self._demonstrator.draw(task, np.array([number]), np.array([pass_]), room)
-            shown, separator = [i for i in drawn.examples_nK[0].tolist() if i != NONE], int(drawn.separators_n[0])
-        *solved, own = (
-            (*read, i)
-            for read, i in zip(
-                self._store.read_many(SPLIT, [(self._task, i) for i in (*shown, number)]), (*shown, number)
-            )
-        )
-        ids, source_length, first = *own[:2], None
-        if solved:
-            starts = self._store.input_starts(self._task, SPLIT)
-            ids, source_length, first = demonstrated(own, solved, self._separators[separator], starts)
+            room = int(self._room[number])
+            shown, separator, _ = self._demonstrator.draw_one(self._task, int(number), int(pass_), room)
+            document = document._replace(demonstrations=shown, separator=separator)
+        ids, source_length, first = read_document(self._store, document, self._separators)
         ((start, _),) = OBJECTIVES[self._data.objective](Boundaries(len(ids), [(source_length, len(ids))], first))
         return ids[:start].astype(np.int32), np.append(ids[start:], self._eos_id).astype(np.int32)

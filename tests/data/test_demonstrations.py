@@ -129,6 +129,8 @@ def test_tasks_with_few_others_show_fewer_and_documents_none():
     for name, most in {"few": 2, "one": 0, "text": 0, "many": 5}.items():
         counts = [drawn_for(demonstrator, name, [0], pass_).counts_n[0] for pass_ in range(300)]
         assert max(counts) == most
+    many = make_demonstrator(MemoryStore(tasks), tasks, demonstrations=2, max_demonstrations=9)
+    assert "none for 64.5% of the examples, 1 for 16.1%" in str(many) and "5 for 1.8%, 6 to 9 for 3.8%; " in str(many)
     text = str(demonstrator)
     assert "2 of 4 tasks have fewer than 5 others" in text and "few, one" in text and "(text)" in text
 

@@ -177,8 +177,11 @@ def test_demonstrations_and_what_has_the_loss_are_shown(cache_dir, tmp_path, cap
     flags += [f"--gin.{name}={value!r}" for name, value in settings.items()]
     inspect_mixture.main([*flags, f"--html={tmp_path / 'page.html'}", f"--json={tmp_path / 'mix.json'}"])
     printed = capsys.readouterr().out
-    assert "demonstrations: 0 of 35.9% of the examples, 1 of 25.4%, 2 of 20.7%, 3 of 18.0%" in printed
-    caps = {cap["eps"]: cap["tasks"] for cap in json.loads((tmp_path / "mix.json").read_text())["caps"]}
+    assert "demonstrations: none for 35.9% of the examples, 1 for 25.4%, 2 for 20.7%, 3 for 18.0%" in printed
+    mix = json.loads((tmp_path / "mix.json").read_text())
+    assert (mix["demonstrations"]["few"], mix["demonstrations"]["without"]) == ([], [])
+    assert len(mix["demonstrations"]["shares"]) == 4 and mix["demonstrations"]["dropped"] == 0
+    caps = {cap["eps"]: cap["tasks"] for cap in mix["caps"]}
     assert caps == {128: 2, 256: 2, 512: 2, 1024: 2, 2048: 1, 4096: 1, 8192: 0, 16384: 0, 10**6: 0}
     store = opened(cache_dir)
     data = Data(NAME, str(cache_dir), row_length=256, seed=5, block_draws=300, batch_rows=1, prefetch=0)
