@@ -18,14 +18,12 @@ from optiml_jax.evaluation.prompts.ledger import read_ledger
 from optiml_jax.model import decoder, head
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.tokenizer import Tokenizer
-from tasks.benchmarks.samples import TOKENIZER
-from tasks.caching import build
-from tasks.caching.work_item import Job
 from tasks.catalog import registry
 from tests.conftest import ROOT
 from tests.meshes import mesh_of
 from tests.stores import opened
 from tests.test_train import run
+from tools import cache_tasks
 
 MIXTURE = "super_natural_instructions"
 
@@ -45,7 +43,7 @@ def cache(request, tmp_path_factory) -> Path:
     if request.param == MIXTURE:
         return request.getfixturevalue("real_cache")
     directory = tmp_path_factory.mktemp("samples")
-    build.run(Job("samples", None, str(directory)), Tokenizer.load(TOKENIZER))
+    cache_tasks.main(["--mixture=samples", f"--cache_dir={directory}"])
     return directory
 
 
