@@ -19,13 +19,12 @@ import numpy as np
 from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.common.files import write_atomically
 from optiml_jax.common.tables import Parser, table
-from optiml_jax.data import block_plan
 from optiml_jax.data.block_plan import mean_positions, rates
 from optiml_jax.data.demonstrations import Demonstrator
 from optiml_jax.data.lookup import find_manifest
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.packing import pack
-from optiml_jax.data.sampling import shares
+from optiml_jax.data.sampling import probabilities, shares
 from optiml_jax.data.settings import Data
 from optiml_jax.data.specification import options_of
 from optiml_jax.data.store import SPLIT, TokenStore
@@ -127,10 +126,11 @@ def inspect(
     """
     by_task, eps = rates(store, manifest, data, demonstrator), manifest.cap(data.eps)
     stats = {name: store.stats(name, "train") for name in by_task}
-    positions = mean_positions(store, data, by_task, demonstrator)
+    drawn = [name for name, p in by_task.items() if p > 0]
+    positions = dict.fromkeys(by_task, 0.0) | mean_positions(store, data, drawn, demonstrator)
     draws = train_tokens / sum(p * positions[name] for name, p in by_task.items())
-    labels = {
-        name: p * _label_positions(store, data, name, positions[name], demonstrator) for name, p in by_task.items()
+    labels = dict.fromkeys(by_task, 0.0) | {
+        name: by_task[name] * _label_positions(store, data, name, positions[name], demonstrator) for name in drawn
     }
     tasks = [
         {
@@ -148,18 +148,17 @@ def inspect(
         **{plural: shares(by_task, manifest.tasks, key) for plural, key in mixture_page.GROUPS.items()},
         **{kind: _normalized(shares(weight, manifest.tasks)) for kind, weight in weights.items()},
         "caps": [_cap(manifest, eps, paper) for eps, paper in sorted(CAPS.items())],
-        "demonstrations": demonstrator and _demonstrations(store, data, by_task, demonstrator),
+        "demonstrations": demonstrator and _demonstrations(by_task, demonstrator),
     }
 
 
-def _demonstrations(store: TokenStore, data: Data, rates: Mapping[str, float], demonstrator: Demonstrator) -> dict:
+def _demonstrations(rates: Mapping[str, float], demonstrator: Demonstrator) -> dict:
     """How many demonstrations examples have, and which tasks have fewer."""
-    drawn = demonstrator.only([name for name in demonstrator.names if rates[name] > 0])
     return {
-        "shares": drawn.probabilities.tolist(),
-        "dropped": block_plan.dropped_share(store, data, rates, drawn),
-        "few": drawn.few,
-        "without": drawn.without,
+        "shares": demonstrator.probabilities.tolist(),
+        "dropped": demonstrator.dropped_share(rates),
+        "few": demonstrator.few,
+        "without": demonstrator.without,
     }
 
 
@@ -170,7 +169,7 @@ def _label_positions(
     if data.objective == "document":
         return mean_positions
     if data.objective == "suffix" and demonstrator is not None and task not in demonstrator.without:
-        return demonstrator.estimate(task, block_plan.positions(store, data, task, slice(None))[0]).suffix_labels
+        return demonstrator.estimate(task).suffix_labels
     stats = store.stats(task, "train")
     return stats["label_tokens"] / stats["examples"] + EOS
 
@@ -242,7 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = flags.data
     store = open_store(flags)
     manifest = selected(store.manifest, data)
-    prompts = Prompts(store, data, [task.name for task in manifest.tasks])
+    proportional = probabilities(manifest, data.eps, data.proportions)
+    prompts = Prompts(store, data, [name for name, p in proportional.items() if p > 0])
     report = inspect(store, manifest, train_tokens(flags), data, prompts.demonstrator)
     if flags.json:
         write_atomically(flags.json, json.dumps(report, indent=1) + "\n")

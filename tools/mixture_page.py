@@ -13,7 +13,7 @@ from optiml_jax.data.sampling import Sampler
 from optiml_jax.data.store import SPLIT, TokenStore
 from optiml_jax.evaluation.prompts.ledger import Prompt
 from optiml_jax.tokenizer import join
-from tools.mixture_prompts import Part, Prompts, numbers
+from tools.mixture_prompts import Part, Prompts
 
 ASSETS = Path(__file__).with_suffix("")
 COLUMNS = (
@@ -106,7 +106,7 @@ def _train_prompts(prompts: Prompts, names: Sequence[str], examples: int, room: 
     for index, name in enumerate(names):
         count = len(store.lengths(name, SPLIT))
         shown = min(examples, count, max(1, room // 600))
-        for i in numbers(count, shown):
+        for i in (number * count // shown for number in range(shown)):
             document = prompts.document(name, i)
             parts, labels = prompts.parts(document)
             example = store.example_id(name, SPLIT, i)

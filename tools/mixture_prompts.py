@@ -1,14 +1,15 @@
 """Prompts of training for reading: what each part is, and which of it has the loss."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from optiml_jax.data.batches import assemble_rows, read_document
-from optiml_jax.data.block_plan import Document, positions
+from optiml_jax.data.block_plan import Document
 from optiml_jax.data.demonstrations import Demonstrator, separator_ids
+from optiml_jax.data.positions import positions
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import SPLIT, TokenStore
 from optiml_jax.tokenizer import Tokenizer
@@ -47,15 +48,14 @@ class Prompts:
         document = Document(task, example, int(lengths[0]), int(chunks[0]))
         if self.demonstrator is None or task not in self.demonstrator.names:
             return document
-        room = self.data.row_length - document.length
-        shown, separator, taken = self.demonstrator.draw_one(task, example, 0, room)
-        return document._replace(length=document.length + taken, demonstrations=shown, separator=separator)
+        shown, separator, added = self.demonstrator.draw_one(task, example, 0)
+        return document._replace(length=document.length + added, demonstrations=shown, separator=separator)
 
     def parts(self, document: Document) -> tuple[list[Part], int]:
         """The parts of a document, and the number of its label positions, one of which may be of `</s>`."""
         ids, kinds = self._tokens(document)
-        special = self.tokenizer.pad_id, self.tokenizer.eos_id
-        arrays = assemble_rows([[document]], self.store, self.data, *special, self._separators)
+        pad_id, eos_id = self.tokenizer.pad_id, self.tokenizer.eos_id
+        arrays = assemble_rows([[document]], self.store, self.data, pad_id, eos_id, self._separators)
         targets, labels = (arrays[name][0, : document.length] for name in ("targets_BT", "label_mask_BT"))
         learned = np.zeros(len(ids), bool)
         # of the token that each position predicts; after an answer within a conversation, </s> is predicted instead
@@ -85,8 +85,3 @@ class Prompts:
         kinds[start : start + added] = KINDS.index(DEMONSTRATION)
         kinds[source_length:] = KINDS.index(TARGET)
         return ids, kinds
-
-
-def numbers(count: int, shown: int) -> Iterator[int]:
-    """`shown` of `count` numbers, evenly spaced."""
-    return (number * count // shown for number in range(shown))

@@ -1,6 +1,6 @@
 """Assembles rows of a block plan into arrays of token ids, targets and label masks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -8,8 +8,6 @@ from optiml_jax.data.block_plan import Document
 from optiml_jax.data.objective import OBJECTIVES, Boundaries
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import SPLIT, Store
-
-Solved = tuple[np.ndarray, int, int]  # ids of an example, length of its source, its number in the task
 
 
 def assemble_rows(
@@ -31,7 +29,7 @@ def assemble_rows(
     ended there, but the next input is that of the conversation: its labels have the loss of as many documents that each
     end with one of them. One longer than a row loses its first turns.
 
-    With demonstrations, the source is that of `demonstrated`. Another objective than "label" has other label positions
+    With demonstrations, the source is that of `_join`. Another objective than "label" has other label positions
     (`objective.py`).
 
     Args:
@@ -49,21 +47,13 @@ def assemble_rows(
     spans: list[tuple[int, int, int]] = []  # length, segment id and label positions of each document and padding
     earlier_labels: list[tuple[int, int]] = []  # positions in the flat rows; the last one's target is </s>
     label_spans = OBJECTIVES[data.objective]
-    requested = [
-        (document.task, i) for row in rows for document in row for i in (*document.demonstrations, document.example)
-    ]
-    examples = iter(store.read_many(SPLIT, requested))
+    requests = [request for row in rows for document in row for request in _requests(document)]
+    examples = iter(store.read_many(SPLIT, requests))
     for number, row in enumerate(rows):
         room = data.row_length
-        for segment, (task, example, length, chunk, demonstrations, separator) in enumerate(row, 1):
-            first_demonstration = None
-            if demonstrations:
-                solved = [(*next(examples), i) for i in demonstrations]
-                own = *next(examples), example
-                starts = store.input_starts(task, SPLIT)
-                ids, source_length, first_demonstration = demonstrated(own, solved, separators[separator], starts)
-            else:
-                ids, source_length = next(examples)
+        for segment, document in enumerate(row, 1):
+            task, example, length, chunk, *_ = document
+            ids, source_length, first_answer = _join(document, examples, store, separators)
             last.append(ids[-1] if chunk & 1 else eos_id)
             input_ids = ids[:-1] if chunk & 1 else ids
             leading = data.leading_eos and chunk < 2
@@ -76,7 +66,7 @@ def assemble_rows(
             if earlier is not None:
                 labels_before = earlier.of_example(example)
                 answers[:0] = [(start, end) for _, start, end in labels_before[labels_before["end"] > removed].tolist()]
-            *labels_before, (last_label, _) = label_spans(Boundaries(len(ids), answers, first_demonstration))
+            *labels_before, (last_label, _) = label_spans(Boundaries(len(ids), answers, first_answer))
             if labels_before:
                 position = (number + 1) * data.row_length - room - removed + leading - 1  # of the first token's target
                 for start, end in labels_before:
@@ -118,35 +108,42 @@ def assemble_rows(
 def read_document(
     store: Store, document: Document, separators: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, int, int | None]:
-    """Reads a document with its demonstrations, before anything of it is cut; see `demonstrated` for the result."""
-    task, numbers = document.task, (*document.demonstrations, document.example)
-    examples = store.read_many(SPLIT, [(task, number) for number in numbers])
-    *solved, own = ((*example, number) for example, number in zip(examples, numbers))
-    if not solved:
-        return *own[:2], None
-    return demonstrated(own, solved, separators[document.separator], store.input_starts(task, SPLIT))
+    """Reads a document with its demonstrations, before anything of it is cut; see `_join` for the result."""
+    return _join(document, iter(store.read_many(SPLIT, _requests(document))), store, separators)
 
 
-def demonstrated(
-    example: Solved, solved: Sequence[Solved], separator: np.ndarray, input_starts: np.ndarray | None
-) -> tuple[np.ndarray, int, int]:
+def _requests(document: Document) -> Iterator[tuple[str, int]]:
+    """The examples of a document in order: its demonstrations, then its own."""
+    return ((document.task, number) for number in (*document.demonstrations, document.example))
+
+
+def _join(
+    document: Document,
+    examples: Iterator[tuple[np.ndarray, int]],
+    store: Store,
+    separators: Sequence[np.ndarray],
+) -> tuple[np.ndarray, int, int | None]:
     """Joins an example with its demonstrations: they follow the instructions of its task, if all examples share them,
     and otherwise precede it (paper 2.4). A separator is after each of them.
 
     Args:
-      solved: the demonstrations.
-      input_starts: see `TokenStore.input_starts`.
+      examples: yields what `_requests` names.
 
     Returns:
-      Token ids, the length of the source with the demonstrations, and where the answer of the first one starts.
+      Token ids, the length of the source with the demonstrations, and where the answer of the first one starts (None
+      without demonstrations).
     """
-    ids, source_length, number = example
-    start = 0 if input_starts is None else int(input_starts[number])
-    parts, first_answer = [ids[:start]], None
-    for other, other_source, other_number in solved:
-        own_start = 0 if input_starts is None else int(input_starts[other_number])
+    if not document.demonstrations:
+        return *next(examples), None
+    input_starts, first_answer = store.input_starts(document.task, SPLIT), None
+    input_start = 0 if input_starts is None else int(input_starts[document.example])
+    parts = []
+    for number in document.demonstrations:
+        ids, source_length = next(examples)
+        start = 0 if input_starts is None else int(input_starts[number])
         if first_answer is None:
-            first_answer = start + other_source - own_start
-        parts += [other[own_start:], separator]
-    joined = np.concatenate([*parts, ids[start:]])
+            first_answer = input_start + source_length - start
+        parts += [ids[start:], separators[document.separator]]
+    ids, source_length = next(examples)
+    joined = np.concatenate([ids[:input_start], *parts, ids[input_start:]])
     return joined, len(joined) - len(ids) + source_length, first_answer

@@ -1,7 +1,7 @@
 """The plan of a block: which examples lie in which rows, computed from lengths alone."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +10,10 @@ from optiml_jax.data.demonstrations import NONE, Demonstrator
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.packing import pack
 from optiml_jax.data.permutation import key, shuffled
+from optiml_jax.data.positions import positions
 from optiml_jax.data.sampling import Sampler, probabilities, with_token_shares
 from optiml_jax.data.settings import Data
-from optiml_jax.data.store import SPLIT, Store
+from optiml_jax.data.store import Store
 
 
 class Document(NamedTuple):
@@ -72,37 +73,15 @@ class BlockPlan:
         return int(self.lengths_n[np.concatenate(self.rows[rows])].sum()) if self.rows[rows] else 0
 
 
-def positions(store: Store, data: Data, task: str, examples: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
-    """The positions that examples of a task take in a row, at most its length, and their chunk flags: int64, uint8."""
-    lengths = store.lengths(task, SPLIT)[examples].astype(np.int64)
-    earlier, flags = store.earlier_labels(task, SPLIT), store.chunk_flags(task, SPLIT)
-    chunks = np.zeros(len(lengths), np.uint8) if flags is None else flags[examples]
-    if earlier is not None:
-        numbers = np.arange(len(lengths)) if isinstance(examples, slice) else examples
-        lengths = earlier.fitting(numbers, lengths, data.row_length - data.leading_eos)
-    lengths = np.minimum(lengths + data.leading_eos * (chunks < 2) - (chunks & 1), data.row_length)
-    return lengths, chunks
-
-
 def mean_positions(
     store: Store, data: Data, tasks: Iterable[str], demonstrator: Demonstrator | None = None
 ) -> dict[str, float]:
     """Mean positions of an example of each task with its demonstrations."""
-    means = {}
-    for task in tasks:
-        lengths = positions(store, data, task, slice(None))[0]
-        means[task] = float(lengths.mean()) + (demonstrator.estimate(task, lengths).positions if demonstrator else 0.0)
-    return means
-
-
-def dropped_share(store: Store, data: Data, rates: Mapping[str, float], demonstrator: Demonstrator) -> float:
-    """Share of the demonstrations drawn that their rows have no space for."""
-    drawn = shown = 0.0
-    for task, rate in rates.items():
-        if rate > 0:
-            estimate = demonstrator.estimate(task, positions(store, data, task, slice(None))[0])
-            drawn, shown = drawn + rate * estimate.drawn, shown + rate * estimate.shown
-    return 1 - shown / drawn if drawn else 0.0
+    return {
+        task: float(positions(store, data, task, slice(None))[0].mean())
+        + (demonstrator.estimate(task).positions if demonstrator else 0.0)
+        for task in tasks
+    }
 
 
 def rates(store: Store, manifest: Manifest, data: Data, demonstrator: Demonstrator | None = None) -> dict[str, float]:
@@ -114,7 +93,8 @@ def rates(store: Store, manifest: Manifest, data: Data, demonstrator: Demonstrat
     token_shares = {name: share for name, share in (data.token_shares or {}).items() if name not in manifest.left_out}
     if not token_shares:
         return by_task
-    return with_token_shares(by_task, manifest.tasks, mean_positions(store, data, by_task, demonstrator), token_shares)
+    drawn = [task for task, rate in by_task.items() if rate > 0]
+    return with_token_shares(by_task, manifest.tasks, mean_positions(store, data, drawn, demonstrator), token_shares)
 
 
 def plan_block(

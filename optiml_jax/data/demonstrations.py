@@ -6,13 +6,14 @@ other records of the task, uniformly and without repetition. Of a record with se
 taken. Documents and conversations get none.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.permutation import hashed, key
+from optiml_jax.data.positions import positions
 from optiml_jax.data.settings import CLIPPED, RANDOM, Data
 from optiml_jax.data.store import SPLIT, Store
 
@@ -72,13 +73,13 @@ class Drawn(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What an example of a task gets on average.
+    """Estimated means over the examples of a task.
 
     Attributes:
-      drawn: number of demonstrations, with those that the row has no space for.
-      shown: number of demonstrations.
-      positions: that they take, with their separators.
-      suffix_labels: label positions with the objective "suffix".
+      drawn: demonstrations drawn for an example, with those that are dropped.
+      shown: demonstrations before an example.
+      positions: positions of the demonstrations of an example and of their separators.
+      suffix_labels: label positions of an example with the objective "suffix".
     """
 
     drawn: float
@@ -153,22 +154,18 @@ class Demonstrator:
         )
         some = np.flatnonzero(counts)
         base, tasks, counts = base[some], tasks_n[some], counts[some]
-        own = examples_n[some].astype(np.int64)
-        for name, part in self._groups(tasks):
-            if (starts := self._store.record_starts(name, SPLIT)) is not None:
-                own[part] = np.searchsorted(starts, own[part], side="right") - 1
-        chosen = self._other_records(base, own, self._others[tasks], counts)
+        records = self._record_numbers(tasks, examples_n[some])
+        chosen = self._other_records(base, records, self._others[tasks], counts)
         lengths = np.zeros(chosen.shape, np.int64)
         separator_lengths = self._separator_lengths[separators_n[some]]
         for name, part in self._groups(tasks):
             rows, columns = np.nonzero(chosen[part] != NONE)
             rows += part.start
             examples = chosen[rows, columns]
-            if (starts := self._store.record_starts(name, SPLIT)) is not None:
+            if (starts := self._store.record_starts(name, SPLIT)) is not None:  # choose one example of each record
+                count = (starts[examples + 1] - starts[examples]).astype(np.uint64)
                 noise = _stream(base[rows], 2 + self.most + columns)
-                count = starts[examples + 1] - starts[examples]
-                examples = starts[examples] + (noise % count.astype(np.uint64)).astype(np.int64)
-                chosen[rows, columns] = examples
+                examples = chosen[rows, columns] = starts[examples] + (noise % count).astype(np.int64)
             lengths[rows, columns] = self._own_length(name, examples) + separator_lengths[rows]
         before = np.cumsum(lengths[:, ::-1], axis=1)[:, ::-1]  # positions from each demonstration to the example
         fits = before <= room_n[some, None]
@@ -176,42 +173,44 @@ class Demonstrator:
         drawn.positions_n[some] = np.where(fits, lengths, 0).sum(axis=1)
         return drawn
 
-    def draw_one(self, name: str, example: int, pass_: int, room: int) -> tuple[tuple[int, ...], int, int]:
-        """Draws the demonstrations of one example; see `draw`.
+    def draw_one(self, name: str, example: int, pass_: int) -> tuple[tuple[int, ...], int, int]:
+        """Draws the demonstrations of one example of a pass over its task; see `draw`.
 
         Returns:
           Their numbers in the task, the number of their separator, and the positions that they take.
         """
-        one = (np.array([number], np.int64) for number in (self.names.index(name), example, pass_, room))
-        drawn = self.draw(*one)
+        task_1, example_1, pass_1 = (np.array([n], np.int64) for n in (self.names.index(name), example, pass_))
+        drawn = self.draw(task_1, example_1, pass_1, self._room(name, example_1))
         shown = tuple(number for number in drawn.examples_nK[0].tolist() if number != NONE)
         return shown, int(drawn.separators_n[0]), int(drawn.positions_n[0])
 
-    def estimate(self, name: str, lengths: np.ndarray) -> Estimate:
-        """Estimates what an example of a task gets, from `SAMPLE` of its examples.
-
-        Args:
-          lengths: positions of all examples of the task.
-        """
+    def estimate(self, name: str) -> Estimate:
+        """Estimates means of a task from `SAMPLE` of its examples in their first pass."""
         if name not in self._estimates:
+            lengths, label_starts = self._store.lengths(name, SPLIT), self._store.label_starts(name, SPLIT)
             count = min(len(lengths), SAMPLE)
             examples = np.arange(count) * len(lengths) // count
             tasks = np.full(count, self.names.index(name))
-            room = self.data.row_length - lengths[examples]
-            drawn = self.draw(tasks, examples, np.zeros(count, np.int64), room)
+            drawn = self.draw(tasks, examples, np.zeros(count, np.int64), self._room(name, examples))
             shown = drawn.examples_nK != NONE
-            label_starts = self._store.label_starts(name, SPLIT).astype(np.int64)
-            labels = self._store.lengths(name, SPLIT)[examples] - label_starts[examples] + 1
+            answers = lengths.astype(np.int64) - label_starts
+            labels = answers[examples] + 1
             some = shown.any(axis=1)
             first = drawn.examples_nK[some, shown[some].argmax(axis=1)]  # the demonstration with the first label
-            source = self._own_length(name, first) - (self._store.lengths(name, SPLIT)[first] - label_starts[first])
+            source = self._own_length(name, first) - answers[first]
             labels[some] = drawn.positions_n[some] - source + self._own_length(name, examples[some]) + 1
             means = drawn.counts_n.mean(), shown.sum() / count, drawn.positions_n.mean(), labels.mean()
             self._estimates[name] = Estimate(*map(float, means))
         return self._estimates[name]
 
+    def dropped_share(self, rates: Mapping[str, float]) -> float:
+        """Estimated share of the demonstrations drawn that rows have no space for. `rates`: of the tasks."""
+        estimates = [(rate, self.estimate(name)) for name, rate in rates.items() if rate > 0]
+        drawn, shown = (sum(rate * getattr(mean, kind) for rate, mean in estimates) for kind in ("drawn", "shown"))
+        return 1 - shown / drawn if drawn else 0.0
+
     def check(self) -> None:
-        """Refuses settings with which no example, or none with K demonstrations, fits a row.
+        """Refuses settings with which no example has demonstrations, or none can have K of them.
 
         Raises:
           UserError: no task has demonstrations, or K of mean length are longer than a row in every task.
@@ -227,10 +226,24 @@ class Demonstrator:
                 f"{int(self.data.row_length // shortest)}, or raise ROW_LENGTH, which is {self.data.row_length}"
             )
 
-    def _other_records(self, base: np.ndarray, own: np.ndarray, others: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Draws `counts` of the numbers 0..others, all different and none of them `own`: int64 [m, K]."""
+    def _room(self, name: str, examples: np.ndarray) -> np.ndarray:
+        """Positions that examples of a task leave in a row."""
+        return self.data.row_length - positions(self._store, self.data, name, examples)[0]
+
+    def _record_numbers(self, tasks: np.ndarray, examples: np.ndarray) -> np.ndarray:
+        """Number in its task of the record of each example: int64 [m]."""
+        records = examples.astype(np.int64)
+        for name, part in self._groups(tasks):
+            if (starts := self._store.record_starts(name, SPLIT)) is not None:
+                records[part] = np.searchsorted(starts, records[part], side="right") - 1
+        return records
+
+    def _other_records(
+        self, base: np.ndarray, records: np.ndarray, others: np.ndarray, counts: np.ndarray
+    ) -> np.ndarray:
+        """Draws `counts` of the numbers 0..others, all different and none of them that of `records`: int64 [m, K]."""
         chosen = np.full((len(base), self.most), NONE, np.int64)
-        excluded = own[:, None]  # in ascending order
+        excluded = records[:, None]  # in ascending order
         for number in range(min(self.most, counts.max(initial=0))):
             rows = np.flatnonzero(counts > number)
             left = (others[rows] - number).astype(np.uint64)

@@ -107,11 +107,11 @@ class Manifest:
         """
         if tasks is None and categories is None:
             return self
-        return self.having(
+        return self.with_tasks(
             _matching(_matching(self.tasks, tasks, "name", "tasks"), categories, "category", "categories")
         )
 
-    def having(self, tasks: Iterable[TaskSize]) -> "Manifest":
+    def with_tasks(self, tasks: Iterable[TaskSize]) -> "Manifest":
         """The mixture with these of its tasks."""
         tasks = tuple(tasks)
         return dataclasses.replace(self, tasks=tasks, benchmarks=present(self.benchmarks, tasks))

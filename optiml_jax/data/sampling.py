@@ -74,7 +74,7 @@ def with_token_shares(
 
     Args:
       rates: see `probabilities`; their share of a benchmark in `token_shares` has no effect.
-      positions: mean positions of an example of each task.
+      positions: mean positions of an example of each task with a positive rate.
       token_shares: benchmark -> share of the positions, a fraction.
 
     Raises:
@@ -97,7 +97,7 @@ def with_token_shares(
         total = math.fsum(members.values())
         if not total:
             raise UserError(f"token_shares: {group} has the proportion 0; give it another, or no share of the tokens")
-        mean = math.fsum(rate * positions[name] for name, rate in members.items()) / total
+        mean = math.fsum(rate * positions[name] for name, rate in members.items() if rate > 0) / total
         share = rest if group is None else token_shares[group]
         draws |= {name: rate / total * share / mean for name, rate in members.items()}
     total = math.fsum(draws.values())

@@ -113,5 +113,5 @@ class Data(CacheOptions):
 def _check_choice(name: str, value: Any, choices: Iterable[str], other: str = "") -> None:
     """Raises a `UserError` for a value that is not one of the choices."""
     if value not in choices:
-        known = ", ".join(repr(choice) for choice in choices)
-        raise UserError(f"Data.{name} is {value!r}; it must be {known}{other}{nearest(str(value), choices)}")
+        valid = ", ".join(repr(choice) for choice in choices)
+        raise UserError(f"Data.{name} is {value!r}; it must be {valid}{other}{nearest(str(value), choices)}")

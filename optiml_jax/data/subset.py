@@ -3,11 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.manifest import Manifest
-from optiml_jax.data.permutation import hashed, key
+from optiml_jax.data.permutation import key
 from optiml_jax.data.settings import Data
 
 
@@ -25,13 +23,11 @@ def selected(manifest: Manifest, data: Data) -> Manifest:
         sizes = Counter(task.category for task in manifest.tasks)
         largest = sorted(sizes, key=lambda category: (-sizes[category], category))
         chosen = _first(largest, data.always_categories, data.scale_categories, "categories")
-        manifest = manifest.having(task for task in manifest.tasks if task.category in chosen)
+        manifest = manifest.with_tasks(task for task in manifest.tasks if task.category in chosen)
     if data.scale_tasks is not None:
-        names = sorted(task.name for task in manifest.tasks)
-        keys = np.array([key(data.seed, "scale", name) for name in names], np.uint64)
-        order = np.argsort(hashed(keys, np.zeros(len(names))), kind="stable")
-        chosen = _first([names[i] for i in order], data.always_tasks, data.scale_tasks, "tasks")
-        manifest = manifest.having(task for task in manifest.tasks if task.name in chosen)
+        shuffled = sorted((task.name for task in manifest.tasks), key=lambda name: key(data.seed, "scale", name))
+        chosen = _first(shuffled, data.always_tasks, data.scale_tasks, "tasks")
+        manifest = manifest.with_tasks(task for task in manifest.tasks if task.name in chosen)
     return manifest
 
 

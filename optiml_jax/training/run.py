@@ -15,7 +15,6 @@ from optiml_jax.common import distributed
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.files import exclusive
 from optiml_jax.common.metrics_log import read_metrics, read_validation
-from optiml_jax.data.block_plan import dropped_share
 from optiml_jax.data.demonstrations import separator_ids
 from optiml_jax.data.loader import Loader, local_rows
 from optiml_jax.data.manifest import RECORD, Manifest, coverage_text
@@ -204,7 +203,7 @@ def _announce(settings: RunSettings, store: TokenStore, manifest: Manifest, load
         print(f"          {shares}")
     if loader.demonstrator is not None:
         print(f"          {loader.demonstrator}")
-        if dropped := dropped_share(store, settings.data, loader.rates, loader.demonstrator):
+        if dropped := loader.demonstrator.dropped_share(loader.rates):
             print(
                 f"          {dropped:.1%} of the demonstrations do not fit in a row with their example, and are dropped"
             )

@@ -102,7 +102,7 @@ def _task(stem: str, category: str | None, splits: Mapping[str, Any], metric: Me
         splits=tuple(split for split in SPLITS if split in splits or (split == "validation" and carved != 0)),
         templates=(Template("own", metric, output_type=RANK),),
         read=functools.partial(_read, name, splits, category, metric, carved),
-        render=functools.partial(render, name, functools.partial(_shared_instruction, files, category, metric)),
+        render=functools.partial(render, name, functools.partial(_shares_instruction, _stamp(files), category, metric)),
         options=options,
         options_used=("held_out_instances",),
         demonstrations="train" if "train" in splits else next(iter(splits)),
@@ -187,13 +187,9 @@ def _last(task: str, stamp: tuple, category: str | None, metric: Metric, carved:
     return int(distinct[share - 1]) if share else -1
 
 
-def _shared_instruction(files: Sequence[Path], category: str | None, metric: Metric) -> bool:
-    """Whether all records of a task have the same instruction, after which demonstrations can be inserted."""
-    return _has_one_instruction(_stamp(files), category, metric)
-
-
 @functools.lru_cache(maxsize=4096)
-def _has_one_instruction(stamp: tuple, category: str | None, metric: Metric) -> bool:
+def _shares_instruction(stamp: tuple, category: str | None, metric: Metric) -> bool:
+    """Whether all records of a task have the same instruction, after which demonstrations can be inserted."""
     first = None
     for record in _of_task([file for file, *_ in stamp], category, metric):
         if isinstance(record, Record):

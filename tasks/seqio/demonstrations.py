@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from optiml_jax.data.batches import read_document
-from optiml_jax.data.block_plan import Document, positions
+from optiml_jax.data.block_plan import Document
 from optiml_jax.data.demonstrations import Demonstrator
 from optiml_jax.data.objective import OBJECTIVES, Boundaries
 from optiml_jax.data.settings import Data
@@ -38,7 +38,6 @@ class AddDemonstrations:
     ) -> None:
         self._store, self._task, self._data, self._eos_id = store, task, data, eos_id
         self._demonstrator, self._separators = demonstrator, separators
-        self._room = data.row_length - positions(store, data, task, slice(None))[0]
 
     def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         def with_pass(state: tuple, example: Mapping[str, tf.Tensor]) -> tuple:
@@ -59,8 +58,7 @@ class AddDemonstrations:
         """Returns the inputs and targets of an example, int32."""
         document = Document(self._task, int(number), 0)
         if self._demonstrator is not None:
-            room = int(self._room[number])
-            shown, separator, _ = self._demonstrator.draw_one(self._task, int(number), int(pass_), room)
+            shown, separator, _ = self._demonstrator.draw_one(self._task, int(number), int(pass_))
             document = document._replace(demonstrations=shown, separator=separator)
         ids, source_length, first = read_document(self._store, document, self._separators)
         ((start, _),) = OBJECTIVES[self._data.objective](Boundaries(len(ids), [(source_length, len(ids))], first))

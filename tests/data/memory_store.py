@@ -7,6 +7,7 @@ from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.settings import Data
 
 PAD, EOS = 1, 2
+SEP = ((50, 51), (52,))  # two separators of demonstrations, of two tokens and of one
 FINGERPRINT = "f" * 64
 
 

@@ -1,23 +1,20 @@
-"""Demonstrations of a run: how many, which, where they stand and what of them is a label; against plain Python."""
+"""Demonstrations of a run: how many, which, in which order, and what they take of a row."""
 
 import collections
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.special import zeta
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.data import demonstrations
 from optiml_jax.data.batches import assemble_rows
-from optiml_jax.data.block_plan import Document, mean_positions, positions
+from optiml_jax.data.block_plan import Document, mean_positions
 from optiml_jax.data.demonstrations import NONE, Demonstrator, distribution
-from optiml_jax.data.objective import OBJECTIVES, Boundaries
+from optiml_jax.data.manifest import Manifest, TaskSize
+from optiml_jax.data.positions import positions
 from optiml_jax.data.settings import Data
-from tests.data.memory_store import EOS, PAD, MemoryStore, make_loader, make_tasks, take
-
-SEP = ((50, 51), (52,))  # two separators, of two tokens and of one
+from tests.data.memory_store import EOS, PAD, SEP, MemoryStore, make_loader, make_tasks, take
 
 
 def make_demonstrator(store, names, separator_lengths=(2,), **fields):
@@ -144,8 +141,8 @@ def test_what_does_not_fit_is_dropped_from_the_left():
     demonstrator = make_demonstrator(MemoryStore(tasks), ["t"], demonstrations=0.5, row_length=100)
     dropped = 0
     everything = drawn_for(whole, "t", range(200))
-    kept = demonstrator.draw(np.zeros(200, np.int64), np.arange(200), np.zeros(200, np.int64), room)
-    for chosen, left, space, taken in zip(everything.examples_nK, kept.examples_nK, room, kept.positions_n):
+    fitting = demonstrator.draw(np.zeros(200, np.int64), np.arange(200), np.zeros(200, np.int64), room)
+    for chosen, left, space, taken in zip(everything.examples_nK, fitting.examples_nK, room, fitting.positions_n):
         want, used = [], 0
         for example in reversed([i for i in chosen.tolist() if i != NONE]):
             length = sum(map(len, tasks["t"][example])) + 2
@@ -155,113 +152,6 @@ def test_what_does_not_fit_is_dropped_from_the_left():
         assert [i for i in left.tolist() if i != NONE] == want and taken == used
         dropped += (chosen != NONE).sum() - len(want)
     assert dropped > 50
-
-
-# where they stand, and what of them is a label
-
-
-def plain_document(tasks, inputs, task, example, shown, separator, leading_eos, objective):
-    """An example with its demonstrations, position by position (paper 2.4, Figure 6)."""
-    start = lambda i: int(inputs[task][i]) if task in inputs else 0  # noqa: E731
-    source, target = tasks[task][example]
-    tokens, labels = list(source[: start(example)]), [False] * start(example)
-    for number, other in enumerate(shown):
-        other_source, other_target = tasks[task][other]
-        own = other_source[start(other) :]
-        after_first = objective == "suffix" and number > 0
-        tokens += [*own, *other_target, *separator]
-        labels += [after_first] * len(own) + [objective == "suffix"] * (len(other_target) + len(separator))
-    own = source[start(example) :]
-    tokens += [*own, *target]
-    labels += [objective == "suffix" and bool(shown)] * len(own) + [True] * len(target)
-    if objective == "document":
-        labels = [True] * len(labels)
-    if leading_eos:
-        return [EOS, *tokens], [*tokens, EOS], [*labels, True]
-    return tokens, [*tokens[1:], EOS], [*labels[1:], True]
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 1000),
-    objective=st.sampled_from(sorted(OBJECTIVES)),
-    leading_eos=st.booleans(),
-    a=st.sampled_from([0.2, 1.0, 4.0]),
-    row=st.sampled_from([(64, 1), (200, 4)]),
-)
-def test_rows_hold_examples_and_demonstrations_as_plain_python_lays_them_out(seed, objective, leading_eos, a, row):
-    """Tasks with instructions of their own and without, records of several examples, and some longer than a row."""
-    rng = np.random.default_rng(seed)
-    tasks = make_tasks(seed, 4, 60, 12)
-    inputs = {"task1": np.array([rng.integers(0, len(source) + 1) for source, _ in tasks["task1"]], np.uint32)}
-    pairs = len(tasks["task2"])
-    records = {"task2": np.unique([0, *rng.integers(0, pairs, pairs // 2), pairs])}
-    store = MemoryStore(tasks, inputs, records)
-    loader = make_loader(
-        tasks,
-        store,
-        separators=SEP,
-        row_length=row[0],
-        max_demonstrations=row[1],
-        leading_eos=leading_eos,
-        demonstrations=a,
-        demonstration_separator="random",
-        objective=objective,
-        seed=seed,
-    )
-    shown = 0
-    for batch in take(loader, 4):
-        for b, (plan, row) in enumerate(batch.rows):
-            position = 0
-            for document in plan.documents(row):
-                separator = SEP[document.separator]
-                expected = plain_document(
-                    tasks,
-                    inputs,
-                    document.task,
-                    document.example,
-                    document.demonstrations,
-                    separator,
-                    leading_eos,
-                    objective,
-                )
-                cut = len(expected[0]) - document.length
-                assert cut == 0 or not document.demonstrations
-                place = slice(position, position + document.length)
-                for name, values in zip(("tokens_BT", "targets_BT", "label_mask_BT"), expected):
-                    values = values[cut:]
-                    if name == "tokens_BT" and cut and leading_eos:
-                        values = [EOS, *values[1:]]
-                    assert batch.arrays[name][b, place].tolist() == values
-                assert batch.arrays["positions_BT"][b, place].tolist() == list(range(document.length))
-                position += document.length
-                shown += len(document.demonstrations)
-            assert (batch.arrays["segment_ids_BT"][b, position:] == 0).all()
-            assert (batch.arrays["tokens_BT"][b, position:] == PAD).all()
-    assert shown > 0 or a == 4.0
-
-
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), min_size=1, max_size=6), st.booleans())
-def test_objectives_cover_what_their_names_say(turns, demonstrated):
-    """`turns`: tokens before each answer, and of it."""
-    answers, position = [], 0
-    for context, answer in turns:
-        answers.append((position + context, position + context + answer))
-        position += context + answer
-    first = answers[0][0] if demonstrated else None
-    example = Boundaries(position, answers[-1:] if demonstrated else answers, first)
-    assert list(OBJECTIVES["document"](example)) == [(0, position)]
-    assert list(OBJECTIVES["label"](example)) == list(example.answers)
-    want = [(first, position)] if demonstrated else answers
-    assert list(OBJECTIVES["suffix"](example)) == want
-    assert all(OBJECTIVES[name](example)[-1][1] == position for name in OBJECTIVES)
-
-
-def test_without_demonstrations_suffix_is_label():
-    tasks = make_tasks()
-    label, suffix = (take(make_loader(tasks, objective=name), 5) for name in ("label", "suffix"))
-    for one, other in zip(label, suffix):
-        assert all((one.arrays[name] == other.arrays[name]).all() for name in one.arrays)
 
 
 # order, rates, refusals
@@ -316,8 +206,6 @@ def test_mean_positions_count_demonstrations():
 def test_a_share_of_the_tokens_is_met_with_demonstrations():
     """The instructions get longer by their demonstrations; the text keeps its half of the positions."""
     tasks = {"instruct.a": make_tasks(1, 1, 40, 9)["task0"] * 20, "text.c": [([], [9] * n) for n in range(50, 99)]}
-    from optiml_jax.data.manifest import Manifest, TaskSize
-
     sizes = tuple(TaskSize(name, name.split(".")[0], "c", len(examples)) for name, examples in tasks.items())
     mixture = Manifest("m", sizes, benchmarks={"instruct": 1.0, "text": 1.0})
     loader = make_loader(
@@ -336,6 +224,20 @@ def test_a_share_of_the_tokens_is_met_with_demonstrations():
             totals[name] += int(plan.lengths_n[plan.tasks_n == index].sum())
     loader.close()
     assert abs(totals["text.c"] / totals.total() - 0.5) < 0.01
+
+
+def test_a_task_that_is_never_drawn_needs_no_demonstrations():
+    """A benchmark with the proportion 0 beside a share of the tokens: rates follow from those that are drawn."""
+    tasks = {
+        "a.t": make_tasks(1, 1, 40, 9)["task0"],
+        "b.t": [([1], [2])] * 9,
+        "text.t": [([], [9] * n) for n in (50, 60)],
+    }
+    sizes = tuple(TaskSize(name, name.split(".")[0], "c", len(examples)) for name, examples in tasks.items())
+    mixture = Manifest("m", sizes, benchmarks={"a": 1.0, "b": 0.0, "text": 1.0})
+    loader = make_loader(tasks, manifest=mixture, separators=SEP[:1], demonstrations=1.0, token_shares={"text": 0.5})
+    assert loader.rates["b.t"] == 0 and loader.demonstrator.names == ["a.t", "text.t"]
+    loader.close()
 
 
 @pytest.mark.parametrize(
@@ -396,7 +298,7 @@ def test_estimates_of_suffix_labels_are_those_of_assembled_rows():
             for i, shown in enumerate(drawn.examples_nK.tolist())
         ]
         arrays = assemble_rows(documents, store, demonstrator.data, PAD, EOS, [np.array(SEP[0], np.uint16)])
-        estimate = demonstrator.estimate(name, lengths)
+        estimate = demonstrator.estimate(name)
         assert estimate.suffix_labels == pytest.approx(arrays["label_mask_BT"].sum() / count)
         assert estimate.positions + lengths.mean() == pytest.approx((arrays["segment_ids_BT"] > 0).sum() / count)
         assert estimate.shown < estimate.drawn

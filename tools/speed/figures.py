@@ -3,7 +3,6 @@
 This project and seqio run in separate processes: start time and memory are measured, and only seqio loads TensorFlow.
 """
 
-import dataclasses
 import itertools
 import json
 import os
@@ -32,8 +31,8 @@ def ours(manifest: str, demonstrations: float | None = None):
 
     store = TokenStore.open(manifest)
     described = store.manifest
-    data = Data(described.name, "", row_length=ROW_LENGTH, batch_rows=BATCH_ROWS, seed=0, prefetch=0)
-    data = dataclasses.replace(data, demonstrations=demonstrations)
+    settings = {"row_length": ROW_LENGTH, "batch_rows": BATCH_ROWS, "seed": 0, "prefetch": 0}
+    data = Data(described.name, "", demonstrations=demonstrations, **settings)
     separators = [np.array([4, 5], np.uint16)] if demonstrations else []  # of two tokens, as three line breaks
     return Loader(store, described, data, pad_id=OPT_PAD_ID, eos_id=OPT_EOS_ID, separators=separators)
 

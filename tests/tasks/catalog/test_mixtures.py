@@ -223,8 +223,8 @@ def test_dialogue_beside_opt_iml_is_half_a_percent_of_the_draws():
         assert abs(both.proportions[name] / total - 0.995 * share / 100) < 1e-12
     names = {row.name for row in both.listed()}
     assert {row.name for row in base.listed()} < names and sum(name.startswith("dialogue.") for name in names) == 6
-    own = mixtures.mixture("opt_iml+jsonl").proportions
-    assert abs(own["jsonl"] / math.fsum(own.values()) - 0.01) < 1e-12
+    with_own_data = mixtures.mixture("opt_iml+jsonl").proportions
+    assert abs(with_own_data["jsonl"] / math.fsum(with_own_data.values()) - 0.01) < 1e-12
 
 
 @pytest.mark.parametrize(
