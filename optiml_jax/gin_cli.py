@@ -70,20 +70,26 @@ def main(name: str) -> None:
     bound[name](operative_config=lambda: gin.operative_config_str(max_line_length=110))
 
 
-def read_settings(arguments: Sequence[str], module: str) -> dict[str, Any]:
+def read_settings(arguments: Sequence[str], module: str, command: str = "train") -> dict[str, Any]:
     """Returns the arguments of `train` that the gin files bind, without running anything or touching a device.
 
-    The mesh is returned as its three axes (data, fsdp, tensor). Raises as `parse`.
+    The mesh is returned as its three axes (data, fsdp, tensor). Called, `evaluate_after` returns the arguments of the
+    evaluation. Raises as `parse`.
+
+    Args:
+      command: "evaluate" for the arguments of `evaluate`.
     """
     gin.clear_config()
-    return parse(arguments, module, CONFIGURABLES | {"train": _arguments, "Mesh": _axes})["train"]()
+    replaced = {"train": _arguments, "evaluate": _arguments, "Mesh": _axes}
+    return parse(arguments, module, CONFIGURABLES | replaced)[command]()
 
 
 def _arguments(**arguments: Any) -> dict[str, Any]:
     return arguments
 
 
-def _axes(data: int = 1, fsdp: int = 1, tensor: int = 1) -> tuple[int, int, int]:
+def _axes(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: None = None) -> tuple[int, int, int]:
+    """Replaces `make_mesh`; a run's config.gin binds its `devices` to None."""
     return data, fsdp, tensor
 
 

@@ -5,6 +5,11 @@ python -m tools.compare_runs runs/opt125m runs/opt125m_ni --output=runs/compared
 A and B are the OUTPUT_DIR of an evaluation, a MODEL_DIR that holds `evaluation/`, a `samples.jsonl`, or the output
 folder of lm-evaluation-harness with --log_samples. Writes comparison.json, comparison.md and comparison.html, which
 shows the two runs side by side wherever their answers differ.
+
+python -m tools.compare_runs --sweep=runs/eps
+
+compares every member of a sweep with its baseline, and corrects p-values for all members. Writes comparison.json and
+comparison.txt.
 """
 
 import argparse
@@ -19,17 +24,27 @@ from optiml_jax.evaluation.reports import comparison_page
 from optiml_jax.evaluation.scores import comparison
 from optiml_jax.evaluation.scores.samples import find_samples, read_samples
 from optiml_jax.harness import samples as harness
+from tools.sweep import comparing
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("tools.compare_runs", __doc__)
     add = parser.add_argument
-    add("first", metavar="A", help="an evaluation, such as that of a model before tuning")
-    add("second", metavar="B", help="another evaluation of the same prompts; differences are B - A")
-    add("--output", help="folder for comparison.json, .md and .html (none: only print)")
+    add("first", metavar="A", nargs="?", help="an evaluation, such as that of a model before tuning")
+    add("second", metavar="B", nargs="?", help="another evaluation of the same prompts; differences are B - A")
+    add("--sweep", help="folder of a sweep that tools.run_sweep has run, instead of A and B")
+    add("--baseline", help="member of the sweep with which the others are compared (that of the sweep)")
+    add("--output", help="folder for the files (none: only print)")
     add("--names", help="names of the two in tables, 'before,after' (their paths)")
     add("--metric", help="metric of harness samples to compare, such as acc_norm (the first one)")
     flags = parser.parse_args(arguments)
+    if flags.sweep:
+        for name in ("first", "names", "metric"):
+            if getattr(flags, name):
+                parser.error("--sweep takes --baseline and --output alone")
+        return flags
+    if flags.second is None or flags.baseline:
+        parser.error("give two evaluations A and B, or --sweep=DIR with --baseline=MEMBER")
     flags.names = flags.names.split(",") if flags.names else [flags.first, flags.second]
     if len(flags.names) != 2 or not all(flags.names):
         parser.error("--names must be two names separated by a comma")
@@ -51,6 +66,13 @@ def read(source: str, metric: str | None) -> list[dict]:
 @exit_on_user_error
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
+    if flags.sweep:
+        result = comparing.compare(flags.sweep, flags.baseline)
+        print(comparing.text(result))
+        if flags.output:
+            write_atomically(Path(flags.output, "comparison.json"), json.dumps(result, indent=2) + "\n")
+            write_atomically(Path(flags.output, "comparison.txt"), comparing.text(result) + "\n")
+        return
     sides = [read(source, flags.metric) for source in (flags.first, flags.second)]
     paired = comparison.pair(*sides)
     result = {"names": flags.names} | comparison.compare(paired)

@@ -10,7 +10,7 @@ import fnmatch
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,8 @@ class Manifest:
         """Restricts the mixture to some of its tasks; benchmarks without a remaining task lose their share.
 
         Args:
-          tasks, categories: names or patterns ("flan.*"), one of which must match; None: all.
+          tasks, categories: names or patterns ("flan.*"), one of which must match; None: all. Those of a benchmark in
+            `left_out` have no effect.
 
         Raises:
           UserError: a pattern matches nothing, or no task remains.
@@ -108,7 +109,9 @@ class Manifest:
         if tasks is None and categories is None:
             return self
         return self.with_tasks(
-            _matching(_matching(self.tasks, tasks, "name", "tasks"), categories, "category", "categories")
+            _matching(
+                _matching(self.tasks, tasks, "name", "tasks", self.left_out), categories, "category", "categories"
+            )
         )
 
     def with_tasks(self, tasks: Iterable[TaskSize]) -> "Manifest":
@@ -134,7 +137,11 @@ def present(proportions: Mapping[str, float] | None, tasks: Sequence[TaskSize]) 
 
 
 def _matching(
-    tasks: tuple[TaskSize, ...], patterns: Sequence[str] | None, field: str, setting: str
+    tasks: tuple[TaskSize, ...],
+    patterns: Sequence[str] | None,
+    field: str,
+    setting: str,
+    left_out: Collection[str] = (),
 ) -> tuple[TaskSize, ...]:
     if patterns is None:
         return tasks
@@ -144,11 +151,13 @@ def _matching(
     selected: set[str] = set()
     for pattern in patterns:
         matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-        if not matches:
+        if not matches and pattern.split(".")[0] not in left_out:
             raise UserError(
                 f"{setting}: {pattern!r} matches no {field} of what is left of the mixture{nearest(pattern, names)}"
             )
         selected.update(matches)
+    if not selected:
+        raise UserError(f"{setting}: the data of {', '.join(patterns)} were left out of the mixture; name others")
     return tuple(task for task in tasks if getattr(task, field) in selected)
 
 

@@ -117,7 +117,7 @@ def test_mistakes_take_one_line(tmp_path, runs):
     (damaged / "samples.jsonl").write_text((runs[0] / "samples.jsonl").read_text()[:-20])
     (empty / "samples.jsonl").write_text('{"id": "x"}\n')
     cases = [
-        ([first], "the following arguments are required: B"),
+        ([first], "give two evaluations A and B"),
         ([first, "nowhere"], "nowhere: has no samples.jsonl"),
         ([first, str(damaged)], "samples.jsonl: cannot be read"),
         ([first, str(empty)], "samples.jsonl:1: lacks benchmark, task"),
