@@ -115,7 +115,7 @@ def _sweep(sweep: Sweep, names: Sequence[str] | None, flags: argparse.Namespace)
     if flags.launch != "here" and not flags.collect:
         _launch(sweep, remaining, flags)
         return [member for member in chosen if member in status.errors]
-    done, errors = list(status.finished), dict(status.errors)
+    done, errors, seconds = list(status.finished), dict(status.errors), {}
     with exclusive(output / sweep.name, "wait for that sweep or choose another --output"):
         if not flags.collect:
             for member, outcome in running.run_all(remaining, status.steps.__getitem__, count):
@@ -123,8 +123,9 @@ def _sweep(sweep: Sweep, names: Sequence[str] | None, flags: argparse.Namespace)
                     errors[member] = outcome.error
                 else:
                     done.append(member)
-                _collect(sweep, every, done, errors, output)
-        content = _collect(sweep, every, done, errors, output)
+                    seconds[member] = outcome.seconds
+                _collect(sweep, every, done, errors, output, seconds)
+        content = _collect(sweep, every, done, errors, output, seconds)
     print("\n" + collecting.summary(content))
     failed = [member for member in chosen if member in errors]
     for member in failed:
@@ -138,10 +139,15 @@ def _sweep(sweep: Sweep, names: Sequence[str] | None, flags: argparse.Namespace)
 
 
 def _collect(
-    sweep: Sweep, every: Sequence[Member], done: Sequence[Member], errors: dict[Member, str], output: Path
+    sweep: Sweep,
+    every: Sequence[Member],
+    done: Sequence[Member],
+    errors: dict[Member, str],
+    output: Path,
+    seconds: dict[Member, float],
 ) -> dict:
     unfinished = {member: errors.get(member, "not finished") for member in every if member not in done}
-    return collecting.collect(sweep, every, unfinished, output)
+    return collecting.collect(sweep, every, unfinished, output, seconds)
 
 
 def _launch(sweep: Sweep, remaining: Sequence[Member], flags: argparse.Namespace) -> None:

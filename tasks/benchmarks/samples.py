@@ -21,9 +21,14 @@ HELD_OUT_INSTANCES = 32  # held-out instances per train task
 
 
 def discover(directory: Path | None, options: CacheOptions) -> Benchmark:
-    """Discovers the sample tasks, or those of another `directory` in that layout. Reads every file, since they are
-    small."""
-    benchmark = super_natural_instructions.discover_folder(NAME, directory or DIRECTORY, options, HELD_OUT_INSTANCES)
+    """Discovers the sample tasks, or those of another `directory` in that layout."""
+    return discover_folder(NAME, directory or DIRECTORY, options)
+
+
+def discover_folder(benchmark_name: str, directory: Path, options: CacheOptions) -> Benchmark:
+    """Discovers a folder of small tasks as a benchmark of any name. Reads every file to tell the form of its
+    answers."""
+    benchmark = super_natural_instructions.discover_folder(benchmark_name, directory, options, HELD_OUT_INSTANCES)
     tasks = {name: _with_answer_format(task) for name, task in benchmark.tasks.items()}
     return dataclasses.replace(benchmark, tasks=tasks)
 

@@ -68,7 +68,7 @@ def results(folder: Path) -> dict:
     record = json.loads((folder.parent / "runs" / folder.name / "sweep.json").read_text())
     for seeds in record["runs"].values():
         for run in seeds.values():
-            for name in ("date", "commit"):
+            for name in ("date", "commit", "seconds"):
                 run.pop(name, None)
             samples = folder.parent / "runs" / folder.name / run["folder"] / "samples.jsonl"
             run["samples"] = samples.read_text()

@@ -17,16 +17,25 @@ TASK_FIELDS = ("shots", "score", "metric", "level", "category", "benchmark", "gr
 RESULT_FIELDS = ("average", "averages", "levels", "weights_fingerprint", "commit", "date")
 
 
-def collect(sweep: Sweep, members: Iterable[Member], unfinished: Mapping[Member, str], output: Path) -> dict[str, Any]:
+def collect(
+    sweep: Sweep,
+    members: Iterable[Member],
+    unfinished: Mapping[Member, str],
+    output: Path,
+    seconds: Mapping[Member, float] = {},
+) -> dict[str, Any]:
     """Writes the results of all finished runs of a sweep to OUTPUT/SWEEP/sweep.json.
 
     Args:
       unfinished: runs without results, and why.
+      seconds: that runs took; others keep what was recorded before.
 
     Returns:
       The content: {"name", "title", "table", "rows", "baseline", "members", "runs": {member: {seed: {"tasks",
       "average", "levels", ...}}}, "unfinished": {member: {seed: reason}}}.
     """
+    path = output / sweep.name / RECORD
+    before = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else {}
     content: dict[str, Any] = {
         "name": sweep.name,
         "title": sweep.title,
@@ -41,8 +50,11 @@ def collect(sweep: Sweep, members: Iterable[Member], unfinished: Mapping[Member,
         if member in unfinished:
             content["unfinished"].setdefault(member.name, {})[str(member.seed)] = unfinished[member]
         else:
-            content["runs"].setdefault(member.name, {})[str(member.seed)] = _result(member, output / sweep.name)
-    write_atomically(output / sweep.name / RECORD, json.dumps(content, indent=1, sort_keys=True) + "\n")
+            result = _result(member, output / sweep.name)
+            earlier = before.get(member.name, {}).get(str(member.seed), {})
+            result["seconds"] = seconds.get(member, earlier.get("seconds"))
+            content["runs"].setdefault(member.name, {})[str(member.seed)] = result
+    write_atomically(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
     return content
 
 

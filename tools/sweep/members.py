@@ -106,7 +106,7 @@ def _read(folder: Path) -> Sweep:
             about = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read ({error})") from None
-    if unknown := about.keys() - Sweep.__dataclass_fields__.keys() - {"members"}:
+    if unknown := about.keys() - _KEYS.keys():
         raise DataError(f"{path}: unknown {', '.join(sorted(unknown))}; known are {', '.join(_KEYS)}")
     for key, kind in _KEYS.items():
         if key in about and not isinstance(about[key], kind):
@@ -116,16 +116,16 @@ def _read(folder: Path) -> Sweep:
         if not file.is_file():
             raise DataError(f"{path}: same_as.{member} is {other}, but there is no {file}")
         files[member] = _gin_name(file)
-    rows = about.get("rows", {})
-    for member in (*rows, *filter(None, [about.get("baseline")])):
+    order = (*about.pop("order", ()), *about.get("rows", {}))
+    for member in (*order, *filter(None, [about.get("baseline")])):
         if member not in files:
             raise DataError(f"{path}: {member} has no {member}.gin beside it{nearest(member, files)}")
     if inner := sorted(path.parent.name for path in folder.glob(f"*/{DESCRIPTION}")):
         raise UserError(f"{folder}: is a folder of sweeps; choose of {', '.join(inner)}")
     if not files:
         raise UserError(f"{folder}: has no .gin file; a sweep is a folder with one per member")
-    ordered = {member: files[member] for member in (*rows, *(file for file in files if file not in rows))}
-    return Sweep(folder.name, ordered, **{key: about[key] for key in _KEYS if key in about})
+    ordered = {member: files[member] for member in (*order, *(file for file in files if file not in order))}
+    return Sweep(folder.name, ordered, **about)
 
 
 def _gin_name(path: Path) -> str:
@@ -133,7 +133,7 @@ def _gin_name(path: Path) -> str:
     return str(path.relative_to(gin_cli.SEARCH_PATH) if path.is_relative_to(gin_cli.SEARCH_PATH) else path)
 
 
-_KEYS = {"title": str, "table": int, "rows": dict, "baseline": str, "same_as": dict, "weights": str}
+_KEYS = {"title": str, "order": list, "table": int, "rows": dict, "baseline": str, "same_as": dict, "weights": str}
 
 
 def _natural(path: Path) -> list:

@@ -92,7 +92,7 @@ def test_unknown_names_come_with_the_nearest():
         registry.discover("sample")
     with pytest.raises(UserError, match="super_natural_instruction; did you mean super_natural_instructions"):
         mixtures.mixture("super_natural_instruction")
-    with pytest.raises(UserError, match=r"zzz; .*samples, super_natural_instructions"):
+    with pytest.raises(UserError, match=r"zzz; .*samples, small_study, super_natural_instructions"):
         mixtures.mixture("zzz")
 
 
