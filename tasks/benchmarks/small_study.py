@@ -1,4 +1,4 @@
-"""The tasks of the small study (docs/small_study), which `tools.small_study.data` writes: the layout of
+"""The tasks of the small study (docs/experiments.md), which `tools.small_study.data` writes: the layout of
 Super-NaturalInstructions, and ranked answers where a task has few different ones, as in `samples`."""
 
 from pathlib import Path

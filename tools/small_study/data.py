@@ -28,7 +28,7 @@ SHOWN = 5  # examples per generated task, which serve as demonstrations
 LONGEST = {True: 480, False: 300}  # ranked -> characters of definition and input of a real task, on average
 PER_CATEGORY = 3  # real tasks
 MOST_INSTANCES = 2_000  # of a real task
-ENCYCLOPAEDIA = 4_000  # documents
+ENCYCLOPAEDIA = 2_000  # documents
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -58,8 +58,8 @@ def generated(task: GeneratedTask, size: int) -> dict[str, Any]:
 
 
 def real_tasks(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yields (name, official list, content) of the real tasks with short prompts, a few per category; of the test
-    tasks those whose answers are ranked."""
+    """Yields (name, official list, content) of real tasks with short prompts and answers, a few per category; of the
+    test tasks those whose answers are ranked."""
     roles = super_ni.split_lists(super_ni.NAME, folder)
     taken: Counter[tuple[str, str]] = Counter()
     for path in sorted((folder / "tasks").glob("*.json")):
@@ -69,21 +69,18 @@ def real_tasks(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
         content = super_ni.load(path)
         category = content["Categories"][0]
         lengths = [len(str(instance["input"])) for instance in content["Instances"][:100]]
-        ranked = _ranked(content)
-        if role == TEST and not ranked:
+        metric, candidates = answer_format([tuple(instance["output"]) for instance in content["Instances"]])
+        if metric == "rouge_l" or (role == TEST and candidates is None):
             continue
-        if not lengths or len(str(content["Definition"][0])) + statistics.mean(lengths) > LONGEST[ranked]:
+        if (
+            not lengths
+            or len(str(content["Definition"][0])) + statistics.mean(lengths) > LONGEST[candidates is not None]
+        ):
             continue
         taken[role, category] += 1
         if taken[role, category] <= PER_CATEGORY:
             content["Instances"] = content["Instances"][:MOST_INSTANCES]
             yield path.stem, role, content
-
-
-def _ranked(content: Mapping[str, Any]) -> bool:
-    """Whether the task has few different answers, which are ranked."""
-    outputs = [tuple(instance["output"]) for instance in content["Instances"]]
-    return answer_format(outputs)[1] is not None
 
 
 def documents(tasks: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -49,7 +49,7 @@ def _sentence(rng: random.Random, kind: str) -> str:
     return rng.choice(
         (
             f"{name} talked about the {word} in {place}.",
-            f"In {place}, {name} saw a picture with the word {word}.",
+            f"In {place}, {name} found a picture with the word {word}.",
             f"The story of {name} is about the {word}.",
             f"{name} from {place} wrote a text on the {word}.",
         )
@@ -168,7 +168,7 @@ def facts(count: int) -> Iterator[str]:
 def _sentences(rng: random.Random) -> str:
     """Different sentences about words and their kinds."""
     sentences = []
-    for _ in range(rng.randint(6, 10)):
+    for _ in range(rng.randint(20, 40)):
         kind, other = rng.sample(list(KINDS), 2)
         words = rng.sample(KINDS[kind], 4)
         name, place = rng.choice(NAMES), rng.choice(PLACES)
@@ -191,7 +191,7 @@ def _entries(rng: random.Random) -> str:
     """A list of entries that all have the same form, with one line each."""
     form = rng.randrange(4)
     lines = []
-    for _ in range(rng.randint(6, 14)):
+    for _ in range(rng.randint(15, 50)):
         kind, other = rng.sample(list(KINDS), 2)
         first, second = rng.sample((kind, other), 2)
         phrase = f"{rng.choice(ADJECTIVES)} {rng.choice(KINDS[kind])}"

@@ -1,6 +1,6 @@
 """Writes the report of the small study: finding by finding, what the paper claims and what the runs show.
 
-    python -m tools.small_study.report --runs=runs/small --output=docs/small_study
+    python -m tools.small_study.report --runs=runs/small --output=runs/small_study/report
 
 A finding compares the mean over tasks at a level. It agrees with the paper if two tests do: the 95% interval of the
 difference over seeds excludes zero on the paper's side, and so does the sign-flip test over tasks, corrected for all
