@@ -29,6 +29,7 @@ from optiml_jax.tokenizer import Tokenizer, join
 from tasks.catalog import mixtures, registry
 from tasks.catalog.registry import Benchmark, MissingError
 from tasks.example import Example, Skipped
+from tasks.paper import numbers
 from tasks.prompting.subsampling import Pool
 from tasks.suites import flan, promptsource, super_natural_instructions_held_out, unifiedskg, validation
 from tasks.task import Task
@@ -48,19 +49,39 @@ class Paper(NamedTuple):
     deviation: int
 
 
-TABLE_1 = {
-    "super_natural_instructions": Paper(76, 1_613, 12.4e6, 1.0, 287, 882),
-    "promptsource": Paper(51, 280, 12.8e6, 5.7, 179, 222),
-    "crossfit": Paper(32, 159, 7.1e6, 1.0, 117, 258),
-    "flan": Paper(12, 70, 4.4e6, 8.5, 193, 375),
-    "exmix": Paper(10, 14, 0.5e6, 1.0, 132, 191),
-    "t5": Paper(9, 36, 1.9e6, 1.0, 111, 167),
-    "unifiedskg": Paper(7, 21, 0.8e6, 1.0, 444, 297),
-    "reasoning": Paper(1, 14, 0.4e6, 1.0, 146, 122),
-}
 TRAINED = "OPT-IML Bench (train)"
-TABLE_1[TRAINED] = Paper(93, 1_545, 17.9e6, 1.7, 261, 631)  # benchmarks of opt_iml
-STATED = {"train": TABLE_1[TRAINED][:2], "validation": (7, 35), "test": (10, 87)}  # categories and tasks, Table 1
+NAMES = {"Super-NaturalInstructions": "super_natural_instructions", TRAINED: TRAINED}  # others: lower case
+
+
+def _number(text: str) -> float:
+    """Parses "1,545" and "12.4M"."""
+    units = {"M": 1e6, "K": 1e3}
+    return float(text.rstrip("MK").replace(",", "")) * units.get(text[-1], 1)
+
+
+def _table_1() -> dict[str, Paper]:
+    """Benchmark -> its row in the paper, and the row of all training tasks."""
+    columns = ("n_clusters", "n_tasks", "total_examples", "avg_prompts_per_task")
+    columns += ("prompt_length_mean", "prompt_length_std")
+    rows = {}
+    for line in numbers.texts(1):
+        if line["prompt_length_mean"]:  # the splits for development and test have none
+            clusters, tasks, *others = (_number(line[name]) for name in columns)
+            examples, prompts, mean, deviation = others
+            name = NAMES.get(line["row"], line["row"].lower())
+            rows[name] = Paper(int(clusters), int(tasks), examples, prompts, int(mean), int(deviation))
+    return rows
+
+
+TABLE_1 = _table_1()
+STATED = {  # split -> categories and tasks
+    split: next(
+        (int(_number(line["n_clusters"])), int(_number(line["n_tasks"])))
+        for line in numbers.texts(1)
+        if line["row"] == row
+    )
+    for split, row in (("train", TRAINED), ("validation", "OPT-IML Bench (dev)"), ("test", "OPT-IML Bench (test)"))
+}
 OTHERS = ("pretrain_text", "dialogue")  # used by the paper, not in its Table 1
 EXAMPLES = {"dialogue": 320_543}  # dialogues (4.7)
 
