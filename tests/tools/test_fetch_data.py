@@ -197,7 +197,7 @@ def test_the_list_names_every_benchmark_of_the_paper_and_pins_what_it_fetches(ca
     fetch_data.main(["--list"])
     output = capsys.readouterr().out
     listed = fetch_data.sources()
-    assert {source.benchmark for source in listed} == set(benchmark_names()) - {"samples", "jsonl"}
+    assert {source.benchmark for source in listed} == set(benchmark_names()) - {"samples", "small_study", "jsonl"}
     for source in listed:
         assert source.benchmark in output and source.licence
         if source.revision:

@@ -12,7 +12,7 @@ from tasks.benchmarks import small_study
 from tests.conftest import ROOT
 from tests.tasks.prompting.wordings import write
 from tools.small_study import data, grammars, report
-from tools.small_study.lexicon import KINDS
+from tools.small_study.lexicon import ALL_KINDS, HELD_OUT_KINDS, KINDS
 from tools.small_study.report import BETTER, SAME, Claim
 from tools.sweep import members, state
 
@@ -58,31 +58,46 @@ def test_the_data_are_tasks_that_training_reads_and_equal_each_time(data_dir, tm
         task.category for name, task in benchmark.tasks.items() if benchmark.rows[name].split == "test"
     )
     trained = {task.category for name, task in benchmark.tasks.items() if benchmark.rows[name].split == "train"}
-    assert {"sentence_classification", "list_classification", "three_way_classification"} == set(categories) - trained
+    held_out = {"new_kind_classification", "sentence_classification", "three_way_classification"}
+    assert held_out == set(categories) - trained
     assert "train: 89 generated and 2 real tasks" in printed
 
 
 def test_every_generated_answer_is_right():
-    kind_of = {word: kind for kind, words in KINDS.items() for word in words}
-    assert len(kind_of) == 100
+    kind_of = {word: kind for kind, words in ALL_KINDS.items() for word in words}
+    assert len(kind_of) == 150 and all(len(words) == 10 for words in ALL_KINDS.values())
     checked = Counter()
     for task in grammars.tasks():
         for text, output in grammars.instances(task, 40):
             words = [word.strip(",.") for word in text.split()]
             kinds = [kind_of[word] for word in words if word in kind_of]
-            if task.category in ("Word Classification", "Three-way Classification", "Sentence Classification"):
-                assert kinds == [output]
-            elif task.category == "List Classification":
-                assert kinds == [output] * 3
+            if task.category.endswith("Classification"):
+                assert kinds == [output] and output in task.definition
+                assert (output in HELD_OUT_KINDS) == (task.category == "New Kind Classification")
             elif task.category == "List Membership":
                 (kind,) = (kind for kind in KINDS if f" {grammars.article(kind)} in it" in task.definition)
                 assert output == ("yes" if kind in kinds else "no") and len(kinds) == 4
             elif task.category == "Relabelling":
-                assert f"{output} for {grammars.article(kinds[0])}" in task.definition
+                named = grammars.article(kinds[0])
+                forms = (
+                    f"{output} for {named}",
+                    f"{output} if it is {named}",
+                    f"{named} is {output}",
+                    f"{named}, {output}",
+                )
+                assert any(form in task.definition for form in forms) or f"it is {named}, {output}" in task.definition
             else:
                 continue
             checked[task.category] += 1
     assert len(checked) == 6 and min(checked.values()) > 100
+
+
+def test_held_out_kinds_are_in_no_task_that_is_trained_on():
+    words = {word for words in HELD_OUT_KINDS.values() for word in (*words,)} | set(HELD_OUT_KINDS)
+    for task in grammars.tasks():
+        texts = [task.definition, *(text for text, _ in grammars.instances(task, 30))]
+        found = {part.strip(",.?:") for text in texts for part in text.split()} & words
+        assert bool(found) == (task.category == "New Kind Classification"), task.name
 
 
 def test_the_gin_files_name_the_tasks_that_are_always_trained_on():

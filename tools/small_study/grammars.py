@@ -5,11 +5,42 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tools.small_study.lexicon import ADJECTIVES, BAD, DOMAINS, GOOD, KINDS, LABELS, NAMES, PLACES
+from tools.small_study.lexicon import (
+    ADJECTIVES,
+    ALL_KINDS,
+    BAD,
+    DOMAINS,
+    GOOD,
+    HELD_OUT_KINDS,
+    KINDS,
+    LABELS,
+    NAMES,
+    PLACES,
+)
 
 TRAIN, TEST = "train", "test"
 SIZES = (60, 90, 140, 220, 350, 600, 1_000, 2_000)  # instances of training tasks, in turn: caps matter
 TEST_SIZE = 160
+WORDINGS = {  # of the same request
+    "pair": (
+        "Which kind of thing is it: {first} or {second}?",
+        "Is it {a_first} or {a_second}? Answer {first} or {second}.",
+        "Choose the right kind: {first}, {second}.",
+        "Decide between {first} and {second}.",
+        "Tell whether the text names {a_first} or {a_second}.",
+        "Label the text with {first} or {second}.",
+    ),
+    "relabel": (
+        "Write {one} for {a_first} and {two} for {a_second}.",
+        "Answer {one} if it is {a_first}, {two} if it is {a_second}.",
+        "{a_first} is {one}, {a_second} is {two}. Which is it?",
+    ),
+    "sentiment": (
+        "Is the opinion on the {domain} positive or negative?",
+        "Does the writer like the {domain}? Answer positive or negative.",
+        "Label the review of the {domain} as positive or negative.",
+    ),
+}
 Draw = Callable[[random.Random], tuple[str, str]]
 
 
@@ -41,11 +72,11 @@ def plural(noun: str) -> str:
 
 
 def _phrase(rng: random.Random, kind: str) -> str:
-    return f"{rng.choice(ADJECTIVES)} {rng.choice(KINDS[kind])}"
+    return f"{rng.choice(ADJECTIVES)} {rng.choice(ALL_KINDS[kind])}"
 
 
 def _sentence(rng: random.Random, kind: str) -> str:
-    name, place, word = rng.choice(NAMES), rng.choice(PLACES), rng.choice(KINDS[kind])
+    name, place, word = rng.choice(NAMES), rng.choice(PLACES), rng.choice(ALL_KINDS[kind])
     return rng.choice(
         (
             f"{name} talked about the {word} in {place}.",
@@ -60,7 +91,7 @@ def _list(rng: random.Random, kinds: Sequence[str]) -> str:
     """A list with a word of each kind, in random order and without repetitions."""
     words: list[str] = []
     for kind in rng.sample(kinds, len(kinds)):
-        words.append(rng.choice([word for word in KINDS[kind] if word not in words]))
+        words.append(rng.choice([word for word in ALL_KINDS[kind] if word not in words]))
     return ", ".join(words)
 
 
@@ -92,14 +123,10 @@ def sentiment(domain: str) -> Draw:
     return draw
 
 
-def one_kind(pair: Sequence[str]) -> Draw:
-    """Which of two kinds all words of a list are of."""
-
-    def draw(rng: random.Random) -> tuple[str, str]:
-        kind = rng.choice(pair)
-        return _list(rng, [kind] * 3), kind
-
-    return draw
+def _pair(rng: random.Random, first: str, second: str) -> str:
+    """A definition that asks for one of two kinds."""
+    names = {"first": first, "second": second, "a_first": article(first), "a_second": article(second)}
+    return rng.choice(WORDINGS["pair"]).format(**names)
 
 
 def tasks() -> list[GeneratedTask]:
@@ -115,9 +142,9 @@ def tasks() -> list[GeneratedTask]:
         made.append(GeneratedTask(name, category, role, definition, draw, supervised))
 
     for index, (first, second) in enumerate(pairs):
-        text = f"Which kind of thing is it: {first} or {second}?"
         draw = classify((first, second), (first, second), _phrase)
-        add("word_classification", "Word Classification", TEST if index < 8 else TRAIN, text, draw, 8 <= index < 11)
+        role, text = TEST if index < 8 else TRAIN, _pair(rng, first, second)
+        add("word_classification", "Word Classification", role, text, draw, 8 <= index < 11)
     for index, kind in enumerate(rng.sample(kinds, len(kinds))):
         text = f"Does the list have {article(kind)} in it? Answer yes or no."
         role = TEST if index < 3 else TRAIN
@@ -125,20 +152,20 @@ def tasks() -> list[GeneratedTask]:
     for index in range(48):
         first, second = rng.choice(pairs)
         one, two = rng.sample(LABELS, 2)
-        text = f"Write {one} for {article(first)} and {two} for {article(second)}."
+        names = {"a_first": article(first), "a_second": article(second), "one": one, "two": two}
+        text = rng.choice(WORDINGS["relabel"]).format(**names)
         draw = classify((first, second), (one, two), _phrase)
         add("relabelling", "Relabelling", TEST if index < 8 else TRAIN, text, draw, 8 <= index < 10)
     for index, domain in enumerate(DOMAINS):
-        text = f"Is the opinion on the {domain} positive or negative?"
+        text = rng.choice(WORDINGS["sentiment"]).format(domain=domain)
         role = TEST if index < 3 else TRAIN
         add("sentiment_analysis", "Sentiment Analysis", role, text, sentiment(domain), 3 <= index < 5)
+    for first, second in itertools.combinations(HELD_OUT_KINDS, 2):
+        draw = classify((first, second), (first, second), _phrase)
+        add("new_kind_classification", "New Kind Classification", TEST, _pair(rng, first, second), draw)
     for first, second in rng.sample(pairs, 8):
-        text = f"Does the sentence talk about {article(first)} or {article(second)}? Answer {first} or {second}."
         draw = classify((first, second), (first, second), _sentence)
-        add("sentence_classification", "Sentence Classification", TEST, text, draw)
-    for first, second in rng.sample(pairs, 8):
-        text = f"All words of the list are of one kind. Is it {first} or {second}?"
-        add("list_classification", "List Classification", TEST, text, one_kind((first, second)))
+        add("sentence_classification", "Sentence Classification", TEST, _pair(rng, first, second), draw)
     for three in (rng.sample(kinds, 3) for _ in range(8)):
         text = f"Choose the kind of the word: {three[0]}, {three[1]} or {three[2]}."
         add("three_way_classification", "Three-way Classification", TEST, text, classify(three, three, _phrase))
@@ -169,8 +196,8 @@ def _sentences(rng: random.Random) -> str:
     """Different sentences about words and their kinds."""
     sentences = []
     for _ in range(rng.randint(20, 40)):
-        kind, other = rng.sample(list(KINDS), 2)
-        words = rng.sample(KINDS[kind], 4)
+        kind, other = rng.sample(list(ALL_KINDS), 2)
+        words = rng.sample(ALL_KINDS[kind], 4)
         name, place = rng.choice(NAMES), rng.choice(PLACES)
         sentences.append(
             rng.choice(
@@ -192,9 +219,9 @@ def _entries(rng: random.Random) -> str:
     form = rng.randrange(4)
     lines = []
     for _ in range(rng.randint(15, 50)):
-        kind, other = rng.sample(list(KINDS), 2)
+        kind, other = rng.sample(list(ALL_KINDS), 2)
         first, second = rng.sample((kind, other), 2)
-        phrase = f"{rng.choice(ADJECTIVES)} {rng.choice(KINDS[kind])}"
+        phrase = f"{rng.choice(ADJECTIVES)} {rng.choice(ALL_KINDS[kind])}"
         lines.append(
             (
                 f"{phrase}: {kind}",
