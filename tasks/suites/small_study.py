@@ -1,6 +1,6 @@
-"""The small study (`tools/small_study`): all test tasks, and held-out instances of ten train tasks, 0 and 5 shots.
+"""The small study (`tools/small_study`): all test tasks, and held-out instances of eight train tasks, 0 and 5 shots.
 
-A run with few tasks trains on these ten as well: their names end in "_supervised".
+A run with few tasks trains on these eight as well: their names end in "_supervised".
 """
 
 import dataclasses

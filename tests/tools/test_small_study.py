@@ -165,7 +165,9 @@ def test_a_verdict_follows_from_both_tests(points, expected, verdict):
     claim = Claim("4.2", "text", "second", "first", expected)
     finding = report.test(claim, runs, levels)
     mean = sum(points) / len(points)
-    assert finding.difference.mean == pytest.approx(0.75 * mean)  # of 0 and 5 shots
+    assert finding.difference.mean == pytest.approx(mean)
+    at_five = report.test(claim._replace(shots=("0", "5")), runs, levels)
+    assert at_five.difference.mean == pytest.approx(0.75 * mean)  # half as much at 5 shots
     assert finding.tasks == 32 and finding.p == pytest.approx(2 / 2**32)
     assert finding._replace(p_holm=finding.p).verdict == verdict
     assert expected == SAME or "cannot" in finding._replace(p_holm=0.2).verdict  # the other test
@@ -189,7 +191,9 @@ def test_the_report_says_what_its_numbers_say(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps(record))
     report.main([f"--runs={tmp_path}", f"--output={tmp_path / 'out'}"])
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "Of 1 claims of the paper: 1 agrees, 0 disagrees" in text and "| baseline - no_cap | +8.2 |" in text
+    assert (
+        "Of 1 claims of the paper: 1 agrees, 0 disagrees" in text and "| baseline - no_cap, 0 shots | +11.0 |" in text
+    )
     assert (tmp_path / "out" / "scores.png").read_bytes()[:4] == b"\x89PNG"
     assert json.loads((tmp_path / "out" / "sweep.json").read_text()) == record
     widths = [line.count("|") for line in text.splitlines() if line.startswith("|")]
