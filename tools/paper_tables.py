@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     form = flags.format or "text"
     if flags.table in definitions.STATISTICS and (flags.paper or flags.table == 3):
+        if form != "text":
+            raise UserError(f"--table={flags.table} is printed as text alone; leave out --format={form}")
         text = statistics(flags.table, flags.runs)
     else:
         definition = definitions.definition(flags.table)

@@ -111,7 +111,12 @@ ONCE = {"5": "0"}  # without a train split there are no demonstrations: the pape
 
 
 def _each(benchmark: str, headings: Mapping[str, str], names: Mapping[str, str] = {}, **kwargs) -> tuple[Column, ...]:
-    """One task per column: key -> heading; `names` are those that differ from the key."""
+    """Makes columns of one task each.
+
+    Args:
+      headings: key of a column -> its heading.
+      names: key -> name of the task, where it is not the key.
+    """
     return tuple(
         Column(key, heading, "", _names(f"{benchmark}.{names.get(key, key)}"), **kwargs)
         for key, heading in headings.items()

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.files import atomic
+from tasks.paper import layout
 from tasks.paper.definitions import GROUPS, TABLES, Column, Figure
-from tasks.paper.layout import places
 from tasks.paper.numbers import printed
 from tasks.paper.runs import Runs, Scores, scores
 
@@ -35,14 +35,16 @@ def curves(figure: Figure, runs: Runs | None, rows: Mapping[str, str] = {}) -> d
       rows: name of a run -> the table's row.
     """
     definition = TABLES[figure.table]
-    every = places(definition)
+    every = layout.places(definition)
     if runs is None:
         by_row = {
             label: {place: Scores((value,)) for place, value in row.cells.items()}
             for label, row in printed(figure.table).items()
         }
     else:
-        by_row = {rows.get(name, name): scores(definition, every, seeds) for name, seeds in runs.items()}
+        by_row = {
+            label: scores(definition, every, seeds) for label, seeds in layout.by_row(definition, runs, rows).items()
+        }
     panels: dict[Panel, list[Curve]] = {}
     for shots in figure.shots:
         for column in definition.columns:

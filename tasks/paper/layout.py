@@ -61,7 +61,7 @@ class _Row(NamedTuple):
 
     label: str
     ours: Mapping[Place, Scores]
-    paper: Mapping[Place, float]
+    paper: Mapping[Place, Scores]
     marks: Mapping[Place, str]
 
 
@@ -69,7 +69,18 @@ def places(definition: Definition) -> list[Place]:
     """The places of a table, column by column, which are those of the paper's rows."""
     cells = dict.fromkeys(place for row in printed(definition.number).values() for place in row.cells)
     order = {column.key: index for index, column in enumerate(definition.columns)}
-    return sorted(cells, key=lambda place: (order[place[0]], place[1] == "k", int(place[1].strip("k") or 0)))
+    return sorted(cells, key=lambda place: (order[place[0]], _shots_order(place[1])))
+
+
+def _shots_order(shots: str) -> tuple[bool, int]:
+    """Sorts numbers of shots by value, and "k" after them."""
+    return shots == "k", int(shots.strip("k") or 0)
+
+
+def by_row(definition: Definition, runs: Runs, rows: Mapping[str, str]) -> Runs:
+    """The runs by the paper's row: that of `rows`, or that of the run's own name; others keep their name."""
+    labels = {_plain(label): label for label in printed(definition.number)}
+    return {rows.get(name) or labels.get(_plain(name)) or name: seeds for name, seeds in runs.items()}
 
 
 def arrange(definition: Definition, runs: Runs | None, rows: Mapping[str, str] = {}) -> Grid:
@@ -83,8 +94,7 @@ def arrange(definition: Definition, runs: Runs | None, rows: Mapping[str, str] =
       UserError: the runs have no score for the table.
     """
     theirs = printed(definition.number)
-    labels = {_plain(label): label for label in theirs}
-    ours = {rows.get(name) or labels.get(_plain(name)) or name: seeds for name, seeds in (runs or {}).items()}
+    ours = by_row(definition, runs or {}, rows)
     every = places(definition)
     order = [*theirs, *(label for label in ours if label not in theirs)]
     measured = {label: scores(definition, every, ours[label]) for label in order if label in ours}
@@ -95,8 +105,9 @@ def arrange(definition: Definition, runs: Runs | None, rows: Mapping[str, str] =
     shared = (
         set.intersection(*(set(by_place) for by_place in measured.values() if by_place)) if measured else set(every)
     )
-    table = [_row(definition, label, measured.get(label), theirs.get(label), shared, every) for label in order]
-    shown = every + _average_places(definition, shared)
+    average_places = _average_places(definition, shared)
+    table = [_row(label, measured.get(label, {}), theirs.get(label), shared, average_places) for label in order]
+    shown = every + average_places
     decisive = [place for place in shown if place[0] in (AVERAGE, BOTH)] or shown
     best = {place: _best(table, place) for place in decisive}
     baseline = next((row for row in table if row.label == definition.baseline), None)
@@ -122,40 +133,39 @@ def _plain(name: str) -> str:
 def _average_places(definition: Definition, shared: Iterable[Place]) -> list[Place]:
     if not definition.averaged:
         return []
-    shots = sorted({k for _, k in shared}, key=lambda k: (k == "k", int(k.strip("k") or 0)))
+    shots = sorted({k for _, k in shared}, key=_shots_order)
     return [(AVERAGE, k) for k in shots] + [(BOTH, "")] * (len(shots) == 2)
 
 
 def _row(
-    definition: Definition,
     label: str,
-    measured: Mapping[Place, Scores] | None,
+    ours: Mapping[Place, Scores],
     theirs: Printed | None,
     shared: set[Place],
-    every: Sequence[Place],
+    average_places: Sequence[Place],
 ) -> _Row:
     """A row with its averages over the places that all our runs have."""
-    ours, paper = dict(measured or {}), {}
-    if theirs:
-        paper = {place: theirs.cells[place] for place in every if place in theirs.cells}
-    wrapped = {place: Scores((value,)) for place, value in paper.items() if place in shared}
-    for values, target in ((ours, ours), (wrapped, paper)):
-        used = {place: value for place, value in values.items() if place in shared}
-        averages = []
-        for key, shots in _average_places(definition, shared):
-            if key == AVERAGE and (mean := average(used, shots)):
-                averages.append(mean)
-                target[key, shots] = mean if target is ours else mean.mean
-            elif key == BOTH and len(averages) == 2:
-                both = Scores(tuple((a + b) / 2 for a, b in zip(*(mean.by_seed for mean in averages))))
-                target[key, shots] = both if target is ours else both.mean
-    return _Row(label, ours, paper, theirs.marks if theirs else {})
+    paper = {place: Scores((value,)) for place, value in theirs.cells.items()} if theirs else {}
+    completed = (cells | _averages(cells, shared, average_places) for cells in (dict(ours), paper))
+    return _Row(label, *completed, theirs.marks if theirs else {})
+
+
+def _averages(
+    cells: Mapping[Place, Scores], shared: set[Place], average_places: Sequence[Place]
+) -> dict[Place, Scores]:
+    """The averages of a row, and their mean if there are two."""
+    used = {place: scores for place, scores in cells.items() if place in shared}
+    means = {place: mean for place in average_places if place[0] == AVERAGE and (mean := average(used, place[1]))}
+    if (BOTH, "") in average_places and len(means) == 2:
+        pairs = zip(*(mean.by_seed for mean in means.values()))
+        means[BOTH, ""] = Scores(tuple(sum(pair) / 2 for pair in pairs))
+    return means
 
 
 def _best(table: Sequence[_Row], place: Place) -> dict[str, float]:
     """The highest score of ours and of the paper at a place."""
     ours = [row.ours[place].mean for row in table if place in row.ours]
-    paper = [row.paper[place] for row in table if place in row.paper]
+    paper = [row.paper[place].mean for row in table if place in row.paper]
     return {kind: max(values) for kind, values in ((OURS, ours), (PAPER, paper)) if len(values) > 1}
 
 
@@ -175,16 +185,16 @@ def _lines(
     def line(kind: str, part) -> Line:
         return Line(row.label, kind, tuple(tuple(map(part, of_key)) for of_key in by_key.values()))
 
-    def marked(kind: str, place: Place, value: float, of_baseline: float | None) -> Part:
+    def marked(kind: str, place: Place, value: float, reference: float | None) -> Part:
         if value == best.get(place, {}).get(kind):
             return Part(f"{value:.1f}", BOLD)
-        return Part(f"{value:.1f}", UNDERLINED if degenerate(value, of_baseline) else None)
+        return Part(f"{value:.1f}", UNDERLINED if degenerate(value, reference) else None)
 
     def ours(place: Place) -> Part:
         if place not in row.ours:
             return Part("–")
-        there = baseline is not None and place in baseline.ours
-        return marked(OURS, place, row.ours[place].mean, baseline.ours[place].mean if there else None)
+        reference = baseline.ours.get(place) if baseline else None
+        return marked(OURS, place, row.ours[place].mean, reference.mean if reference else None)
 
     def interval(place: Place) -> Part:
         width = row.ours[place].half_width if place in row.ours else None
@@ -194,7 +204,7 @@ def _lines(
         if place not in row.paper:
             return Part("–")
         mark = row.marks.get(place)
-        part = marked(PAPER, place, row.paper[place], None)
+        part = marked(PAPER, place, row.paper[place].mean, None)
         return part._replace(mark=part.mark or (mark if mark in (BOLD, UNDERLINED) else None))
 
     def difference(place: Place) -> Part:
@@ -214,7 +224,7 @@ def _lines(
 
 
 def _difference(row: _Row, place: Place) -> float | None:
-    return row.ours[place].mean - row.paper[place] if place in row.ours and place in row.paper else None
+    return row.ours[place].mean - row.paper[place].mean if place in row.ours and place in row.paper else None
 
 
 def _spans(groups: Iterable[str]) -> list[tuple[str, int]]:
@@ -264,8 +274,8 @@ def _printed_otherwise(
     for row in table:
         theirs = printed(definition.number).get(row.label)
         for shots, value in theirs.averages.items() if theirs else ():
-            if not follows(row.paper[AVERAGE, shots], value):
-                mean = row.paper[AVERAGE, shots]
+            mean = row.paper[AVERAGE, shots].mean
+            if not follows(mean, value):
                 notes.append(f"{row.label}, {shots} shots: the paper prints {value}, its cells give {mean:.3f}.")
     return notes
 
@@ -286,10 +296,10 @@ def _records(
     records = []
     for row in table:
         for place in shown:
-            scores = row.ours.get(place)
-            if scores is None and place not in row.paper:
+            scores, paper = row.ours.get(place), row.paper.get(place)
+            if scores is None and paper is None:
                 continue
             mean, width = (scores.mean, scores.half_width) if scores else (None, None)
             cell = (row.label, headings[place[0]][0], place[0], place[1], mean, width, seeds.get(row.label, 0))
-            records.append(Record(definition.number, *cell, row.paper.get(place), _difference(row, place)))
+            records.append(Record(definition.number, *cell, paper.mean if paper else None, _difference(row, place)))
     return records

@@ -47,6 +47,10 @@ class Scores(NamedTuple):
         quantile = stats.t.ppf((1 + COVERAGE) / 2, count - 1)
         return float(quantile * np.std(self.by_seed, ddof=1) / np.sqrt(count))
 
+    def __str__(self) -> str:
+        width = "" if self.half_width is None else f" ± {self.half_width:.1f}"
+        return f"{self.mean:.1f}{width}"
+
 
 def read(folder: str | Path) -> Runs:
     """Reads the results of a sweep, or every results.json below FOLDER/ROW or FOLDER/ROW/seedN.
@@ -58,7 +62,7 @@ def read(folder: str | Path) -> Runs:
       DataError: a file is not that of an evaluation, or of a sweep.
     """
     folder = Path(folder)
-    if record := _record(folder):
+    if record := sweep_record(folder):
         runs = {
             row: {int(seed): _checked(folder / RECORD, run) for seed, run in seeds.items()}
             for row, seeds in record["runs"].items()
@@ -78,16 +82,21 @@ def read(folder: str | Path) -> Runs:
 
 def rows_of_sweep(folder: str | Path, table: int) -> dict[str, str]:
     """Member -> row of the paper's table, as the sweep recorded it; empty for other folders and tables."""
-    record = _record(Path(folder))
+    record = sweep_record(folder)
     return record["rows"] if record and record["table"] == table else {}
 
 
-def _record(folder: Path) -> dict[str, Any] | None:
-    path = folder / RECORD
+def sweep_record(folder: str | Path) -> dict[str, Any] | None:
+    """Reads the sweep.json of a sweep; None if the folder has none.
+
+    Raises:
+      DataError: it cannot be read, or lacks a field.
+    """
+    path = Path(folder, RECORD)
     if not path.exists():
         return None
     record = _json(path)
-    if missing := {"runs", "rows", "table"} - record.keys():
+    if missing := {"runs", "rows", "table", "baseline", "members"} - record.keys():
         raise DataError(f"{path}: lacks {', '.join(sorted(missing))}; collect it again: tools.run_sweep --collect")
     return record
 

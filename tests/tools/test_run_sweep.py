@@ -1,5 +1,6 @@
 """Sweeps: members, jobs for clusters, runs that are killed, members with a mistake, comparisons."""
 
+import io
 import json
 import os
 import random
@@ -285,16 +286,7 @@ def test_a_time_is_shown_in_words(seconds, text):
 
 
 def test_progress_tells_the_step_and_the_time_left(tmp_path, monkeypatch):
-    class Terminal:
-        def __init__(self):
-            self.text = ""
-
-        def write(self, text):
-            self.text += text
-
-        def flush(self):
-            pass
-
+    class Terminal(io.StringIO):
         def isatty(self):
             return True
 
@@ -305,10 +297,12 @@ def test_progress_tells_the_step_and_the_time_left(tmp_path, monkeypatch):
     now = time.monotonic()
     monkeypatch.setattr(running.time, "monotonic", lambda: now + 10)
     progress.show(member, 400, 1, 700.0, 0)
-    assert "[4/5] 8 seed 1: step 100 of 400, loss 1.500, 30 min left, all runs 1 h 12 min" in output.text
+    assert "[4/5] 8 seed 1: step 100 of 400, loss 1.500, 30 min left, all runs 1 h 12 min" in output.getvalue()
     progress.finish(member, running.Outcome(2400.0, None), 1)
     progress.finish(member, running.Outcome(3.0, "DATA_DIR: none"), 2)
-    assert "[4/5] 8 seed 1: finished in 40 min\n" in output.text and "FAILED: DATA_DIR: none\n" in output.text
+    assert (
+        "[4/5] 8 seed 1: finished in 40 min\n" in output.getvalue() and "FAILED: DATA_DIR: none\n" in output.getvalue()
+    )
 
 
 def test_a_sweep_is_compared_with_its_baseline_and_corrected_over_all_members(tmp_path, capsys):

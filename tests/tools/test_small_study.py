@@ -1,8 +1,8 @@
 """The small study: its data, and the verdicts of its report, by hand arithmetic."""
 
+import itertools
 import json
 from collections import Counter
-from itertools import pairwise
 
 import pytest
 
@@ -117,6 +117,8 @@ def run_of(scores: dict[str, float], categories: dict[str, str]) -> dict:
                 "shots": {"0": score, "5": score / 2},
                 "level": levels[name[0]],
                 "category": categories[name[0]],
+                "group": None,
+                "benchmark": "study",
                 "baselines": {"majority": 0.25, "random": None},
             }
             for name, score in scores.items()
@@ -173,15 +175,20 @@ def test_a_verdict_follows_from_both_tests(points, expected, verdict):
     assert expected == SAME or "cannot" in finding._replace(p_holm=0.2).verdict  # the other test
 
 
-def test_the_weights_of_tasks_are_those_of_the_mean_of_levels():
+def test_contributions_of_tasks_add_up_to_the_difference_of_the_means():
     runs = study([7.0])
     levels = report.levels_of(runs, "first")
-    names = list(levels)
-    weights = report._weights(names, levels, runs["first"]["1"]["tasks"], LEVELS)
-    values = {name: float(index) for index, name in enumerate(names)}
-    tasks = runs["first"]["1"]["tasks"]
-    parts = [report.category_mean({n: values[n] for n in names if levels[n] == level}, tasks) for level in LEVELS]
-    assert weights @ list(values.values()) == pytest.approx(sum(parts) / 3)
+    for index, task in enumerate(runs["second"]["1"]["tasks"].values()):
+        task["shots"] = {"0": index / 40, "5": index / 50}
+    first, second = runs["first"]["1"], runs["second"]["1"]
+    for claim_levels, shots in itertools.product([LEVELS, LEVELS[:1]], [("0",), ("0", "5")]):
+        claim = Claim("4.2", "text", "second", "first", BETTER, claim_levels, shots)
+        parts = report.contributions(claim, first, second, levels)
+        means = [report.level_mean(run, levels, claim_levels, shots) for run in (first, second)]
+        assert sum(parts.values()) == pytest.approx(means[1] - means[0])
+        assert set(parts) == {name for name, level in levels.items() if level in claim_levels}
+    # Level a and b: two categories of eight tasks each.
+    assert parts["a3"] == pytest.approx(100 * ((3 / 40 - 0.4) / 32 + (3 / 50 - 0.2) / 32))
 
 
 def test_the_report_says_what_its_numbers_say(tmp_path):
@@ -197,4 +204,4 @@ def test_the_report_says_what_its_numbers_say(tmp_path):
     assert (tmp_path / "out" / "scores.png").read_bytes()[:4] == b"\x89PNG"
     assert json.loads((tmp_path / "out" / "sweep.json").read_text()) == record
     widths = [line.count("|") for line in text.splitlines() if line.startswith("|")]
-    assert all(first == second or (first, second) != (0, 0) for first, second in pairwise(widths))
+    assert all(first == second or (first, second) != (0, 0) for first, second in itertools.pairwise(widths))

@@ -12,7 +12,6 @@ import argparse
 import itertools
 import json
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,8 @@ from optiml_jax.common.files import atomic, write_atomically
 from optiml_jax.common.tables import Parser
 from optiml_jax.evaluation.prompts.ledger import LEVELS
 from optiml_jax.evaluation.reports.tables import LEVEL_NAMES, signed
+from optiml_jax.evaluation.scores import aggregation, trees
+from optiml_jax.evaluation.scores.baselines import floor
 from optiml_jax.evaluation.scores.significance import holm, sign_flip
 from tasks.paper.runs import RECORD, Scores
 from tools.sweep.comparing import read_sweep
@@ -117,65 +118,44 @@ def levels_of(runs: Mapping[str, Mapping[str, Run]], baseline: str) -> dict[str,
     return {name: task["level"] for name, task in tasks.items()}
 
 
-def task_means(run: Run, names: Iterable[str], shots: Sequence[str]) -> dict[str, float]:
-    """Task -> mean score over numbers of shots, in per cent."""
-    tasks = run["tasks"]
+def _selected(run: Run, levels: Mapping[str, str], wanted: Sequence[str], shots: Sequence[str]) -> dict[str, dict]:
+    """The tasks of these levels, with their scores at these numbers of shots."""
     return {
-        name: 100 * statistics.mean(tasks[name]["shots"][k] for k in shots if k in tasks[name]["shots"])
-        for name in names
+        name: task | {"level": levels[name], "shots": {k: task["shots"][k] for k in shots if k in task["shots"]}}
+        for name, task in run["tasks"].items()
+        if levels[name] in wanted
     }
 
 
-def category_mean(values: Mapping[str, float], tasks: Mapping[str, Mapping[str, Any]]) -> float:
-    """Mean over categories of the means over their tasks, as in the paper's tables."""
-    by_category: dict[str, list[float]] = {}
-    for name, value in values.items():
-        by_category.setdefault(tasks[name]["category"], []).append(value)
-    return statistics.mean(statistics.mean(group) for group in by_category.values())
-
-
 def level_mean(run: Run, levels: Mapping[str, str], wanted: Sequence[str], shots: Sequence[str]) -> float:
-    """Mean over the wanted levels of the means over their categories."""
-    means = []
-    for level in wanted:
-        names = [name for name, own in levels.items() if own == level]
-        means.append(category_mean(task_means(run, names, shots), run["tasks"]))
-    return statistics.mean(means)
+    """Mean over the wanted levels of the means over their categories, in per cent."""
+    tasks = _selected(run, levels, wanted, shots)
+    return 100 * trees.mean(trees.by_level(tasks), aggregation.score_of(tasks))
 
 
 def floor_mean(run: Run, levels: Mapping[str, str], level: str) -> float:
     """Mean floor of a level: the higher of the best constant answer and a random candidate, in per cent."""
-    floors = {}
-    for name, own in levels.items():
-        if own == level:
-            values = [value for value in run["tasks"][name]["baselines"].values() if value is not None]
-            floors[name] = 100 * max(values, default=0.0)
-    return category_mean(floors, run["tasks"])
+    tasks = _selected(run, levels, (level,), SHOTS)
+    return 100 * trees.mean(trees.by_level(tasks), lambda name, _: floor(tasks[name]["baselines"]) or 0.0)
+
+
+def contributions(claim: Claim, first: Run, second: Run, levels: Mapping[str, str]) -> dict[str, float]:
+    """Task -> what it adds to the difference of two runs' `level_mean`."""
+    before, after = (_selected(run, levels, claim.levels, claim.shots) for run in (first, second))
+    shares = trees.task_shares(trees.by_level(before))
+    return {
+        name: 100 * sum(share * (after[name]["shots"][k] - before[name]["shots"][k]) for k, share in by_shots.items())
+        for name, by_shots in shares.items()
+    }
 
 
 def test(claim: Claim, runs: Mapping[str, Mapping[str, Run]], levels: Mapping[str, str]) -> Finding:
     """Compares the two members of a claim."""
     seeds = sorted(runs[claim.first].keys() & runs[claim.second].keys(), key=int)
-    names = [name for name, level in levels.items() if level in claim.levels]
-    by_seed, by_task = [], []
-    for seed in seeds:
-        first, second = (runs[member][seed] for member in (claim.first, claim.second))
-        means = [level_mean(run, levels, claim.levels, claim.shots) for run in (first, second)]
-        by_seed.append(means[1] - means[0])
-        before, after = (task_means(run, names, claim.shots) for run in (first, second))
-        by_task.append([after[name] - before[name] for name in names])
-    weights = _weights(names, levels, runs[claim.first][seeds[0]]["tasks"], claim.levels)
-    contributions = weights * np.mean(by_task, axis=0)
-    return Finding(claim, Scores(tuple(by_seed)), sign_flip(contributions), len(names))
-
-
-def _weights(
-    names: Sequence[str], levels: Mapping[str, str], tasks: Mapping[str, Any], wanted: Sequence[str]
-) -> np.ndarray:
-    """The weight of each task in `level_mean`."""
-    groups = [(levels[name], tasks[name]["category"]) for name in names]
-    categories = {level: len({category for own, category in groups if own == level}) for level in wanted}
-    return np.array([1 / (len(wanted) * categories[group[0]] * groups.count(group)) for group in groups])
+    by_seed = [contributions(claim, runs[claim.first][k], runs[claim.second][k], levels) for k in seeds]
+    by_task = np.array([list(by_name.values()) for by_name in by_seed])
+    differences = Scores(tuple(by_task.sum(axis=1).tolist()))
+    return Finding(claim, differences, sign_flip(by_task.mean(axis=0)), by_task.shape[1])
 
 
 def findings(runs: Mapping[str, Mapping[str, Run]], levels: Mapping[str, str]) -> list[Finding]:
@@ -260,8 +240,7 @@ def _scores(record: Mapping[str, Any], levels: Mapping[str, str]) -> list[str]:
 
 
 def _cell(values: Iterable[float]) -> str:
-    scores = Scores(tuple(values))
-    return f"{scores.mean:.1f}" + ("" if scores.half_width is None else f" ± {scores.half_width:.1f}")
+    return str(Scores(tuple(values)))
 
 
 def draw(record: Mapping[str, Any], path: Path) -> None:

@@ -14,7 +14,7 @@ from tools.sweep.members import Member, Sweep
 from tools.sweep.state import results_file
 
 TASK_FIELDS = ("shots", "score", "metric", "level", "category", "benchmark", "group", "baselines")
-RESULT_FIELDS = ("average", "averages", "levels", "weights_fingerprint", "commit", "date")
+RESULT_FIELDS = ("average", "weights_fingerprint", "commit", "date")
 
 
 def collect(
@@ -84,7 +84,11 @@ def summary(content: Mapping[str, Any]) -> str:
         seeds = content["runs"].get(member, {})
         average = _over_seeds(seeds, lambda run: run["average"])
         scores = [_over_seeds(seeds, lambda run, level=level: run["levels"].get(level)) for level in levels]
-        cells = [member + " (baseline)" * (member == content["baseline"]), len(seeds), *map(_text, [average, *scores])]
+        cells = [
+            member + " (baseline)" * (member == content["baseline"]),
+            len(seeds),
+            *("–" if each is None else str(each) for each in (average, *scores)),
+        ]
         if baseline:
             gain = average.mean - baseline.mean if average and member != content["baseline"] else None
             cells.insert(3, "–" if gain is None else signed(gain, "+.1f"))
@@ -103,9 +107,3 @@ def _over_seeds(seeds: Mapping[str, Any], score) -> Scores | None:
     values = [score(run) for run in seeds.values()]
     values = [100 * value for value in values if value is not None]
     return Scores(tuple(values)) if values else None
-
-
-def _text(scores: Scores | None) -> str:
-    if scores is None:
-        return "–"
-    return f"{scores.mean:.1f}" + ("" if scores.half_width is None else f" ± {scores.half_width:.1f}")

@@ -4,20 +4,19 @@ With several seeds, a prompt's score is its mean over the seeds that both have. 
 over seeds beside it, of the difference of models with the same seed, is about the settings.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.common.tables import table
+from optiml_jax.evaluation.reports.comparison_page import difference_text, p_text, significant
 from optiml_jax.evaluation.reports.tables import level_name, signed
 from optiml_jax.evaluation.scores import comparison
 from optiml_jax.evaluation.scores.samples import find_samples, read_samples
 from optiml_jax.evaluation.scores.significance import holm
-from tasks.paper.runs import RECORD, Scores
+from tasks.paper.runs import RECORD, Scores, sweep_record
 
-ALPHA = 0.05
 KINDS = {"averages": "average", "levels": "level", "categories": "category"}
 NOTES = (
     "difference: member - baseline, in points; 95%: its interval over tasks; in parentheses, with fewer than five "
@@ -33,10 +32,10 @@ def read_sweep(folder: str | Path) -> dict[str, Any]:
     Raises:
       UserError: there is none.
     """
-    path = Path(folder, RECORD)
-    if not path.exists():
+    record = sweep_record(folder)
+    if record is None:
         raise UserError(f"--sweep={folder}: has no {RECORD}; run the sweep, or collect it: tools.run_sweep --collect")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return record
 
 
 def compare(folder: str | Path, baseline: str | None = None) -> dict[str, Any]:
@@ -121,23 +120,11 @@ def _table(result: Mapping[str, Any], kind: str) -> str:
                 entry["member"],
                 name,
                 signed(100 * entry["difference"], "+.1f"),
-                _interval(entry),
+                difference_text(entry, 100),
                 "–" if width is None else f"± {width:.1f}",
-                _p(entry["p"]),
-                _p(entry["p_holm"]) + " *" * (entry["p_holm"] is not None and entry["p_holm"] < ALPHA),
+                p_text(entry["p"]),
+                p_text(entry["p_holm"]) + " *" * significant(entry),
                 entry["clusters"],
             )
         )
     return table(("member", KINDS[kind], "difference", "95%", "seeds", "p", "Holm", "tasks"), rows)
-
-
-def _interval(entry: Mapping[str, Any]) -> str:
-    ends = entry["interval"] or entry["questions_interval"]
-    if not ends:
-        return "–"
-    shown = " to ".join(signed(100 * end, "+.1f") for end in ends)
-    return shown if entry["interval"] else f"({shown})"
-
-
-def _p(p: float | None) -> str:
-    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -10,7 +10,6 @@ from optiml_jax import gin_cli
 from optiml_jax.common.errors import DataError, UserError, nearest
 
 DESCRIPTION = "sweep.toml"
-COMMANDS = ("train", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Sweep:
 
     @property
     def command(self) -> str:
-        """The command that runs a member, a name in `COMMANDS`."""
+        """The command that runs a member: "train" or "evaluate"."""
         return "evaluate" if self.weights else "train"
 
 

@@ -52,7 +52,7 @@ def results_file(member: Member) -> Path | None:
     return next((file for file in files if file.exists()), None)
 
 
-def finished(member: Member, wanted: dict[str, Any]) -> bool:
+def finished(member: Member, current: dict[str, Any]) -> bool:
     """Whether a run has results that it computed with these settings, after its last step.
 
     Settings are those that the evaluation recorded, so that a run which is extended is unfinished until its last step.
@@ -64,16 +64,16 @@ def finished(member: Member, wanted: dict[str, Any]) -> bool:
         return False
     try:
         text = json.loads(recorded.read_text(encoding="utf-8"))["context"]["provenance"]["configuration"]
-        return _recorded(text, member.command) == wanted and not _newer_weights(member, wanted, results)
+        return _recorded(text, member.command) == current and not _newer_weights(member, current, results)
     except (ValueError, KeyError, UserError):  # of another version
         return False
 
 
-def _newer_weights(member: Member, wanted: dict[str, Any], results: Path) -> bool:
+def _newer_weights(member: Member, current: dict[str, Any], results: Path) -> bool:
     """Whether the model was trained further after it was evaluated."""
     if member.command == "train":
         return False
-    files = Path(wanted["weights"], "checkpoints").glob("*")
+    files = Path(current["weights"], "checkpoints").glob("*")
     return any(file.stat().st_mtime_ns > results.stat().st_mtime_ns for file in files)
 
 

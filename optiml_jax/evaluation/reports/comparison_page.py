@@ -56,8 +56,8 @@ def _table(comparison: Mapping[str, Any], kind: str) -> Table:
         points = _points(entry)
         named = level_name(name) if kind == "levels" else AVERAGE_NAMES.get(name, name) if kind == "averages" else name
         cells = [named, *(f"{points * entry[side]:.1f}" for side in ("first", "second"))]
-        cells += [signed(points * entry["difference"], "+.1f"), _difference_text(entry), entry["test"] or "–"]
-        cells += [_p_text(entry["p"]), _holm_text(comparison, kind, entry)]
+        cells += [signed(points * entry["difference"], "+.1f"), difference_text(entry, points), entry["test"] or "–"]
+        cells += [p_text(entry["p"]), _holm_text(comparison, kind, entry)]
         cells += [f"{entry[count.replace(' ', '_')]:,}" for count in counts]
         rows.append(TableRow(tuple(cells), entry["second"]))
     columns = (KINDS[kind], first, second, "difference", "95%", "test", "p", "Holm", *counts)
@@ -80,16 +80,22 @@ def improvement(entry: Mapping[str, Any]) -> float:
     return entry["difference"] if entry.get("higher_is_better", True) else -entry["difference"]
 
 
-def _difference_text(entry: Mapping[str, Any]) -> str:
+def difference_text(entry: Mapping[str, Any], points: float) -> str:
+    """The interval of a difference, or in parentheses that over the questions of these tasks alone.
+
+    Args:
+      points: by which scores are multiplied, 100 for per cent.
+    """
+
     def text(interval: Sequence[float]) -> str:
-        return " to ".join(signed(_points(entry) * end, "+.1f") for end in interval)
+        return " to ".join(signed(points * end, "+.1f") for end in interval)
 
     if entry["interval"] is not None:
         return text(entry["interval"])
     return f"({text(entry['questions_interval'])})" if entry.get("questions_interval") else "–"
 
 
-def _p_text(p: float | None) -> str:
+def p_text(p: float | None) -> str:
     return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -107,7 +113,7 @@ def significant(entry: Mapping[str, Any]) -> bool:
 def _holm_text(comparison: Mapping[str, Any], kind: str, entry: Mapping[str, Any]) -> str:
     if undecidable(comparison, kind, entry):
         return "too few"
-    return _p_text(entry["p_holm"]) + " *" * significant(entry)
+    return p_text(entry["p_holm"]) + " *" * significant(entry)
 
 
 def verdict(comparison: Mapping[str, Any]) -> list[str]:
@@ -195,7 +201,8 @@ def _bar(entry: Mapping[str, Any], span: Sequence[float], widest: float) -> str:
     """A bar from the middle to the left (worse) or right (better), with its interval."""
     low, high, middle = (50 + 50 * min(1.0, max(-1.0, end / widest)) for end in (*span, improvement(entry)))
     kind = "full" if significant(entry) else "pale"
-    title = f"difference {signed(_points(entry) * entry['difference'], '+.1f')}, 95% {_difference_text(entry)}"
+    points = _points(entry)
+    title = f"difference {signed(points * entry['difference'], '+.1f')}, 95% {difference_text(entry, points)}"
     return (
         f'<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" role="img"><title>{escape(title)}</title>'
         f'<rect class="{kind}" x="{min(50, middle):.2f}" y="1.5" width="{abs(middle - 50):.2f}" height="7"/>'

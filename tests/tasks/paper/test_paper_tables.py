@@ -160,8 +160,8 @@ def test_intervals_are_those_of_student_over_seeds():
 def test_averages_of_a_part_are_compared_with_the_papers_over_the_same_columns(tmp_path):
     definition = definitions.TABLES[8]
     tasks = typed_in(definition, "Baseline")
-    kept = [definition.columns[0], definition.columns[3]]
-    names = {name for column in kept for name in column.tasks()}
+    evaluated = [definition.columns[0], definition.columns[3]]
+    names = {name for column in evaluated for name in column.tasks()}
     runs = {"baseline": {1: {name: task for name, task in tasks.items() if name in names}}}
     record = by_place(layout.arrange(definition, runs), "Baseline")[AVERAGE, "5"]
     assert record.ours == pytest.approx((59.6 + 55.9) / 2) == record.paper
@@ -232,6 +232,7 @@ def test_a_figure_of_runs_has_the_papers_curves_beside_them(tmp_path):
         (["--table=15", "--paper"], "list_tasks --suite=validation"),
         (["--table=2", "--paper"], "inspect_mixture"),
         (["--table=1", "--runs=."], "dataset_statistics"),
+        (["--table=3", "--paper", "--output=table3.md"], "as text alone"),
         (["--table=99", "--paper"], "--table=99: there are 1, 3, 4"),
         (["--figure=6", "--paper", "--output=f.svg"], "2, 3, 4, 5"),
         (["--figure=2", "--paper"], "--output=figure2.svg"),
