@@ -13,7 +13,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from optiml_jax.common.errors import UserError, exit_on_user_error
 from optiml_jax.common.files import write_atomically
@@ -24,9 +24,26 @@ from tasks.benchmarks.small_study import NAME
 from tools.small_study import grammars
 from tools.small_study.grammars import TEST, TRAIN, GeneratedTask
 
+
+class Size(NamedTuple):
+    """Which real tasks a study has.
+
+    Attributes:
+      longest: ranked -> characters of definition and input of a task, on average. Six fit a row.
+      per_category: tasks.
+      text: whether the files of DATA_DIR/pretrain_text are added.
+    """
+
+    longest: Mapping[bool, int]
+    per_category: int
+    text: bool
+
+
+SIZES = {
+    "quick": Size({True: 480, False: 300}, 3, text=False),
+    "full": Size({True: 1_200, False: 1_200}, 20, text=True),
+}
 SHOWN = 5  # examples per generated task, which serve as demonstrations
-LONGEST = {True: 480, False: 300}  # ranked -> characters of definition and input of a real task, on average
-PER_CATEGORY = 3  # real tasks
 MOST_INSTANCES = 2_000  # of a real task
 ENCYCLOPAEDIA = 2_000  # documents
 
@@ -34,9 +51,13 @@ ENCYCLOPAEDIA = 2_000  # documents
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("tools.small_study.data", __doc__)
     add = parser.add_argument
-    add("--data_dir", required=True, help="folder with super_natural_instructions, and perhaps pretrain_text")
+    add(
+        "--data_dir",
+        required=True,
+        help="folder with super_natural_instructions; the full study also reads its pretrain_text",
+    )
     add("--output", default="study_data", help="folder to write (study_data)")
-    add("--with_text", action="store_true", help="add the files of DATA_DIR/pretrain_text, for the full study")
+    add("--size", choices=SIZES, default="quick", help="how many real tasks, and of which length (quick)")
     return parser.parse_args(arguments)
 
 
@@ -57,7 +78,7 @@ def generated(task: GeneratedTask, size: int) -> dict[str, Any]:
     }
 
 
-def real_tasks(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def real_tasks(folder: Path, study: Size) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yields (name, official list, content) of real tasks with short prompts and answers, a few per category; of the
     test tasks those whose answers are ranked."""
     roles = super_ni.split_lists(super_ni.NAME, folder)
@@ -74,11 +95,11 @@ def real_tasks(folder: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
             continue
         if (
             not lengths
-            or len(str(content["Definition"][0])) + statistics.mean(lengths) > LONGEST[candidates is not None]
+            or len(str(content["Definition"][0])) + statistics.mean(lengths) > study.longest[candidates is not None]
         ):
             continue
         taken[role, category] += 1
-        if taken[role, category] <= PER_CATEGORY:
+        if taken[role, category] <= study.per_category:
             content["Instances"] = content["Instances"][:MOST_INSTANCES]
             yield path.stem, role, content
 
@@ -92,15 +113,16 @@ def documents(tasks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield "\n".join([content["Definition"][0], *parts])
 
 
-def write(data_dir: Path, output: Path, with_text: bool = False) -> str:
+def write(data_dir: Path, output: Path, size: str = "quick") -> str:
     """Writes the folder; returns what it holds.
 
     Args:
-      with_text: whether to add the files of DATA_DIR/pretrain_text.
+      size: one of `SIZES`.
 
     Raises:
       UserError: the real tasks are missing.
     """
+    study = SIZES[size]
     folder = data_dir / super_ni.NAME
     if not (folder / "tasks").is_dir():
         raise UserError(f"--data_dir={data_dir}: has no {super_ni.NAME}/tasks; python -m tools.fetch_data gets it")
@@ -108,15 +130,15 @@ def write(data_dir: Path, output: Path, with_text: bool = False) -> str:
     supervised = []
     trained = 0
     for task in grammars.tasks():
-        size = grammars.TEST_SIZE if task.role == TEST else grammars.SIZES[trained % len(grammars.SIZES)]
+        count = grammars.TEST_SIZE if task.role == TEST else grammars.SIZES[trained % len(grammars.SIZES)]
         trained += task.role == TRAIN
         if task.supervised:
-            size = max(size, 200)
+            count = max(count, 200)
             supervised.append(f"{NAME}.{task.name}")
-        _write_json(output / NAME / "tasks" / f"{task.name}.json", generated(task, size))
+        _write_json(output / NAME / "tasks" / f"{task.name}.json", generated(task, count))
         lists[task.role].append(task.name)
     counts = {role: len(names) for role, names in lists.items()}
-    real = list(real_tasks(folder))
+    real = list(real_tasks(folder, study))
     for name, role, content in real:
         _write_json(output / NAME / "tasks" / f"{name}.json", content)
         lists[role].append(name)
@@ -126,7 +148,7 @@ def write(data_dir: Path, output: Path, with_text: bool = False) -> str:
     texts = [*grammars.facts(ENCYCLOPAEDIA), *documents([content for _, role, content in real if role == TRAIN])]
     lines = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
     write_atomically(output / "pretrain_text" / "encyclopaedia_and_tasks.jsonl", lines)
-    for path in sorted((data_dir / "pretrain_text").rglob("*.*")) if with_text else ():
+    for path in sorted((data_dir / "pretrain_text").rglob("*.*")) if study.text else ():
         link = output / "pretrain_text" / path.name
         link.unlink(missing_ok=True)
         link.symlink_to(path.resolve())
@@ -134,7 +156,7 @@ def write(data_dir: Path, output: Path, with_text: bool = False) -> str:
         f"{role}: {counts[role]} generated and {len(names) - counts[role]} real tasks" for role, names in lists.items()
     ]
     lines.append(f"always trained on: {', '.join(supervised)}")
-    more = f", and the files of {data_dir / 'pretrain_text'}" if with_text else ""
+    more = f", and the files of {data_dir / 'pretrain_text'}" if study.text else ""
     lines.append(f"text: {sum(map(len, texts)):,} characters{more}")
     return "\n".join(lines)
 
@@ -146,7 +168,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 @exit_on_user_error
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
-    print(write(Path(flags.data_dir), Path(flags.output), flags.with_text))
+    print(write(Path(flags.data_dir), Path(flags.output), flags.size))
 
 
 if __name__ == "__main__":
