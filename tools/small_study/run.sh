@@ -16,8 +16,10 @@ started=$(date +%s)
 $python -m tools.small_study.data --data_dir="$data_dir" --size="$size" --output="$study/data"
 $python -m optiml_jax.train --gin_file=experiments/small_study_text.gin --gin.DATA_DIR="$study/data" \
     --gin.MODEL_DIR="$study/text" "${common[@]}"
-$python -m tools.cache_tasks --mixture=small_study --suite=small_study --data_dir="$study/data" --cache_dir="$study/cache" \
-    --tokenizer="$tokenizer"
+for cached in --mixture --suite; do
+    $python -m tools.cache_tasks "$cached=small_study" --data_dir="$study/data" --cache_dir="$study/cache" \
+        --tokenizer="$tokenizer"
+done
 $python -m tools.run_sweep experiments/small --seeds=3 --output="$folder" --gin.INIT_WEIGHTS="$study/text" "${common[@]}"
 $python -m tools.small_study.report --runs="$folder/small" --output="$study/report" ${ABOUT:+--about="$ABOUT"}
 echo "$(( ($(date +%s) - started) / 60 )) minutes in all"
