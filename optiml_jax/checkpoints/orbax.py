@@ -5,21 +5,25 @@ shardings, so that a run can resume on another mesh. The metadata contain hashes
 that a restore returns exactly what was saved or raises an error.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.model.fingerprint import fingerprint
+from optiml_jax.model.fingerprint import Fingerprint, fingerprint
 
 FORMAT = 2
+SAVED = jnp.float32  # dtype of parameters in a checkpoint
 DAMAGE = ("DATA_LOSS", "checksum", "CRC-32C")  # in messages of TensorStore about bytes that differ from those written
 
 
@@ -112,14 +116,42 @@ class Checkpoints:
         return state
 
     def restore_params(self, step: int, like: dict) -> dict:
-        """Restores only the parameters; arguments and errors as in `restore`."""
-        params = self._read(step, params=ocp.args.StandardRestore(like))["params"]
-        self._check(step, "params", params, self.meta(step))
+        """Restores only the parameters, cast to the dtypes of `like`; arguments and errors as in `restore`.
+
+        One array after another, so that at most one is in memory in the float32 of the checkpoint.
+        """
+        total = Fingerprint()
+
+        def read(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+            array = self._read_array(step, path, jax.ShapeDtypeStruct(leaf.shape, SAVED, sharding=leaf.sharding), like)
+            total.add(path, array)
+            return array.astype(leaf.dtype)
+
+        params = jax.tree_util.tree_map_with_path(read, like)
+        if str(total) != self.meta(step)["params"]:
+            raise self._damaged(step, "checksum of its params")
         return params
 
+    def _read_array(self, step: int, path: tuple, leaf: jax.ShapeDtypeStruct, like: dict) -> jax.Array:
+        tree: Any = leaf
+        for key in reversed(path):
+            tree = {key.key: tree}
+        arguments = ocp.args.PyTreeRestore(
+            tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree), partial_restore=True
+        )
+        items = {"params": ocp.args.StandardRestore(like)}
+        with self._explained(step, items), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            return jax.tree.leaves(checkpointer.restore(self.directory / str(step) / "params", args=arguments))[0]
+
     def _read(self, step: int, **items: Any) -> Any:
-        try:
+        with self._explained(step, items):
             return self._manager.restore(step, args=ocp.args.Composite(**items))
+
+    @contextlib.contextmanager
+    def _explained(self, step: int, items: dict[str, Any]) -> Iterator[None]:
+        """Turns the errors of reading these items into a `UserError` that says why."""
+        try:
+            yield
         except (MemoryError, jax.errors.JaxRuntimeError):  # out of memory or a failing device: the files may be intact
             raise
         except Exception as error:  # a damaged or missing file raises many kinds of exceptions

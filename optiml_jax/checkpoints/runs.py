@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from optiml_jax.checkpoints.orbax import Checkpoints, with_shardings
@@ -43,9 +44,9 @@ def _config(fields: dict[str, Any], directory: str | os.PathLike) -> OPTConfig:
 
 
 def read_run(
-    directory: str | os.PathLike, mesh: Mesh, step: int | None = None
+    directory: str | os.PathLike, mesh: Mesh, step: int | None = None, dtype: jnp.dtype = jnp.float32
 ) -> tuple[OPTConfig, dict, dict[str, Any]]:
-    """Reads configuration, parameters (on `mesh`) and metadata of a run's checkpoint; None: of its latest.
+    """Reads configuration, parameters (on `mesh`, in `dtype`) and metadata of a run's checkpoint; None: of its latest.
 
     Raises:
       UserError: there is no checkpoint of that step, or it cannot be verified.
@@ -53,7 +54,7 @@ def read_run(
     config, meta = read_run_config(directory, step)
     with contextlib.closing(Checkpoints(directory)) as checkpoints:
         sharding.check_divides(config, mesh)
-        abstract = decoder.abstract_params(config)
+        abstract = decoder.abstract_params(config, dtype)
         params = checkpoints.restore_params(
             meta["step"], with_shardings(abstract, sharding.parameter_shardings(abstract, mesh))
         )

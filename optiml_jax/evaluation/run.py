@@ -23,7 +23,7 @@ from optiml_jax.evaluation.reports.plain_text import Context
 from optiml_jax.evaluation.reports.provenance import provenance
 from optiml_jax.evaluation.scores.baselines import ledger_baselines
 from optiml_jax.inference.model import load_model
-from optiml_jax.model.config import PRECISIONS
+from optiml_jax.inference.precision import AUTO, NAMES
 from optiml_jax.weights import resolve
 
 
@@ -41,7 +41,7 @@ def evaluate(
     limit: int = 0,
     templates: str = "suite",
     mesh: Mesh | None = None,
-    precision: str = "fp32",
+    precision: str = AUTO,
     check_only: bool = False,
     trained_on: Manifest | None = None,
     operative_config: Callable[[], str] = str,
@@ -55,6 +55,7 @@ def evaluate(
         one.
       suite: a suite, or several separated by commas, reported together.
       output_dir: None: `weights`/evaluation/NAME, with the names of the ledgers.
+      precision: see `load_model`.
       ranked_by: score that candidates are ranked by (`normalization.RANKED_BY`).
       shots: only prompts with this number of demonstrations, or these numbers.
       limit: questions per task and number of shots, drawn by their names; 0: all.
@@ -73,7 +74,7 @@ def evaluate(
     batch_rows = check("evaluate.batch_rows", batch_rows, int)
     max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
     limit = check("evaluate.limit", limit, int, (0, math.inf))
-    check_known("PRECISION", precision, PRECISIONS)
+    check_known("PRECISION", precision, NAMES)
     if not check_only and not is_run(weights):
         resolve(weights)  # reports a mistyped path before a missing OUTPUT_DIR
     if output_dir is None and not check_only and not Path(weights).is_dir():

@@ -42,7 +42,7 @@ class OptimlLM(TemplateLM):
         data: int = 1,
         fsdp: int = 1,
         tensor: int = 1,
-        precision: str = "fp32",
+        precision: str = "auto",
         tokenizer: str | None = None,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,

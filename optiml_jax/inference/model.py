@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 
 from optiml_jax import weights
 from optiml_jax.checkpoints.runs import is_run, read_run
-from optiml_jax.common.errors import UserError
+from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.inference import decoding, ranking
 from optiml_jax.inference.network import Network
+from optiml_jax.inference.precision import AUTO, NAMES, dtype_on
 from optiml_jax.model import decoder, sharding
-from optiml_jax.model.config import PRECISIONS
 from optiml_jax.tokenizer import Tokenizer
 
 
@@ -135,7 +135,7 @@ class Model(Network):
         return results
 
     def save(self, path: str | os.PathLike, format: str = "hf") -> None:
-        """Writes the model so that `OPTForCausalLM.from_pretrained(path)` loads it.
+        """Writes the model, in its precision, so that `OPTForCausalLM.from_pretrained(path)` loads it.
 
         Raises:
           ValueError: `format` is not "hf".
@@ -161,7 +161,7 @@ def load_model(
     *,
     mesh: Mesh | None = None,
     step: int | None = None,
-    precision: str = "fp32",
+    precision: str = AUTO,
     tokenizer: str | os.PathLike | None = None,
 ) -> Model:
     """Loads a model.
@@ -172,15 +172,18 @@ def load_model(
       mesh: devices for the parameters; None: the first device.
       step: which checkpoint of a MODEL_DIR; None: the latest.
       tokenizer: directory or hub name, for weights without a tokenizer (metaseq's).
-      precision: compute dtype, a name in `model.config.PRECISIONS`; parameters are float32.
+      precision: in which the model computes, and in which its weights are in memory: "fp32", "bf16", "fp16", or "auto"
+        (bf16 on GPUs, fp32 on CPUs). Layer norms, logits and log-probabilities are always float32.
 
     Raises:
-      UserError: `source` holds no model.
+      UserError: `source` holds no model, or `precision` is unknown.
     """
+    check_known("precision", precision, NAMES)
     mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
+    dtype = dtype_on(mesh.devices.flat[0], precision)
     directory = Path(source)
     if is_run(directory):
-        config, params, meta = read_run(directory, mesh, step)
+        config, params, meta = read_run(directory, mesh, step, dtype)
         name, tokenizer_source = f"{directory} step {meta['step']}", directory / "tokenizer"
         trained_with, leading_eos = (meta["settings"][key] for key in ("tokenizer", "Data.leading_eos"))
     else:
@@ -188,10 +191,10 @@ def load_model(
         config = weights.read_config(path)
         sharding.check_divides(config, mesh)
         shardings = sharding.parameter_shardings(decoder.abstract_params(config), mesh)
-        params = weights.load(path, config, shardings)
+        params = weights.load(path, config, shardings, dtype)
         tokenizer_source, leading_eos, name, trained_with = path, True, str(source), None
     decoder.check_params(params, config, name)
     vocabulary = Tokenizer.load(tokenizer or tokenizer_source)
     if trained_with not in (None, vocabulary.fingerprint):
         raise UserError(f"{tokenizer or tokenizer_source}: not the tokenizer that {name} was trained with")
-    return Model(config, params, vocabulary, mesh, source=name, leading_eos=leading_eos, dtype=PRECISIONS[precision])
+    return Model(config, params, vocabulary, mesh, source=name, leading_eos=leading_eos, dtype=dtype)

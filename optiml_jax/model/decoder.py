@@ -72,9 +72,14 @@ def init_params(key: jax.Array, config: OPTConfig) -> dict:
 
 
 def abstract_params(config: OPTConfig, dtype: jnp.dtype = jnp.float32) -> dict:
-    """The parameter tree as `ShapeDtypeStruct`s."""
+    """The parameter tree as `ShapeDtypeStruct`s: float32 norms, in which they compute, and the rest in `dtype`."""
     tree = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), tree)
+
+    def leaf(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        is_norm = any(key.key.endswith("norm") for key in path)
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.float32 if is_norm else dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
 def parameter_count(config: OPTConfig) -> int:

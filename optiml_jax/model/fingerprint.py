@@ -16,18 +16,32 @@ LANES = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F)  # odd constants of xxH
 UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
-def fingerprint(tree: Any) -> str:
-    """32 hexadecimal digits that change with any bit, shape, dtype or name in a tree of arrays (up to 4 bytes each).
+class Fingerprint:
+    """The hash of a tree whose leaves are added one after another, in the order of `jax.tree.leaves`."""
 
-    Call it under `jax.set_mesh` if the arrays are on a mesh.
-    """
-    total = np.zeros(len(LANES), np.uint32)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    def __init__(self) -> None:
+        self._total = np.zeros(len(LANES), np.uint32)
+
+    def add(self, path: tuple, leaf: jax.Array) -> None:
+        """Adds an array (up to 4 bytes per element) by its path in the tree."""
         name = f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}"
         seed = np.uint32(zlib.crc32(name.encode()))
         # Waits for each array: programs that sum over several processes deadlock on CPUs if two run at once.
-        total = _mix(total + seed) + np.asarray(_sums(leaf, seed))
-    return "".join(f"{int(lane):08x}" for lane in total)
+        self._total = _mix(self._total + seed) + np.asarray(_sums(leaf, seed))
+
+    def __str__(self) -> str:
+        return "".join(f"{int(lane):08x}" for lane in self._total)
+
+
+def fingerprint(tree: Any) -> str:
+    """32 hexadecimal digits that change with any bit, shape, dtype or name in a tree of arrays.
+
+    Call it under `jax.set_mesh` if the arrays are on a mesh.
+    """
+    total = Fingerprint()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        total.add(path, leaf)
+    return str(total)
 
 
 @jax.jit  # per array: parameters and moments share few shapes, and so the compiled programs

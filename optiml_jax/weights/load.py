@@ -60,7 +60,7 @@ def load_hf(
       source: directory or hub name; safetensors or `.bin`, one file or several, fp32, fp16 or bf16.
       config: usually `read_config(source)`.
       shardings: a tree like the parameters' (`sharding.parameter_shardings`); None puts them on the first device.
-      dtype: of the parameters; tensors are cast on the device.
+      dtype: of the parameters but norms (`abstract_params`); tensors are cast on the device.
 
     Returns:
       The tree of `decoder.init_params`.

@@ -25,7 +25,7 @@ def place(
 
     Args:
       shardings: a tree like the parameters'; None puts them on the first device.
-      dtype: of the parameters; tensors are cast on the device.
+      dtype: of the parameters but norms (`abstract_params`); tensors are cast on the device.
       origin: names the source in errors.
 
     Raises:
@@ -42,15 +42,17 @@ def place(
         path: _zeros(leaf.shape, leaf.dtype, sharding_of[path]) if path.startswith("blocks/") else None
         for path, (_, leaf) in zip(paths, leaves)
     }
-    shapes = {path: leaf.shape for path, (_, leaf) in zip(paths, leaves)}
+    like = {path: leaf for path, (_, leaf) in zip(paths, leaves)}
 
     for name, tensor in tensors_by_name.items():
         slot = slots[name]
         sharding = sharding_of[slot.path]
         # Sent in torch's layout: casting and transposing are faster on the device and need no second copy on the host.
-        array = _to_devices(tensor.read(), _torch_sharding(sharding, slot, len(shapes[slot.path])))
+        array = _to_devices(tensor.read(), _torch_sharding(sharding, slot, len(like[slot.path].shape)))
         if slot.layer is None:
-            params[slot.path], finite = _convert(sharding, slot.inputs, shapes[slot.path], dtype)(array)
+            params[slot.path], finite = _convert(sharding, slot.inputs, like[slot.path].shape, like[slot.path].dtype)(
+                array
+            )
         else:
             params[slot.path], finite = _write_layer(sharding, slot.inputs)(params[slot.path], array, slot.layer)
         if not finite:  # waits for the device, so that the host holds one tensor at a time
