@@ -13,7 +13,7 @@ from typing import Any
 
 import gin
 
-from optiml_jax.common import distributed, xla_flags
+from optiml_jax.common import distributed, programs, xla_flags
 from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.data.settings import Data
 from optiml_jax.evaluation.run import evaluate
@@ -52,22 +52,29 @@ def shipped_gin_files() -> Path:
     return checkout if (checkout / "train.gin").is_file() else Path(__file__).parent / "gin_files"
 
 
+VERBOSE = "--verbose"
 SEARCH_PATH = shipped_gin_files()
-USAGE = """usage: python -m {module} --gin_file=FILE [...] [--gin.NAME=VALUE ...] [--gin_search_paths=A,B]
+USAGE = """usage: python -m {module} --gin_file=FILE [...] [--gin.NAME=VALUE ...] [--gin_search_paths=A,B] [--verbose]
        [--coordinator=HOST:PORT --processes=N --process_id=I]   (not needed under Slurm and Open MPI)
 
 FILE is searched for here, in gin/ and in the search paths. NAME is a macro (MODEL_DIR) or a parameter (Data.eps); VALUE
-is a Python literal. Where a string is expected, a bare word or path is accepted: --gin.MODEL_DIR=runs/tiny."""
+is a Python literal. Where a string is expected, a bare word or path is accepted: --gin.MODEL_DIR=runs/tiny. --verbose
+prints the programs that are compiled, and for how long."""
 
 
 @exit_on_user_error
 def main(name: str) -> None:
     """The entry point `python -m optiml_jax.{name}`."""
     xla_flags.set_defaults(os.environ)
+    programs.use_cache()
     arguments, processes = distributed.find_processes(sys.argv[1:], os.environ)
-    bound = parse(arguments, f"optiml_jax.{name}")
+    verbose = VERBOSE in arguments
+    bound = parse([argument for argument in arguments if argument != VERBOSE], f"optiml_jax.{name}")
     distributed.initialize(processes)
+    compiled = programs.Programs() if verbose else None
     bound[name](operative_config=lambda: gin.operative_config_str(max_line_length=110))
+    if compiled:
+        print(compiled)
 
 
 def read_settings(arguments: Sequence[str], module: str, command: str = "train") -> dict[str, Any]:

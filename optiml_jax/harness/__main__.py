@@ -5,6 +5,7 @@ python -m optiml_jax.harness --model optiml --model_args pretrained=runs/tiny,ba
 """
 
 from optiml_jax.common.errors import UserError, exit_on_user_error
+from optiml_jax.common.programs import use_cache
 
 
 @exit_on_user_error
@@ -13,6 +14,7 @@ def main() -> None:
         from lm_eval.__main__ import cli_evaluate
     except ImportError:
         raise UserError("lm-evaluation-harness is not installed; pip install 'optiml-jax[lm-eval]'") from None
+    use_cache()
     from optiml_jax.harness import model  # noqa: F401 - registers "optiml"
 
     cli_evaluate()
