@@ -74,6 +74,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "evaluate", description="Ranking and greedy generation, compared with lm-evaluation-harness and torch."
     )
     evaluate.add_flags(evaluation)
+    evaluation.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of both sides (fp32)")
 
     plane = commands.add_parser("data", description="The data pipeline, compared with seqio and torch's DataLoader.")
     data.add_flags(plane)

@@ -85,6 +85,19 @@ def test_evaluation_is_measured_by_kind_of_prompt(tmp_path):
     )
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_answers_are_those_of_the_peer_in_either_precision(precision, tmp_path):
+    pytest.importorskip("lm_eval")
+    path = tmp_path / "evaluate.json"
+    flags = ["--model=tiny", "--prompts=3", "--rounds=1", "--new=2", f"--precision={precision}", f"--json={path}"]
+    benchmark.main(["evaluate", *flags])
+    rows = json.loads(path.read_text())["rows"]
+    ranked, generated = rows[: len(evaluate.KINDS)], rows[len(evaluate.KINDS) :]
+    assert all(row["exact"] and row["difference"] < evaluate.NATS[precision] for row in ranked)
+    assert all(row["exact"] == (True if precision == "fp32" else None) for row in generated)
+    assert all(row["same_answers"] >= (1 if precision == "fp32" else 0) for row in generated)
+
+
 def test_xla_flags_are_defaults():
     for given, want in (
         ({}, "--xla_gpu_enable_triton_gemm=false"),
