@@ -7,21 +7,25 @@ at once.
 """
 
 import math
+import zlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.inference import ranking
 from optiml_jax.inference.model import load_model
+from optiml_jax.inference.sampling import Sampling
 from optiml_jax.model.sharding import make_mesh
 
 NEW_TOKENS = 256  # for tasks without a limit, as in the harness's Hugging Face backend
-GREEDY = {"temperature": (0, 0.0, None), "do_sample": (False, None), "num_beams": (1, None), "top_p": (1, 1.0, None)}
+SUPPORTED = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "num_beams"}  # of generation_kwargs
 
 
 @register_model("optiml")
@@ -33,6 +37,7 @@ class OptimlLM(TemplateLM):
       batch_rows: rows computed at once.
       data, fsdp, tensor: axes of the mesh; they multiply to the number of devices.
       precision, tokenizer: as in `load_model`.
+      seed: of tasks that sample.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class OptimlLM(TemplateLM):
         tensor: int = 1,
         precision: str = "auto",
         tokenizer: str | None = None,
+        seed: int = 1234,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         device: str | None = None,
@@ -57,7 +63,7 @@ class OptimlLM(TemplateLM):
             precision=precision,
             tokenizer=tokenizer,
         )
-        self.pretrained, self.batch_rows = pretrained, int(batch_rows)
+        self.pretrained, self.batch_rows, self.seed = pretrained, int(batch_rows), int(seed)
 
     @property
     def eot_token_id(self) -> int:
@@ -117,25 +123,33 @@ class OptimlLM(TemplateLM):
         return sums
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Generates greedily up to the first of a request's `until`, `</s>`, or `max_gen_toks`.
+        """Generates up to the first of a request's `until`, `</s>`, or `max_gen_toks`.
+
+        Greedily, or sampled where a task or --gen_kwargs say so, with `temperature` and `top_p`; repeats of a request
+        are drawn independently of each other.
 
         Raises:
-          UserError: a request asks for sampling or beam search.
+          UserError: a request asks for what is not supported, such as beam search.
         """
-        prompts, limits, stops = [], [], []
+        prompts, limits, stops, sampling = [], [], [], []
+        repeats: Counter[str] = Counter()
         for request in requests:
-            prompt, options = request.args
-            for name, allowed in GREEDY.items():
-                if options.get(name) not in (None, *allowed):
-                    raise UserError(
-                        f"{name}={options[name]}: only greedy decoding is supported; leave it out of --gen_kwargs"
-                    )
-            until = options.get("until") or []
-            limits.append(int(options.get("max_gen_toks") or options.get("max_new_tokens") or NEW_TOKENS))
+            prompt, given = request.args
+            options = normalize_gen_kwargs(given, NEW_TOKENS)
+            for name, value in options.items():
+                if name not in SUPPORTED or (name == "num_beams" and value not in (None, 1)):
+                    raise UserError(f"{name}={value} is not supported; leave it out of --gen_kwargs")
+            temperature = options.get("temperature", 1.0) if options["do_sample"] else 0.0
+            index = zlib.crc32(f"{repeats[prompt]} {prompt}".encode())  # the same in any order of the requests
+            repeats[prompt] += 1
+            top_p = options.get("top_p")
+            sampling.append(Sampling(float(temperature), 1.0 if top_p is None else float(top_p), self.seed, index))
+            limits.append(options["max_gen_toks"])
             prompts.append(self.tok_encode(prompt)[-max(1, self.max_length - limits[-1]) :])
-            stops.append([until] if isinstance(until, str) else list(until))
+            stops.append(options["until"])
         names = [repr(request.args[0][-60:]) for request in requests]
-        texts = [answer.text for answer in self.model.generate_from_ids(prompts, limits, stops, self.batch_rows, names)]
+        answers = self.model.generate_from_ids(prompts, limits, stops, self.batch_rows, names, sampling)
+        texts = [answer.text for answer in answers]
         for request, text in zip(requests, texts):
             self.cache_hook.add_partial("generate_until", request.args, text)
         return texts

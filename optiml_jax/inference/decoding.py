@@ -1,4 +1,4 @@
-"""Greedy decoding (paper 4.1), until `</s>`, a stop text or a token limit.
+"""Decoding, greedy (paper 4.1) or sampled, until `</s>`, a stop text or a token limit.
 
 Prompts wait in a queue, longest first. The next of them are prefilled together, packed and with shared prefixes; each
 is admitted to a row of the KV cache as rows become free, and stays there until its answer is complete.
@@ -7,7 +7,7 @@ is admitted to a row of the KV cache as rows become free, and stays there until 
 import collections
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from optiml_jax.inference import kv_cache
 from optiml_jax.inference.network import Network
 from optiml_jax.inference.prefix_sharing import ScoredSequence, lay_out, shared_prefix_length
 from optiml_jax.inference.ranking import NAN_HINT
+from optiml_jax.inference.sampling import GREEDY, Rows, Sampling, check
 from optiml_jax.model import sharding
 
 PREFILL_POSITIONS = 8_192  # maximum positions prefilled together (a single row may be longer)
@@ -39,15 +40,16 @@ class Answer(NamedTuple):
     prompt_cut: bool
 
 
-def greedy(
+def decode(
     model: Network,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int | Sequence[int],
     batch_rows: int = 16,
     names: Sequence[str] | None = None,
     stop: Sequence[Sequence[str]] | None = None,
+    sampling: Sequence[Sampling] | None = None,
 ) -> list[Answer]:
-    """Generates the most likely next token repeatedly, for every prompt.
+    """Generates the next token repeatedly, for every prompt.
 
     Args:
       prompts: ids; cut on the left, after a leading `</s>`, where prompt and answer exceed the model's positions.
@@ -55,10 +57,44 @@ def greedy(
       batch_rows: prompts answered at once, fewer where they are long; it changes no answer.
       names: of the prompts, for messages.
       stop: for each prompt, texts that end its answer.
+      sampling: of each prompt; None takes the most likely tokens.
 
     Raises:
-      UserError: a prompt is empty, a limit leaves no room for the prompt, or logits are NaN or infinite.
+      UserError: a prompt is empty, a limit leaves no room for the prompt, a sampling is out of range, or logits are NaN
+        or infinite.
     """
+    requests = _requests(model, prompts, max_new_tokens, names, stop, sampling)
+    batch = _Batch(model, sorted(requests, key=lambda request: -request.cache_length), batch_rows)
+    while batch.admit_waiting():
+        batch.decode()
+    return [request.answer(model, len(request.ids) < len(prompt)) for request, prompt in zip(requests, prompts)]
+
+
+def stream(
+    model: Network,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    steps: int,
+    stop: Sequence[str] = (),
+    sampling: Sampling = GREEDY,
+) -> Iterator[Answer]:
+    """Yields the answer to one prompt as it grows, by at most `steps` tokens; arguments and errors as in `decode`."""
+    (request,) = _requests(model, [prompt], max_new_tokens, None, [stop], [sampling])
+    batch = _Batch(model, [request], max_rows=1)
+    while batch.admit_waiting():
+        batch.decode(steps)
+        yield request.answer(model, len(request.ids) < len(prompt))
+
+
+def _requests(
+    model: Network,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int | Sequence[int],
+    names: Sequence[str] | None,
+    stop: Sequence[Sequence[str]] | None,
+    sampling: Sequence[Sampling] | None,
+) -> "list[_Request]":
+    """Checks the arguments of `decode` and cuts the prompts to the model's positions."""
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
     positions = model.config.max_positions
     for limit in limits:
@@ -67,20 +103,14 @@ def greedy(
     if not all(len(prompt) for prompt in prompts):
         raise UserError("an empty prompt has no continuation; give it text or a leading </s>")
     names = names or [f"{i} of {len(prompts)}" for i in range(len(prompts))]
-    requests = [
-        _Request(name, model.cut(prompt, positions - limit), limit, tuple(ends))
-        for name, prompt, limit, ends in zip(names, prompts, limits, stop or [()] * len(prompts), strict=True)
+    sampling = sampling or [GREEDY] * len(prompts)
+    for each in sampling:
+        check(each)
+    arguments = zip(names, prompts, limits, stop or [()] * len(prompts), sampling, strict=True)
+    return [
+        _Request(name, model.cut(prompt, positions - limit), limit, tuple(ends), drawn)
+        for name, prompt, limit, ends, drawn in arguments
     ]
-    batch = _Batch(model, sorted(requests, key=lambda request: -request.cache_length), batch_rows)
-    while batch.admit_waiting():
-        batch.decode()
-    eos = model.tokenizer.eos_id
-    answers = []
-    for request, prompt in zip(requests, prompts):
-        end = request.generated.index(eos) if eos in request.generated else None
-        truncated = end is None and not request.stopped
-        answers.append(Answer(request.generated[:end], truncated, len(request.ids) < len(prompt)))
-    return answers
 
 
 @dataclasses.dataclass(eq=False)
@@ -91,6 +121,7 @@ class _Request:
     ids: list[int]
     limit: int
     stop: tuple[str, ...]
+    sampling: Sampling
     generated: list[int] = dataclasses.field(default_factory=list)
     stopped: bool = False
 
@@ -98,6 +129,12 @@ class _Request:
     def cache_length(self) -> int:
         """Positions needed in the cache: the last token is not read, and `kv_cache.decode` writes `STEPS` at once."""
         return len(self.ids) + self.limit - 1 + kv_cache.STEPS
+
+    def answer(self, model: Network, prompt_cut: bool) -> Answer:
+        """The answer so far."""
+        eos = model.tokenizer.eos_id
+        end = self.generated.index(eos) if eos in self.generated else None
+        return Answer(self.generated[:end], end is None and not self.stopped, prompt_cut)
 
     def add(self, tokens: Sequence[int], model: Network) -> bool:
         """Appends generated tokens; returns whether the answer is complete."""
@@ -199,22 +236,25 @@ class _Batch:
             prompts = list(group)
             count = 1 << (len(prompts) - 1).bit_length()
             rows_A, lengths_A = np.full(count, rows, np.int32), np.ones(count, np.int32)
+            sampling = [prefilled.request.sampling for prefilled in prompts]
             positions_AC = np.zeros((count, length), np.int32)
             for a, (request, _, positions) in enumerate(prompts):
                 rows_A[a] = self._row_by_request[request] = next(free)
                 lengths_A[a] = len(positions)
                 positions_AC[a, : len(positions)] = positions
             with jax.set_mesh(model.mesh):
+                drawn = Rows.of(sampling + [GREEDY] * (count - len(prompts)))
                 self._cache = kv_cache.admit(
-                    model.params, self._cache, *prompts[0].read, rows_A, positions_AC, lengths_A, model.dtype
+                    model.params, self._cache, *prompts[0].read, rows_A, positions_AC, lengths_A, drawn, model.dtype
                 )
 
-    def decode(self) -> None:
-        """Decodes all rows for some steps and releases those whose answers are complete."""
+    def decode(self, most: int = kv_cache.STEPS) -> None:
+        """Decodes all rows for at most that many steps and releases those whose answers are complete."""
         model, (rows, _) = self._model, self._shape
-        left_B = np.zeros(rows, np.int32)
+        left_B, sampling = np.zeros(rows, np.int32), [GREEDY] * rows
         for request, row in self._row_by_request.items():
             left_B[row] = request.limit - len(request.generated)
+            sampling[row] = request.sampling
         # Return to the host when a quarter of the active rows have finished or, with nothing waiting, when a
         # quarter-size batch suffices.
         count = len(self._row_by_request)
@@ -222,7 +262,15 @@ class _Batch:
         enough = np.int32(rows - rest if rest < count else rows)
         with jax.set_mesh(model.mesh):
             generated_BG, steps, self._cache = kv_cache.decode(
-                model.params, self._cache, left_B, enough, model.config, model.dtype, model.tokenizer.eos_id
+                model.params,
+                self._cache,
+                left_B,
+                enough,
+                np.int32(min(most, kv_cache.STEPS)),
+                Rows.of(sampling),
+                model.config,
+                model.dtype,
+                model.tokenizer.eos_id,
             )
         tokens, steps = model.fetch(generated_BG).tolist(), int(model.fetch(steps))
         self._row_by_request = {

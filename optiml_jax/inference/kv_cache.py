@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from optiml_jax.inference.sampling import Rows, next_token
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.attention import attention, next_attention
 from optiml_jax.model.config import OPTConfig
@@ -76,7 +77,7 @@ def read(
     return decoder.finish(params, x_BTD, config), jax.tree.map(lambda x: sharding.constrain(x, "NBTHK"), keys_values)
 
 
-@functools.partial(jax.jit, static_argnums=(7,), donate_argnums=(1,))
+@functools.partial(jax.jit, static_argnums=(8,), donate_argnums=(1,))
 def admit(
     params: dict,
     cache: Cache,
@@ -85,6 +86,7 @@ def admit(
     rows_A: jax.Array,
     positions_AC: jax.Array,
     lengths_A: jax.Array,
+    sampling: Rows | None,
     dtype: jnp.dtype,
 ) -> Cache:
     """Copies prefilled prompts into rows of the cache, with the token that follows each.
@@ -94,6 +96,7 @@ def admit(
       rows_A: destination rows; entries beyond the last row are dropped.
       positions_AC: positions of each prompt's tokens in `read`'s batch, as row * T + position; arbitrary beyond its
         length.
+      sampling: of the A prompts.
     """
 
     def put(old_NBHCK, keys_values_NBTHK):
@@ -103,7 +106,7 @@ def admit(
 
     last_A = jnp.take_along_axis(positions_AC, lengths_A[:, None] - 1, 1)[:, 0]
     last_AE = hidden_BTE.reshape(-1, hidden_BTE.shape[-1])[last_A]
-    token_A = _best(last_AE, decoder.gathered_embedding(params, dtype))
+    token_A = next_token(last_AE, decoder.gathered_embedding(params, dtype), sampling, lengths_A)
     return Cache(
         tuple(map(put, cache.layers_NBHCK, keys_values_NBTHK)),
         cache.next_B.at[rows_A].set(lengths_A, mode="drop"),
@@ -111,21 +114,24 @@ def admit(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5, 6), donate_argnums=(1,))
+@functools.partial(jax.jit, static_argnums=(6, 7, 8), donate_argnums=(1,))
 def decode(
     params: dict,
     cache: Cache,
     left_B: jax.Array,
     enough: jax.Array,
+    most: jax.Array,
+    sampling: Rows | None,
     config: OPTConfig,
     dtype: jnp.dtype,
     eos_id: int,
 ) -> tuple[jax.Array, jax.Array, Cache]:
-    """Generates the most likely next token of every row, up to `STEPS` times.
+    """Generates the next token of every row, up to `STEPS` times.
 
     Args:
       left_B: number of tokens that each row may still generate; 0 for rows without a request.
       enough: returns as soon as so many rows are finished.
+      most: steps, up to `STEPS`.
 
     Returns:
       Tokens [B, G], meaningless after a row's end; -1 marks logits that were not finite. The number of steps taken. The
@@ -157,12 +163,13 @@ def decode(
         x_B1D = decoder.embed(params, token_B[:, None], (cache.next_B + step)[:, None], embedding_VD, config)
         layers = cache.layers_NBHCK, new_NBHGK
         x_B1D, new_NBHGK = decoder.run_blocks(params, x_B1D, layers, attend_cache, config)
-        best_B = _best(decoder.finish(params, x_B1D, config)[:, 0], embedding_VD)
-        return step + 1, best_B, over_B | over(step, token_B), generated_BG.at[:, step].set(token_B), new_NBHGK
+        hidden_BE = decoder.finish(params, x_B1D, config)[:, 0]
+        next_B = next_token(hidden_BE, embedding_VD, sampling, cache.next_B + step + 1)
+        return step + 1, next_B, over_B | over(step, token_B), generated_BG.at[:, step].set(token_B), new_NBHGK
 
     def unfinished(carry):
         step, _, over_B, *_ = carry
-        return (step < STEPS) & (over_B.sum() < enough)
+        return (step < most) & (over_B.sum() < enough)
 
     # New tokens stay outside the cache until the end: writing at a different position per row copies the whole cache.
     shape = config.layers, B, config.heads, STEPS, config.head_dim
@@ -178,13 +185,3 @@ def decode(
         for old, new in zip(cache.layers_NBHCK, new_NBHGK)
     )
     return generated_BG, steps, Cache(layers, cache.next_B + steps, token_B)
-
-
-def _best(hidden_BE: jax.Array, embedding_VD: jax.Array) -> jax.Array:
-    """The most likely token, the first among equals, or -1 where a logit is not finite."""
-    # Vocabulary first: with few rows a product of this form is bound by reading the embedding alone.
-    logits_VB = jnp.einsum("ve,be->vb", embedding_VD, hidden_BE, preferred_element_type=jnp.float32)
-    top_B = logits_VB.max(0)
-    ids_V1 = jnp.arange(len(logits_VB), dtype=jnp.int32)[:, None]
-    best_B = jnp.where(logits_VB == top_B, ids_V1, len(logits_VB)).min(0)
-    return jnp.where(jnp.isfinite(logits_VB).all(0), best_B, -1)

@@ -1,9 +1,9 @@
-"""A loaded OPT model with candidate scores, greedy generation and export, for notebooks and evaluations."""
+"""A loaded OPT model with candidate scores, generation and export, for notebooks and evaluations."""
 
 import functools
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,11 @@ from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.inference import decoding, ranking
 from optiml_jax.inference.network import Network
 from optiml_jax.inference.precision import AUTO, NAMES, dtype_on
+from optiml_jax.inference.sampling import Sampling
 from optiml_jax.model import decoder, sharding
 from optiml_jax.tokenizer import Tokenizer
+
+REPLACEMENT = "\ufffd"  # in a decoded text, for bytes that are not yet a whole character
 
 
 class Ranked(NamedTuple):
@@ -93,9 +96,52 @@ class Model(Network):
             ranked.append(Ranked([continuation.score for continuation in continuations], tokens, cut))
         return ranked
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int = 256) -> list[str]:
-        """Greedy continuations, each up to `</s>` or `max_new_tokens`."""
-        return [generated.text for generated in self.generate_prompts(prompts, max_new_tokens)]
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Continuations, each up to `</s>` or `max_new_tokens`.
+
+        Args:
+          temperature: 0 takes the most likely tokens (greedy decoding); otherwise tokens are drawn from the logits
+            divided by it.
+          top_p: only the most likely tokens whose probabilities sum to it are drawn (nucleus sampling).
+          seed: another seed draws other texts. Equal prompts of a list are drawn independently of each other.
+        """
+        sampling = [Sampling(temperature, top_p, seed, index) for index in range(len(prompts))]
+        return [generated.text for generated in self.generate_prompts(prompts, max_new_tokens, sampling=sampling)]
+
+    def stream(
+        self,
+        prompt: str,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        steps: int = 4,
+    ) -> Iterator[str]:
+        """Yields the continuation of a prompt piece by piece, as it is generated; arguments as in `generate`.
+
+        The pieces, joined, are the text that `generate` returns for this prompt alone.
+
+        Args:
+          steps: tokens per piece at most. A character that several tokens encode is yielded whole.
+        """
+        _refuse_list(prompt)
+        sampling, ids, yielded = Sampling(temperature, top_p, seed), self.prompt_ids(prompt), 0
+        text = ""
+        for answer in decoding.stream(self, ids, max_new_tokens, steps, sampling=sampling):
+            text = self.tokenizer.decode(answer.ids)
+            whole = len(text.rstrip(REPLACEMENT))
+            if whole > yielded:
+                yield text[yielded:whole]
+                yielded = whole
+        if len(text) > yielded:
+            yield text[yielded:]
 
     def generate_prompts(
         self,
@@ -104,6 +150,7 @@ class Model(Network):
         stop: Sequence[Sequence[str]] | None = None,
         batch_rows: int = 16,
         names: Sequence[str] | None = None,
+        sampling: Sequence[Sampling] | None = None,
     ) -> list[Generated]:
         """Like `generate`, with how each text ended.
 
@@ -112,10 +159,12 @@ class Model(Network):
           stop: for each prompt, texts that end the answer and are excluded from it.
           batch_rows: prompts answered at once.
           names: of the prompts, for messages.
+          sampling: of each prompt; None takes the most likely tokens.
         """
         _refuse_text(prompts)
         names = list(map(_name, prompts)) if names is None else names
-        return self.generate_from_ids(list(map(self.prompt_ids, prompts)), max_new_tokens, stop, batch_rows, names)
+        ids = list(map(self.prompt_ids, prompts))
+        return self.generate_from_ids(ids, max_new_tokens, stop, batch_rows, names, sampling)
 
     def generate_from_ids(
         self,
@@ -124,11 +173,13 @@ class Model(Network):
         stop: Sequence[Sequence[str]] | None = None,
         batch_rows: int = 16,
         names: Sequence[str] | None = None,
+        sampling: Sequence[Sampling] | None = None,
     ) -> list[Generated]:
         """Like `generate_prompts`, from token ids as they are; no `</s>` is added."""
         stop = [()] * len(ids) if stop is None else stop
         results = []
-        for answer, ends in zip(decoding.greedy(self, ids, max_new_tokens, batch_rows, names, stop), stop):
+        answers = decoding.decode(self, ids, max_new_tokens, batch_rows, names, stop, sampling)
+        for answer, ends in zip(answers, stop):
             text = self.tokenizer.decode(answer.ids)
             end = min((index for index in map(text.find, ends) if index >= 0), default=None)
             results.append(Generated(text[:end], answer.truncated and end is None, answer.prompt_cut))
@@ -150,6 +201,11 @@ def _refuse_text(*lists: Sequence[str]) -> None:
     for texts in lists:
         if isinstance(texts, str):
             raise TypeError(f"expected a list of texts, got the text {_name(texts)}; write [{_name(texts)}]")
+
+
+def _refuse_list(prompt: str) -> None:
+    if not isinstance(prompt, str):
+        raise TypeError(f"expected one text, got {type(prompt).__name__}; stream prompts one after another")
 
 
 def _name(prompt: str) -> str:

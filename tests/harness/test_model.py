@@ -96,9 +96,30 @@ def test_texts_are_those_of_the_hugging_face_backend(ours, peer):
     assert have == peer.generate_until(prompts, disable_tqdm=True) and have[1] == whole.split(whole[8:11])[0]
 
 
-def test_samples_and_beams_are_refused(ours):
-    with pytest.raises(UserError, match=r"temperature=0\.7: .*--gen_kwargs"):
-        ours.generate_until(instances("generate_until", [("x", {"do_sample": True, "temperature": 0.7})]))
+@pytest.mark.parametrize("options", [{"num_beams": 4}, {"top_k": 5}, {"do_sample": True, "repetition_penalty": 1.2}])
+def test_what_is_not_supported_is_refused(ours, options):
+    name = list(options)[-1]
+    with pytest.raises(UserError, match=rf"{name}=.* is not supported.*--gen_kwargs"):
+        ours.generate_until(instances("generate_until", [("x", options)]))
+
+
+def test_samples_are_those_of_the_request_whatever_comes_with_it(ours):
+    drawn = ("Go on:", {"max_gen_toks": 12, "do_sample": True, "temperature": 1.5, "top_p": 0.9})
+    greedy, other = ("Go on:", {"max_gen_toks": 12}), ("And on:", drawn[1])
+    first = ours.generate_until(instances("generate_until", [drawn, drawn, greedy, other]))
+    assert len(set(first)) == 4
+    assert ours.generate_until(instances("generate_until", [other, drawn, greedy])) == [first[3], first[0], first[2]]
+    assert (
+        first[2]
+        == ours.generate_until(
+            instances("generate_until", [("Go on:", {"do_sample": False, "max_gen_toks": 12, "temperature": 0.7})])
+        )[0]
+    )
+    seed, ours.seed = ours.seed, 7
+    try:
+        assert ours.generate_until(instances("generate_until", [drawn])) != first[:1]
+    finally:
+        ours.seed = seed
 
 
 def _write_tasks(shared, folder):

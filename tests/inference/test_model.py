@@ -107,7 +107,7 @@ def long_and_short():
 
 def test_greedy_text_equals_transformers_for_prompts_and_answers_of_different_lengths(exported, model, long_and_short):
     prompts, limits = long_and_short
-    answers = decoding.greedy(model, prompts, limits, batch_rows=4)
+    answers = decoding.decode(model, prompts, limits, batch_rows=4)
     for prompt, limit, answer in zip(prompts, limits, answers, strict=True):
         assert answer.ids == greedy_in_torch(exported[1], prompt, limit)
         assert answer.truncated == (len(answer.ids) == limit) and not answer.prompt_cut
@@ -118,15 +118,15 @@ def test_greedy_text_does_not_depend_on_batch_order_memory_or_mesh(
     model, config, tokenizer, long_and_short, mesh, monkeypatch
 ):
     prompts, limits = long_and_short
-    want = decoding.greedy(model, prompts, limits)
+    want = decoding.decode(model, prompts, limits)
     order = np.random.default_rng(0).permutation(len(prompts))
     other = model if mesh is None else make(config, tokenizer, mesh)
     for batch_rows in (7,) if mesh else (1, 2, 7, 32):
-        have = decoding.greedy(other, [prompts[i] for i in order], [limits[i] for i in order], batch_rows)
+        have = decoding.decode(other, [prompts[i] for i in order], [limits[i] for i in order], batch_rows)
         assert have == [want[i] for i in order]
     monkeypatch.setattr(decoding, "CACHE_POSITIONS", 400)
     monkeypatch.setattr(decoding, "PREFILL_POSITIONS", 128)
-    assert decoding.greedy(other, prompts, limits) == want
+    assert decoding.decode(other, prompts, limits) == want
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_a_lone_prompt_is_computed_alone(model, caches):
 def test_the_number_of_places_bounds_a_batch_of_long_prompts(model, caches, monkeypatch):
     assert [decoding._bucket(n) for n in (1, 32, 33, 129, 257, 1402, 1537)] == [32, 32, 64, 160, 320, 1536, 1792]
     monkeypatch.setattr(decoding, "CACHE_POSITIONS", 1024)
-    decoding.greedy(model, [[7] * 20] * 16 + [[7] * 150] * 8, 4)
+    decoding.decode(model, [[7] * 20] * 16 + [[7] * 150] * 8, 4)
     assert caches[0] == (4, 192, 4)
     assert caches[-1][:2] == (16, 64), "as soon as the long ones are over there is room for many short ones"
     assert max(rows * places for rows, places, _ in caches) <= 1024
@@ -159,7 +159,7 @@ def test_the_number_of_places_bounds_a_batch_of_long_prompts(model, caches, monk
 
 def test_finished_answers_leave_and_others_take_their_rows(model, caches):
     """Seven short answers pass through three rows while the fourth makes a long one."""
-    decoding.greedy(model, [[5, 6, 7]] + [[5] * 70] * 7, [90] + [2] * 7, batch_rows=4)
+    decoding.decode(model, [[5, 6, 7]] + [[5] * 70] * 7, [90] + [2] * 7, batch_rows=4)
     assert [(rows, busy) for rows, _, busy in caches[:3]] == [(4, 4), (4, 4), (2, 2)]
     assert {(rows, busy) for rows, _, busy in caches[3:]} == {(1, 1)}
 
@@ -181,7 +181,7 @@ def test_greedy_stops_at_eos_and_says_when_a_prompt_was_cut(config, tokenizer):
     params["final_norm"] = {"scale": 0 * hidden, "bias": hidden}
     params["token_embedding"] = params["token_embedding"].at[2].set(1.0)
     model.params = params
-    answers = decoding.greedy(model, [[5, 6], list(range(4, 304))], 8)
+    answers = decoding.decode(model, [[5, 6], list(range(4, 304))], 8)
     assert [answer.ids for answer in answers] == [[], []]
     assert [answer.truncated for answer in answers] == [False, False]
     assert [answer.prompt_cut for answer in answers] == [False, True]
@@ -230,7 +230,7 @@ def test_a_cut_prompt_keeps_its_leading_eos_in_ranking_and_decoding(model, expor
     log = torch_log_probabilities(exported[1], ids[:-1])
     want = sum(log[251 + i, token] for i, token in enumerate(answer))
     assert continuation_scores(model, [(before, answer)])[0] == pytest.approx(want, abs=1e-4)
-    (made,) = decoding.greedy(model, [before], 20)
+    (made,) = decoding.decode(model, [before], 20)
     assert made.prompt_cut and made.ids == greedy_in_torch(exported[1], [2, *before[-235:]], 20)
 
 

@@ -82,7 +82,7 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
         result, actual, expected = _measure(
             (f"generate {flags.model}: {name}", "prompts/s", len(sources)),
             lambda sources=sources, lengths=lengths: [
-                answer.ids for answer in decoding.greedy(model, sources, lengths, flags.batch)
+                answer.ids for answer in decoding.decode(model, sources, lengths, flags.batch)
             ],
             peer and functools.partial(peer[1], sources, lengths),
             flags.rounds,
