@@ -199,7 +199,8 @@ def test_the_report_says_what_its_numbers_say(tmp_path):
     report.main([f"--runs={tmp_path}", f"--output={tmp_path / 'out'}"])
     text = (tmp_path / "out" / "report.md").read_text()
     assert (
-        "Of 1 claims of the paper: 1 agrees, 0 disagrees" in text and "| baseline - no_cap, 0 shots | +11.0 |" in text
+        "Verdicts on 1 claims of the paper: agrees 1, disagrees 0" in text
+        and "| baseline - no_cap, 0 shots | +11.0 |" in text
     )
     assert (tmp_path / "out" / "scores.png").read_bytes()[:4] == b"\x89PNG"
     assert json.loads((tmp_path / "out" / "sweep.json").read_text()) == record

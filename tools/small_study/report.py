@@ -175,8 +175,8 @@ def markdown(record: Mapping[str, Any], about: Sequence[str]) -> str:
     levels = levels_of(runs, baseline)
     tested = findings(runs, levels)
     verdicts = [finding.verdict.split(" at ")[0].split(" with ")[0] for finding in tested]
-    counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in dict.fromkeys(("agrees", "disagrees", *verdicts)))
-    lines = ["# The small study", "", *about, "", f"Of {len(tested)} claims of the paper: {counts}.", ""]
+    counts = ", ".join(f"{kind} {verdicts.count(kind)}" for kind in dict.fromkeys(("agrees", "disagrees", *verdicts)))
+    lines = ["# The small study", "", *about, "", f"Verdicts on {len(tested)} claims of the paper: {counts}.", ""]
     lines += ["## Findings", "", *_findings_table(tested), "", *_notes(), ""]
     lines += ["## Is there anything to tell apart?", "", *_floors(runs[baseline], levels), ""]
     lines += ["## Scores", "", *_scores(record, levels), ""]
