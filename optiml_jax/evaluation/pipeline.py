@@ -38,7 +38,7 @@ def run_evaluation(
     prompts: Sequence[Prompt],
     output_dir: Path,
     *,
-    batch_rows: int = 16,
+    batch_rows: int | None = None,
     max_new_tokens: int = 256,
     ranked_by: str = "sum",
     context: Context = Context(),
@@ -48,7 +48,7 @@ def run_evaluation(
     Every process of a distributed run must call this and answers its rows; the first one writes.
 
     Args:
-      batch_rows: rows computed at once; changes no score.
+      batch_rows: rows computed at once, None: as many as memory allows; changes no score.
       ranked_by: score that candidates are ranked by, a name in `normalization.RANKED_BY`.
       context: what the report shows in addition to the scores.
 

@@ -34,7 +34,7 @@ def evaluate(
     mixture: str | None = None,
     suite: str | None = None,
     cache_dir: str = "cache",
-    batch_rows: int = 16,
+    batch_rows: int | None = None,
     max_new_tokens: int = 256,
     ranked_by: str = "sum",
     shots: int | Sequence[int] | None = None,
@@ -55,6 +55,7 @@ def evaluate(
         one.
       suite: a suite, or several separated by commas, reported together.
       output_dir: None: `weights`/evaluation/NAME, with the names of the ledgers.
+      batch_rows: rows computed at once; None: as many as memory allows.
       precision: see `load_model`.
       ranked_by: score that candidates are ranked by (`normalization.RANKED_BY`).
       shots: only prompts with this number of demonstrations, or these numbers.
@@ -71,7 +72,7 @@ def evaluate(
     training = levels.recorded_training(weights) if trained_on is None else None
     run_manifest = trained_on or next(iter(training.mixtures), None)  # None: the weights are not those of a run
     files = ledgers(ledger, suite, mixture, cache_dir, run_manifest.ledgers if run_manifest else {})
-    batch_rows = check("evaluate.batch_rows", batch_rows, int)
+    batch_rows = None if batch_rows is None else check("evaluate.batch_rows", batch_rows, int)
     max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
     limit = check("evaluate.limit", limit, int, (0, math.inf))
     check_known("PRECISION", precision, NAMES)

@@ -48,7 +48,7 @@ class Validation:
     shots: Any = None
     limit: int = 250
     templates: str = "suite"
-    batch_rows: int = 16
+    batch_rows: int | None = None
     max_new_tokens: int = 256
     best_by: str = "average"
 

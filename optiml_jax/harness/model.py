@@ -34,7 +34,7 @@ class OptimlLM(TemplateLM):
 
     Args:
       pretrained: source of `load_model`: a MODEL_DIR, a Hugging Face directory, a hub name, a metaseq checkpoint.
-      batch_rows: rows computed at once.
+      batch_rows: rows computed at once; None: as many as memory allows.
       data, fsdp, tensor: axes of the mesh; they multiply to the number of devices.
       precision, tokenizer: as in `load_model`.
       seed: of tasks that sample.
@@ -43,7 +43,7 @@ class OptimlLM(TemplateLM):
     def __init__(
         self,
         pretrained: str,
-        batch_rows: int = 16,
+        batch_rows: int | None = None,
         data: int = 1,
         fsdp: int = 1,
         tensor: int = 1,
@@ -63,7 +63,7 @@ class OptimlLM(TemplateLM):
             precision=precision,
             tokenizer=tokenizer,
         )
-        self.pretrained, self.batch_rows, self.seed = pretrained, int(batch_rows), int(seed)
+        self.pretrained, self.batch_rows, self.seed = pretrained, batch_rows and int(batch_rows), int(seed)
 
     @property
     def eot_token_id(self) -> int:

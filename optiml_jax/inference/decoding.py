@@ -21,8 +21,6 @@ from optiml_jax.inference.ranking import NAN_HINT
 from optiml_jax.inference.sampling import GREEDY, Rows, Sampling, check
 from optiml_jax.model import sharding
 
-PREFILL_POSITIONS = 8_192  # maximum positions prefilled together (a single row may be longer)
-CACHE_POSITIONS = 16_384  # maximum positions of the cache (likewise)
 LENGTH_STEP = 32  # cache lengths are rounded up to a multiple, to compile few programs
 
 
@@ -44,7 +42,7 @@ def decode(
     model: Network,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int | Sequence[int],
-    batch_rows: int = 16,
+    batch_rows: int | None = None,
     names: Sequence[str] | None = None,
     stop: Sequence[Sequence[str]] | None = None,
     sampling: Sequence[Sampling] | None = None,
@@ -54,7 +52,8 @@ def decode(
     Args:
       prompts: ids; cut on the left, after a leading `</s>`, where prompt and answer exceed the model's positions.
       max_new_tokens: the limit (256 in the paper), one for all prompts or one per prompt.
-      batch_rows: prompts answered at once, fewer where they are long; it changes no answer.
+      batch_rows: prompts answered at once, fewer where they are long; None: as many as memory allows. It changes no
+        answer.
       names: of the prompts, for messages.
       stop: for each prompt, texts that end its answer.
       sampling: of each prompt; None takes the most likely tokens.
@@ -64,7 +63,9 @@ def decode(
         or infinite.
     """
     requests = _requests(model, prompts, max_new_tokens, names, stop, sampling)
-    batch = _Batch(model, sorted(requests, key=lambda request: -request.cache_length), batch_rows)
+    batch = _Batch(
+        model, sorted(requests, key=lambda request: -request.cache_length), batch_rows or model.capacity.rows
+    )
     while batch.admit_waiting():
         batch.decode()
     return [request.answer(model, len(request.ids) < len(prompt)) for request, prompt in zip(requests, prompts)]
@@ -171,10 +172,10 @@ class _Batch:
 
     def admit_waiting(self) -> bool:
         """Admits as many waiting prompts as fit, in a cache resized to hold them; returns False if none is left."""
-        active, admitted = list(self._row_by_request), []
+        model, active, admitted = self._model, list(self._row_by_request), []
         while len(active) < self._max_rows and (self._waiting or self._prefill()):
             request = self._waiting[0].request
-            if active and self._rounded(len(active) + 1) * _length([*active, request]) > CACHE_POSITIONS:
+            if active and self._rounded(len(active) + 1) * _length([*active, request]) > model.capacity.cache_positions:
                 break
             admitted.append(self._waiting.popleft())
             active.append(request)
@@ -189,7 +190,7 @@ class _Batch:
         while self._queue:
             ids = self._queue[0].ids
             size += len(ids) - shared_prefix_length(ids, last)
-            if requests and size > PREFILL_POSITIONS:
+            if requests and size > model.capacity.prefill_positions:
                 break
             requests.append(self._queue.popleft())
             last = ids
@@ -197,7 +198,7 @@ class _Batch:
             return False
         prefilled = {}
         sequences = [ScoredSequence(request.ids, []) for request in requests]
-        max_positions = min(PREFILL_POSITIONS, model.max_batch_positions)
+        max_positions = min(model.capacity.prefill_positions, model.capacity.positions)
         for batch in lay_out(sequences, len(sequences), model.tokenizer.pad_id, max_positions):
             with jax.set_mesh(model.mesh):
                 read = kv_cache.read(model.params, *map(model.place, batch.arrays[:4]), model.config, model.dtype)

@@ -59,14 +59,14 @@ class Model(Network):
         self,
         prompts: Sequence[str],
         candidates: Sequence[Sequence[str]],
-        batch_rows: int = 8,
+        batch_rows: int | None = None,
         names: Sequence[str] | None = None,
         given: Sequence[Sequence[int]] | None = None,
     ) -> list[Ranked]:
         """Like `rank`, with the log-probability of every token.
 
         Args:
-          batch_rows: rows computed at once.
+          batch_rows: rows computed at once; None: as many as memory allows.
           names: of the prompts, for messages.
           given: for each candidate, the length in characters of a prefix that is read but not scored.
         """
@@ -148,7 +148,7 @@ class Model(Network):
         prompts: Sequence[str],
         max_new_tokens: int | Sequence[int],
         stop: Sequence[Sequence[str]] | None = None,
-        batch_rows: int = 16,
+        batch_rows: int | None = None,
         names: Sequence[str] | None = None,
         sampling: Sequence[Sampling] | None = None,
     ) -> list[Generated]:
@@ -157,7 +157,7 @@ class Model(Network):
         Args:
           max_new_tokens: one for all prompts, or one per prompt.
           stop: for each prompt, texts that end the answer and are excluded from it.
-          batch_rows: prompts answered at once.
+          batch_rows: prompts answered at once; None: as many as memory allows.
           names: of the prompts, for messages.
           sampling: of each prompt; None takes the most likely tokens.
         """
@@ -171,7 +171,7 @@ class Model(Network):
         ids: Sequence[Sequence[int]],
         max_new_tokens: int | Sequence[int],
         stop: Sequence[Sequence[str]] | None = None,
-        batch_rows: int = 16,
+        batch_rows: int | None = None,
         names: Sequence[str] | None = None,
         sampling: Sequence[Sampling] | None = None,
     ) -> list[Generated]:

@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from optiml_jax.common.distributed import from_first
+from optiml_jax.inference.capacity import Capacity, capacity, free_bytes
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.fingerprint import fingerprint
 from optiml_jax.tokenizer import Tokenizer
-
-# Positions per device computed together. GPUs need a bound for memory; CPUs are faster with less.
-POSITIONS = {"cpu": 2_048}
 
 
 class Network:
@@ -61,11 +60,14 @@ class Network:
             batch = [self.place(x_BT) for x_BT in (tokens_BT, segment_ids_BT, positions_BT)]
             return self.fetch(_logits(self.params, *batch, self.config, self.dtype))[:rows]
 
-    @property
-    def max_batch_positions(self) -> int:
-        """Maximum positions computed together, on all devices (a single row may be longer)."""
-        device = self.mesh.devices.flat[0].platform
-        return POSITIONS.get(device, 32_768) * sharding.batch_parts(self.mesh.shape)
+    @functools.cached_property
+    def capacity(self) -> Capacity:
+        """How much is computed at once, by the memory that is free now."""
+        free = free_bytes(self.mesh)
+        # In MiB, to fit into int32; all processes must compute the same batches.
+        (free_mib,) = from_first(np.array([-1 if free is None else free >> 20], np.int32))
+        known = None if free_mib < 0 else int(free_mib) << 20
+        return capacity(self.config, self.mesh, jnp.dtype(self.dtype).itemsize, known)
 
     def place(self, x_BT: np.ndarray) -> jax.Array:
         """Puts an array on the mesh, its rows split over (data, fsdp) and zero-padded to divide."""

@@ -34,14 +34,14 @@ class Continuation(NamedTuple):
 
 
 def continuations(
-    model: Network, pairs: Sequence[tuple[Ids, Ids]], batch_rows: int = 8, names: Sequence[str] | None = None
+    model: Network, pairs: Sequence[tuple[Ids, Ids]], batch_rows: int | None = None, names: Sequence[str] | None = None
 ) -> list[Continuation]:
     """Scores continuations.
 
     Args:
       pairs: (ids before, ids of the continuation). Where both are too long, the ids before are cut on the left, after a
         leading `</s>`.
-      batch_rows: rows computed at once.
+      batch_rows: rows computed at once; None: as many as memory allows.
       names: of the pairs, for messages.
 
     Raises:
@@ -50,7 +50,8 @@ def continuations(
     """
     sequences = [_sequence(model, before, continuation) for before, continuation in pairs]
     scored: dict[int, Continuation] = {}
-    for batch in lay_out(sequences, batch_rows, model.tokenizer.pad_id, model.max_batch_positions):
+    rows = batch_rows or model.capacity.rows
+    for batch in lay_out(sequences, rows, model.tokenizer.pad_id, model.capacity.positions):
         with jax.set_mesh(model.mesh):
             placed = map(model.place, batch.arrays)
             on_device = _log_probabilities(model.params, *placed, model.config, model.dtype)

@@ -124,8 +124,7 @@ def test_greedy_text_does_not_depend_on_batch_order_memory_or_mesh(
     for batch_rows in (7,) if mesh else (1, 2, 7, 32):
         have = decoding.decode(other, [prompts[i] for i in order], [limits[i] for i in order], batch_rows)
         assert have == [want[i] for i in order]
-    monkeypatch.setattr(decoding, "CACHE_POSITIONS", 400)
-    monkeypatch.setattr(decoding, "PREFILL_POSITIONS", 128)
+    monkeypatch.setattr(other, "capacity", other.capacity._replace(cache_positions=400, prefill_positions=128))
     assert decoding.decode(other, prompts, limits) == want
 
 
@@ -150,7 +149,7 @@ def test_a_lone_prompt_is_computed_alone(model, caches):
 
 def test_the_number_of_places_bounds_a_batch_of_long_prompts(model, caches, monkeypatch):
     assert [decoding._bucket(n) for n in (1, 32, 33, 129, 257, 1402, 1537)] == [32, 32, 64, 160, 320, 1536, 1792]
-    monkeypatch.setattr(decoding, "CACHE_POSITIONS", 1024)
+    monkeypatch.setattr(model, "capacity", model.capacity._replace(cache_positions=1024))
     decoding.decode(model, [[7] * 20] * 16 + [[7] * 150] * 8, 4)
     assert caches[0] == (4, 192, 4)
     assert caches[-1][:2] == (16, 64), "as soon as the long ones are over there is room for many short ones"

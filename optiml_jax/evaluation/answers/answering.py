@@ -19,7 +19,7 @@ def answer_all(
     model: Model,
     prompts: Sequence[Prompt],
     *,
-    batch_rows: int,
+    batch_rows: int | None,
     max_new_tokens: int,
     ranked_by: str = "sum",
     batches: int | None = None,
@@ -27,7 +27,7 @@ def answer_all(
     """Yields groups of prompts with their answers.
 
     Args:
-      batch_rows: rows computed at once; changes no score.
+      batch_rows: rows computed at once, None: as many as memory allows; changes no score.
       max_new_tokens: limit of generated answers.
       ranked_by: score that candidates are ranked by, a name in `normalization.RANKED_BY`.
       batches: of rows per group; None: `BATCHES_PER_GROUP`.
@@ -38,7 +38,7 @@ def answer_all(
         (rank, [prompt for prompt in prompts if prompt.candidates is not None]),
         (generate, [prompt for prompt in prompts if prompt.candidates is None]),
     ):
-        size = (batches or BATCHES_PER_GROUP) * batch_rows
+        size = (batches or BATCHES_PER_GROUP) * (batch_rows or model.capacity.rows)
         for first in range(0, len(selected), size):
             group = selected[first : first + size]
             yield group, answer(model, group)
@@ -64,7 +64,7 @@ def _fit(model: Model, prompt: Prompt, answers: Sequence[str], tokens: int = 0) 
     return pairs, dropped
 
 
-def _rank(model: Model, prompts: list[Prompt], batch_rows: int, ranked_by: str = "sum") -> list[Answer]:
+def _rank(model: Model, prompts: list[Prompt], batch_rows: int | None, ranked_by: str = "sum") -> list[Answer]:
     fitted = [_fit(model, prompt, prompt.candidates) for prompt in prompts]
     given = [_given_with_separator(prompt, pairs) for prompt, (pairs, _) in zip(prompts, fitted)]
     reasons = [_unrankable(model, prompt, pairs, counts) for prompt, (pairs, _), counts in zip(prompts, fitted, given)]
@@ -127,7 +127,7 @@ def _duplicate(candidates: Sequence[str]) -> str | None:
     return f"candidate {repeated[0]!r} is listed twice" if repeated else None
 
 
-def _generate(model: Model, prompts: list[Prompt], batch_rows: int, max_new_tokens: int) -> list[Answer]:
+def _generate(model: Model, prompts: list[Prompt], batch_rows: int | None, max_new_tokens: int) -> list[Answer]:
     limits = [min(prompt.max_new_tokens or max_new_tokens, max_new_tokens) for prompt in prompts]
     fitted, dropped = zip(*(_fit(model, prompt, ("",), limit + 1) for prompt, limit in zip(prompts, limits)))
     sources, stop = [pairs[0][0] for pairs in fitted], [prompt.stop for prompt in prompts]

@@ -1,0 +1,66 @@
+"""How much is computed at once: by the memory that the weights leave free on GPUs, by measured speed on CPUs."""
+
+import math
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from optiml_jax.model import sharding
+from optiml_jax.model.config import OPTConfig
+
+# Of the memory that is free beside the weights. While the cache changes its shape there are two of it; the rest is for
+# activations and the logits.
+CACHE_SHARE = 0.3
+PREFILL_SHARE = 0.1
+GPU_ROWS = 256
+GPU_POSITIONS = 32_768  # per device in one batch, from which on larger matrix products are not faster
+GPU_PREFILL = 16_384
+
+
+class Capacity(NamedTuple):
+    """Limits of one batch, over all devices; a single row may be longer. They change no score and no answer.
+
+    Attributes:
+      rows: prompts answered, or rows scored.
+      positions: scored in one batch.
+      prefill_positions: of prompts that are read together before they are answered.
+      cache_positions: of the KV cache.
+    """
+
+    rows: int
+    positions: int
+    prefill_positions: int
+    cache_positions: int
+
+
+CPU = Capacity(rows=16, positions=2_048, prefill_positions=8_192, cache_positions=16_384)  # faster with less
+
+
+def capacity(config: OPTConfig, mesh: Mesh, width: int, free_bytes: int | None) -> Capacity:
+    """The capacity of a mesh.
+
+    Args:
+      width: bytes of a number in the KV cache.
+      free_bytes: per device, beside the weights; None if it is unknown, as on CPUs.
+    """
+    parts = sharding.batch_parts(mesh.shape)
+    if free_bytes is None:
+        return CPU._replace(positions=CPU.positions * parts)
+    position_bytes = 2 * config.layers * config.model_dim * width // mesh.shape["tensor"]
+    cache, prefill = (int(share * free_bytes) // position_bytes for share in (CACHE_SHARE, PREFILL_SHARE))
+    longest = config.max_positions
+    return Capacity(
+        GPU_ROWS * parts,
+        GPU_POSITIONS * parts,
+        min(GPU_PREFILL, max(prefill, longest)) * parts,
+        max(cache, longest) * parts,
+    )
+
+
+def free_bytes(mesh: Mesh) -> int | None:
+    """The memory that is free on the fullest of this process' devices; None where the platform does not tell."""
+    devices = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    statistics = [device.memory_stats() or {} for device in devices if device.platform == "gpu"]
+    free = [each.get("bytes_limit", math.nan) - each.get("bytes_in_use", math.nan) for each in statistics]
+    return None if not free or math.isnan(sum(free)) else int(min(free))
