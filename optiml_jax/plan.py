@@ -2,10 +2,15 @@
 
 python -m tools.plan --gin_file=opt30b_iml.gin --devices=64 --device=a100-40gb      (installed: optiml-plan)
 
-Settings of the gin file can be overridden as in training: --gin.NAME=VALUE. With the extra [plan] (XLA's CUDA compiler,
+Settings of the gin file can be overridden as in training: --gin.NAME=VALUE. An evaluation is planned with --evaluation:
+
+python -m tools.plan --evaluation --gin_file=evaluate.gin --gin_file=models/opt_30b.gin --devices=1 --device=h100
+
+With the extra [plan] (XLA's CUDA compiler,
 no GPU needed) the program is compiled for the GPU itself; without it for the CPU, which overstates temporaries.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -46,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         close = nearest(flags.device, CARDS)
         raise UserError(f"--device={flags.device} is unknown; use one of {', '.join(CARDS)}{close}")
     card = CARDS[flags.device]
+    if flags.evaluation:
+        plan_evaluation(flags, gin_flags, card)
+        return
     setup, notes = read_setup(gin_flags, flags.devices)
     plan = planning.make_plan(setup, card)
     if plan.compiled_for == "cpu":
@@ -65,8 +73,55 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Any, list[str]]:
     parser = Parser("tools.plan", __doc__)
     parser.add_argument("--devices", type=int, required=True, help="GPUs of the run")
     parser.add_argument("--device", default="a100-40gb", help="which GPU (a100-40gb)")
+    parser.add_argument("--evaluation", action="store_true", help="plan an evaluation instead of training")
     parser.add_argument("--json", help="also write the result to this file")
     return parser.parse_known_args(arguments)
+
+
+def plan_evaluation(flags: Any, gin_flags: Sequence[str], card: "Card") -> None:
+    """Prints the plan of an evaluation, and writes it to --json.
+
+    Raises:
+      UserError: the product of the axes is not --devices, or a setting is unknown.
+    """
+    from optiml_jax import gin_cli, weights
+    from optiml_jax.checkpoints.runs import is_run, read_run_config
+    from optiml_jax.common.errors import check_known
+    from optiml_jax.inference import precision
+    from optiml_jax.model.decoder import parameter_count
+    from optiml_jax.planning import evaluation
+
+    settings = gin_cli.read_settings(gin_flags, "tools.plan", "evaluate")
+    source, axes = settings["weights"], settings.get("mesh") or (1, 1, 1)
+    if source is None:
+        model = gin_cli.read_settings(gin_flags, "tools.plan", "OPTConfig")
+    else:
+        model = read_run_config(source)[0] if is_run(source) else weights.read_config(source)
+    if axes == (1, 1, 1):
+        axes = (1, flags.devices, 1)
+    if math.prod(axes) != flags.devices:
+        raise UserError(
+            f"the axes multiply to {math.prod(axes)}, but --devices={flags.devices}; set --gin.FSDP_AXIS=..."
+        )
+    check_known("PRECISION", settings["precision"], precision.NAMES)
+    dtype = precision.dtype_of(settings["precision"], "gpu", card.capability)
+    plan = evaluation.make_plan(model, axes, dtype, card)
+    cache = f"KV cache of {plan.cache_rows:,} rows of {plan.cache_length:,}"
+    memory = [("weights", plan.weight_bytes), (cache, plan.cache_bytes), ("prefilled prompts", plan.prefilled_bytes)]
+    memory += [(f"{name} (beside these)", size) for name, size in plan.temporary_bytes.items()]
+    memory += [("peak", plan.peak_bytes), (f"limit ({card.description} less 10%)", card.limit_bytes)]
+    shape, millions = " x ".join(map(str, axes)), parameter_count(model) / 1e6
+    print(f"evaluation of {millions:,.1f} M parameters on {shape} x {flags.device}, {dtype.__name__}")
+    print("\n" + table(("memory per device", "GiB", "bytes"), [(name, size / GIB, size) for name, size in memory]))
+    milliseconds = 1000 * plan.floor_seconds
+    print(f"\na decoding step reads weights and the full cache: at least {milliseconds:.2f} ms")
+    margin = card.limit_bytes - plan.peak_bytes
+    print(f"fits, {margin / GIB:.1f} GiB to spare" if margin >= 0 else f"does NOT fit, {-margin / GIB:.1f} GiB over")
+    if plan.compiled_for == "cpu":
+        print(f"note: {CPU_NOTE}")
+    if flags.json:
+        result = dataclasses.asdict(plan) | {"fits": margin >= 0, "limit_bytes": card.limit_bytes}
+        write_atomically(flags.json, json.dumps(result, indent=1) + "\n")
 
 
 def read_setup(gin_flags: Sequence[str], devices: int) -> "tuple[Setup, list[str]]":

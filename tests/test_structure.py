@@ -21,7 +21,7 @@ ALLOWED = {
     "training": {"model", "data", "weights", "checkpoints", "common"},
     "inference": {"model", "weights", "checkpoints", "data", "common"},  # of data the packing alone
     "evaluation": {"inference", "model", "weights", "checkpoints", "data", "common"},
-    "planning": {"training", "model", "common"},
+    "planning": {"training", "inference", "model", "common"},
 }
 BORROWING = {"tasks.benchmarks.samples", "tasks.benchmarks.small_study"}  # benchmarks with the layout of another
 ENTRIES = {"train", "evaluate", "plan", "gin_cli"}

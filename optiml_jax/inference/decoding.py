@@ -281,10 +281,10 @@ class _Batch:
 
 def _length(requests: list[_Request]) -> int:
     """Length of a cache that holds all the requests."""
-    return _bucket(max(request.cache_length for request in requests))
+    return bucket(max(request.cache_length for request in requests))
 
 
-def _bucket(length: int) -> int:
+def bucket(length: int) -> int:
     """`length` rounded up to 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, ...: by at most a quarter from 128 on."""
     step = max(LENGTH_STEP, (1 << (length - 1).bit_length()) // 8)
     return -(-length // step) * step

@@ -54,7 +54,7 @@ def continuations(
     for batch in lay_out(sequences, rows, model.tokenizer.pad_id, model.capacity.positions):
         with jax.set_mesh(model.mesh):
             placed = map(model.place, batch.arrays)
-            on_device = _log_probabilities(model.params, *placed, model.config, model.dtype)
+            on_device = batch_log_probabilities(model.params, *placed, model.config, model.dtype)
             log_probability_BTM, best_BT = map(model.fetch, on_device)
         for i, (row, positions, slots) in batch.placements.items():
             positions = positions[len(positions) - len(slots) :]
@@ -83,7 +83,7 @@ def _sequence(model: Network, before: Ids, continuation: Ids) -> ScoredSequence:
 
 
 @functools.partial(jax.jit, static_argnums=(7, 8))
-def _log_probabilities(
+def batch_log_probabilities(
     params, tokens_BT, segment_ids_BT, positions_BT, until_BT, targets_BTM, label_mask_BT, config, dtype
 ):
     embedding_VD = decoder.gathered_embedding(params, dtype)

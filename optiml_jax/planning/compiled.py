@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -110,12 +111,12 @@ def make_plan(setup: Setup, card: Card) -> Plan:
         compiled = program.trace(state, batch, key).lower().compile()
     memory = compiled.memory_analysis()
     shardings = step.state_shardings(state, setup.optimization, mesh)
-    parameter_bytes = _shard_bytes(state.params, shardings.params)
+    parameter_bytes = shard_bytes(state.params, shardings.params)
     instructions = collectives(compiled.as_text(), mesh.size)
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     return Plan(
         parameter_bytes=parameter_bytes,
-        optimizer_bytes=_shard_bytes(state.optimizer, shardings.optimizer),
+        optimizer_bytes=shard_bytes(state.optimizer, shardings.optimizer),
         batch_bytes=sum(math.prod(shape) * x.dtype.itemsize // setup.batch_parts for x in batch.values()),
         argument_bytes=arguments,
         temporary_bytes=temporaries,
@@ -127,7 +128,8 @@ def make_plan(setup: Setup, card: Card) -> Plan:
     )
 
 
-def _shard_bytes(tree, shardings) -> int:
+def shard_bytes(tree: Any, shardings: Any) -> int:
+    """Bytes per device of a tree of arrays."""
     sizes = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, tree, shardings)
     return sum(jax.tree.leaves(sizes))
 

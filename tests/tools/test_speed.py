@@ -104,7 +104,9 @@ def test_xla_flags_are_defaults():
         ({"XLA_FLAGS": "--xla_gpu_enable_triton_gemm=true --a"}, "--xla_gpu_enable_triton_gemm=true --a"),
     ):
         xla_flags.set_defaults(given)
-        assert given["XLA_FLAGS"] == want
+        assert given["XLA_FLAGS"] == want and given[xla_flags.MEMORY] == "0.9"
+    xla_flags.set_defaults(given := {xla_flags.MEMORY: "0.5"})
+    assert given[xla_flags.MEMORY] == "0.5"
 
 
 def test_both_sides_make_the_same_updates(batches, tmp_path):

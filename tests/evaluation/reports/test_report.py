@@ -1,5 +1,6 @@
 """The report: the same numbers on the terminal, in Markdown and in HTML."""
 
+import dataclasses
 import html.parser
 import io
 import json
@@ -9,7 +10,7 @@ import typing
 import pytest
 
 from optiml_jax.common import pages
-from optiml_jax.evaluation.reports import tables
+from optiml_jax.evaluation.reports import plots, tables
 from optiml_jax.evaluation.reports.files import write_reports
 from optiml_jax.evaluation.reports.html import html as html_text
 from optiml_jax.evaluation.reports.plain_text import Context, markdown, print_report
@@ -116,7 +117,17 @@ def test_the_page_draws_its_bars_and_lets_one_look_through_the_answers(tmp_path,
     assert (
         len(re.findall("<li[ >]", page_content)) == 8 and "<h3>Prompt</h3>" in page_content
     )  # the first answer is open
-    assert 'class="curve"' in page_content and 'class="whisker"' in page_content
+    assert (
+        'class="curve"' in page_content and 'class="whisker"' not in page_content
+    )  # too few questions for an interval
+
+
+def test_the_large_bars_have_whiskers_where_there_is_an_interval():
+    row = tables.TableRow((), score=0.5, interval=(0.4, 0.7))
+    with_interval, without = (
+        plots.levels([("a level", each)]) for each in (row, dataclasses.replace(row, interval=None))
+    )
+    assert with_interval.count('class="whisker"') == 3 and 'class="whisker"' not in without
 
 
 def test_a_majority_of_two_prompts_is_no_baseline(samples, monkeypatch):
