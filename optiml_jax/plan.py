@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optiml_jax.common import xla_flags
-from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
+from optiml_jax.common.errors import UserError, check_known, exit_on_user_error, nearest
 from optiml_jax.common.files import write_atomically
 from optiml_jax.common.tables import Parser, table
 
@@ -86,7 +86,6 @@ def plan_evaluation(flags: Any, gin_flags: Sequence[str], card: "Card") -> None:
     """
     from optiml_jax import gin_cli, weights
     from optiml_jax.checkpoints.runs import is_run, read_run_config
-    from optiml_jax.common.errors import check_known
     from optiml_jax.inference import precision
     from optiml_jax.model.decoder import parameter_count
     from optiml_jax.planning import evaluation

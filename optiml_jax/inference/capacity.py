@@ -9,8 +9,8 @@ from jax.sharding import Mesh
 from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
 
-# Of the memory that is free beside the weights. While the cache changes its shape there are two of it; the rest is for
-# activations and the logits.
+# Fractions of the memory that the weights leave free. The rest is for activations, logits and a second KV cache, since
+# resizing copies it.
 CACHE_SHARE = 0.3
 PREFILL_SHARE = 0.1
 GPU_ROWS = 256
@@ -47,8 +47,8 @@ def capacity(config: OPTConfig, mesh: Mesh, width: int, free_bytes: int | None) 
     parts = sharding.batch_parts(mesh.shape)
     if free_bytes is None:
         return CPU._replace(positions=CPU.positions * parts)
-    position_bytes = 2 * config.layers * config.model_dim * width // mesh.shape["tensor"]
-    cache, prefill = (int(share * free_bytes) // position_bytes for share in (CACHE_SHARE, PREFILL_SHARE))
+    each = position_bytes(config, mesh, width)
+    cache, prefill = (int(share * free_bytes) // each for share in (CACHE_SHARE, PREFILL_SHARE))
     longest = config.max_positions
     return Capacity(
         GPU_ROWS * parts,
@@ -56,6 +56,11 @@ def capacity(config: OPTConfig, mesh: Mesh, width: int, free_bytes: int | None) 
         min(GPU_PREFILL, max(prefill, longest)) * parts,
         max(cache, longest) * parts,
     )
+
+
+def position_bytes(config: OPTConfig, mesh: Mesh, width: int) -> int:
+    """Bytes per device of the keys and values of a position, in all layers; `width` as in `capacity`."""
+    return 2 * config.layers * config.model_dim * width // mesh.shape["tensor"]
 
 
 def free_bytes(mesh: Mesh) -> int | None:

@@ -76,11 +76,10 @@ def stream(
     prompt: Sequence[int],
     max_new_tokens: int,
     steps: int,
-    stop: Sequence[str] = (),
     sampling: Sampling = GREEDY,
 ) -> Iterator[Answer]:
     """Yields the answer to one prompt as it grows, by at most `steps` tokens; arguments and errors as in `decode`."""
-    (request,) = _requests(model, [prompt], max_new_tokens, None, [stop], [sampling])
+    (request,) = _requests(model, [prompt], max_new_tokens, None, None, [sampling])
     batch = _Batch(model, [request], max_rows=1)
     while batch.admit_waiting():
         batch.decode(steps)

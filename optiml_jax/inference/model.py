@@ -134,7 +134,7 @@ class Model(Network):
         _refuse_list(prompt)
         sampling, ids, yielded = Sampling(temperature, top_p, seed), self.prompt_ids(prompt), 0
         text = ""
-        for answer in decoding.stream(self, ids, max_new_tokens, steps, sampling=sampling):
+        for answer in decoding.stream(self, ids, max_new_tokens, steps, sampling):
             text = self.tokenizer.decode(answer.ids)
             whole = len(text.rstrip(REPLACEMENT))
             if whole > yielded:

@@ -66,8 +66,8 @@ class Network:
         free = free_bytes(self.mesh)
         # In MiB, to fit into int32; all processes must compute the same batches.
         (free_mib,) = from_first(np.array([-1 if free is None else free >> 20], np.int32))
-        known = None if free_mib < 0 else int(free_mib) << 20
-        return capacity(self.config, self.mesh, jnp.dtype(self.dtype).itemsize, known)
+        common_free_bytes = None if free_mib < 0 else int(free_mib) << 20
+        return capacity(self.config, self.mesh, jnp.dtype(self.dtype).itemsize, common_free_bytes)
 
     def place(self, x_BT: np.ndarray) -> jax.Array:
         """Puts an array on the mesh, its rows split over (data, fsdp) and zero-padded to divide."""

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from optiml_jax.common.cards import Card
 from optiml_jax.inference import decoding, kv_cache, ranking
-from optiml_jax.inference.capacity import Capacity, capacity
+from optiml_jax.inference.capacity import Capacity, capacity, position_bytes
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.planning.compiled import described_devices, shard_bytes
@@ -70,9 +70,9 @@ def make_plan(config: OPTConfig, axes: tuple[int, int, int], dtype: jnp.dtype, c
             name: program.lower().compile().memory_analysis()
             for name, program in _programs(params, config, mesh, dtype, size, rows, length).items()
         }
-    position_bytes = 2 * config.layers * config.model_dim * width // mesh.shape["tensor"] // parts
-    cache_bytes = rows * length * position_bytes
-    prefilled = max(size.prefill_positions, config.max_positions) * position_bytes
+    each = position_bytes(config, mesh, width)
+    cache_bytes = rows // parts * length * each
+    prefilled = size.prefill_positions // parts * each
     beside = {name: m.temp_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes for name, m in memory.items()}
     peaks = [
         beside["scoring"],

@@ -16,9 +16,9 @@ from tests.inference.test_model import PROMPTS
 
 
 def probabilities(logits: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
-    """Of each token, by transformers."""
-    kept = TopPLogitsWarper(top_p)(None, torch.tensor(logits[None] / temperature))
-    return torch.softmax(kept.double(), -1)[0].numpy()
+    """The probability of drawing each token, computed with transformers' nucleus filter."""
+    filtered_logits = TopPLogitsWarper(top_p)(None, torch.tensor(logits[None] / temperature))
+    return torch.softmax(filtered_logits.double(), -1)[0].numpy()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -48,8 +48,8 @@ def test_draws_have_the_probabilities_of_the_nucleus():
     # Neighbouring draws are independent: pairs are as frequent as the product of their probabilities.
     pairs = np.zeros((len(logits),) * 2)
     np.add.at(pairs, (drawn[:-1], drawn[1:]), 1)
-    kept = want > 0
-    assert stats.chi2_contingency(pairs[np.ix_(kept, kept)]).pvalue > 0.001
+    in_nucleus = want > 0
+    assert stats.chi2_contingency(pairs[np.ix_(in_nucleus, in_nucleus)]).pvalue > 0.001
 
 
 def test_greedy_rows_among_sampled_ones_take_the_most_likely_token():
