@@ -114,6 +114,9 @@ def plan_evaluation(flags: Any, gin_flags: Sequence[str], card: "Card") -> None:
     print("\n" + table(("memory per device", "GiB", "bytes"), [(name, size / GIB, size) for name, size in memory]))
     milliseconds = 1000 * plan.floor_seconds
     print(f"\na decoding step reads weights and the full cache: at least {milliseconds:.2f} ms")
+    if plan.kernels is not None:
+        share = plan.step_bytes / (plan.weight_bytes + plan.cache_bytes)
+        print(f"as compiled, it moves {share:.2f} times as many bytes, in {plan.kernels:,} kernels")
     margin = card.limit_bytes - plan.peak_bytes
     print(f"fits, {margin / GIB:.1f} GiB to spare" if margin >= 0 else f"does NOT fit, {-margin / GIB:.1f} GiB over")
     if plan.compiled_for == "cpu":

@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.model.fingerprint import Fingerprint, fingerprint
+from optiml_jax.model.layers import Layers, split
 
 FORMAT = 2
 SAVED = jnp.float32  # dtype of parameters in a checkpoint
@@ -115,17 +116,20 @@ class Checkpoints:
         self._check(step, "optimizer", (state.optimizer, state.scale), meta)
         return state
 
-    def restore_params(self, step: int, like: dict) -> dict:
+    def restore_params(self, step: int, like: dict, separate: bool = False) -> dict:
         """Restores only the parameters, cast to the dtypes of `like`; arguments and errors as in `restore`.
 
         One array after another, so that at most one is in memory in the float32 of the checkpoint.
+
+        Args:
+          separate: whether the blocks get one array per layer (`model.layers`) instead of stacked ones.
         """
         total = Fingerprint()
 
-        def read(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        def read(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array | Layers:
             array = self._read_array(step, path, jax.ShapeDtypeStruct(leaf.shape, SAVED, sharding=leaf.sharding), like)
             total.add(path, array)
-            return array.astype(leaf.dtype)
+            return split(array, leaf.dtype) if separate and path[0].key == "blocks" else array.astype(leaf.dtype)
 
         params = jax.tree_util.tree_map_with_path(read, like)
         if str(total) != self.meta(step)["params"]:

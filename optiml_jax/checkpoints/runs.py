@@ -44,9 +44,16 @@ def _config(fields: dict[str, Any], directory: str | os.PathLike) -> OPTConfig:
 
 
 def read_run(
-    directory: str | os.PathLike, mesh: Mesh, step: int | None = None, dtype: jnp.dtype = jnp.float32
+    directory: str | os.PathLike,
+    mesh: Mesh,
+    step: int | None = None,
+    dtype: jnp.dtype = jnp.float32,
+    separate: bool = False,
 ) -> tuple[OPTConfig, dict, dict[str, Any]]:
     """Reads configuration, parameters (on `mesh`, in `dtype`) and metadata of a run's checkpoint; None: of its latest.
+
+    Args:
+      separate: as in `Checkpoints.restore_params`.
 
     Raises:
       UserError: there is no checkpoint of that step, or it cannot be verified.
@@ -56,6 +63,6 @@ def read_run(
         sharding.check_divides(config, mesh)
         abstract = decoder.abstract_params(config, dtype)
         params = checkpoints.restore_params(
-            meta["step"], with_shardings(abstract, sharding.parameter_shardings(abstract, mesh))
+            meta["step"], with_shardings(abstract, sharding.parameter_shardings(abstract, mesh)), separate
         )
     return config, params, meta

@@ -1,25 +1,28 @@
 """Decoding, greedy (paper 4.1) or sampled, until `</s>`, a stop text or a token limit.
 
-Prompts wait in a queue, longest first. The next of them are prefilled together, packed and with shared prefixes; each
-is admitted to a row of the KV cache as rows become free, and stays there until its answer is complete.
+Prompts wait in a queue, by length, longest first, and next to those with which they share a prefix. The next of them
+are prefilled together, packed and with shared prefixes; each is admitted to a row of the KV cache as rows become free,
+and stays there until its answer is complete.
 """
 
 import collections
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.inference import kv_cache
+from optiml_jax.inference import cache_attention, kv_cache
 from optiml_jax.inference.network import Network
 from optiml_jax.inference.prefix_sharing import ScoredSequence, lay_out, shared_prefix_length
 from optiml_jax.inference.ranking import NAN_HINT
 from optiml_jax.inference.sampling import GREEDY, Rows, Sampling, check
 from optiml_jax.model import sharding
+from optiml_jax.model.layers import is_separate
 
 LENGTH_STEP = 32  # cache lengths are rounded up to a multiple, to compile few programs
 
@@ -62,13 +65,34 @@ def decode(
       UserError: a prompt is empty, a limit leaves no room for the prompt, a sampling is out of range, or logits are NaN
         or infinite.
     """
-    requests = _requests(model, prompts, max_new_tokens, names, stop, sampling)
-    batch = _Batch(
-        model, sorted(requests, key=lambda request: -request.cache_length), batch_rows or model.capacity.rows
-    )
+    answers: dict[int, Answer] = {}
+    window = Window(prompts, max_new_tokens, names, stop, sampling)
+    answers.update(decode_windows(model, [window], batch_rows))
+    return [answers[index] for index in range(len(prompts))]
+
+
+class Window(NamedTuple):
+    """Prompts that are sorted together; arguments as in `decode`."""
+
+    prompts: Sequence[Sequence[int]]
+    max_new_tokens: int | Sequence[int]
+    names: Sequence[str] | None = None
+    stop: Sequence[Sequence[str]] | None = None
+    sampling: Sequence[Sampling] | None = None
+
+
+def decode_windows(
+    model: Network, windows: Iterable[Window], batch_rows: int | None = None
+) -> Iterator[tuple[int, Answer]]:
+    """Yields the number of each prompt, counted over all windows, and its answer, as answers are completed.
+
+    Rows that become free take prompts of the next window, which is read when the queue is empty: no row waits for the
+    longest answer of a window. Arguments and errors as in `decode`.
+    """
+    batch = _Batch(model, (_requests(model, *window) for window in windows), batch_rows or model.capacity.rows)
     while batch.admit_waiting():
-        batch.decode()
-    return [request.answer(model, len(request.ids) < len(prompt)) for request, prompt in zip(requests, prompts)]
+        for request in batch.decode():
+            yield batch.number(request), request.answer(model)
 
 
 def stream(
@@ -79,11 +103,11 @@ def stream(
     sampling: Sampling = GREEDY,
 ) -> Iterator[Answer]:
     """Yields the answer to one prompt as it grows, by at most `steps` tokens; arguments and errors as in `decode`."""
-    (request,) = _requests(model, [prompt], max_new_tokens, None, None, [sampling])
-    batch = _Batch(model, [request], max_rows=1)
+    requests = _requests(model, [prompt], max_new_tokens, None, None, [sampling])
+    batch = _Batch(model, iter([requests]), max_rows=1)
     while batch.admit_waiting():
         batch.decode(steps)
-        yield request.answer(model, len(request.ids) < len(prompt))
+        yield requests[0].answer(model)
 
 
 def _requests(
@@ -108,33 +132,50 @@ def _requests(
         check(each)
     arguments = zip(names, prompts, limits, stop or [()] * len(prompts), sampling, strict=True)
     return [
-        _Request(name, model.cut(prompt, positions - limit), limit, tuple(ends), drawn)
+        _Request(name, model.cut(prompt, positions - limit), len(prompt), limit, tuple(ends), drawn)
         for name, prompt, limit, ends, drawn in arguments
     ]
 
 
 @dataclasses.dataclass(eq=False)
 class _Request:
-    """A prompt and the tokens generated for it so far."""
+    """A prompt and the tokens generated for it so far.
+
+    Attributes:
+      ids: of the prompt, cut to the model's positions.
+      prompt_length: before it was cut.
+      limit: of generated tokens.
+    """
 
     name: str
     ids: list[int]
+    prompt_length: int
     limit: int
     stop: tuple[str, ...]
     sampling: Sampling
     generated: list[int] = dataclasses.field(default_factory=list)
     stopped: bool = False
 
+    @functools.cached_property
+    def prefixes(self) -> list[int]:
+        """Identifies the whole blocks of the prompt, for `cache_attention.plan_reads`."""
+        return cache_attention.block_prefixes(self.ids)
+
     @property
     def cache_length(self) -> int:
         """Positions needed in the cache: the last token is not read, and `kv_cache.decode` writes `STEPS` at once."""
         return len(self.ids) + self.limit - 1 + kv_cache.STEPS
 
-    def answer(self, model: Network, prompt_cut: bool) -> Answer:
+    @property
+    def order(self) -> tuple:
+        """The order of the queue. In caches of the same length, neighbours share prefixes."""
+        return -bucket(self.cache_length), self.ids
+
+    def answer(self, model: Network) -> Answer:
         """The answer so far."""
         eos = model.tokenizer.eos_id
         end = self.generated.index(eos) if eos in self.generated else None
-        return Answer(self.generated[:end], end is None and not self.stopped, prompt_cut)
+        return Answer(self.generated[:end], end is None and not self.stopped, len(self.ids) < self.prompt_length)
 
     def add(self, tokens: Sequence[int], model: Network) -> bool:
         """Appends generated tokens; returns whether the answer is complete."""
@@ -161,9 +202,12 @@ class _Prefilled(NamedTuple):
 class _Batch:
     """The KV cache, and which requests its rows answer."""
 
-    def __init__(self, model: Network, requests: list[_Request], max_rows: int) -> None:
+    def __init__(self, model: Network, windows: Iterator[list[_Request]], max_rows: int) -> None:
         self._model, self._max_rows = model, max_rows
-        self._queue = collections.deque(requests)
+        self._windows = windows
+        self._queue: collections.deque[_Request] = collections.deque()
+        self._numbers: dict[_Request, int] = {}
+        self._count = 0
         self._waiting: collections.deque[_Prefilled] = collections.deque()
         self._row_by_request: dict[_Request, int] = {}
         self._cache: kv_cache.Cache | None = None
@@ -174,18 +218,22 @@ class _Batch:
         model, active, admitted = self._model, list(self._row_by_request), []
         while len(active) < self._max_rows and (self._waiting or self._prefill()):
             request = self._waiting[0].request
-            if active and self._rounded(len(active) + 1) * _length([*active, request]) > model.capacity.cache_positions:
+            if (
+                active
+                and self._rounded(len(active) + 1) * self._length([*active, request]) > model.capacity.cache_positions
+            ):
                 break
             admitted.append(self._waiting.popleft())
             active.append(request)
         if active:
-            self._resize(self._rounded(len(active)), _length(active))
+            self._resize(self._rounded(len(active)), self._length(active))
             self._admit(admitted)
         return bool(active)
 
     def _prefill(self) -> bool:
-        """Prefills the next prompts of the queue; returns False if it is empty."""
+        """Prefills the next prompts of the queue; returns False if there are none."""
         model, requests, size, last = self._model, [], 0, []
+        self._fill_queue()
         while self._queue:
             ids = self._queue[0].ids
             size += len(ids) - shared_prefix_length(ids, last)
@@ -206,6 +254,17 @@ class _Batch:
                 prefilled[i] = _Prefilled(requests[i], read, row * length + positions)
         self._waiting.extend(prefilled[i] for i in range(len(requests)))
         return True
+
+    def _fill_queue(self) -> None:
+        """Reads the next window if the queue is empty."""
+        while not self._queue and (window := next(self._windows, None)) is not None:
+            self._numbers |= {request: self._count + index for index, request in enumerate(window)}
+            self._count += len(window)
+            self._queue.extend(sorted(window, key=lambda request: request.order))
+
+    def number(self, request: _Request) -> int:
+        """Forgets a request and returns its number, counted over all windows."""
+        return self._numbers.pop(request)
 
     def _rounded(self, count: int) -> int:
         """Rows of the cache for `count` prompts: halved from the maximum as often as they fit, to compile few
@@ -248,8 +307,25 @@ class _Batch:
                     model.params, self._cache, *prompts[0].read, rows_A, positions_AC, lengths_A, drawn, model.dtype
                 )
 
-    def decode(self, most: int = kv_cache.STEPS) -> None:
-        """Decodes all rows for at most that many steps and releases those whose answers are complete."""
+    def _length(self, requests: list[_Request]) -> int:
+        """Length of a cache that holds all the requests."""
+        smallest = cache_attention.BLOCK if is_separate(self._model.params) else LENGTH_STEP
+        return bucket(max(request.cache_length for request in requests), smallest)
+
+    def _plan_reads(self) -> cache_attention.Reads | None:
+        """What the kernel reads in the next call; None where none is used."""
+        if not is_separate(self._model.params):
+            return None
+        rows, length = self._shape
+        prefixes, filled = [()] * rows, np.zeros(rows, np.int32)
+        for request, row in self._row_by_request.items():
+            prefixes[row] = request.prefixes
+            filled[row] = len(request.ids) + len(request.generated) + kv_cache.STEPS
+        devices = sharding.batch_parts(self._model.mesh.shape)
+        return cache_attention.plan_reads(prefixes, filled, length, devices)
+
+    def decode(self, most: int = kv_cache.STEPS) -> list[_Request]:
+        """Decodes all rows for at most that many steps, and releases and returns the requests that are complete."""
         model, (rows, _) = self._model, self._shape
         left_B, sampling = np.zeros(rows, np.int32), [GREEDY] * rows
         for request, row in self._row_by_request.items():
@@ -257,6 +333,8 @@ class _Batch:
             sampling[row] = request.sampling
         # Return to the host when a quarter of the active rows have finished or, with nothing waiting, when a
         # quarter-size batch suffices.
+        if not self._waiting:
+            self._fill_queue()
         count = len(self._row_by_request)
         rest = count - max(1, count // 4) if self._waiting or self._queue else rows // 4
         enough = np.int32(rows - rest if rest < count else rows)
@@ -268,22 +346,23 @@ class _Batch:
                 enough,
                 np.int32(min(most, kv_cache.STEPS)),
                 Rows.of(sampling),
+                self._plan_reads(),
                 model.config,
                 model.dtype,
                 model.tokenizer.eos_id,
             )
         tokens, steps = model.fetch(generated_BG).tolist(), int(model.fetch(steps))
-        self._row_by_request = {
-            request: row for request, row in self._row_by_request.items() if not request.add(tokens[row][:steps], model)
-        }
+        complete = [request for request, row in self._row_by_request.items() if request.add(tokens[row][:steps], model)]
+        for request in complete:
+            del self._row_by_request[request]
+        return complete
 
 
-def _length(requests: list[_Request]) -> int:
-    """Length of a cache that holds all the requests."""
-    return bucket(max(request.cache_length for request in requests))
+def bucket(length: int, smallest: int = LENGTH_STEP) -> int:
+    """`length` rounded up to 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, ...: by at most a quarter from 128 on.
 
-
-def bucket(length: int) -> int:
-    """`length` rounded up to 32, 64, 96, 128, 160, 192, 224, 256, 320, 384, ...: by at most a quarter from 128 on."""
-    step = max(LENGTH_STEP, (1 << (length - 1).bit_length()) // 8)
+    Args:
+      smallest: a power of two of which the result is a multiple.
+    """
+    step = max(smallest, (1 << (length - 1).bit_length()) // 8)
     return -(-length // step) * step

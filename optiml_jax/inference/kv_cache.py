@@ -1,18 +1,23 @@
 """The KV cache: packed prompts are read (`read`), copied into its rows (`admit`) and continued (`decode`).
 
 A row holds its tokens from position 0 on, whatever other rows hold, without padding in between: rows are admitted and
-released independently. C: positions per row, A: prompts admitted together, G: tokens generated per call of `decode`.
+released independently. On GPUs a kernel reads what is filled of each row (`cache_attention.py`).
+
+C: positions per row, A: prompts admitted together, G: tokens generated per call of `decode`.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from optiml_jax.inference import cache_attention
 from optiml_jax.inference.sampling import Rows, next_token
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.attention import attention, next_attention
+from optiml_jax.model.block import block_forward
 from optiml_jax.model.config import OPTConfig
 
 STEPS = 16  # G: decoding steps between two returns to the host; a row needs as many spare positions
@@ -114,38 +119,27 @@ def admit(
     )
 
 
-@functools.partial(jax.jit, static_argnums=(6, 7, 8), donate_argnums=(1,))
-def decode(
-    params: dict,
-    cache: Cache,
-    left_B: jax.Array,
-    enough: jax.Array,
-    most: jax.Array,
-    sampling: Rows | None,
-    config: OPTConfig,
-    dtype: jnp.dtype,
-    eos_id: int,
-) -> tuple[jax.Array, jax.Array, Cache]:
-    """Generates the next token of every row, up to `STEPS` times.
+class _Attention(NamedTuple):
+    """How decoding reads and writes the cache.
 
-    Args:
-      left_B: number of tokens that each row may still generate; 0 for rows without a request.
-      enough: returns as soon as so many rows are finished.
-      most: steps, up to `STEPS`.
-
-    Returns:
-      Tokens [B, G], meaningless after a row's end; -1 marks logits that were not finite. The number of steps taken. The
-      updated cache.
+    Attributes:
+      state: what the steps of one call update.
+      run_blocks: (hidden states [B, 1, D], step, state) -> (hidden states, state).
+      finish: state -> keys and values of the updated cache.
     """
-    embedding_VD = decoder.gathered_embedding(params, dtype)
+
+    state: tuple[jax.Array, jax.Array]
+    run_blocks: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]]
+    finish: Callable[[Any], tuple[jax.Array, jax.Array]]
+
+
+def _in_plain_jax(params: dict, cache: Cache, config: OPTConfig, dtype: jnp.dtype) -> _Attention:
+    """Reads whole rows. New tokens stay outside the cache until the end: writing at a different position per row would
+    copy the whole cache at every step."""
     B, C = cache.next_B.shape[0], cache.layers_NBHCK[0].shape[3]
     seen_BC = jnp.arange(C) < cache.next_B[:, None]
 
-    def over(step, token_B):
-        return (token_B == eos_id) | (token_B < 0) | (step + 1 >= left_B)
-
-    def generate(carry):
-        step, token_B, over_B, generated_BG, new_NBHGK = carry
+    def run_blocks(x_B1D, step, new_NBHGK):
         seen_BG = jnp.broadcast_to(jnp.arange(STEPS) <= step, (B, STEPS))
 
         def attend_cache(layer):
@@ -160,28 +154,95 @@ def decode(
 
             return attend
 
+        return decoder.run_blocks(params, x_B1D, (cache.layers_NBHCK, new_NBHGK), attend_cache, config)
+
+    def finish(new_NBHGK):
+        def put(old_NHCK, new_NHGK, position):
+            return jax.lax.dynamic_update_slice_in_dim(old_NHCK, new_NHGK, position, 2)
+
+        return tuple(
+            sharding.constrain(jax.vmap(put, (1, 1, 0), 1)(old, new, cache.next_B), "NBHCK")
+            for old, new in zip(cache.layers_NBHCK, new_NBHGK)
+        )
+
+    shape = config.layers, B, config.heads, STEPS, config.head_dim
+    new_NBHGK = tuple(sharding.constrain(jnp.zeros(shape, dtype), "NBHCK") for _ in range(2))
+    return _Attention(new_NBHGK, run_blocks, finish)
+
+
+def _in_kernel(params: dict, cache: Cache, reads: cache_attention.Reads, config: OPTConfig) -> _Attention:
+    """Reads what is filled of each row, and writes new tokens in place. Needs one array per layer."""
+    interpret = sharding.platform() != "gpu"
+    blocks = decoder.separate_blocks(params, config)
+
+    def run_blocks(x_B1D, step, layers_NBHCK):
+        for layer, block in enumerate(blocks):
+
+            def attend(q_B1HK, key_B1HK, value_B1HK, layer=layer, layers_NBHCK=layers_NBHCK):
+                new = (x[:, 0] for x in (q_B1HK, key_B1HK, value_B1HK))
+                out_BHK, layers_NBHCK = cache_attention.attend(
+                    *new, layers_NBHCK, jnp.int32(layer), cache.next_B + step, reads, interpret
+                )
+                return out_BHK[:, None], layers_NBHCK
+
+            x_B1D, layers_NBHCK = block_forward(block, x_B1D, attend, config)
+        return x_B1D, layers_NBHCK
+
+    return _Attention(cache.layers_NBHCK, run_blocks, lambda layers_NBHCK: layers_NBHCK)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnums=(7, 8, 9),
+    donate_argnums=(1,),
+    # XLA would compute query, key and value in one product, for which it copies their weights together at every step.
+    compiler_options={"xla_gpu_dot_merger_threshold_mb": 0},
+)
+def decode(
+    params: dict,
+    cache: Cache,
+    left_B: jax.Array,
+    enough: jax.Array,
+    most: jax.Array,
+    sampling: Rows | None,
+    reads: cache_attention.Reads | None,
+    config: OPTConfig,
+    dtype: jnp.dtype,
+    eos_id: int,
+) -> tuple[jax.Array, jax.Array, Cache]:
+    """Generates the next token of every row, up to `STEPS` times.
+
+    Args:
+      left_B: number of tokens that each row may still generate; 0 for rows without a request.
+      enough: returns as soon as so many rows are finished.
+      most: steps, up to `STEPS`.
+      reads: the kernel's, for parameters with one array per layer; None computes in plain JAX.
+
+    Returns:
+      Tokens [B, G], meaningless after a row's end; -1 marks logits that were not finite. The number of steps taken. The
+      updated cache.
+    """
+    embedding_VD = decoder.gathered_embedding(params, dtype)
+    if reads is None:
+        in_cache = _in_plain_jax(params, cache, config, dtype)
+    else:
+        in_cache = _in_kernel(params, cache, reads, config)
+
+    def over(step, token_B):
+        return (token_B == eos_id) | (token_B < 0) | (step + 1 >= left_B)
+
+    def generate(carry):
+        step, token_B, over_B, generated_BG, state = carry
         x_B1D = decoder.embed(params, token_B[:, None], (cache.next_B + step)[:, None], embedding_VD, config)
-        layers = cache.layers_NBHCK, new_NBHGK
-        x_B1D, new_NBHGK = decoder.run_blocks(params, x_B1D, layers, attend_cache, config)
+        x_B1D, state = in_cache.run_blocks(x_B1D, step, state)
         hidden_BE = decoder.finish(params, x_B1D, config)[:, 0]
         next_B = next_token(hidden_BE, embedding_VD, sampling, cache.next_B + step + 1)
-        return step + 1, next_B, over_B | over(step, token_B), generated_BG.at[:, step].set(token_B), new_NBHGK
+        return step + 1, next_B, over_B | over(step, token_B), generated_BG.at[:, step].set(token_B), state
 
     def unfinished(carry):
         step, _, over_B, *_ = carry
         return (step < most) & (over_B.sum() < enough)
 
-    # New tokens stay outside the cache until the end: writing at a different position per row copies the whole cache.
-    shape = config.layers, B, config.heads, STEPS, config.head_dim
-    new_NBHGK = tuple(sharding.constrain(jnp.zeros(shape, dtype), "NBHCK") for _ in range(2))
-    start = 0, cache.token_B, left_B == 0, jnp.zeros((B, STEPS), jnp.int32), new_NBHGK
-    steps, token_B, _, generated_BG, new_NBHGK = jax.lax.while_loop(unfinished, generate, start)
-
-    def put(old_NHCK, new_NHGK, position):
-        return jax.lax.dynamic_update_slice_in_dim(old_NHCK, new_NHGK, position, 2)
-
-    layers = tuple(
-        sharding.constrain(jax.vmap(put, (1, 1, 0), 1)(old, new, cache.next_B), "NBHCK")
-        for old, new in zip(cache.layers_NBHCK, new_NBHGK)
-    )
-    return generated_BG, steps, Cache(layers, cache.next_B + steps, token_B)
+    start = 0, cache.token_B, left_B == 0, jnp.zeros((len(left_B), STEPS), jnp.int32), in_cache.state
+    steps, token_B, _, generated_BG, state = jax.lax.while_loop(unfinished, generate, start)
+    return generated_BG, steps, Cache(in_cache.finish(state), cache.next_B + steps, token_B)

@@ -14,7 +14,7 @@ from optiml_jax import weights
 from optiml_jax.checkpoints.runs import is_run, read_run
 from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.inference import decoding, ranking
-from optiml_jax.inference.network import Network
+from optiml_jax.inference.network import Network, has_separate_layers
 from optiml_jax.inference.precision import AUTO, NAMES, dtype_on
 from optiml_jax.inference.sampling import Sampling
 from optiml_jax.model import decoder, sharding
@@ -177,13 +177,14 @@ class Model(Network):
     ) -> list[Generated]:
         """Like `generate_prompts`, from token ids as they are; no `</s>` is added."""
         stop = [()] * len(ids) if stop is None else stop
-        results = []
         answers = decoding.decode(self, ids, max_new_tokens, batch_rows, names, stop, sampling)
-        for answer, ends in zip(answers, stop):
-            text = self.tokenizer.decode(answer.ids)
-            end = min((index for index in map(text.find, ends) if index >= 0), default=None)
-            results.append(Generated(text[:end], answer.truncated and end is None, answer.prompt_cut))
-        return results
+        return [self.generated(answer, ends) for answer, ends in zip(answers, stop)]
+
+    def generated(self, answer: decoding.Answer, stop: Sequence[str]) -> Generated:
+        """The text of an answer, up to the first of the texts in `stop`."""
+        text = self.tokenizer.decode(answer.ids)
+        end = min((index for index in map(text.find, stop) if index >= 0), default=None)
+        return Generated(text[:end], answer.truncated and end is None, answer.prompt_cut)
 
     def save(self, path: str | os.PathLike, format: str = "hf") -> None:
         """Writes the model, in its precision, so that `OPTForCausalLM.from_pretrained(path)` loads it.
@@ -236,10 +237,10 @@ def load_model(
     """
     check_known("precision", precision, NAMES)
     mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
-    dtype = dtype_on(mesh.devices.flat[0], precision)
+    dtype, separate = dtype_on(mesh.devices.flat[0], precision), has_separate_layers(mesh)
     directory = Path(source)
     if is_run(directory):
-        config, params, meta = read_run(directory, mesh, step, dtype)
+        config, params, meta = read_run(directory, mesh, step, dtype, separate)
         name, tokenizer_source = f"{directory} step {meta['step']}", directory / "tokenizer"
         trained_with, leading_eos = (meta["settings"][key] for key in ("tokenizer", "Data.leading_eos"))
     else:
@@ -247,7 +248,7 @@ def load_model(
         config = weights.read_config(path)
         sharding.check_divides(config, mesh)
         shardings = sharding.parameter_shardings(decoder.abstract_params(config), mesh)
-        params = weights.load(path, config, shardings, dtype)
+        params = weights.load(path, config, shardings, dtype, separate)
         tokenizer_source, leading_eos, name, trained_with = path, True, str(source), None
     decoder.check_params(params, config, name)
     vocabulary = Tokenizer.load(tokenizer or tokenizer_source)

@@ -115,6 +115,12 @@ def _replicate(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
     return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
+def has_separate_layers(mesh: Mesh) -> bool:
+    """Whether models on this mesh have one array per layer, which decodes faster: on GPUs that hold whole layers, or
+    the parts that `TENSOR_AXIS` gives them."""
+    return mesh.devices.flat[0].platform == "gpu" and mesh.shape["fsdp"] == 1
+
+
 def restarting_positions(segment_ids_BT: np.ndarray) -> np.ndarray:
     """Positions that restart at 0 in each run of equal segment ids: int32 [B, T]."""
     count_BT = np.broadcast_to(np.arange(segment_ids_BT.shape[1], dtype=np.int32), segment_ids_BT.shape)

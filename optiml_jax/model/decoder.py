@@ -1,7 +1,7 @@
 """The OPT decoder: a plain parameter tree with layers stacked on axis 0, and a forward pass scanned or unrolled."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from optiml_jax.model import flash_attention, sharding
 from optiml_jax.model.attention import attention
 from optiml_jax.model.block import PRODUCTS, STATISTICS, Block, Norm, block_forward, dropout
 from optiml_jax.model.config import POSITION_OFFSET, OPTConfig
+from optiml_jax.model.layers import each_layer, is_layers, is_separate
 from optiml_jax.model.lookup import look_up
 
 # Rematerialization policies: what is saved per block for the backward pass. "none": everything; "dots": results of
@@ -93,8 +94,11 @@ def check_params(params: dict, config: OPTConfig, origin: str) -> None:
       UserError: names the first parameter that differs.
     """
     actual, expected = (
-        {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
-        for leaves in map(jax.tree_util.tree_leaves_with_path, (params, abstract_params(config)))
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_layers)
+        }
+        for tree in (params, abstract_params(config))
     )
     for name in sorted(actual.keys() ^ expected.keys()):
         state = "is missing" if name in expected else f"is not part of this model{nearest(name, expected)}"
@@ -151,7 +155,8 @@ def run_blocks(
       layer_inputs: a tree stacked over layers (a KV cache), or None.
       layer_attend: makes a block's `Attend` from its slice of `layer_inputs`.
       remat: a name in `REMAT`.
-      unrolled: whether the program holds one block after another instead of a scan.
+      unrolled: whether the program holds one block after another instead of a scan; it always does if the parameters
+        have one array per layer.
 
     Returns:
       [B, T, D], and the auxiliary outputs of every block's attention, stacked over layers.
@@ -163,27 +168,25 @@ def run_blocks(
         key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
         return block_forward(block, x_BTD, layer_attend(inputs), config, key)
 
+    unrolled = unrolled or is_separate(params)
     if REMAT[remat] is not None:
         # prevent_cse guards against an optimization that cannot occur inside a scan, and costs speed there.
         body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=unrolled)
-    layers = (jnp.arange(config.layers), params["blocks"], layer_inputs)
+    stacked = (jnp.arange(config.layers), params["blocks"], layer_inputs)
     if not unrolled:
-        return jax.lax.scan(body, x_BTD, layers)
+        return jax.lax.scan(body, x_BTD, stacked)
     auxiliaries = []
-    for index, weights, inputs in _unstack(layers, config.layers):
+    for index, weights, inputs in each_layer(stacked, config.layers):
         # Cast once, before the block, for both passes; otherwise each would write out a float32 slice and cast it.
         weights = {name: part | _cast_kernel(part, x_BTD.dtype) for name, part in weights.items()}
         x_BTD, auxiliary = body(x_BTD, (index, weights, inputs))
         auxiliaries.append(auxiliary)
-    return x_BTD, jax.tree.map(lambda *layers: jnp.stack(layers), *auxiliaries)
+    return x_BTD, jax.tree.map(lambda *parts: jnp.stack(parts), *auxiliaries)
 
 
-def _unstack(tree: Any, count: int) -> Iterator[Any]:
-    """Splits a stacked tree into layers. The gradient is one concatenation; that of indexing sums whole stacked
-    arrays."""
-    leaves, structure = jax.tree.flatten(tree)
-    for parts in zip(*(jax.lax.split(leaf, [1] * count) for leaf in leaves)):
-        yield jax.tree.unflatten(structure, [part[0] for part in parts])
+def separate_blocks(params: dict, config: OPTConfig) -> list[Block]:
+    """The blocks of a tree that has one array per layer (`layers.py`)."""
+    return [nnx.merge(block_graphdef(config), weights) for weights in each_layer(params["blocks"], config.layers)]
 
 
 def _cast_kernel(part: dict, dtype: jnp.dtype) -> dict:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optiml_jax.model.layers import Layers, is_layers
+
 LANES = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F)  # odd constants of xxHash
 UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
@@ -22,12 +24,15 @@ class Fingerprint:
     def __init__(self) -> None:
         self._total = np.zeros(len(LANES), np.uint32)
 
-    def add(self, path: tuple, leaf: jax.Array) -> None:
-        """Adds an array (up to 4 bytes per element) by its path in the tree."""
+    def add(self, path: tuple, leaf: jax.Array | Layers) -> None:
+        """Adds an array (up to 4 bytes per element) by its path in the tree; one per layer is as good as stacked."""
         name = f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}"
         seed = np.uint32(zlib.crc32(name.encode()))
-        # Waits for each array: programs that sum over several processes deadlock on CPUs if two run at once.
-        self._total = _mix(self._total + seed) + np.asarray(_sums(leaf, seed))
+        self._total = _mix(self._total + seed)
+        parts = [(layer, array[None]) for layer, array in enumerate(leaf)] if is_layers(leaf) else [(0, leaf)]
+        for first, part in parts:
+            # Waits for each array: programs that sum over several processes deadlock on CPUs if two run at once.
+            self._total += np.asarray(_sums(part, seed, np.uint32(first)))
 
     def __str__(self) -> str:
         return "".join(f"{int(lane):08x}" for lane in self._total)
@@ -39,20 +44,22 @@ def fingerprint(tree: Any) -> str:
     Call it under `jax.set_mesh` if the arrays are on a mesh.
     """
     total = Fingerprint()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_layers):
         total.add(path, leaf)
     return str(total)
 
 
 @jax.jit  # per array: parameters and moments share few shapes, and so the compiled programs
-def _sums(leaf: jax.Array, seed: jax.Array) -> jax.Array:
+def _sums(leaf: jax.Array, seed: jax.Array, first: jax.Array) -> jax.Array:
+    """The sums of an array that starts at index `first` of the first axis of the one that is hashed."""
     unsigned = UNSIGNED[leaf.dtype.itemsize]
     bits = leaf.astype(unsigned) if leaf.dtype == bool else jax.lax.bitcast_convert_type(leaf, unsigned)
     lanes = []
     for odd in map(np.uint32, LANES):
         index = seed
         for axis in range(leaf.ndim):
-            index = index * odd + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+            count = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+            index = index * odd + (count + first if axis == 0 else count)
         lanes.append(_mix(bits.astype(jnp.uint32) * odd ^ _mix(index)).sum(dtype=jnp.uint32))
     return jnp.stack(lanes)
 

@@ -5,14 +5,11 @@ keys from the start of its first document to the diagonal, except for branches t
 visited by the queries up to its last `until`: with OPT-IML's short documents an eighth to a quarter of all pairs.
 Scores and sums are float32. Attention weights have no dropout, as in OPT-IML's training code.
 
-b is a position in a block of queries, c one in a block of keys. Triton's arrays have sizes of powers of two, so inside
-the kernels an array of K columns is a tuple of column groups k: heads of 80 have one of 64 and one of 16, which is a
-third less work than padding to 128.
+b is a position in a block of queries, c one in a block of keys, k a group of columns of a head (`columns.py`).
 """
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +17,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from optiml_jax.model import visibility
+from optiml_jax.model import columns, visibility
 
-LOG2_E = math.log2(math.e)  # the kernels use exp2
-START = -1e30  # below every score, but finite: exp2(-inf - START) is 0 where a block is entirely masked for a query
 RESULTS = ("attention_output", "attention_log_sum")  # a remat policy that saves these runs the forward kernel once
 
 
@@ -55,7 +50,6 @@ TILES = {
     (64, 4): Tiles(Tile(64, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2)),
     (128, 4): Tiles(Tile(32, 32, 4, 2), Tile(32, 32, 4, 2), Tile(32, 32, 4, 2)),
 }
-SMALLEST = 16  # minimum size of every dimension of a Triton product
 
 
 def flash_attention(
@@ -85,7 +79,7 @@ def flash_attention(
     if not fitting:
         raise ValueError(f"attention implementation 'pallas' supports heads of up to 128, not {K}; choose 'dense'")
     tiles = tiles or TILES[min(fitting), q_BTHK.dtype.itemsize]
-    longest = max(SMALLEST, pl.next_power_of_2(T))
+    longest = max(columns.SMALLEST, pl.next_power_of_2(T))
     tiles = Tiles(*(_shrink(getattr(tiles, field.name), longest) for field in dataclasses.fields(Tiles)))
     block = max(max(tile.queries, tile.keys) for tile in (tiles.forward, tiles.d_query, tiles.d_key))
     padding = -T % block
@@ -186,7 +180,7 @@ class _Call:
 
     def __init__(self, shape, tile, interpret):
         self._B, self._T, self._H, self._K = shape
-        self._width = sum(_column_groups(self._K)[-1])
+        self._width = sum(columns.groups(self._K)[-1])
         self._tile, self._interpret = tile, interpret
 
     def block(self, size):  # of [B, T, H, K]
@@ -218,61 +212,6 @@ class _Call:
         )(*(x for x, _ in inputs))
 
 
-def _column_groups(K: int) -> list[tuple[int, int]]:
-    """(start, width) of the powers of two that make up K columns; the last is padded to what products need."""
-    groups, start = [], 0
-    while start < K:
-        width = max(SMALLEST, 1 << ((K - start).bit_length() - 1))
-        groups.append((start, width))
-        start += width
-    return groups
-
-
-def _columns(ref, rows, start, width, K):
-    """Reference to a column group at positions `rows`, and a mask of its real columns, None if all are."""
-    mask = (start + jnp.arange(width) < K)[None, :] if start + width > K else None
-    return ref.at[rows, pl.ds(start, width)], mask
-
-
-def _reader(ref, K):
-    """Returns a function that loads positions of `ref` [n, K] as column groups; padded columns are 0."""
-
-    def read(rows=slice(None)):
-        groups = []
-        for start, width in _column_groups(K):
-            part, mask = _columns(ref, rows, start, width, K)
-            groups.append(triton.load(part, mask=mask, other=None if mask is None else 0))
-        return tuple(groups)
-
-    return read
-
-
-def _write(ref, groups, K):
-    for (start, width), x in zip(_column_groups(K), groups):
-        part, mask = _columns(ref, slice(None), start, width, K)
-        triton.store(part, x.astype(ref.dtype), mask=mask)
-
-
-def _dot(a, b):
-    """Product with float32 sums; float32 operands are not rounded to TF32."""
-    precision = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return jax.lax.dot_general(a, b, (((1,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32)
-
-
-def _inner(a, b):
-    """Inner products of rows over all K columns: column groups [b, k] and [c, k] to [b, c]."""
-    return sum(_dot(x, y.T) for x, y in zip(a, b))
-
-
-def _add_weighted(sums, weights_bc, x):
-    """Adds `weights_bc` times the column groups `x` [c, k] to the column groups `sums` [b, k]."""
-    return tuple(part + _dot(weights_bc.astype(y.dtype), y) for part, y in zip(sums, x))
-
-
-def _zeros(groups):
-    return tuple(jnp.zeros(x.shape, jnp.float32) for x in groups)
-
-
 def _skip_ended_branches(add, start, until_ref, tile, shared_prefixes):
     """Wraps `add` to skip blocks of keys that no query from `start` on attends to: those of branches that have
     ended."""
@@ -289,27 +228,28 @@ def _skip_ended_branches(add, start, until_ref, tile, shared_prefixes):
 def _forward_kernel(q_ref, k_ref, v_ref, first_ref, until_ref, out_ref, log_sum_ref, *, tile, K, shared_prefixes):
     start = pl.program_id(0) * tile.queries
     t_b = start + jnp.arange(tile.queries)
-    q_bk = _reader(q_ref, K)()
-    read_k, read_v = _reader(k_ref, K), _reader(v_ref, K)
+    q_bk = columns.load(q_ref, K)
 
     def add(j, sums):
         top_b, scale_b, out_bk = sums
         keys = pl.ds(j * tile.keys, tile.keys)
         s_c = j * tile.keys + jnp.arange(tile.keys)
         sees_bc = visibility.sees(t_b[:, None], s_c[None, :], until_ref[keys][None, :])
-        scores_bc = jnp.where(sees_bc, _inner(q_bk, read_k(keys)) * LOG2_E, -jnp.inf)
+        scores_bc = jnp.where(
+            sees_bc, columns.inner_products(q_bk, columns.load(k_ref, K, keys)) * columns.LOG2_E, -jnp.inf
+        )
         new_top_b = jnp.maximum(top_b, scores_bc.max(1))
         weights_bc = jnp.exp2(scores_bc - new_top_b[:, None])
         shrink_b = jnp.exp2(top_b - new_top_b)
-        out_bk = _add_weighted((x * shrink_b[:, None] for x in out_bk), weights_bc, read_v(keys))
+        out_bk = columns.add_weighted((x * shrink_b[:, None] for x in out_bk), weights_bc, columns.load(v_ref, K, keys))
         return new_top_b, scale_b * shrink_b + weights_bc.sum(1), out_bk
 
-    initial = jnp.full(tile.queries, START), jnp.zeros(tile.queries), _zeros(q_bk)
+    initial = jnp.full(tile.queries, columns.START), jnp.zeros(tile.queries), columns.zeros_like(q_bk)
     blocks = first_ref[start] // tile.keys, pl.cdiv(start + tile.queries, tile.keys)
     top_b, scale_b, out_bk = jax.lax.fori_loop(
         *blocks, _skip_ended_branches(add, start, until_ref, tile, shared_prefixes), initial
     )
-    _write(out_ref, (x / scale_b[:, None] for x in out_bk), K)
+    columns.store(out_ref, (x / scale_b[:, None] for x in out_bk), K)
     log_sum_ref[...] = top_b + jnp.log2(scale_b)
 
 
@@ -318,47 +258,45 @@ def _d_query_kernel(
 ):
     start = pl.program_id(0) * tile.queries
     t_b = start + jnp.arange(tile.queries)
-    q_bk, d_out_bk = _reader(q_ref, K)(), _reader(d_out_ref, K)()
+    q_bk, d_out_bk = columns.load(q_ref, K), columns.load(d_out_ref, K)
     log_sum_b, inner_b = log_sum_ref[...], inner_ref[...]
-    read_k, read_v = _reader(k_ref, K), _reader(v_ref, K)
 
     def add(j, dq_bk):
         keys = pl.ds(j * tile.keys, tile.keys)
         s_c = j * tile.keys + jnp.arange(tile.keys)
         sees_bc = visibility.sees(t_b[:, None], s_c[None, :], until_ref[keys][None, :])
-        k_ck = read_k(keys)
-        scores_bc = _inner(q_bk, k_ck) * LOG2_E
+        k_ck = columns.load(k_ref, K, keys)
+        scores_bc = columns.inner_products(q_bk, k_ck) * columns.LOG2_E
         weights_bc = jnp.where(sees_bc, jnp.exp2(scores_bc - log_sum_b[:, None]), 0.0)
-        d_weights_bc = _inner(d_out_bk, read_v(keys))
+        d_weights_bc = columns.inner_products(d_out_bk, columns.load(v_ref, K, keys))
         d_scores_bc = weights_bc * (d_weights_bc - inner_b[:, None])
-        return _add_weighted(dq_bk, d_scores_bc, k_ck)
+        return columns.add_weighted(dq_bk, d_scores_bc, k_ck)
 
     blocks = first_ref[start] // tile.keys, pl.cdiv(start + tile.queries, tile.keys)
     add = _skip_ended_branches(add, start, until_ref, tile, shared_prefixes)
-    _write(dq_ref, jax.lax.fori_loop(*blocks, add, _zeros(q_bk)), K)
+    columns.store(dq_ref, jax.lax.fori_loop(*blocks, add, columns.zeros_like(q_bk)), K)
 
 
 def _d_key_kernel(q_ref, k_ref, v_ref, d_out_ref, log_sum_ref, inner_ref, until_ref, dk_ref, dv_ref, *, tile, K):
     start = pl.program_id(0) * tile.keys
     s_c = start + jnp.arange(tile.keys)
     until_c = until_ref[pl.ds(start, tile.keys)]
-    k_ck, v_ck = _reader(k_ref, K)(), _reader(v_ref, K)()
-    read_q, read_d_out = _reader(q_ref, K), _reader(d_out_ref, K)
+    k_ck, v_ck = columns.load(k_ref, K), columns.load(v_ref, K)
 
     def add(i, sums):
         dk_ck, dv_ck = sums
         queries = pl.ds(i * tile.queries, tile.queries)
         t_b = i * tile.queries + jnp.arange(tile.queries)
         sees_cb = visibility.sees(t_b[None, :], s_c[:, None], until_c[:, None])
-        q_bk, d_out_bk = read_q(queries), read_d_out(queries)
-        scores_cb = _inner(k_ck, q_bk) * LOG2_E
+        q_bk, d_out_bk = columns.load(q_ref, K, queries), columns.load(d_out_ref, K, queries)
+        scores_cb = columns.inner_products(k_ck, q_bk) * columns.LOG2_E
         weights_cb = jnp.where(sees_cb, jnp.exp2(scores_cb - log_sum_ref[queries][None, :]), 0.0)
-        dv_ck = _add_weighted(dv_ck, weights_cb, d_out_bk)
-        d_weights_cb = _inner(v_ck, d_out_bk)
+        dv_ck = columns.add_weighted(dv_ck, weights_cb, d_out_bk)
+        d_weights_cb = columns.inner_products(v_ck, d_out_bk)
         d_scores_cb = weights_cb * (d_weights_cb - inner_ref[queries][None, :])
-        return _add_weighted(dk_ck, d_scores_cb, q_bk), dv_ck
+        return columns.add_weighted(dk_ck, d_scores_cb, q_bk), dv_ck
 
     blocks = start // tile.queries, pl.cdiv(until_c.max(), tile.queries)
-    dk_ck, dv_ck = jax.lax.fori_loop(*blocks, add, (_zeros(k_ck), _zeros(v_ck)))
-    _write(dk_ref, dk_ck, K)
-    _write(dv_ref, dv_ck, K)
+    dk_ck, dv_ck = jax.lax.fori_loop(*blocks, add, (columns.zeros_like(k_ck), columns.zeros_like(v_ck)))
+    columns.store(dk_ref, dk_ck, K)
+    columns.store(dv_ref, dv_ck, K)

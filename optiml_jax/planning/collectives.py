@@ -53,7 +53,7 @@ class Collective:
 
 def collectives(text: str, devices: int) -> list[Collective]:
     """Lists the collectives of a compiled program (`compiled.as_text()`) over `devices` devices."""
-    lines, entry = _computations(text)
+    lines, entry = computations(text)
     instructions: list[Collective] = []
 
     def visit(name: str, times: int, in_open_loop: bool) -> None:
@@ -86,7 +86,7 @@ def totals(instructions: list[Collective]) -> dict[str, dict[str, int]]:
     return {kind: sums[kind] for kind in KINDS if kind in sums}
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+def computations(text: str) -> tuple[dict[str, list[str]], str]:
     """Lines of each computation, and the name of the entry computation."""
     lines: dict[str, list[str]] = {}
     entry = name = ""

@@ -9,11 +9,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from optiml_jax.common.cards import Card
-from optiml_jax.inference import decoding, kv_cache, ranking
+from optiml_jax.inference import cache_attention, decoding, kv_cache, ranking
+from optiml_jax.inference.cache_attention import plan_reads
 from optiml_jax.inference.capacity import Capacity, capacity, position_bytes
+from optiml_jax.inference.network import has_separate_layers
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import OPTConfig
+from optiml_jax.model.layers import is_separate, separate
 from optiml_jax.planning.compiled import described_devices, shard_bytes
+from optiml_jax.planning.kernels import loop_kernels
 
 CANDIDATES = 4  # M: targets per position of a scored batch
 EOS = 2
@@ -30,7 +34,9 @@ class EvaluationPlan:
       temporary_bytes: program -> temporaries and results beside weights and cache: "scoring", "prefill", "decoding".
       prefilled_bytes: keys and values of prompts that wait for a row.
       peak_bytes: the most that is in memory at once.
-      floor_seconds: weights and the whole cache, read once at the card's bandwidth.
+      floor_seconds: of a decoding step: weights and the whole cache, read once at the card's bandwidth.
+      kernels, step_bytes: of a decoding step with the whole cache, as compiled; None where `inference.cache_attention`
+        is not used.
       compiled_for: "cuda", or "cpu" where the plugin is missing.
     """
 
@@ -42,6 +48,8 @@ class EvaluationPlan:
     prefilled_bytes: int
     peak_bytes: int
     floor_seconds: float
+    kernels: int | None
+    step_bytes: int | None
     compiled_for: str
 
 
@@ -58,18 +66,21 @@ def make_plan(config: OPTConfig, axes: tuple[int, int, int], dtype: jnp.dtype, c
     shardings = sharding.parameter_shardings(like, mesh)
     weight_bytes = shard_bytes(like, shardings)
     params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), like, shardings)
+    if has_separate_layers(mesh):
+        params = separate(params)
     width = jnp.dtype(dtype).itemsize
     size = capacity(config, mesh, width, max(0, card.limit_bytes - weight_bytes))
     parts = sharding.batch_parts(mesh.shape)
-    length = decoding.bucket(config.max_positions)
+    length = decoding.bucket(config.max_positions, cache_attention.BLOCK)
     rows = size.rows
     while rows > parts and rows * length > size.cache_positions:
         rows //= 2  # as `decoding` does
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        memory = {
-            name: program.lower().compile().memory_analysis()
+        programs = {
+            name: program.lower().compile()
             for name, program in _programs(params, config, mesh, dtype, size, rows, length).items()
         }
+    memory = {name: program.memory_analysis() for name, program in programs.items()}
     each = position_bytes(config, mesh, width)
     cache_bytes = rows // parts * length * each
     prefilled = size.prefill_positions // parts * each
@@ -80,6 +91,7 @@ def make_plan(config: OPTConfig, axes: tuple[int, int, int], dtype: jnp.dtype, c
         beside["decoding"] + cache_bytes + prefilled,
         2 * cache_bytes + prefilled,
     ]
+    kernels = loop_kernels(programs["decoding"].as_text()) if is_separate(params) else None
     return EvaluationPlan(
         weight_bytes=weight_bytes,
         cache_rows=rows,
@@ -89,6 +101,8 @@ def make_plan(config: OPTConfig, axes: tuple[int, int, int], dtype: jnp.dtype, c
         prefilled_bytes=prefilled,
         peak_bytes=weight_bytes + max(peaks),
         floor_seconds=(weight_bytes + cache_bytes) / card.memory_bandwidth,
+        kernels=kernels and kernels.count,
+        step_bytes=kernels and kernels.bytes + cache_bytes,
         compiled_for=compiled_for,
     )
 
@@ -106,8 +120,12 @@ def _programs(
     read = max(parts, min(size.prefill_positions, size.positions) // longest)
     batch = [ids(scored, longest)] * 4 + [ids(scored, longest, CANDIDATES), ids(scored, longest, dtype=jnp.bool_)]
     cache = jax.eval_shape(lambda: kv_cache.empty(rows, length, config, dtype))
+    if is_separate(params):
+        reads = jax.eval_shape(lambda: plan_reads([()] * rows, [0] * rows, length, parts))
+    else:
+        reads = None
     return {
         "scoring": ranking.batch_log_probabilities.trace(params, *batch, config, dtype),
         "prefill": kv_cache.read.trace(params, *[ids(read, longest)] * 4, config, dtype),
-        "decoding": kv_cache.decode.trace(params, cache, ids(rows), ids(), ids(), None, config, dtype, EOS),
+        "decoding": kv_cache.decode.trace(params, cache, ids(rows), ids(), ids(), None, reads, config, dtype, EOS),
     }

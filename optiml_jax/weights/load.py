@@ -37,11 +37,15 @@ def read_config(source: str | os.PathLike) -> OPTConfig:
 
 
 def load(
-    source: str | os.PathLike, config: OPTConfig, shardings: dict | None = None, dtype: jnp.dtype = jnp.float32
+    source: str | os.PathLike,
+    config: OPTConfig,
+    shardings: dict | None = None,
+    dtype: jnp.dtype = jnp.float32,
+    separate: bool = False,
 ) -> dict:
     """Loads parameters from a Hugging Face directory or hub name, or from a metaseq checkpoint; see `load_hf`."""
     path = resolve(source)
-    return (load_metaseq if is_metaseq(path) else load_hf)(path, config, shardings, dtype)
+    return (load_metaseq if is_metaseq(path) else load_hf)(path, config, shardings, dtype, separate)
 
 
 def stored_dtype(source: str | os.PathLike, config: OPTConfig) -> jnp.dtype:
@@ -52,7 +56,11 @@ def stored_dtype(source: str | os.PathLike, config: OPTConfig) -> jnp.dtype:
 
 
 def load_hf(
-    source: str | os.PathLike, config: OPTConfig, shardings: dict | None = None, dtype: jnp.dtype = jnp.float32
+    source: str | os.PathLike,
+    config: OPTConfig,
+    shardings: dict | None = None,
+    dtype: jnp.dtype = jnp.float32,
+    separate: bool = False,
 ) -> dict:
     """Loads parameters from a Hugging Face directory or hub name.
 
@@ -61,6 +69,7 @@ def load_hf(
       config: usually `read_config(source)`.
       shardings: a tree like the parameters' (`sharding.parameter_shardings`); None puts them on the first device.
       dtype: of the parameters but norms (`abstract_params`); tensors are cast on the device.
+      separate: whether the blocks get one array per layer (`model.layers`) instead of stacked ones.
 
     Returns:
       The tree of `decoder.init_params`.
@@ -69,4 +78,4 @@ def load_hf(
       UserError: files or tensors are damaged, missing or unexpected, a shape differs, or a value is not finite.
     """
     directory = resolve(source)
-    return place(read_tensors(directory), config, shardings, dtype, str(directory))
+    return place(read_tensors(directory), config, shardings, dtype, separate, str(directory))

@@ -39,14 +39,18 @@ def is_metaseq(path: str | os.PathLike) -> bool:
 
 
 def load_metaseq(
-    source: str | os.PathLike, config: OPTConfig, shardings: dict | None = None, dtype: jnp.dtype = jnp.float32
+    source: str | os.PathLike,
+    config: OPTConfig,
+    shardings: dict | None = None,
+    dtype: jnp.dtype = jnp.float32,
+    separate: bool = False,
 ) -> dict:
     """Loads parameters from a metaseq checkpoint; arguments, result and errors as in `load_hf`.
 
     Args:
       source: a directory with one checkpoint, a `.pt` file, or `<directory>/<prefix>[.pt]` of a sharded one.
     """
-    return place(read_tensors(source, config), config, shardings, dtype, str(source))
+    return place(read_tensors(source, config), config, shardings, dtype, separate, str(source))
 
 
 def read_metaseq_config(source: str | os.PathLike) -> OPTConfig:

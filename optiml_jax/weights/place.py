@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from optiml_jax.common.errors import UserError, nearest
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.decoder import abstract_params
+from optiml_jax.model.layers import Layers, layer_sharding
 from optiml_jax.weights import names
 from optiml_jax.weights.stored import FLOATS, Stored, Tensor
 
@@ -19,13 +20,19 @@ IGNORED = {"version"}  # a buffer of early conversions
 
 
 def place(
-    tensors: Mapping[str, Tensor], config: OPTConfig, shardings: dict | None, dtype: jnp.dtype, origin: str
+    tensors: Mapping[str, Tensor],
+    config: OPTConfig,
+    shardings: dict | None,
+    dtype: jnp.dtype,
+    separate: bool,
+    origin: str,
 ) -> dict:
     """Builds parameters from tensors with Hugging Face's names, read one at a time in the given order.
 
     Args:
       shardings: a tree like the parameters'; None puts them on the first device.
       dtype: of the parameters but norms (`abstract_params`); tensors are cast on the device.
+      separate: whether the blocks get one array per layer (`model.layers`).
       origin: names the source in errors.
 
     Raises:
@@ -36,29 +43,33 @@ def place(
     leaves, structure = jax.tree_util.tree_flatten_with_path(abstract_params(config, dtype))
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    placed = [device] * len(leaves) if shardings is None else structure.flatten_up_to(shardings)
-    sharding_of = dict(zip(paths, placed))
-    params: dict[str, Any] = {
-        path: _zeros(leaf.shape, leaf.dtype, sharding_of[path]) if path.startswith("blocks/") else None
-        for path, (_, leaf) in zip(paths, leaves)
-    }
+    sharding_list = [device] * len(leaves) if shardings is None else structure.flatten_up_to(shardings)
+    sharding_of = dict(zip(paths, sharding_list))
     like = {path: leaf for path, (_, leaf) in zip(paths, leaves)}
+    params: dict[str, Any] = dict.fromkeys(paths)
+    for path in paths:
+        if path.startswith("blocks/"):
+            shape, dtype_of = like[path].shape, like[path].dtype
+            params[path] = [None] * shape[0] if separate else _zeros(shape, dtype_of, sharding_of[path])
 
     for name, tensor in tensors_by_name.items():
         slot = slots[name]
         sharding = sharding_of[slot.path]
         # Sent in torch's layout: casting and transposing are faster on the device and need no second copy on the host.
         array = _to_devices(tensor.read(), _torch_sharding(sharding, slot, len(like[slot.path].shape)))
+        shape, dtype_of = like[slot.path].shape, like[slot.path].dtype
         if slot.layer is None:
-            params[slot.path], finite = _convert(sharding, slot.inputs, like[slot.path].shape, like[slot.path].dtype)(
-                array
-            )
+            params[slot.path], finite = _convert(sharding, slot.inputs, shape, dtype_of)(array)
+        elif separate:
+            convert = _convert(layer_sharding(sharding), slot.inputs, shape[1:], dtype_of)
+            params[slot.path][slot.layer], finite = convert(array)
         else:
             params[slot.path], finite = _write_layer(sharding, slot.inputs)(params[slot.path], array, slot.layer)
         if not finite:  # waits for the device, so that the host holds one tensor at a time
             raise UserError(f"{tensor.file}: tensor {name} has NaN or infinite values (as {jnp.dtype(dtype).name})")
         del array
-    return jax.tree_util.tree_unflatten(structure, [params[path] for path in paths])
+    placed = (Layers(params[path]) if isinstance(params[path], list) else params[path] for path in paths)
+    return jax.tree_util.tree_unflatten(structure, placed)
 
 
 def _match(tensors: Mapping[str, Tensor], slots: Mapping[str, names.Slot], origin: str) -> dict[str, Tensor]:

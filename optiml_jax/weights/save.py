@@ -19,6 +19,7 @@ from optiml_jax.common.distributed import together
 from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.decoder import check_params
+from optiml_jax.model.layers import is_layers
 from optiml_jax.tokenizer import OPT_EOS_ID, OPT_PAD_ID, SPECIAL, Tokenizer
 from optiml_jax.weights import names, output_folder, safetensors
 from optiml_jax.weights.config import hf_config, was_exported
@@ -131,13 +132,15 @@ def _gather(params: dict, slots: dict[str, names.Slot], dtype: str, origin: Path
     """Yields every tensor in torch's layout, gathered from the devices on demand."""
     leaves = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_layers)
     }
     for name, slot in slots.items():
-        leaf = leaves[slot.path]
+        leaf, layer = leaves[slot.path], slot.layer
+        if is_layers(leaf):
+            leaf, layer = leaf[layer], None
         sharding = getattr(leaf, "sharding", None)
         replicated = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else None
-        tensor, finite = _reader(slot.shape, slot.inputs, dtype, slot.layer is not None, replicated)(leaf, slot.layer)
+        tensor, finite = _reader(slot.shape, slot.inputs, dtype, layer is not None, replicated)(leaf, layer)
         if not finite:
             raise UserError(f"{origin}: tensor {name} holds values that are NaN, infinite or too large for {dtype}")
         yield np.asarray(tensor.addressable_data(0))

@@ -1,7 +1,6 @@
 """Answers in this process: oracles for their scores, going on after an interruption, bad prompts."""
 
 import dataclasses
-import functools
 import json
 import os
 import re
@@ -95,18 +94,23 @@ def test_an_empty_prompt_is_not_ranked_by_what_follows_nothing():
 
 def answered(model, monkeypatch) -> list[str]:
     """The ids of the prompts that a model is asked from now on."""
-    requests, rank, generate = [], model.rank_prompts, model.generate_prompts
+    requests, rank, decode_windows = [], model.rank_prompts, answering.decode_windows
 
     def spy_rank(prompts, candidates, batch_rows, names, given):
         requests.extend(names)
         return rank(prompts, candidates, batch_rows, names, given)
 
-    def spy_generate(prompts, limits, stop, batch_rows, names):
-        requests.extend(names)
-        return generate(prompts, limits, stop, batch_rows, names)
+    def spy_windows(decoding_model, windows, batch_rows):
+        for window in windows:
+            if decoding_model is model:
+                requests.extend(window.names)
+            yield window
+
+    def spy_decode(decoding_model, windows, batch_rows):
+        return decode_windows(decoding_model, spy_windows(decoding_model, windows, batch_rows), batch_rows)
 
     monkeypatch.setattr(model, "rank_prompts", spy_rank)
-    monkeypatch.setattr(model, "generate_prompts", spy_generate)
+    monkeypatch.setattr(answering, "decode_windows", spy_decode)
     return requests
 
 
@@ -298,15 +302,18 @@ def with_demonstrations(count: int, **fields) -> Prompt:
 @pytest.mark.parametrize("generated", [False, True])
 def test_a_prompt_that_is_too_long_loses_demonstrations_from_the_left_and_nothing_else(model, generated):
     fields = {"candidates": None, "metric": Metric("rouge_l")} if generated else {}
-    answer = functools.partial(answering._generate, max_new_tokens=16) if generated else answering._rank
+
+    def answer(asked: Prompt) -> dict:
+        ((_, (given,)),) = answering.answer_all(model, [asked], batch_rows=2, max_new_tokens=16)
+        return given
+
     long = with_demonstrations(12, **fields)
-    (by_name,) = answer(model, [long], batch_rows=2)
+    by_name = answer(long)
     sample = score_sample(long, **by_name)
     retained = sample["demonstrations"]
     assert 0 < retained < 12 and not sample["prompt_cut"]
     assert sample["prompt"] == "Task: say it.\n" + long.prompt[long.demonstration_spans[-retained][0] :]
     by_hand = dataclasses.replace(long, prompt=sample["prompt"], demonstration_spans=())
-    (expected,) = answer(model, [by_hand], batch_rows=2)
-    assert by_name | {"dropped": 0} == expected
+    assert by_name | {"dropped": 0} == answer(by_hand)
     one_more = dataclasses.replace(long, prompt=long.without(12 - retained - 1), demonstration_spans=())
-    assert answer(model, [one_more], batch_rows=2)[0]["prompt_cut"]
+    assert answer(one_more)["prompt_cut"]

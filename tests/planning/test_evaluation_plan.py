@@ -14,6 +14,7 @@ from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.decoder import abstract_params, parameter_count
 from optiml_jax.planning import evaluation
+from optiml_jax.planning.kernels import loop_kernels
 from tests.conftest import ROOT
 from tests.planning.test_plan import needs_plugin
 from tests.test_train import environment
@@ -71,3 +72,55 @@ def test_mistakes_are_named():
         words = [sys.executable, "-m", "tools.plan", "--evaluation", "--gin_file=evaluate.gin", "--devices=2", *flags]
         done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr[-2000:]
+
+
+LOOP = """HloModule decode
+
+%gathered (p0: bf16[100,8], p1: s32[4]) -> bf16[4,8] {
+  %p0 = bf16[100,8]{1,0} parameter(0)
+  %p1 = s32[4]{0} parameter(1)
+  ROOT %gather.1 = bf16[4,8]{1,0} gather(%p0, %p1), offset_dims={1}
+}
+
+%graph (q0: bf16[4,8], q1: bf16[8,8]) -> bf16[4,8] {
+  %q0 = bf16[4,8]{1,0} parameter(0)
+  %q1 = bf16[8,8]{1,0} parameter(1)
+  %product.1 = (bf16[4,8]{1,0}, s8[4194304]{0}) custom-call(%q0, %q1), custom_call_target="__cublas$lt$matmul"
+  ROOT %first.1 = bf16[4,8]{1,0} get-tuple-element(%product.1), index=0
+}
+
+%body (state: (bf16[100,8], s32[4], bf16[8,8], bf16[2,64])) -> (bf16[100,8], s32[4], bf16[8,8], bf16[2,64]) {
+  %state = (bf16[100,8]{1,0}, s32[4]{0}, bf16[8,8]{1,0}, bf16[2,64]{1,0}) parameter(0)
+  %table = bf16[100,8]{1,0} get-tuple-element(%state), index=0
+  %ids = s32[4]{0} get-tuple-element(%state), index=1
+  %weights = bf16[8,8]{1,0} get-tuple-element(%state), index=2
+  %cache = bf16[2,64]{1,0} get-tuple-element(%state), index=3
+  %fusion.1 = bf16[4,8]{1,0} fusion(%table, %ids), kind=kLoop, calls=%gathered
+  %call.1 = bf16[4,8]{1,0} call(%fusion.1, %weights), to_apply=%graph
+  %write.1 = (bf16[2,64]{1,0}, f32[4]{0}) custom-call(%call.1, %cache), output_to_operand_aliasing={{0}: (1, {})}
+  %after.1 = bf16[2,64]{1,0} get-tuple-element(%write.1), index=0
+  ROOT %tuple.1 = (bf16[100,8]{1,0}, s32[4]{0}, bf16[8,8]{1,0}, bf16[2,64]{1,0}) tuple(%table, %ids, %weights, %after.1)
+}
+
+ENTRY %main (a: (bf16[100,8], s32[4], bf16[8,8], bf16[2,64])) -> (bf16[100,8], s32[4], bf16[8,8], bf16[2,64]) {
+  %a = (bf16[100,8]{1,0}, s32[4]{0}, bf16[8,8]{1,0}, bf16[2,64]{1,0}) parameter(0)
+  ROOT %while.1 = (bf16[100,8]{1,0}, s32[4]{0}, bf16[8,8]{1,0}, bf16[2,64]{1,0}) while(%a), condition=%c, body=%body
+}
+"""
+
+
+def test_kernels_of_a_loop_are_counted_with_the_bytes_that_they_move():
+    """Rows of a table, not the table; no workspace; no array that is updated in place."""
+    gathered = 4 * 8 * 2 + 4 * 4 + 4 * 8 * 2
+    product = (4 * 8 + 8 * 8 + 4 * 8) * 2
+    written = 4 * 8 * 2 + 4 * 4
+    assert loop_kernels(LOOP) == (3, gathered + product + written)
+
+
+@needs_plugin
+def test_a_decoding_step_reads_its_weights_and_the_cache_once():
+    config = OPTConfig(vocab_size=50272, layers=4, model_dim=768, heads=12, ffn_dim=3072, max_positions=2048)
+    plan = evaluation.make_plan(config, (1, 1, 1), jnp.bfloat16, CARDS["h200"])
+    assert plan.kernels <= 4 * 11 + 32  # attention and products of each layer, then the choice of the next token
+    assert 1 <= plan.step_bytes / (plan.weight_bytes + plan.cache_bytes) < 1.1
+    assert plan.temporary_bytes["decoding"] < plan.cache_bytes / 100, "the cache is copied"

@@ -1,17 +1,24 @@
 """Answers the prompts of a ledger: ranks candidates or generates text."""
 
+import bisect
 import collections
-import functools
-from collections.abc import Iterator, Sequence
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
+from optiml_jax.data.prefetch import Prefetcher
 from optiml_jax.evaluation.answers.cache import Answer
 from optiml_jax.evaluation.answers.normalization import normalize
 from optiml_jax.evaluation.prompts.ledger import Prompt
+from optiml_jax.inference.decoding import Window, decode_windows
 from optiml_jax.inference.model import Model, Ranked
 from optiml_jax.tokenizer import join
 
-# Batches of rows answered together: prompts are grouped so that similar lengths and shared prefixes can be batched; a
-# group is saved atomically.
+Item, Prepared = TypeVar("Item"), TypeVar("Prepared")
+
+# Batches of rows per group: prompts are grouped so that similar lengths and shared prefixes can be batched; a group is
+# saved atomically. A generated group starts while the last answers of the one before it are still written.
 BATCHES_PER_GROUP = 16
 
 
@@ -24,7 +31,7 @@ def answer_all(
     ranked_by: str = "sum",
     batches: int | None = None,
 ) -> Iterator[tuple[list[Prompt], list[Answer]]]:
-    """Yields groups of prompts with their answers.
+    """Yields groups of prompts with their answers. The next group is prepared while one is computed.
 
     Args:
       batch_rows: rows computed at once, None: as many as memory allows; changes no score.
@@ -32,16 +39,24 @@ def answer_all(
       ranked_by: score that candidates are ranked by, a name in `normalization.RANKED_BY`.
       batches: of rows per group; None: `BATCHES_PER_GROUP`.
     """
-    rank = functools.partial(_rank, batch_rows=batch_rows, ranked_by=ranked_by)
-    generate = functools.partial(_generate, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
-    for answer, selected in (
-        (rank, [prompt for prompt in prompts if prompt.candidates is not None]),
-        (generate, [prompt for prompt in prompts if prompt.candidates is None]),
-    ):
-        size = (batches or BATCHES_PER_GROUP) * (batch_rows or model.capacity.rows)
-        for first in range(0, len(selected), size):
-            group = selected[first : first + size]
-            yield group, answer(model, group)
+    size = (batches or BATCHES_PER_GROUP) * (batch_rows or model.capacity.rows)
+
+    def groups(selected: list[Prompt]) -> list[list[Prompt]]:
+        return [selected[first : first + size] for first in range(0, len(selected), size)]
+
+    yield from _rank(
+        model, groups([prompt for prompt in prompts if prompt.candidates is not None]), batch_rows, ranked_by
+    )
+    generated = groups([prompt for prompt in prompts if prompt.candidates is None])
+    yield from _generate(model, generated, batch_rows, max_new_tokens)
+
+
+def _prepared_ahead(prepare: Callable[[Item], Prepared], groups: Sequence[Item]) -> Iterator[Prepared]:
+    """Prepares every group, one ahead, in a thread of its own."""
+    prefetcher = Prefetcher(lambda: map(prepare, groups), depth=1)
+    with contextlib.closing(prefetcher):
+        for _ in groups:
+            yield prefetcher.get()[0]
 
 
 def _fit(model: Model, prompt: Prompt, answers: Sequence[str], tokens: int = 0) -> tuple[list[tuple[str, str]], int]:
@@ -64,22 +79,52 @@ def _fit(model: Model, prompt: Prompt, answers: Sequence[str], tokens: int = 0) 
     return pairs, dropped
 
 
-def _rank(model: Model, prompts: list[Prompt], batch_rows: int | None, ranked_by: str = "sum") -> list[Answer]:
-    fitted = [_fit(model, prompt, prompt.candidates) for prompt in prompts]
-    given = [_given_with_separator(prompt, pairs) for prompt, (pairs, _) in zip(prompts, fitted)]
-    reasons = [_unrankable(model, prompt, pairs, counts) for prompt, (pairs, _), counts in zip(prompts, fitted, given)]
-    rankable = [i for i, reason in enumerate(reasons) if reason is None]
+class _Rankable(NamedTuple):
+    """A group of prompts, made ready.
+
+    Attributes:
+      pairs: (prompt, candidate) as they meet, for every candidate of each prompt.
+      given: for each candidate, the length in characters of a prefix that is not scored.
+      dropped: demonstrations of each prompt.
+      reasons: why the candidates of a prompt cannot be scored; None if they can.
+    """
+
+    prompts: list[Prompt]
+    pairs: list[list[tuple[str, str]]]
+    given: list[list[int]]
+    dropped: list[int]
+    reasons: list[str | None]
+
+
+def _rank(
+    model: Model, groups: Sequence[list[Prompt]], batch_rows: int | None, ranked_by: str
+) -> Iterator[tuple[list[Prompt], list[Answer]]]:
+    def prepare(prompts: list[Prompt]) -> _Rankable:
+        pairs, dropped = zip(*(_fit(model, prompt, prompt.candidates) for prompt in prompts))
+        given = list(map(_given_with_separator, prompts, pairs))
+        reasons = [_unrankable(model, *arguments) for arguments in zip(prompts, pairs, given)]
+        return _Rankable(prompts, list(pairs), given, list(dropped), reasons)
+
+    ready = _prepared_ahead(prepare, groups)
+    with contextlib.closing(ready):
+        for group in ready:
+            yield group.prompts, _rank_group(model, group, batch_rows, ranked_by)
+
+
+def _rank_group(model: Model, group: _Rankable, batch_rows: int | None, ranked_by: str) -> list[Answer]:
+    prompts = group.prompts
+    rankable = [i for i, reason in enumerate(group.reasons) if reason is None]
 
     def rank(sources: list[str]) -> list[Ranked]:
         return model.rank_prompts(
             sources,
-            [[answer for _, answer in fitted[i][0]] for i in rankable],
+            [[answer for _, answer in group.pairs[i]] for i in rankable],
             batch_rows,
             [prompts[i].id for i in rankable],
-            [given[i] for i in rankable],
+            [group.given[i] for i in rankable],
         )
 
-    ranked = rank([fitted[i][0][0][0] for i in rankable])
+    ranked = rank([group.pairs[i][0][0] for i in rankable])
     unconditional = rank([""] * len(rankable)) if ranked_by == "unconditional" else []
     texts = [[text[count:] for text, count in zip(prompts[i].candidates, _given(prompts[i]))] for i in rankable]
     scores = normalize(ranked_by, ranked, texts, unconditional)
@@ -91,10 +136,10 @@ def _rank(model: Model, prompts: list[Prompt], batch_rows: int | None, ranked_by
             "scores": candidate_scores,
             "token_scores": [[[text, round(score, 4)] for text, score in candidate] for candidate in tokens],
             "prompt_cut": cut,
-            "dropped": fitted[i][1],
+            "dropped": group.dropped[i],
             "remark": _duplicate(prompts[i].candidates),
         }
-    return [answers.get(i, {"prediction": None, "remark": reason}) for i, reason in enumerate(reasons)]
+    return [answers.get(i, {"prediction": None, "remark": reason}) for i, reason in enumerate(group.reasons)]
 
 
 def _given(prompt: Prompt) -> Sequence[int]:
@@ -127,17 +172,33 @@ def _duplicate(candidates: Sequence[str]) -> str | None:
     return f"candidate {repeated[0]!r} is listed twice" if repeated else None
 
 
-def _generate(model: Model, prompts: list[Prompt], batch_rows: int | None, max_new_tokens: int) -> list[Answer]:
-    limits = [min(prompt.max_new_tokens or max_new_tokens, max_new_tokens) for prompt in prompts]
-    fitted, dropped = zip(*(_fit(model, prompt, ("",), limit + 1) for prompt, limit in zip(prompts, limits)))
-    sources, stop = [pairs[0][0] for pairs in fitted], [prompt.stop for prompt in prompts]
-    generated = model.generate_prompts(sources, limits, stop, batch_rows, [prompt.id for prompt in prompts])
-    return [
-        {
-            "prediction": answer.text.strip(),
-            "truncated": answer.truncated,
-            "prompt_cut": answer.prompt_cut,
-            "dropped": count,
-        }
-        for count, answer in zip(dropped, generated)
-    ]
+def _generate(
+    model: Model, groups: Sequence[list[Prompt]], batch_rows: int | None, max_new_tokens: int
+) -> Iterator[tuple[list[Prompt], list[Answer]]]:
+    dropped: dict[int, int] = {}  # demonstrations, by the number of the prompt
+    starts = [0, *itertools.accumulate(map(len, groups))]
+
+    def prepare(index: int) -> Window:
+        prompts = groups[index]
+        limits = [min(prompt.max_new_tokens or max_new_tokens, max_new_tokens) for prompt in prompts]
+        fitted, counts = zip(*(_fit(model, prompt, ("",), limit + 1) for prompt, limit in zip(prompts, limits)))
+        dropped.update(enumerate(counts, starts[index]))
+        ids = [model.prompt_ids(pairs[0][0]) for pairs in fitted]
+        return Window(ids, limits, [prompt.id for prompt in prompts], [prompt.stop for prompt in prompts])
+
+    answers: list[dict[int, Answer]] = [{} for _ in groups]
+    windows = _prepared_ahead(prepare, range(len(groups)))
+    with contextlib.closing(windows):
+        for number, answer in decode_windows(model, windows, batch_rows):
+            index = bisect.bisect_right(starts, number) - 1
+            position = number - starts[index]
+            generated = model.generated(answer, groups[index][position].stop)
+            answers[index][position] = {
+                "prediction": generated.text.strip(),
+                "truncated": generated.truncated,
+                "prompt_cut": generated.prompt_cut,
+                "dropped": dropped[number],
+            }
+            if len(answers[index]) == len(groups[index]):
+                yield groups[index], [answers[index][position] for position in range(len(groups[index]))]
+                answers[index] = {}

@@ -83,7 +83,7 @@ class AnswerStore:
     def write(self, group: Mapping[str, Answer]) -> None:
         """Adds the answers of a group, atomically: a killed process leaves all of them or none.
 
-        A group is one line, so that the prompts answered together do not depend on where a run was killed.
+        A group is one line, so that the prompts ranked together do not depend on where a run was killed.
         """
         line = json.dumps(group)
         self._file.write(line + "\n")
