@@ -18,6 +18,7 @@ from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.data.settings import Data
 from optiml_jax.evaluation.run import evaluate
 from optiml_jax.evaluation.validation import Validation
+from optiml_jax.inference.placement import Axes
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.sharding import make_mesh
 from optiml_jax.training.hooks import Logging
@@ -34,6 +35,7 @@ CONFIGURABLES: dict[str, Callable[..., Any]] = {
     "Computation": Computation,
     "Data": Data,
     "Mesh": make_mesh,
+    "Axes": Axes,
     "Logging": Logging,
     "Validation": Validation,
 }

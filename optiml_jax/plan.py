@@ -86,24 +86,25 @@ def plan_evaluation(flags: Any, gin_flags: Sequence[str], card: "Card") -> None:
     """
     from optiml_jax import gin_cli, weights
     from optiml_jax.checkpoints.runs import is_run, read_run_config
-    from optiml_jax.inference import precision
+    from optiml_jax.inference import placement, precision
     from optiml_jax.model.decoder import parameter_count
     from optiml_jax.planning import evaluation
 
     settings = gin_cli.read_settings(gin_flags, "tools.plan", "evaluate")
-    source, axes = settings["weights"], settings.get("mesh") or (1, 1, 1)
+    source = settings["weights"]
     if source is None:
         model = gin_cli.read_settings(gin_flags, "tools.plan", "OPTConfig")
     else:
         model = read_run_config(source)[0] if is_run(source) else weights.read_config(source)
-    if axes == (1, 1, 1):
-        axes = (1, flags.devices, 1)
+    check_known("PRECISION", settings["precision"], precision.NAMES)
+    dtype = precision.dtype_of(settings["precision"], "gpu", card.capability)
+    axes = placement.choose_axes(
+        model, dtype, settings.get("mesh") or placement.Axes(), flags.devices, card.limit_bytes
+    )
     if math.prod(axes) != flags.devices:
         raise UserError(
             f"the axes multiply to {math.prod(axes)}, but --devices={flags.devices}; set --gin.FSDP_AXIS=..."
         )
-    check_known("PRECISION", settings["precision"], precision.NAMES)
-    dtype = precision.dtype_of(settings["precision"], "gpu", card.capability)
     plan = evaluation.make_plan(model, axes, dtype, card)
     cache = f"KV cache of {plan.cache_rows:,} rows of {plan.cache_length:,}"
     memory = [("weights", plan.weight_bytes), (cache, plan.cache_bytes), ("prefilled prompts", plan.prefilled_bytes)]

@@ -23,6 +23,7 @@ from optiml_jax.evaluation.reports.plain_text import Context
 from optiml_jax.evaluation.reports.provenance import provenance
 from optiml_jax.evaluation.scores.baselines import ledger_baselines
 from optiml_jax.inference.model import load_model
+from optiml_jax.inference.placement import Axes
 from optiml_jax.inference.precision import AUTO, NAMES
 from optiml_jax.weights import resolve
 
@@ -40,7 +41,7 @@ def evaluate(
     shots: int | Sequence[int] | None = None,
     limit: int = 0,
     templates: str = "suite",
-    mesh: Mesh | None = None,
+    mesh: Mesh | Axes | None = None,
     precision: str = AUTO,
     check_only: bool = False,
     trained_on: Manifest | None = None,
@@ -56,6 +57,7 @@ def evaluate(
       suite: a suite, or several separated by commas, reported together.
       output_dir: None: `weights`/evaluation/NAME, with the names of the ledgers.
       batch_rows: rows computed at once; None: as many as memory allows.
+      mesh: devices; `Axes`: over all of them; None: over all, with the weights whole on each if they fit.
       precision: see `load_model`.
       ranked_by: score that candidates are ranked by (`normalization.RANKED_BY`).
       shots: only prompts with this number of demonstrations, or these numbers.
@@ -91,7 +93,7 @@ def evaluate(
     training = training or levels.recorded_training(weights)  # a run that has just finished has its record by now
     metadata = [{"suite": suite_of(path)} | about(path) for path in files]
     prompts, level_notes = levels.apply(prompts, training, metadata)
-    model = load_model(weights, mesh=mesh, precision=precision)
+    model = load_model(weights, mesh=mesh or Axes(), precision=precision)
     results = run_evaluation(
         model,
         prompts,

@@ -6,7 +6,6 @@ continuation's ids are those of the whole text after the context's. Requests sha
 at once.
 """
 
-import math
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -21,8 +20,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from optiml_jax.common.errors import UserError
 from optiml_jax.inference import ranking
 from optiml_jax.inference.model import load_model
+from optiml_jax.inference.placement import Axes
 from optiml_jax.inference.sampling import Sampling
-from optiml_jax.model.sharding import make_mesh
 
 NEW_TOKENS = 256  # for tasks without a limit, as in the harness's Hugging Face backend
 SUPPORTED = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "num_beams"}  # of generation_kwargs
@@ -35,7 +34,7 @@ class OptimlLM(TemplateLM):
     Args:
       pretrained: source of `load_model`: a MODEL_DIR, a Hugging Face directory, a hub name, a metaseq checkpoint.
       batch_rows: rows computed at once; None: as many as memory allows.
-      data, fsdp, tensor: axes of the mesh; they multiply to the number of devices.
+      data, fsdp, tensor: axes of the mesh, which multiply to the number of devices; None as in `placement.Axes`.
       precision, tokenizer: as in `load_model`.
       seed: of tasks that sample.
     """
@@ -44,9 +43,9 @@ class OptimlLM(TemplateLM):
         self,
         pretrained: str,
         batch_rows: int | None = None,
-        data: int = 1,
-        fsdp: int = 1,
-        tensor: int = 1,
+        data: int | None = None,
+        fsdp: int | None = None,
+        tensor: int | None = None,
         precision: str = "auto",
         tokenizer: str | None = None,
         seed: int = 1234,
@@ -56,13 +55,8 @@ class OptimlLM(TemplateLM):
     ) -> None:
         """`batch_size`, `max_batch_size` and `device` are passed by the harness to every model and are ignored."""
         super().__init__()
-        axes = int(data), int(fsdp), int(tensor)
-        self.model = load_model(
-            pretrained,
-            mesh=make_mesh(*axes) if math.prod(axes) > 1 else None,
-            precision=precision,
-            tokenizer=tokenizer,
-        )
+        axes = Axes(*(None if size is None else int(size) for size in (data, fsdp, tensor)))
+        self.model = load_model(pretrained, mesh=axes, precision=precision, tokenizer=tokenizer)
         self.pretrained, self.batch_rows, self.seed = pretrained, batch_rows and int(batch_rows), int(seed)
 
     @property

@@ -1,6 +1,7 @@
 """How much is computed at once: by the memory that the weights leave free on GPUs, by measured speed on CPUs."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -9,9 +10,10 @@ from jax.sharding import Mesh
 from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
 
-# Fractions of the memory that the weights leave free. The rest is for activations, logits and a second KV cache, since
-# resizing copies it.
+# Fractions of the memory that the weights leave free. The rest is for activations, logits and, without pages, a second
+# KV cache, since resizing copies it.
 CACHE_SHARE = 0.3
+PAGES_SHARE = 0.6
 PREFILL_SHARE = 0.1
 GPU_ROWS = 256
 GPU_POSITIONS = 32_768  # per device in one batch, from which on larger matrix products are not faster
@@ -37,19 +39,24 @@ class Capacity(NamedTuple):
 CPU = Capacity(rows=16, positions=2_048, prefill_positions=8_192, cache_positions=16_384)  # faster with less
 
 
-def capacity(config: OPTConfig, mesh: Mesh, width: int, free_bytes: int | None) -> Capacity:
+def capacity(config: OPTConfig, mesh: Mesh, width: int, free_bytes: int | None, paged: bool = False) -> Capacity:
     """The capacity of a mesh.
 
     Args:
       width: bytes of a number in the KV cache.
       free_bytes: per device, beside the weights; None if it is unknown, as on CPUs.
+      paged: whether the KV cache consists of pages.
     """
     parts = sharding.batch_parts(mesh.shape)
     if free_bytes is None:
         return CPU._replace(positions=CPU.positions * parts)
     each = position_bytes(config, mesh, width)
-    cache, prefill = (int(share * free_bytes) // each for share in (CACHE_SHARE, PREFILL_SHARE))
+    cache, prefill = (
+        int(share * free_bytes) // each for share in (PAGES_SHARE if paged else CACHE_SHARE, PREFILL_SHARE)
+    )
     longest = config.max_positions
+    if paged:
+        cache = min(cache, GPU_ROWS * longest)  # rows cannot fill more
     return Capacity(
         GPU_ROWS * parts,
         GPU_POSITIONS * parts,
@@ -63,9 +70,9 @@ def position_bytes(config: OPTConfig, mesh: Mesh, width: int) -> int:
     return 2 * config.layers * config.model_dim * width // mesh.shape["tensor"]
 
 
-def free_bytes(mesh: Mesh) -> int | None:
+def free_bytes(devices: Iterable[jax.Device]) -> int | None:
     """The memory that is free on the fullest of this process' devices; None where the platform does not tell."""
-    devices = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-    statistics = [device.memory_stats() or {} for device in devices if device.platform == "gpu"]
+    local = [device for device in devices if device.process_index == jax.process_index()]
+    statistics = [device.memory_stats() or {} for device in local if device.platform == "gpu"]
     free = [each.get("bytes_limit", math.nan) - each.get("bytes_in_use", math.nan) for each in statistics]
     return None if not free or math.isnan(sum(free)) else int(min(free))

@@ -1,9 +1,10 @@
 """The KV cache: packed prompts are read (`read`), copied into its rows (`admit`) and continued (`decode`).
 
 A row holds its tokens from position 0 on, whatever other rows hold, without padding in between: rows are admitted and
-released independently. On GPUs a kernel reads what is filled of each row (`cache_attention.py`).
+released independently. On GPUs the cache consists of pages instead, and a kernel reads them (`cache_attention.py`).
 
-C: positions per row, A: prompts admitted together, G: tokens generated per call of `decode`.
+C: positions per row or page, Y: pages, A: prompts and M: tokens admitted together, G: tokens generated per call of
+`decode`.
 """
 
 import functools
@@ -27,7 +28,8 @@ class Cache(NamedTuple):
     """KV cache of one decoding batch.
 
     Attributes:
-      layers_NBHCK: keys, and values, of every layer; heads before positions, as matrix products need them.
+      layers_NBHCK: keys, and values, of every layer; heads before positions, as matrix products need them. In pages:
+        NYHCK.
       next_B: number of tokens in each row, which is the position of its next token.
       token_B: that next token, not yet in the cache; -1 where the logits were not finite.
     """
@@ -43,6 +45,25 @@ def empty(rows: int, length: int, config: OPTConfig, dtype: jnp.dtype) -> Cache:
     shape = config.layers, rows, config.heads, length, config.head_dim
     layers = tuple(sharding.constrain(jnp.zeros(shape, dtype), "NBHCK") for _ in range(2))
     return Cache(layers, jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def empty_pages(pages: int, length: int, rows: int, config: OPTConfig, dtype: jnp.dtype) -> Cache:
+    """An empty cache of `pages` pages with `length` positions each, for `rows` rows."""
+    shape = config.layers, pages, config.heads, length, config.head_dim
+    layers = tuple(sharding.constrain(jnp.zeros(shape, dtype), "NYHCK") for _ in range(2))
+    return Cache(layers, jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.int32))
+
+
+def select_rows(cache: Cache, rows_B: jax.Array) -> Cache:
+    """Selects rows of a cache in pages; these are not touched."""
+    next_B, token_B = _select(cache.next_B, cache.token_B, rows_B)
+    return cache._replace(next_B=next_B, token_B=token_B)
+
+
+@jax.jit
+def _select(next_B: jax.Array, token_B: jax.Array, rows_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return next_B[rows_B], token_B[rows_B]
 
 
 @functools.partial(jax.jit, static_argnums=(2,))
@@ -109,11 +130,48 @@ def admit(
         new_NAHCK = flat_NTHK[:, positions_AC].swapaxes(2, 3)
         return sharding.constrain(old_NBHCK.at[:, rows_A].set(new_NAHCK, mode="drop"), "NBHCK")
 
+    layers = tuple(map(put, cache.layers_NBHCK, keys_values_NBTHK))
     last_A = jnp.take_along_axis(positions_AC, lengths_A[:, None] - 1, 1)[:, 0]
+    return _start_rows(params, cache, layers, hidden_BTE, rows_A, lengths_A, last_A, sampling, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(10,), donate_argnums=(1,))
+def admit_to_pages(
+    params: dict,
+    cache: Cache,
+    hidden_BTE: jax.Array,
+    keys_values_NBTHK: tuple[jax.Array, jax.Array],
+    source_M: jax.Array,
+    target_2M: jax.Array,
+    rows_A: jax.Array,
+    lengths_A: jax.Array,
+    last_A: jax.Array,
+    sampling: Rows | None,
+    dtype: jnp.dtype,
+) -> Cache:
+    """As `admit`, for a cache in pages.
+
+    Args:
+      source_M: positions of the copied tokens in `read`'s batch, as row * T + position.
+      target_2M: the page of each and its position there; pages beyond the last one are dropped.
+      last_A: positions of the last tokens of the prompts, as `source_M`.
+    """
+
+    def put(pages_NYHCK, keys_values_NBTHK):
+        flat_NTHK = keys_values_NBTHK.reshape(keys_values_NBTHK.shape[0], -1, *keys_values_NBTHK.shape[3:])
+        new_MNHK = flat_NTHK[:, source_M].swapaxes(0, 1)
+        return sharding.constrain(pages_NYHCK.at[:, target_2M[0], :, target_2M[1]].set(new_MNHK, mode="drop"), "NYHCK")
+
+    layers = tuple(map(put, cache.layers_NBHCK, keys_values_NBTHK))
+    return _start_rows(params, cache, layers, hidden_BTE, rows_A, lengths_A, last_A, sampling, dtype)
+
+
+def _start_rows(params, cache, layers, hidden_BTE, rows_A, lengths_A, last_A, sampling, dtype) -> Cache:
+    """Sets the state of rows that start: the length of the prompt, and the token that follows its last one."""
     last_AE = hidden_BTE.reshape(-1, hidden_BTE.shape[-1])[last_A]
     token_A = next_token(last_AE, decoder.gathered_embedding(params, dtype), sampling, lengths_A)
     return Cache(
-        tuple(map(put, cache.layers_NBHCK, keys_values_NBTHK)),
+        layers,
         cache.next_B.at[rows_A].set(lengths_A, mode="drop"),
         cache.token_B.at[rows_A].set(token_A, mode="drop"),
     )
@@ -171,7 +229,7 @@ def _in_plain_jax(params: dict, cache: Cache, config: OPTConfig, dtype: jnp.dtyp
 
 
 def _in_kernel(params: dict, cache: Cache, reads: cache_attention.Reads, config: OPTConfig) -> _Attention:
-    """Reads what is filled of each row, and writes new tokens in place. Needs one array per layer."""
+    """Reads pages, as far as they are filled, and writes new tokens in place. Needs one array per layer."""
     interpret = sharding.platform() != "gpu"
     blocks = decoder.separate_blocks(params, config)
 

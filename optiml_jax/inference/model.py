@@ -11,11 +11,13 @@ import jax
 from jax.sharding import Mesh
 
 from optiml_jax import weights
-from optiml_jax.checkpoints.runs import is_run, read_run
+from optiml_jax.checkpoints.runs import is_run, read_run, read_run_config
 from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.inference import decoding, ranking
 from optiml_jax.inference.network import Network, has_separate_layers
+from optiml_jax.inference.placement import Axes, choose_mesh
 from optiml_jax.inference.precision import AUTO, NAMES, dtype_on
+from optiml_jax.inference.prefix_sharing import PackedRows
 from optiml_jax.inference.sampling import Sampling
 from optiml_jax.model import decoder, sharding
 from optiml_jax.tokenizer import Tokenizer
@@ -35,6 +37,20 @@ class Ranked(NamedTuple):
     scores: list[float]
     tokens: list[list[tuple[str, float]]]
     prompt_cut: bool
+
+
+class PreparedRanking(NamedTuple):
+    """Prompts and candidates, encoded and laid out.
+
+    Attributes:
+      pairs: of each prompt, the ids before and the ids of every candidate.
+      names: of all pairs, for messages.
+      batches: of all pairs.
+    """
+
+    pairs: list[list[tuple[list[int], list[int]]]]
+    names: list[str]
+    batches: list[PackedRows]
 
 
 class Generated(NamedTuple):
@@ -70,6 +86,17 @@ class Model(Network):
           names: of the prompts, for messages.
           given: for each candidate, the length in characters of a prefix that is read but not scored.
         """
+        return self.rank_prepared(self.prepare_ranking(prompts, candidates, batch_rows, names, given))
+
+    def prepare_ranking(
+        self,
+        prompts: Sequence[str],
+        candidates: Sequence[Sequence[str]],
+        batch_rows: int | None = None,
+        names: Sequence[str] | None = None,
+        given: Sequence[Sequence[int]] | None = None,
+    ) -> "PreparedRanking":
+        """The part of `rank_prompts` that uses no device; a thread may prepare prompts while others are ranked."""
         _refuse_text(prompts, *candidates)
         if len(prompts) != len(candidates):
             raise ValueError(f"{len(prompts)} prompts and {len(candidates)} lists of candidates")
@@ -83,10 +110,14 @@ class Model(Network):
                 [(before + self.tokenizer.encode(first), self.tokenizer.encode(rest)) for first, rest in split]
             )
         pair_names = [name for name, texts in zip(names, candidates) for _ in texts]
-        scored = iter(ranking.continuations(self, list(itertools.chain(*pairs)), batch_rows, pair_names))
+        return PreparedRanking(pairs, pair_names, ranking.batches(self, list(itertools.chain(*pairs)), batch_rows))
+
+    def rank_prepared(self, prepared: "PreparedRanking") -> list[Ranked]:
+        """The part of `rank_prompts` that uses the device."""
+        scored = iter(ranking.score(self, prepared.batches, prepared.names))
         token_text = functools.cache(lambda token: self.tokenizer.decode([token]))
         ranked = []
-        for prompt_pairs in pairs:
+        for prompt_pairs in prepared.pairs:
             continuations = [next(scored) for _ in prompt_pairs]
             tokens = [
                 list(zip(map(token_text, ids), continuation.log_probabilities.tolist(), strict=True))
@@ -216,7 +247,7 @@ def _name(prompt: str) -> str:
 def load_model(
     source: str | os.PathLike,
     *,
-    mesh: Mesh | None = None,
+    mesh: Mesh | Axes | None = None,
     step: int | None = None,
     precision: str = AUTO,
     tokenizer: str | os.PathLike | None = None,
@@ -226,7 +257,7 @@ def load_model(
     Args:
       source: a MODEL_DIR of a training run, a Hugging Face directory, a hub name such as facebook/opt-iml-1.3b, or a
         metaseq checkpoint.
-      mesh: devices for the parameters; None: the first device.
+      mesh: devices for the parameters; `Axes`: over all devices; None: the first device.
       step: which checkpoint of a MODEL_DIR; None: the latest.
       tokenizer: directory or hub name, for weights without a tokenizer (metaseq's).
       precision: in which the model computes, and in which its weights are in memory: "fp32", "bf16", "fp16", or "auto"
@@ -236,16 +267,20 @@ def load_model(
       UserError: `source` holds no model, or `precision` is unknown.
     """
     check_known("precision", precision, NAMES)
-    mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
-    dtype, separate = dtype_on(mesh.devices.flat[0], precision), has_separate_layers(mesh)
     directory = Path(source)
+    path = directory if is_run(directory) else weights.resolve(source)
+    config = read_run_config(path, step)[0] if is_run(directory) else weights.read_config(path)
+    dtype = dtype_on(jax.devices()[0] if mesh is None or isinstance(mesh, Axes) else mesh.devices.flat[0], precision)
+    if mesh is None:
+        mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    elif isinstance(mesh, Axes):
+        mesh = choose_mesh(config, dtype, mesh)
+    separate = has_separate_layers(mesh)
     if is_run(directory):
         config, params, meta = read_run(directory, mesh, step, dtype, separate)
         name, tokenizer_source = f"{directory} step {meta['step']}", directory / "tokenizer"
         trained_with, leading_eos = (meta["settings"][key] for key in ("tokenizer", "Data.leading_eos"))
     else:
-        path = weights.resolve(source)
-        config = weights.read_config(path)
         sharding.check_divides(config, mesh)
         shardings = sharding.parameter_shardings(decoder.abstract_params(config), mesh)
         params = weights.load(path, config, shardings, dtype, separate)

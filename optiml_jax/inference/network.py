@@ -13,6 +13,7 @@ from optiml_jax.inference.capacity import Capacity, capacity, free_bytes
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.fingerprint import fingerprint
+from optiml_jax.model.layers import is_separate
 from optiml_jax.tokenizer import Tokenizer
 
 
@@ -63,11 +64,13 @@ class Network:
     @functools.cached_property
     def capacity(self) -> Capacity:
         """How much is computed at once, by the memory that is free now."""
-        free = free_bytes(self.mesh)
+        free = free_bytes(self.mesh.devices.flat)
         # In MiB, to fit into int32; all processes must compute the same batches.
         (free_mib,) = from_first(np.array([-1 if free is None else free >> 20], np.int32))
         common_free_bytes = None if free_mib < 0 else int(free_mib) << 20
-        return capacity(self.config, self.mesh, jnp.dtype(self.dtype).itemsize, common_free_bytes)
+        return capacity(
+            self.config, self.mesh, jnp.dtype(self.dtype).itemsize, common_free_bytes, is_separate(self.params)
+        )
 
     def place(self, x_BT: np.ndarray) -> jax.Array:
         """Puts an array on the mesh, its rows split over (data, fsdp) and zero-padded to divide."""

@@ -4,6 +4,7 @@ A prompt and a candidate form one sequence. Sequences are packed into rows and s
 (`prefix_sharing.py`); neither changes a score.
 """
 
+import collections
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.inference.network import Network
-from optiml_jax.inference.prefix_sharing import ScoredSequence, lay_out
+from optiml_jax.inference.prefix_sharing import PackedRows, ScoredSequence, lay_out
 from optiml_jax.model import decoder, head
 
 Ids = Sequence[int]
@@ -36,39 +37,67 @@ class Continuation(NamedTuple):
 def continuations(
     model: Network, pairs: Sequence[tuple[Ids, Ids]], batch_rows: int | None = None, names: Sequence[str] | None = None
 ) -> list[Continuation]:
-    """Scores continuations.
+    """Scores continuations: `score` of what `batches` lays out, with the arguments and errors of both."""
+    return score(model, batches(model, pairs, batch_rows), names)
+
+
+def batches(model: Network, pairs: Sequence[tuple[Ids, Ids]], batch_rows: int | None = None) -> list[PackedRows]:
+    """Lays out continuations in batches, without using a device.
 
     Args:
       pairs: (ids before, ids of the continuation). Where both are too long, the ids before are cut on the left, after a
         leading `</s>`.
       batch_rows: rows computed at once; None: as many as memory allows.
-      names: of the pairs, for messages.
 
     Raises:
-      UserError: a continuation is empty, has nothing before it, or alone exceeds the model's positions; or a score is
-        NaN or infinite and cannot be ranked.
+      UserError: a continuation is empty, has nothing before it, or alone exceeds the model's positions.
     """
     sequences = [_sequence(model, before, continuation) for before, continuation in pairs]
+    return lay_out(sequences, batch_rows or model.capacity.rows, model.tokenizer.pad_id, model.capacity.positions)
+
+
+def score(model: Network, layout: Sequence[PackedRows], names: Sequence[str] | None = None) -> list[Continuation]:
+    """Scores the continuations of `batches`, in the order in which they were given.
+
+    Args:
+      names: of the continuations, for messages.
+
+    Raises:
+      UserError: a score is NaN or infinite and cannot be ranked.
+    """
+    # Programs that sum over several processes deadlock on CPUs if two run at once.
+    ahead = 0 if model.mesh.devices.flat[0].platform == "cpu" and jax.process_count() > 1 else 1
     scored: dict[int, Continuation] = {}
-    rows = batch_rows or model.capacity.rows
-    for batch in lay_out(sequences, rows, model.tokenizer.pad_id, model.capacity.positions):
+    running: collections.deque[tuple[PackedRows, tuple[jax.Array, jax.Array]]] = collections.deque()
+    for batch in layout:
         with jax.set_mesh(model.mesh):
             placed = map(model.place, batch.arrays)
-            on_device = batch_log_probabilities(model.params, *placed, model.config, model.dtype)
-            log_probability_BTM, best_BT = map(model.fetch, on_device)
-        for i, (row, positions, slots) in batch.placements.items():
-            positions = positions[len(positions) - len(slots) :]
-            log_probabilities = log_probability_BTM[row, positions, slots]
-            greedy = bool((log_probabilities == best_BT[row, positions]).all())
-            scored[i] = Continuation(log_probabilities, greedy)
-    continuations = [scored[i] for i in range(len(sequences))]
+            running.append((batch, batch_log_probabilities(model.params, *placed, model.config, model.dtype)))
+        if len(running) > ahead:
+            scored |= _results(model, *running.popleft())
+    for batch, on_device in running:
+        scored |= _results(model, batch, on_device)
+    continuations = [scored[i] for i in range(len(scored))]
     for i, continuation in enumerate(continuations):
         if not np.isfinite(continuation.score):
-            name = names[i] if names else f"{i} of {len(pairs)}"
+            name = names[i] if names else f"{i} of {len(continuations)}"
             raise UserError(
                 f"prompt {name}: a candidate's score is {continuation.score}, which cannot be ranked; {NAN_HINT}"
             )
     return continuations
+
+
+def _results(model: Network, batch: PackedRows, on_device: tuple[jax.Array, jax.Array]) -> dict[int, Continuation]:
+    """The continuations of a batch, by their numbers; waits for the device."""
+    with jax.set_mesh(model.mesh):
+        log_probability_BTM, best_BT = map(model.fetch, on_device)
+    scored = {}
+    for i, (row, positions, slots) in batch.placements.items():
+        positions = positions[len(positions) - len(slots) :]
+        log_probabilities = log_probability_BTM[row, positions, slots]
+        greedy = bool((log_probabilities == best_BT[row, positions]).all())
+        scored[i] = Continuation(log_probabilities, greedy)
+    return scored
 
 
 def _sequence(model: Network, before: Ids, continuation: Ids) -> ScoredSequence:

@@ -18,7 +18,7 @@ BATCH_AXES = ("data", "fsdp")  # the axes over which the rows of a batch are spl
 
 # dimension letter -> mesh axes; letters without an entry are replicated
 PARAMETERS = {"D": "fsdp", "H": "tensor", "F": "tensor", "V": "tensor"}
-ACTIVATIONS = {"B": BATCH_AXES, "H": "tensor", "F": "tensor", "V": "tensor"}
+ACTIVATIONS = {"B": BATCH_AXES, "Y": BATCH_AXES, "H": "tensor", "F": "tensor", "V": "tensor"}
 RESIDUAL = ACTIVATIONS | {"T": "tensor"}  # between blocks only
 GATHERED = {"V": "tensor"}  # the embedding in use: whole in D, so that lookup and head need no communication
 

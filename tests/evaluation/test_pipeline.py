@@ -94,11 +94,11 @@ def test_an_empty_prompt_is_not_ranked_by_what_follows_nothing():
 
 def answered(model, monkeypatch) -> list[str]:
     """The ids of the prompts that a model is asked from now on."""
-    requests, rank, decode_windows = [], model.rank_prompts, answering.decode_windows
+    requests, rank, decode_windows = [], model.rank_prepared, answering.decode_windows
 
-    def spy_rank(prompts, candidates, batch_rows, names, given):
-        requests.extend(names)
-        return rank(prompts, candidates, batch_rows, names, given)
+    def spy_rank(prepared):
+        requests.extend(dict.fromkeys(prepared.names))
+        return rank(prepared)
 
     def spy_windows(decoding_model, windows, batch_rows):
         for window in windows:
@@ -109,7 +109,7 @@ def answered(model, monkeypatch) -> list[str]:
     def spy_decode(decoding_model, windows, batch_rows):
         return decode_windows(decoding_model, spy_windows(decoding_model, windows, batch_rows), batch_rows)
 
-    monkeypatch.setattr(model, "rank_prompts", spy_rank)
+    monkeypatch.setattr(model, "rank_prepared", spy_rank)
     monkeypatch.setattr(answering, "decode_windows", spy_decode)
     return requests
 

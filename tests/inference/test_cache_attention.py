@@ -1,4 +1,8 @@
-"""Decoding with the kernel that reads the KV cache, in the interpreter, against dense math in float64."""
+"""Decoding with the kernel that reads the KV cache, in the interpreter, against dense math in float64.
+
+On a GPU, where the kernel itself runs:
+JAX_PLATFORMS=cuda JAX_DEFAULT_MATMUL_PRECISION=highest python -m pytest tests/inference/test_cache_attention.py
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +11,8 @@ import pytest
 
 from optiml_jax import weights
 from optiml_jax.inference import cache_attention
-from optiml_jax.inference.cache_attention import BLOCK, QUERIES, block_prefixes, plan_reads
+from optiml_jax.inference.cache_attention import PAGE, QUERIES, plan_reads
+from optiml_jax.inference.paged_cache import _Pages, prefix_numbers
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.layers import is_layers, is_separate, separate
 from tests.inference.conftest import make
@@ -17,6 +22,7 @@ SHARED = (
     "Definition: decide whether the review is positive or negative, and answer with one of these two words. "
     "Positive Example 1 - Input: The film was a delight from the first minute to the last. Output: positive. "
 ) * 2
+INTERPRET = jax.default_backend() == "cpu"  # on a GPU the kernel itself
 TOLERANCE = {"float32": 1e-6, "bfloat16": 5e-3}
 
 
@@ -33,15 +39,22 @@ def random_rows(rng: np.random.Generator, rows: int, length: int) -> tuple[list[
     return prompts, np.where(used, filled, 0).astype(np.int32)
 
 
-def random_cache(rng: np.random.Generator, prompts: list[list[int]], layers: int, heads: int, length: int, size: int):
-    """Keys or values that depend on the tokens up to a position, as a model's do."""
-    cache = rng.normal(size=(layers, len(prompts), heads, length, size)).astype(np.float32)
-    first_row = {}
-    for row, prompt in enumerate(prompts):
-        for position in range(len(prompt)):
-            source = first_row.setdefault(tuple(prompt[: position + 1]), row)
-            cache[:, row, :, position] = cache[:, source, :, position]
-    return cache
+def tables_of(prompts: list[list[int]], filled_B: np.ndarray, devices: int) -> tuple[list[list[int]], int]:
+    """Pages of each row, in random order, where rows with the same leading tokens share; and pages per device."""
+    rows, rng = len(prompts) // devices, np.random.default_rng(0)
+    tables, counts = [], []
+    for first in range(0, len(prompts), rows):
+        page_of: dict = {}
+        for row in range(first, first + rows):
+            table = []
+            for index in range(-(-(filled_B[row] + 1) // PAGE) if filled_B[row] else 0):
+                numbers = prefix_numbers(prompts[row])
+                name = numbers[index] if index < len(numbers) else (row, index)
+                table.append(page_of.setdefault(name, len(page_of)))
+            tables.append(table)
+        counts.append(len(page_of))
+    order = rng.permutation(max(counts))
+    return [[int(order[page]) for page in table] for table in tables], max(counts)
 
 
 def dense(q_HK, keys_HCK, values_HCK):
@@ -53,67 +66,83 @@ def dense(q_HK, keys_HCK, values_HCK):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("mesh", [None, "2x2x2"])
 @pytest.mark.parametrize("size", [64, 80, 128])
-def test_attention_over_the_cache_equals_dense_math(size, mesh, dtype):
+def test_attention_over_pages_equals_dense_math(size, mesh, dtype):
+    if mesh and len(jax.devices()) < 8:
+        pytest.skip("needs eight devices")
     rng = np.random.default_rng(size)
-    layers, rows, heads, length = 2, 24, 2, 4 * BLOCK
-    prompts, filled_B = random_rows(rng, rows, length)
-    cache = [random_cache(rng, prompts, layers, heads, length, size).astype(dtype) for _ in range(2)]
+    layers, rows, heads, most = 2, 24, 2, 4
+    devices = 1 if mesh is None else 4
+    prompts, filled_B = random_rows(rng, rows, most * PAGE)
+    tables, pages = tables_of(prompts, filled_B, devices)
+    shape = layers, devices * pages, heads, PAGE, size
+    cache = [rng.normal(size=shape).astype(np.float32).astype(dtype) for _ in range(2)]
     q, key, value = (rng.normal(size=(rows, heads, size)).astype(np.float32) for _ in range(3))
     q, key, value = ((x * scale).astype(dtype) for x, scale in zip((q, key, value), (size**-0.5, 1, 1)))
     position_B = np.where(filled_B > 0, filled_B, rng.integers(0, 10**6, rows)).astype(np.int32)
-    devices = 1 if mesh is None else 4
-    reads = plan_reads(list(map(block_prefixes, prompts)), np.where(filled_B > 0, filled_B + 1, 0), length, devices)
-    arguments = q, key, value, tuple(cache), jnp.int32(1), position_B, reads
+    arguments = q, key, value, tuple(cache), jnp.int32(1), position_B, plan_reads(tables, most, devices)
     attend = jax.jit(cache_attention.attend, static_argnums=7)
     if mesh is None:
-        out, new_cache = attend(*arguments, True)
+        out, new_cache = attend(*arguments, INTERPRET)
     else:
         with jax.set_mesh(mesh_of(mesh)):
-            out, new_cache = attend(*arguments, True)
+            out, new_cache = attend(*arguments, INTERPRET)
+    expected = [old.copy() for old in cache]
     for row in range(rows):
         if not filled_B[row]:
             assert not np.asarray(out[row]).any()
             continue
-        keys, values = (
-            np.concatenate([old[1, row, :, : filled_B[row]], new[row][:, None]], 1).astype(np.float64)
-            for old, new in zip(cache, (key, value))
-        )
-        np.testing.assert_allclose(
-            np.asarray(out[row], np.float64),
-            dense(q[row].astype(np.float64), keys, values),
-            rtol=TOLERANCE[dtype],
-            atol=TOLERANCE[dtype],
-        )
-    used = np.flatnonzero(filled_B)
-    for old, new, after in zip(cache, (key, value), new_cache):
-        expected = old.copy()
-        expected[1, used, :, filled_B[used]] = new[used]
-        np.testing.assert_array_equal(np.asarray(after), expected)  # nothing else is written
+        own = np.array(tables[row]) + row // (rows // devices) * pages
+        index, place = divmod(int(filled_B[row]), PAGE)
+        both = []
+        for old, new, after in zip(cache, (key, value), expected):
+            after[1, own[index], :, place] = new[row]
+            read = np.concatenate(list(old[1, own].swapaxes(1, 0).reshape(heads, -1, size)[None]), 1)
+            both.append(np.concatenate([read[:, : filled_B[row]], new[row][:, None]], 1).astype(np.float64))
+        want = dense(q[row].astype(np.float64), *both)
+        np.testing.assert_allclose(np.asarray(out[row], np.float64), want, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    for after, want in zip(new_cache, expected):
+        np.testing.assert_array_equal(np.asarray(after), want)  # nothing else is written
 
 
-def test_a_block_that_rows_have_in_common_is_read_once_for_up_to_16():
-    shared, own = list(range(2 * BLOCK)), 5
-    prompts = [[*shared, *range(1000 * row, 1000 * row + own)] for row in range(QUERIES + 4)]
-    filled = [len(prompt) + 1 for prompt in prompts]
-    reads = plan_reads(list(map(block_prefixes, prompts)), filled, 4 * BLOCK)
+def test_a_page_that_rows_have_in_common_is_read_once_for_up_to_16():
+    rows = QUERIES + 4
+    tables = [[7, 3, 10 + row] for row in range(rows)] + [[]]
+    reads = plan_reads(tables, 4)
     count = int(reads.count_X[0])
-    # Two blocks of the prefix, each for 16 rows and for 4; then one block per row.
-    assert count == 2 * 2 + len(prompts)
-    pairs = [
-        (int(row), int(block)) for block, queries in zip(reads.block_I[:count], reads.queries_IQ) for row in queries
-    ]
-    pairs = [pair for pair in pairs if pair[0] < len(prompts)]
-    assert sorted(pairs) == [(row, block) for row in range(len(prompts)) for block in range(3)]
-    assert reads.blocks_B.tolist() == [3] * len(prompts)
+    # Two pages of the prefix, each for 16 rows and for 4; then one page per row.
+    assert count == 2 * 2 + rows
+    triples = {
+        (int(row), int(index), int(page))
+        for page, index, queries in zip(reads.page_I[:count], reads.index_I, reads.queries_IQ)
+        for row in queries
+        if row < len(tables)
+    }
+    assert triples == {(row, index, page) for row, table in enumerate(tables) for index, page in enumerate(table)}
+    assert reads.pages_B.tolist() == [3] * rows + [0]
+    assert all(tables[row][index] == page for row, index, page in zip(reads.row_I[:count], reads.index_I, reads.page_I))
 
 
 def test_prefixes_are_equal_only_where_everything_before_is():
-    first, second = list(range(3 * BLOCK + 1)), list(range(3 * BLOCK + 1))
-    second[BLOCK] = 7
-    one, other = block_prefixes(first), block_prefixes(second)
-    assert len(one) == len(other) == 3
-    assert [a == b for a, b in zip(one, other)] == [True, False, False]
-    assert all(0 <= number < 2**63 for number in one + other)
+    first, second = list(range(3 * PAGE + 1)), list(range(3 * PAGE + 1))
+    second[PAGE] = 7
+    numbers, others = prefix_numbers(first), prefix_numbers(second)
+    assert len(numbers) == len(others) == 3
+    assert [a == b for a, b in zip(numbers, others)] == [True, False, False]
+
+
+def test_pages_are_shared_while_they_are_in_use_and_free_afterwards():
+    pages = _Pages(6)
+    first, shared = pages.take([11, 12], 4)
+    assert shared == 0 and len(set(first)) == 4
+    second, shared = pages.take([11, 12, 13], 4)
+    assert shared == 2 and second[:2] == first[:2] and not set(second[2:]) & set(first)
+    assert pages.take([99], 1) is None, "six pages are in use"
+    pages.give_back(first)
+    third, shared = pages.take([11, 99], 3)
+    assert shared == 1 and third[0] == first[0] and set(third[1:]) == set(first[2:])
+    pages.give_back(second)
+    pages.give_back(third)
+    assert pages.take([11], 6)[1] == 0, "what nobody uses is forgotten"
 
 
 def with_separate_layers(config, tokenizer, mesh: str = "1x1x1"):
@@ -132,6 +161,26 @@ def test_texts_are_those_of_plain_jax(mesh, model, config, tokenizer):
     np.testing.assert_allclose(
         kernel.rank(["Hi", "Ho"], [[" a", " b"], [" c"]])[0], model.rank(["Hi"], [[" a", " b"]])[0]
     )
+
+
+def test_prompts_wait_for_pages_and_share_them(model, config, tokenizer, monkeypatch):
+    """In a cache with room for two prompts of the longest length, of which most pages are shared."""
+    kernel = with_separate_layers(config, tokenizer)
+    longest = -(-config.max_positions // PAGE)
+    kernel.capacity = kernel.capacity._replace(cache_positions=2 * longest * PAGE)
+    taken, take = [], _Pages.take
+
+    def spy(self, numbers, count):
+        result = take(self, numbers, count)
+        taken.append((count, result and result[1]))
+        return result
+
+    monkeypatch.setattr(_Pages, "take", spy)
+    prompts = [SHARED + f"Input: number {i}. Output:" for i in range(8)]
+    assert len(kernel.prompt_ids(SHARED)) > PAGE
+    assert kernel.generate(prompts, 40) == model.generate(prompts, 40)
+    assert any(result is None for _, result in taken), "some had to wait"
+    assert sum(bool(result) for _, result in taken) >= 5, "most share their first page"
 
 
 def test_separate_layers_are_the_same_parameters(tmp_path, model, config, tokenizer):

@@ -9,6 +9,7 @@ import optiml_jax
 from optiml_jax.common.errors import UserError
 from optiml_jax.inference import decoding, kv_cache
 from optiml_jax.inference.network import restarting_positions
+from optiml_jax.inference.row_cache import bucket
 from optiml_jax.model.fingerprint import fingerprint
 from tests.inference.conftest import continuation_scores, make
 
@@ -148,7 +149,7 @@ def test_a_lone_prompt_is_computed_alone(model, caches):
 
 
 def test_the_number_of_places_bounds_a_batch_of_long_prompts(model, caches, monkeypatch):
-    assert [decoding.bucket(n) for n in (1, 32, 33, 129, 257, 1402, 1537)] == [32, 32, 64, 160, 320, 1536, 1792]
+    assert [bucket(n) for n in (1, 32, 33, 129, 257, 1402, 1537)] == [32, 32, 64, 160, 320, 1536, 1792]
     monkeypatch.setattr(model, "capacity", model.capacity._replace(cache_positions=1024))
     decoding.decode(model, [[7] * 20] * 16 + [[7] * 150] * 8, 4)
     assert caches[0] == (4, 192, 4)

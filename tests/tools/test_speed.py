@@ -6,13 +6,19 @@ import json
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
 
 from optiml_jax.common import xla_flags
+from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.prompts.ledger import write_ledger
+from optiml_jax.inference import decoding
+from optiml_jax.inference.model import load_model
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation
+from tests.evaluation.small_model import prompt
 from tools import benchmark
 from tools.speed import evaluate, everything, machine, peer, profile, rows
 from tools.speed.models import MODELS
@@ -80,9 +86,51 @@ def test_evaluation_is_measured_by_kind_of_prompt(tmp_path):
     flags = ["--model=tiny", "--no_peer", "--prompts=3", "--rounds=1", "--new=2", f"--json={path}"]
     benchmark.main(["evaluate", *flags])
     by_name = {row["name"].partition(": ")[2]: row for row in json.loads(path.read_text())["rows"]}
-    assert list(by_name) == [*evaluate.KINDS, *evaluate.WRITTEN] and all(
+    assert list(by_name) == ["64 rows", *evaluate.KINDS, *evaluate.WRITTEN] and all(
         row["ours"] > 0 and row["peer"] is None for row in by_name.values()
     )
+    step = by_name["64 rows"]
+    assert step["step_seconds"] == pytest.approx(64 / step["ours"]) and step["floor_seconds"] is None
+
+
+def test_a_whole_evaluation_of_a_ledger_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "tiny", dataclasses.replace(MODELS["tiny"], vocab_size=1536))  # the samples' words
+    generated = {"candidates": None, "metric": Metric("rouge_l"), "references": ("one", "two")}
+    prompts = [prompt(n) for n in range(3)] + [prompt(n, task="written", **generated) for n in range(3, 5)]
+    write_ledger(tmp_path / "asked.jsonl", prompts, {"suite": "suite"})
+    flags = ["--model=tiny", "--no_peer", f"--ledger={tmp_path / 'asked.jsonl'}", "--rounds=1", "--new=2"]
+    benchmark.main(["evaluate", *flags, "--kinds=none", f"--json={tmp_path / 'speed.json'}"])
+    rows = {row["name"]: row for row in json.loads((tmp_path / "speed.json").read_text())["rows"]}
+    assert list(rows) == [
+        "rank tiny: asked, candidates",
+        "generate tiny: asked, answers",
+        "evaluate tiny: asked, end to end",
+    ]
+    assert all(row["ours"] > 0 for row in rows.values())
+
+
+def test_vllm_is_asked_for_greedy_answers_of_the_same_lengths(tmp_path, monkeypatch):
+    """With an engine that answers as this project does, in the forms of vLLM's interface."""
+
+    class Engine:
+        def __init__(self, model, dtype, max_model_len, **_):
+            assert dtype == "float32" and max_model_len == MODELS["tiny"].max_positions
+            self.model = load_model(model)
+
+        def generate(self, prompts, limits, use_tqdm):
+            ids = [prompt["prompt_token_ids"] for prompt in prompts]
+            answers = decoding.decode(self.model, ids, [limit["max_tokens"] for limit in limits])
+            assert all(limit["temperature"] == 0 for limit in limits)
+            # vLLM returns the end of the text with the answer.
+            ended = ((*answer.ids, evaluate.EOS) if not answer.truncated else answer.ids for answer in answers)
+            return [types.SimpleNamespace(outputs=[types.SimpleNamespace(token_ids=tuple(ids))]) for ids in ended]
+
+    fake = types.SimpleNamespace(LLM=Engine, SamplingParams=dict)
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    flags = ["--model=tiny", "--peer=vllm", "--prompts=3", "--rounds=1", "--new=4", "--kinds=own answers"]
+    benchmark.main(["evaluate", *flags, f"--json={tmp_path / 'speed.json'}"])
+    rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
+    assert len(rows) == 2 and all(row["same_answers"] == 1 and row["exact"] for row in rows)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -92,6 +140,7 @@ def test_answers_are_those_of_the_peer_in_either_precision(precision, tmp_path):
     flags = ["--model=tiny", "--prompts=3", "--rounds=1", "--new=2", f"--precision={precision}", f"--json={path}"]
     benchmark.main(["evaluate", *flags])
     rows = json.loads(path.read_text())["rows"]
+    rows = [row for row in rows if "decoding step" not in row["name"]]
     ranked, generated = rows[: len(evaluate.KINDS)], rows[len(evaluate.KINDS) :]
     assert all(row["exact"] and row["difference"] < evaluate.NATS[precision] for row in ranked)
     assert all(row["exact"] == (True if precision == "fp32" else None) for row in generated)

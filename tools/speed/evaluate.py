@@ -3,14 +3,17 @@
 
 All sides have the same weights. Contexts and candidates are random ids with the lengths of real suites. Each answer
 ends at its own length, as `</s>` would end it; a batch of the peer ends with its longest answer. The optimizations of
-the harness are on: it sorts requests by length and scores the one-token candidates of a context in one call. `--ledger`
-uses real prompts instead.
+the harness are on: it sorts requests by length and scores the one-token candidates of a context in one call. This
+project computes as many rows at once as an evaluation would. `--ledger` uses real prompts instead, and measures a whole
+evaluation too, from texts to the report. A decoding step is compared with the time that its bytes take at least.
 """
 
 import argparse
+import contextlib
 import functools
+import io
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +21,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optiml_jax.common.cards import card_of
 from optiml_jax.common.errors import UserError
-from optiml_jax.inference import decoding, ranking
+from optiml_jax.inference import decoding, kv_cache, ranking
+from optiml_jax.inference.cache_attention import PAGE, plan_reads
+from optiml_jax.inference.capacity import position_bytes
 from optiml_jax.inference.model import Model
+from optiml_jax.inference.network import has_separate_layers
+from optiml_jax.inference.paged_cache import most_pages
+from optiml_jax.inference.row_cache import bucket
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import PRECISIONS, OPTConfig
+from optiml_jax.model.layers import is_separate, separate
 from optiml_jax.tokenizer import Tokenizer, join
 from tools.speed.models import MODELS
 from tools.speed.rounds import Side, interleave, row
 from tools.speed.rows import EOS, FIRST_WORD, TOKENIZER
 
 NATS = {"fp32": 1e-4, "bf16": 0.05}  # per token, by which scores of both sides may differ
+STEP = "decoding step"
+VLLM_MEMORY = 0.3  # of the GPU; JAX needs the rest (XLA_PYTHON_CLIENT_MEM_FRACTION=0.6)
 STRETCHES = 8  # consecutive prompts of a ledger, which share prefixes as they do there
 Pairs = list[tuple[list[int], list[int]]]
 
@@ -39,7 +51,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ledger", default="", help="prompt ledgers, with commas (random prompts)")
     parser.add_argument("--tokenizer", default=str(TOKENIZER), help="directory or hub name (that of the samples)")
     parser.add_argument("--prompts", type=int, default=24, help="prompts of each kind (24)")
-    parser.add_argument("--batch", type=int, default=16, help="rows per batch (16)")
+    parser.add_argument("--peer", choices=("hf", "vllm"), default="hf", help="vllm for generation alone (hf)")
+    parser.add_argument(
+        "--static_cache", action="store_true", help="a static cache for hf, with which it compiles on a GPU"
+    )
+    parser.add_argument("--batch", type=int, default=16, help="rows per batch of the peer (16)")
+    parser.add_argument("--rows", type=int, default=64, help="rows of the decoding step that is measured (64)")
     parser.add_argument("--new", type=int, default=64, help="maximum tokens of a generated answer (64)")
 
 
@@ -51,30 +68,37 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
     if flags.ledger:
         if vocabulary.vocab_size > config.vocab_size:
             raise UserError(f"--tokenizer={flags.tokenizer} has more words than the model's {config.vocab_size}")
-        kinds, written = _of_ledgers(flags.ledger.split(","), flags, vocabulary, config.max_positions)
+        kinds, written, ledgers = _of_ledgers(flags.ledger.split(","), flags, vocabulary, config.max_positions)
     else:
+        ledgers = {}
         kinds = {name: kind(rng, flags.prompts, config.vocab_size) for name, kind in _chosen(KINDS, flags.kinds)}
         written = {
             name: kind(rng, flags.prompts, flags.new, config.vocab_size) for name, kind in _chosen(WRITTEN, flags.kinds)
         }
-    if not kinds and not written:
-        raise UserError(f"--kinds={flags.kinds} matches none of: {'; '.join([*KINDS, *WRITTEN])}")
+    measures_step = any(part in STEP for part in flags.kinds.split(","))
+    if not kinds and not written and not measures_step:
+        raise UserError(f"--kinds={flags.kinds} matches none of: {'; '.join([STEP, *KINDS, *WRITTEN])}")
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     dtype = PRECISIONS[flags.precision]
     params = _random_params(config, dtype, flags.seed)
+    if has_separate_layers(mesh):
+        params = separate(params)
     model = Model(config, params, vocabulary, mesh, source="random", dtype=dtype)
     with tempfile.TemporaryDirectory() as directory:
-        peer = None if flags.no_peer else _peer(model, Path(directory), flags.batch, flags.precision)
+        make = {"hf": _peer, "vllm": _vllm}[flags.peer]
+        rank, generate = (None, None) if flags.no_peer else make(model, Path(directory), flags)
 
     results = []
+    if measures_step:
+        results.append(_decoding_step(model, flags))
     for name, pairs in kinds.items():
         result, actual, expected = _measure(
             (f"rank {flags.model}: {name}", "candidates/s", len(pairs)),
-            lambda pairs=pairs: [c.score for c in ranking.continuations(model, pairs, flags.batch)],
-            peer and functools.partial(peer[0], pairs),
+            lambda pairs=pairs: [c.score for c in ranking.continuations(model, pairs)],
+            rank and functools.partial(rank, pairs),
             flags.rounds,
         )
-        if peer:
+        if rank:
             error = np.max(np.abs(np.subtract(actual, expected)) / [len(continuation) for _, continuation in pairs])
             result |= {"difference": float(error), "exact": bool(error < NATS[flags.precision])}
         results.append(result)
@@ -82,19 +106,94 @@ def compare(flags: argparse.Namespace) -> tuple[list[dict], list[str]]:
         result, actual, expected = _measure(
             (f"generate {flags.model}: {name}", "prompts/s", len(sources)),
             lambda sources=sources, lengths=lengths: [
-                answer.ids for answer in decoding.decode(model, sources, lengths, flags.batch)
+                answer.ids for answer in decoding.decode(model, sources, lengths)
             ],
-            peer and functools.partial(peer[1], sources, lengths),
+            generate and functools.partial(generate, sources, lengths),
             flags.rounds,
         )
-        if peer:  # in bfloat16, rounding decides between tokens that are almost equally likely
+        if generate:  # in bfloat16, rounding decides between tokens that are almost equally likely
             same = sum(map(list.__eq__, actual, expected)) / len(actual)
             result |= {"same_answers": same, "exact": same == 1 if flags.precision == "fp32" else None}
         results.append(result)
+    for name, prompts in ledgers.items():
+        what = f"evaluate {flags.model}: {name}", "prompts/s", len(prompts)
+        can_answer = generate and (rank or all(prompt.candidates is None for prompt in prompts))
+        theirs = functools.partial(_answer_with_peer, prompts, vocabulary, flags.new, rank, generate)
+        theirs = theirs if can_answer else None
+        results.append(_measure(what, functools.partial(_evaluate, model, prompts, flags.new), theirs, flags.rounds)[0])
+    floors = [row for row in results if row.get("multiple_of_floor")]
     return results, [
-        f"{flags.prompts} prompts of each kind at most, {flags.precision}, batches of {flags.batch}; "
-        f"exact: within {NATS[flags.precision]} nats per token, or in fp32 the same text"
+        *(
+            f"a decoding step takes {1e3 * row['step_seconds']:.2f} ms, {row['multiple_of_floor']:.1f} times as long "
+            f"as reading its {row['step_bytes'] / 1e9:.2f} GB at the card's bandwidth"
+            for row in floors
+        ),
+        f"{flags.prompts} prompts of each kind at most, {flags.precision}, batches of {flags.batch} for the peer; "
+        f"exact: within {NATS[flags.precision]} nats per token, or in fp32 the same text",
     ]
+
+
+def _decoding_step(model: Model, flags: argparse.Namespace) -> dict:
+    """Measures steps over rows that are filled to 200 to 1,000 positions, without prompts in common."""
+    config, rows = model.config, flags.rows
+    rng = np.random.default_rng(flags.seed)
+    longest = min(1_000, config.max_positions - kv_cache.STEPS)
+    filled_B = rng.integers(longest // 5, longest, rows).astype(np.int32)
+    if is_separate(model.params):
+        counts = -(-(filled_B + kv_cache.STEPS) // PAGE)
+        ends = np.cumsum(counts)
+        reads = plan_reads([range(end - count, end) for count, end in zip(counts, ends)], most_pages(config))
+        cache = kv_cache.empty_pages(int(ends[-1]), PAGE, rows, config, model.dtype)
+    else:
+        reads = None
+        cache = kv_cache.empty(rows, bucket(longest + kv_cache.STEPS), config, model.dtype)
+    no_eos, steps = -2, np.int32(kv_cache.STEPS)
+
+    def decode() -> None:
+        nonlocal cache
+        cache = cache._replace(next_B=jnp.asarray(filled_B))
+        left_B = np.full(rows, 10 * kv_cache.STEPS, np.int32)
+        arguments = left_B, np.int32(rows), steps, None, reads, config, model.dtype, no_eos
+        with jax.set_mesh(model.mesh):
+            _, _, cache = jax.block_until_ready(kv_cache.decode(model.params, cache, *arguments))
+
+    what = f"{STEP} {flags.model}: {rows} rows", "tokens/s", rows * kv_cache.STEPS
+    result = _measure(what, decode, None, max(3, flags.rounds))[0]
+    weight_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+    cache_bytes = int(filled_B.sum()) * position_bytes(config, model.mesh, jnp.dtype(model.dtype).itemsize)
+    device = model.mesh.devices.flat[0]
+    card, seconds = card_of(device.device_kind), rows / result["ours"]
+    floor = (weight_bytes + cache_bytes) / card.memory_bandwidth if card else None
+    return result | {
+        "step_seconds": seconds,
+        "step_bytes": weight_bytes + cache_bytes,
+        "floor_seconds": floor,
+        "multiple_of_floor": floor and seconds / floor,
+        "peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
+    }
+
+
+def _evaluate(model: Model, prompts: Sequence[Any], new: int) -> None:
+    """Evaluates the prompts in a folder of its own, where no answer is stored yet."""
+    from optiml_jax.evaluation.pipeline import run_evaluation
+
+    with tempfile.TemporaryDirectory() as directory, contextlib.redirect_stdout(io.StringIO()):
+        run_evaluation(model, prompts, Path(directory), max_new_tokens=new)
+
+
+def _answer_with_peer(
+    prompts: Sequence[Any], vocabulary: Tokenizer, new: int, rank: Callable, generate: Callable
+) -> None:
+    """What the peer needs for the same answers, from texts on; it scores none."""
+    joined = [[join(prompt.prompt, text, prompt.separator) for text in prompt.candidates or [""]] for prompt in prompts]
+    encoded = [[([EOS, *vocabulary.encode(a)], vocabulary.encode(b)) for a, b in pairs] for pairs in joined]
+    pairs = [pair for prompt, pairs in zip(prompts, encoded) if prompt.candidates for pair in pairs]
+    sources = [pairs[0][0] for prompt, pairs in zip(prompts, encoded) if not prompt.candidates]
+    if pairs:
+        rank(pairs)
+    if sources:
+        for ids in generate(sources, [new] * len(sources)):
+            vocabulary.decode(ids)
 
 
 def _random_params(config: OPTConfig, dtype: jnp.dtype, seed: int) -> dict:
@@ -114,16 +213,20 @@ def _chosen(kinds: dict[str, Callable], parts: str) -> list[tuple[str, Callable]
 
 def _of_ledgers(
     paths: list[str], flags: argparse.Namespace, vocabulary: Tokenizer, positions: int
-) -> tuple[dict[str, Pairs], dict[str, "Written"]]:
-    """Selects prompts of each ledger in evenly spaced runs; prompts too long for the model are left out."""
+) -> tuple[dict[str, Pairs], dict[str, "Written"], dict[str, list[Any]]]:
+    """Selects prompts of each ledger in evenly spaced runs; prompts too long for the model are left out.
+
+    Returns:
+      Ids to rank and ids to continue, and the prompts of both, by the names of the ledgers.
+    """
     from optiml_jax.evaluation.prompts.ledger import (
         read_ledger,  # imports scoring libraries, which the rest of this file does not need
     )
 
-    kinds, written = {}, {}
+    kinds, written, ledgers = {}, {}, {}
     for path in paths:
         name, prompts = Path(path).stem, read_ledger(path)
-        pairs, sources = [], []
+        pairs, sources, fitting = [], [], []
         length = -(-flags.prompts // STRETCHES)
         starts = np.linspace(0, max(0, len(prompts) - length), STRETCHES).astype(int).tolist()
         chosen = sorted({i for start in starts for i in range(start, min(start + length, len(prompts)))})
@@ -132,6 +235,7 @@ def _of_ledgers(
             ids = [([EOS, *vocabulary.encode(before)], vocabulary.encode(answer)) for before, answer in joined]
             if max(len(before) + len(answer) for before, answer in ids) > positions - flags.new:
                 continue
+            fitting.append(prompt)
             if prompt.candidates is None:
                 sources.append(ids[0][0])
             else:
@@ -140,7 +244,8 @@ def _of_ledgers(
             kinds[f"{name}, candidates"] = pairs
         if sources:
             written[f"{name}, answers"] = sources, [flags.new] * len(sources)
-    return kinds, written
+        ledgers[f"{name}, end to end"] = fitting
+    return kinds, written, ledgers
 
 
 def _measure(
@@ -220,7 +325,7 @@ WRITTEN: dict[str, Callable[[np.random.Generator, int, int, int], Written]] = {
 }
 
 
-def _peer(model: Model, directory: Path, batch: int, precision: str) -> tuple[Callable, Callable]:
+def _peer(model: Model, directory: Path, flags: argparse.Namespace) -> tuple[Callable, Callable]:
     """Computes the harness's log-likelihoods of pairs, and transformers' greedy ids of prompts."""
     try:
         import torch
@@ -231,14 +336,15 @@ def _peer(model: Model, directory: Path, batch: int, precision: str) -> tuple[Ca
     transformers.utils.logging.disable_progress_bar()
     model.save(directory)
     torch_model = transformers.OPTForCausalLM.from_pretrained(
-        directory, dtype=getattr(torch, jnp.dtype(PRECISIONS[precision]).name)
+        directory, dtype=getattr(torch, jnp.dtype(PRECISIONS[flags.precision]).name)
     ).eval()
     torch_model.to("cuda" if torch.cuda.is_available() else "cpu")
     vocabulary = transformers.AutoTokenizer.from_pretrained(directory)
     harness = HFLM(
-        pretrained=torch_model, tokenizer=vocabulary, batch_size=batch, max_length=model.config.max_positions
+        pretrained=torch_model, tokenizer=vocabulary, batch_size=flags.batch, max_length=model.config.max_positions
     )
-    pad = model.tokenizer.pad_id
+    pad, batch = model.tokenizer.pad_id, flags.batch
+    cache = {"cache_implementation": "static"} if flags.static_cache else {}
 
     def rank(pairs: Pairs) -> list[float]:
         requests = [((str(i), ""), before, continuation) for i, (before, continuation) in enumerate(pairs)]
@@ -262,6 +368,7 @@ def _peer(model: Model, directory: Path, batch: int, precision: str) -> tuple[Ca
                 do_sample=False,
                 pad_token_id=pad,
                 eos_token_id=EOS,
+                **cache,
             )
             for i, ids in zip(batch_indices, generated[:, longest:].tolist()):
                 ids = ids[: lengths[i]]
@@ -269,3 +376,27 @@ def _peer(model: Model, directory: Path, batch: int, precision: str) -> tuple[Ca
         return answers
 
     return rank, generate
+
+
+def _vllm(model: Model, directory: Path, flags: argparse.Namespace) -> tuple[None, Callable]:
+    """Computes vLLM's greedy ids of prompts, with its prefix cache; it ranks nothing here."""
+    try:
+        import vllm
+    except ImportError as error:
+        raise UserError(f"--peer=vllm is not installed ({error}); pip install vllm, or use --peer=hf") from None
+    model.save(directory)
+    engine = vllm.LLM(
+        model=str(directory),
+        dtype=jnp.dtype(PRECISIONS[flags.precision]).name,
+        max_model_len=model.config.max_positions,
+        gpu_memory_utilization=VLLM_MEMORY,
+        enable_prefix_caching=True,
+    )
+
+    def generate(prompts: list[list[int]], lengths: list[int]) -> list[list[int]]:
+        limits = [vllm.SamplingParams(temperature=0.0, max_tokens=length) for length in lengths]
+        outputs = engine.generate([{"prompt_token_ids": ids} for ids in prompts], limits, use_tqdm=False)
+        answers = [list(output.outputs[0].token_ids) for output in outputs]
+        return [ids[: ids.index(EOS)] if EOS in ids else ids for ids in answers]
+
+    return None, generate

@@ -18,6 +18,7 @@ GPU_ROWS = "--row_length=2048 --precision=bf16 --quick"
 GPU = (
     ("train_1.3b", f"train --model=1.3b --rows=8 {GPU_ROWS} --remat=dots --steps=4 --profile --no_torch_compile"),
     ("evaluate_1.3b", "evaluate --model=1.3b --precision=bf16 --prompts=64 --batch=64 --quick"),
+    ("evaluate_125m", "evaluate --model=125m --precision=bf16 --prompts=64 --batch=64 --quick"),
     ("train_125m", f"train --model=125m --rows=16 {GPU_ROWS} --remat=dots --steps=4 --profile"),
     ("train_1.3b_32_rows", f"train --model=1.3b --rows=32 {GPU_ROWS} --remat=dots --steps=2 --profile --no_peer"),
     ("train_2.7b", f"train --model=2.7b --rows=16 {GPU_ROWS} --remat=dots --steps=2 --profile --no_peer"),

@@ -12,7 +12,7 @@ from optiml_jax.evaluation.answers.cache import Answer
 from optiml_jax.evaluation.answers.normalization import normalize
 from optiml_jax.evaluation.prompts.ledger import Prompt
 from optiml_jax.inference.decoding import Window, decode_windows
-from optiml_jax.inference.model import Model, Ranked
+from optiml_jax.inference.model import Model, PreparedRanking
 from optiml_jax.tokenizer import join
 
 Item, Prepared = TypeVar("Item"), TypeVar("Prepared")
@@ -39,7 +39,8 @@ def answer_all(
       ranked_by: score that candidates are ranked by, a name in `normalization.RANKED_BY`.
       batches: of rows per group; None: `BATCHES_PER_GROUP`.
     """
-    size = (batches or BATCHES_PER_GROUP) * (batch_rows or model.capacity.rows)
+    capacity = model.capacity  # read here because processes agree on it, which a thread must not
+    size = (batches or BATCHES_PER_GROUP) * (batch_rows or capacity.rows)
 
     def groups(selected: list[Prompt]) -> list[list[Prompt]]:
         return [selected[first : first + size] for first in range(0, len(selected), size)]
@@ -83,17 +84,17 @@ class _Rankable(NamedTuple):
     """A group of prompts, made ready.
 
     Attributes:
-      pairs: (prompt, candidate) as they meet, for every candidate of each prompt.
-      given: for each candidate, the length in characters of a prefix that is not scored.
       dropped: demonstrations of each prompt.
       reasons: why the candidates of a prompt cannot be scored; None if they can.
+      rankable: indices of the prompts whose candidates can be scored.
+      rankings: of these, and of their candidates alone, if answers are ranked by "unconditional".
     """
 
     prompts: list[Prompt]
-    pairs: list[list[tuple[str, str]]]
-    given: list[list[int]]
     dropped: list[int]
     reasons: list[str | None]
+    rankable: list[int]
+    rankings: list[PreparedRanking]
 
 
 def _rank(
@@ -103,29 +104,28 @@ def _rank(
         pairs, dropped = zip(*(_fit(model, prompt, prompt.candidates) for prompt in prompts))
         given = list(map(_given_with_separator, prompts, pairs))
         reasons = [_unrankable(model, *arguments) for arguments in zip(prompts, pairs, given)]
-        return _Rankable(prompts, list(pairs), given, list(dropped), reasons)
+        rankable = [i for i, reason in enumerate(reasons) if reason is None]
+
+        def prepare_after(sources: list[str]) -> PreparedRanking:
+            candidates = [[answer for _, answer in pairs[i]] for i in rankable]
+            names = [prompts[i].id for i in rankable]
+            return model.prepare_ranking(sources, candidates, batch_rows, names, [given[i] for i in rankable])
+
+        rankings = [prepare_after([pairs[i][0][0] for i in rankable])]
+        if ranked_by == "unconditional":
+            rankings.append(prepare_after([""] * len(rankable)))
+        return _Rankable(prompts, list(dropped), reasons, rankable, rankings)
 
     ready = _prepared_ahead(prepare, groups)
     with contextlib.closing(ready):
         for group in ready:
-            yield group.prompts, _rank_group(model, group, batch_rows, ranked_by)
+            yield group.prompts, _rank_group(model, group, ranked_by)
 
 
-def _rank_group(model: Model, group: _Rankable, batch_rows: int | None, ranked_by: str) -> list[Answer]:
-    prompts = group.prompts
-    rankable = [i for i, reason in enumerate(group.reasons) if reason is None]
-
-    def rank(sources: list[str]) -> list[Ranked]:
-        return model.rank_prompts(
-            sources,
-            [[answer for _, answer in group.pairs[i]] for i in rankable],
-            batch_rows,
-            [prompts[i].id for i in rankable],
-            [group.given[i] for i in rankable],
-        )
-
-    ranked = rank([group.pairs[i][0][0] for i in rankable])
-    unconditional = rank([""] * len(rankable)) if ranked_by == "unconditional" else []
+def _rank_group(model: Model, group: _Rankable, ranked_by: str) -> list[Answer]:
+    prompts, rankable = group.prompts, group.rankable
+    ranked, *rest = map(model.rank_prepared, group.rankings)
+    unconditional = rest[0] if rest else []
     texts = [[text[count:] for text, count in zip(prompts[i].candidates, _given(prompts[i]))] for i in rankable]
     scores = normalize(ranked_by, ranked, texts, unconditional)
     answers = {}
