@@ -34,7 +34,8 @@ class OptimlLM(TemplateLM):
     Args:
       pretrained: source of `load_model`: a MODEL_DIR, a Hugging Face directory, a hub name, a metaseq checkpoint.
       batch_rows: rows computed at once; None: as many as memory allows.
-      data, fsdp, tensor: axes of the mesh, which multiply to the number of devices; None as in `placement.Axes`.
+      data, fsdp, tensor: axes of the mesh, which multiply to the number of devices; None as in `placement.Axes`. With 1
+        for all of them, the model is on the first device.
       precision, tokenizer: as in `load_model`.
       seed: of tasks that sample.
     """
@@ -56,7 +57,8 @@ class OptimlLM(TemplateLM):
         """`batch_size`, `max_batch_size` and `device` are passed by the harness to every model and are ignored."""
         super().__init__()
         axes = Axes(*(None if size is None else int(size) for size in (data, fsdp, tensor)))
-        self.model = load_model(pretrained, mesh=axes, precision=precision, tokenizer=tokenizer)
+        mesh = None if axes == Axes(1, 1, 1) else axes  # the first device
+        self.model = load_model(pretrained, mesh=mesh, precision=precision, tokenizer=tokenizer)
         self.pretrained, self.batch_rows, self.seed = pretrained, batch_rows and int(batch_rows), int(seed)
 
     @property
