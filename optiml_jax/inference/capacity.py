@@ -13,7 +13,7 @@ from optiml_jax.model.config import OPTConfig
 # Fractions of the memory that the weights leave free. The rest is for activations, logits and, without pages, a second
 # KV cache, since resizing copies it.
 CACHE_SHARE = 0.3
-PAGES_SHARE = 0.6
+PAGES_SHARE = 0.5
 PREFILL_SHARE = 0.1
 GPU_ROWS = 256
 GPU_POSITIONS = 32_768  # per device in one batch, from which on larger matrix products are not faster

@@ -39,10 +39,10 @@ def test_cpus_compute_what_was_measured_to_be_fast():
     assert module.free_bytes(mesh_of("2x2x2").devices.flat) is None
 
 
-def test_pages_are_not_copied_and_take_twice_the_memory():
+def test_pages_are_not_copied_and_take_more_memory():
     config, free = MODELS["6.7b"], 40 * 10**9
     rows, pages = (capacity(config, mesh_of("1x1x1"), 2, free, paged) for paged in (False, True))
-    assert pages.cache_positions == pytest.approx(2 * rows.cache_positions, abs=2)
+    assert pages.cache_positions == pytest.approx(5 / 3 * rows.cache_positions, abs=2)
     assert pages._replace(cache_positions=0) == rows._replace(cache_positions=0)
     small = MODELS["125m"]
     assert capacity(small, mesh_of("1x1x1"), 2, free, True).cache_positions == 256 * small.max_positions
