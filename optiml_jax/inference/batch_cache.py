@@ -76,7 +76,7 @@ class BatchCache(abc.ABC):
         return complete
 
     def _reads(self) -> Reads | None:
-        """What the kernel reads in the next steps; None where none is used."""
+        """The pages that `cache_attention` reads in the next steps; None for a cache without pages."""
         return None
 
     def _release(self, request: Request) -> None:

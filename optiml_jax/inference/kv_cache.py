@@ -42,16 +42,19 @@ class Cache(NamedTuple):
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def empty(rows: int, length: int, config: OPTConfig, dtype: jnp.dtype) -> Cache:
     """An empty cache of `rows` rows with `length` positions."""
-    shape = config.layers, rows, config.heads, length, config.head_dim
-    layers = tuple(sharding.constrain(jnp.zeros(shape, dtype), "NBHCK") for _ in range(2))
-    return Cache(layers, jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.int32))
+    return _empty("NBHCK", rows, length, rows, config, dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def empty_pages(pages: int, length: int, rows: int, config: OPTConfig, dtype: jnp.dtype) -> Cache:
     """An empty cache of `pages` pages with `length` positions each, for `rows` rows."""
-    shape = config.layers, pages, config.heads, length, config.head_dim
-    layers = tuple(sharding.constrain(jnp.zeros(shape, dtype), "NYHCK") for _ in range(2))
+    return _empty("NYHCK", pages, length, rows, config, dtype)
+
+
+def _empty(letters: str, count: int, length: int, rows: int, config: OPTConfig, dtype: jnp.dtype) -> Cache:
+    """`count` rows or pages of zeros, and the state of `rows` rows."""
+    shape = config.layers, count, config.heads, length, config.head_dim
+    layers = tuple(sharding.constrain(jnp.zeros(shape, dtype), letters) for _ in range(2))
     return Cache(layers, jnp.zeros(rows, jnp.int32), jnp.zeros(rows, jnp.int32))
 
 

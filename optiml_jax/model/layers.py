@@ -49,7 +49,7 @@ def separate(params: dict) -> dict:
 
 
 def split(stacked: jax.Array | jax.ShapeDtypeStruct, dtype: jnp.dtype | None = None) -> Layers:
-    """One array per layer of a stacked array, cast to `dtype` if it is given, in its sharding."""
+    """Splits a stacked array into one array per layer, cast to `dtype` if it is given. The sharding stays the same."""
     dtype, sharding = dtype or stacked.dtype, layer_sharding(stacked.sharding)
     if isinstance(stacked, jax.ShapeDtypeStruct):
         shape = stacked.shape[1:]

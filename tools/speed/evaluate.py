@@ -184,7 +184,7 @@ def _evaluate(model: Model, prompts: Sequence[Any], new: int) -> None:
 def _answer_with_peer(
     prompts: Sequence[Any], vocabulary: Tokenizer, new: int, rank: Callable, generate: Callable
 ) -> None:
-    """What the peer needs for the same answers, from texts on; it scores none."""
+    """Lets the peer encode, rank and generate the answers to the prompts, without scoring them."""
     joined = [[join(prompt.prompt, text, prompt.separator) for text in prompt.candidates or [""]] for prompt in prompts]
     encoded = [[([EOS, *vocabulary.encode(a)], vocabulary.encode(b)) for a, b in pairs] for pairs in joined]
     pairs = [pair for prompt, pairs in zip(prompts, encoded) if prompt.candidates for pair in pairs]
