@@ -2,7 +2,7 @@
 # The small study, from data to report:
 #   tools/small_study/run.sh DATA_DIR TOKENIZER [FOLDER [quick|full]]
 # DATA_DIR holds super_natural_instructions, and pretrain_text for the full study. Everything is written below FOLDER
-# (runs). Run again, it resumes. The quick study took an hour and a half on two CPU cores; the full one is for a GPU.
+# (runs). Run again, it resumes. The quick study took 53 minutes on two CPU cores; the full one is for a GPU.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 data_dir=$1 tokenizer=$2 folder=${3:-runs} size=${4:-quick}
