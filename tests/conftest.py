@@ -6,6 +6,10 @@ import shutil
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # "cuda" runs tests of tests/model on a GPU
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
+    # Threads of the CPU client: kernels interpreted on eight devices occupy eight, and need others to copy arrays.
+    os.environ.setdefault("NPROC", "16")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # What one test compiles the others, and the commands they start, need not: a quarter of the time of a run.

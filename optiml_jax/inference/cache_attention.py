@@ -1,12 +1,11 @@
-"""Attention of one new token per row over a KV cache in pages, on GPUs: two Pallas-Triton kernels.
+"""Attention of one new token per row over a KV cache in pages, on GPUs: two Triton kernels.
 
 A page holds the keys and values of `PAGE` consecutive positions of a row. Each is read by one program of the first
 kernel (Flash-Decoding, Dao et al. 2023), and only if the row has come so far. A page that several rows have in common
 (an instruction, demonstrations) is read once for up to `QUERIES` of them. The first kernel also writes the new keys and
 values, in place; the second one sums the pages of each row.
 
-Y: pages of the cache, S: pages per row at most, I: reads, Q: rows that share a read, c: a position in a page, k: a
-group of columns of a head.
+Y: pages of the cache, S: pages per row at most, I: reads, Q: rows that share a read.
 """
 
 import functools
@@ -16,14 +15,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
-from optiml_jax.model import columns, sharding
+from optiml_jax.model import sharding
+from optiml_jax.model.triton_call import SMALLEST, column_groups, triton_call
 
-QUERIES = columns.SMALLEST  # Q: Triton's products have no fewer rows, so that sharing costs nothing
+QUERIES = SMALLEST  # Q: Triton's products have no fewer rows, so that sharing costs nothing
 PROGRAMS = 1024  # of the first kernel: as many as the largest GPUs run at once; each reads page after page
 PAGE = 64  # positions
+READ_WARPS = 4
+READ_STAGES = {2: 2, 4: 1}  # by bytes per number; two stages of float32 would not fit an RTX 4090
+KERNELS = "optiml_jax.inference.cache_attention_kernels"
 
 
 class Reads(NamedTuple):
@@ -97,7 +98,7 @@ def attend(
       cache_NYHCK: keys and values of all layers, in pages; donated where the caller's program allows.
       layer: int32 [], which of them.
       position_B: of the new tokens. Beyond the pages of its row, a token is not written.
-      interpret: runs the kernels as XLA operations, on any device.
+      interpret: runs the kernels in Triton's interpreter, on CPUs.
 
     Returns:
       [B, H, K] in the dtype of `q_BHK`, 0 for rows that are not in use, and the cache.
@@ -130,111 +131,53 @@ def _attend(
     interpret,
 ):
     B, H, K = q_BHK.shape
-    S = pl.next_power_of_2(len(row_I) // B)
-    programs = min(len(row_I), pl.cdiv(PROGRAMS, H))
+    S = 1 << (len(row_I) // B - 1).bit_length()
+    programs = min(len(row_I), -(-(QUERIES if interpret else PROGRAMS) // H))
     f32 = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     # Row B takes what the free places of `queries_IQ` would write.
-    out_BSHK, top_BSH, sum_BSH = f32((B + 1, S, H, K)), f32((B + 1, S, H)), f32((B + 1, S, H))
-    cache = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (keys_NYHCK, values_NYHCK)]
-    *cache_NYHCK, out_BSHK, top_BSH, sum_BSH = pl.pallas_call(
-        functools.partial(_read_kernel, programs=programs, K=K),
+    parts = f32((B + 1, S, H, K)), f32((B + 1, S, H)), f32((B + 1, S, H))
+    sizes = {"S": S, "H": H, "K": K, **column_groups(K)}
+    *cache_NYHCK, out_BSHK, top_BSH, sum_BSH = triton_call(
+        KERNELS,
+        "cache_attention_read",
+        (
+            jnp.reshape(layer, 1).astype(jnp.int32),
+            count_1,
+            page_I,
+            index_I,
+            row_I,
+            queries_IQ,
+            position_B,
+            q_BHK,
+            key_BHK,
+            value_BHK,
+            keys_NYHCK,
+            values_NYHCK,
+        ),
+        parts,
         grid=(H, programs),
-        out_shape=[*cache, out_BSHK, top_BSH, sum_BSH],
-        input_output_aliases={10: 0, 11: 1},
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
+        constants={
+            **sizes,
+            "ROWS": B,
+            "PAGES": keys_NYHCK.shape[1],
+            "PAGE": PAGE,
+            "QUERIES": QUERIES,
+            "PROGRAMS": programs,
+        },
+        warps=READ_WARPS,
+        stages=READ_STAGES[keys_NYHCK.dtype.itemsize],
+        updated=(10, 11),
         interpret=interpret,
-        name="cache_attention_read",
-    )(
-        jnp.reshape(layer, 1).astype(jnp.int32),
-        count_1,
-        page_I,
-        index_I,
-        row_I,
-        queries_IQ,
-        position_B,
-        q_BHK,
-        key_BHK,
-        value_BHK,
-        keys_NYHCK,
-        values_NYHCK,
     )
-    (out_BHK,) = pl.pallas_call(
-        functools.partial(_sum_kernel, K=K),
+    (out_BHK,) = triton_call(
+        KERNELS,
+        "cache_attention_sum",
+        (pages_B, out_BSHK, top_BSH, sum_BSH),
+        [jax.ShapeDtypeStruct(q_BHK.shape, q_BHK.dtype)],
         grid=(B, H),
-        out_shape=[jax.ShapeDtypeStruct(q_BHK.shape, q_BHK.dtype)],
-        compiler_params=triton.CompilerParams(num_warps=1, num_stages=1),
+        constants=sizes,
+        warps=1,
+        stages=1,
         interpret=interpret,
-        name="cache_attention_sum",
-    )(pages_B, out_BSHK, top_BSH, sum_BSH)
+    )
     return out_BHK, tuple(cache_NYHCK)
-
-
-def _read_kernel(
-    layer_ref,
-    count_ref,
-    page_ref,
-    index_ref,
-    row_ref,
-    queries_ref,
-    position_ref,
-    q_ref,
-    key_ref,
-    value_ref,
-    _keys_ref,  # the outputs of the same memory are read and written
-    _values_ref,
-    keys_ref,
-    values_ref,
-    out_ref,
-    top_ref,
-    sum_ref,
-    *,
-    programs,
-    K,
-):
-    head, first, layer = pl.program_id(0), pl.program_id(1), layer_ref[0]
-    rows = q_ref.shape[0]
-
-    def read(i, carry):
-        number = first + i * programs
-        page, index, row = page_ref[number], index_ref[number], row_ref[number]
-        start, position = index * PAGE, position_ref[row]
-        t_c = start + jnp.arange(PAGE)
-        place = layer, page, head, slice(None)
-        keys_ck = columns.load(keys_ref, K, *place, mask=t_c < position)
-        values_ck = columns.load(values_ref, K, *place, mask=t_c < position)
-        # The new token's page belongs to its row alone; in a page that rows share, all positions are filled.
-        is_new_c1 = (t_c == position)[:, None]
-        key_k, value_k = columns.load(key_ref, K, row, head), columns.load(value_ref, K, row, head)
-        keys_ck = tuple(jnp.where(is_new_c1, new[None], old) for new, old in zip(key_k, keys_ck))
-        values_ck = tuple(jnp.where(is_new_c1, new[None], old) for new, old in zip(value_k, values_ck))
-
-        @pl.when((start <= position) & (position < start + PAGE))
-        def _():
-            columns.store(keys_ref, key_k, K, layer, page, head, position - start)
-            columns.store(values_ref, value_k, K, layer, page, head, position - start)
-
-        query_q = queries_ref[number, :]
-        q_qk = columns.load(q_ref, K, jnp.minimum(query_q, rows - 1), head)
-        scores_qc = columns.inner_products(q_qk, keys_ck) * columns.LOG2_E
-        scores_qc = jnp.where((t_c <= position)[None, :], scores_qc, -jnp.inf)
-        top_q = jnp.maximum(scores_qc.max(1), columns.START)
-        weights_qc = jnp.exp2(scores_qc - top_q[:, None])
-        out_qk = columns.add_weighted(columns.zeros_like(q_qk), weights_qc, values_ck)
-        columns.store(out_ref, out_qk, K, query_q, index, head)
-        triton.store(top_ref.at[query_q, index, head], top_q)
-        triton.store(sum_ref.at[query_q, index, head], weights_qc.sum(1))
-        return carry
-
-    jax.lax.fori_loop(0, pl.cdiv(count_ref[0] - first, programs), read, 0)
-
-
-def _sum_kernel(pages_ref, out_ref, top_ref, sum_ref, result_ref, *, K):
-    row, head = pl.program_id(0), pl.program_id(1)
-    used_s = jnp.arange(out_ref.shape[1]) < pages_ref[row]
-    top_s = triton.load(top_ref.at[row, :, head], mask=used_s, other=columns.START)
-    sum_s = triton.load(sum_ref.at[row, :, head], mask=used_s, other=0)
-    weight_s = jnp.exp2(top_s - top_s.max())
-    total = (weight_s * sum_s).sum()
-    scale_s = weight_s / jnp.where(total > 0, total, 1.0)
-    parts_sk = columns.load(out_ref, K, row, slice(None), head, mask=used_s)
-    columns.store(result_ref, ((x * scale_s[:, None]).sum(0) for x in parts_sk), K, row, head)

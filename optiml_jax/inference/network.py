@@ -14,6 +14,7 @@ from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.fingerprint import fingerprint
 from optiml_jax.model.layers import is_separate
+from optiml_jax.model.triton_call import has_kernels
 from optiml_jax.tokenizer import Tokenizer
 
 
@@ -119,9 +120,9 @@ def _replicate(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
 
 
 def has_separate_layers(mesh: Mesh) -> bool:
-    """Whether models on this mesh have one array per layer, which decodes faster: on GPUs that hold whole layers, or
-    the parts that `TENSOR_AXIS` gives them."""
-    return mesh.devices.flat[0].platform == "gpu" and mesh.shape["fsdp"] == 1
+    """Whether models on this mesh have one array per layer, which decodes faster: on GPUs that run the kernels and hold
+    whole layers, or the parts that `TENSOR_AXIS` gives them."""
+    return mesh.devices.flat[0].platform == "gpu" and mesh.shape["fsdp"] == 1 and has_kernels()
 
 
 def restarting_positions(segment_ids_BT: np.ndarray) -> np.ndarray:

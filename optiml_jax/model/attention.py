@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from optiml_jax.model import sharding
 from optiml_jax.model.blocked_attention import blocked_attention
 from optiml_jax.model.flash_attention import flash_attention
+from optiml_jax.model.triton_call import has_kernels
 from optiml_jax.model.visibility import sees, visible
-
-AUTO = {"cpu": "blocked", "gpu": "pallas"}  # the fastest implementation per platform
 
 
 def attention(
@@ -31,9 +30,10 @@ def attention(
       k_BTHK, v_BTHK: keys and values.
       segment_ids_BT: int32; 0 is padding, each document has one positive id in one contiguous run.
       until_BT: int32, where documents share a prefix (`visibility.py`); None if they do not.
-      implementation: "dense" scores all pairs and is the reference; "blocked" (plain JAX) and "pallas" (a kernel for
-        GPUs from Ampere on) skip keys outside the document; "auto" takes the fastest on this device.
-      interpret: runs the kernel in its interpreter, on any device; other implementations ignore it.
+      implementation: "dense" scores all pairs and is the reference; "blocked" (plain JAX) and "triton" (a kernel for
+        GPUs from Ampere on) skip keys outside the document; "auto" takes the fastest on this device. "pallas" is the
+        name that "triton" had before.
+      interpret: runs the kernel in Triton's interpreter, on CPUs; other implementations ignore it.
 
     Returns:
       [B, T, H, K] in the dtype of `q_BTHK`. Values at padding positions are unspecified.
@@ -43,14 +43,15 @@ def attention(
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"attention implementation {implementation!r} is not available; choose from {IMPLEMENTATIONS}")
+    implementation = FORMER_NAMES.get(implementation, implementation)
     device = sharding.platform()
     if implementation == "auto":
-        implementation = AUTO.get(device, "dense")
+        implementation = fastest(device)
     compute = _IMPLEMENTATIONS[implementation]
-    if implementation == "pallas":
+    if implementation == "triton":
         if device != "gpu" and not interpret:
             raise ValueError(
-                f"attention implementation 'pallas' runs on GPUs; on a {device} use 'blocked' or interpret=True"
+                f"attention implementation 'triton' runs on GPUs; on a {device} use 'blocked' or interpret=True"
             )
         compute = functools.partial(compute, shared_prefixes=until_BT is not None, interpret=interpret)
     bounds = visible(segment_ids_BT, until_BT)
@@ -61,6 +62,13 @@ def attention(
     specs = (heads, heads, heads, sharding.spec("BT"), sharding.spec("BT"))
     mapped = jax.shard_map(compute, in_specs=specs, out_specs=heads, check_vma=False)
     return mapped(q_BTHK, k_BTHK, v_BTHK, *bounds)
+
+
+def fastest(platform: str) -> str:
+    """The fastest implementation on "cpu", "gpu", ..."""
+    if platform == "gpu":
+        return "triton" if has_kernels() else "blocked"
+    return {"cpu": "blocked"}.get(platform, "dense")
 
 
 def visible_mask(until_BT: jax.Array) -> jax.Array:
@@ -100,6 +108,7 @@ def next_attention(q_B1HK: jax.Array, *parts: tuple[jax.Array, jax.Array, jax.Ar
 _IMPLEMENTATIONS = {
     "dense": lambda q, k, v, _, until_BT: dense_attention(q, k, v, visible_mask(until_BT)),
     "blocked": blocked_attention,
-    "pallas": flash_attention,
+    "triton": flash_attention,
 }
-IMPLEMENTATIONS = ("auto", *_IMPLEMENTATIONS)
+FORMER_NAMES = {"pallas": "triton"}  # in settings of earlier runs
+IMPLEMENTATIONS = ("auto", *_IMPLEMENTATIONS, *FORMER_NAMES)

@@ -18,7 +18,7 @@ from optiml_jax.inference.row_cache import bucket
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.layers import is_separate, separate
-from optiml_jax.planning.compiled import described_devices, shard_bytes
+from optiml_jax.planning.compiled import compile_for_described, described_devices, shard_bytes
 from optiml_jax.planning.kernels import loop_kernels
 
 CANDIDATES = 4  # M: targets per position of a scored batch
@@ -76,7 +76,7 @@ def make_plan(config: OPTConfig, axes: tuple[int, int, int], dtype: jnp.dtype, c
     cache = _paged_cache(config, size, parts) if paged else _row_cache(config, size, parts)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         programs = {
-            name: program.lower().compile()
+            name: compile_for_described(program.lower())
             for name, program in _programs(params, config, mesh, dtype, size, cache).items()
         }
     memory = {name: program.memory_analysis() for name, program in programs.items()}
