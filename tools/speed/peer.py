@@ -22,8 +22,10 @@ try:
 except ImportError as error:
     raise UserError(f"the peer is not installed ({error}); pip install '.[test]', or use --no_peer") from None
 
+from tools.speed import varlen  # needs both
+
 IGNORED = -100  # torch's cross-entropy ignores these targets
-Part = dict[str, torch.Tensor]  # arguments of the model; a step may have several parts
+Part = dict[str, torch.Tensor | int]  # arguments of the model; a step may have several parts
 
 
 def packed(arrays: dict[str, np.ndarray]) -> Iterator[Part]:
@@ -70,6 +72,19 @@ def padded(arrays: dict[str, np.ndarray]) -> Iterator[Part]:
         ) | {"attention_mask": pad([torch.ones(len(document), dtype=torch.long) for document, _ in taken], True)}
 
 
+def padding_free(arrays: dict[str, np.ndarray]) -> Iterator[Part]:
+    """Returns one row of all documents, without padding, with positions that restart."""
+    real = arrays["segment_ids_BT"] > 0
+    targets = np.where(arrays["label_mask_BT"], arrays["targets_BT"], IGNORED)[real]
+    positions = torch.from_numpy(arrays["positions_BT"][real]).long()
+    starts = torch.nn.functional.pad(torch.nonzero(positions == 0)[:, 0], (0, 1), value=len(positions))
+    yield _part(arrays["tokens_BT"][real][None], targets[None]) | {
+        "position_ids": positions[None],
+        "cu_seq_lens_q": starts.int(),
+        "max_length_q": int(starts.diff().max()),
+    }
+
+
 def _part(tokens_BT: np.ndarray | torch.Tensor, targets_BT: np.ndarray | torch.Tensor) -> Part:
     """`shift_labels` are already shifted to the next token; `labels` is only set to request a loss."""
     targets_BT = torch.as_tensor(targets_BT).long()
@@ -78,17 +93,24 @@ def _part(tokens_BT: np.ndarray | torch.Tensor, targets_BT: np.ndarray | torch.T
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A batch layout of the peer; `exact`: whether loss and gradients equal those of separate examples."""
+    """A batch layout of the peer.
+
+    Attributes:
+      exact: whether loss and gradients equal those of separate examples.
+      attention: transformers' name of the implementation.
+    """
 
     name: str
     parts: Callable[[dict[str, np.ndarray]], Iterator[Part]]
     exact: bool
+    attention: str = "sdpa"
 
 
 LAYOUTS = (
     Layout("HF packed, causal only", packed, exact=False),
     Layout("HF packed, 4-D mask", masked, exact=True),
     Layout("HF padded", padded, exact=True),
+    *[Layout(f"HF padding-free, {varlen.WHAT}", padding_free, True, varlen.NAME)] * varlen.IS_AVAILABLE,
 )
 
 
@@ -123,6 +145,10 @@ class Trainer:
         self._optimizer.state.clear()
         self._step = 0
 
+    def use(self, attention: str) -> None:
+        """Selects transformers' implementation of attention."""
+        self._model.set_attn_implementation(attention)
+
     def step(self, parts: Sequence[Part]) -> torch.Tensor:
         """Performs one update with the summed gradients of the parts; returns the loss in nats per label token."""
         labels = sum((part["labels"] != IGNORED).sum() for part in parts)
@@ -155,7 +181,10 @@ class Peer:
     def __init__(self, trainer: Trainer, layout: Layout, batches: Sequence[dict[str, np.ndarray]]) -> None:
         self._trainer, self.layout = trainer, layout
         self._batches = [
-            [{name: value.to(trainer.device) for name, value in part.items()} for part in layout.parts(arrays)]
+            [
+                {name: x.to(trainer.device) if isinstance(x, torch.Tensor) else x for name, x in part.items()}
+                for part in layout.parts(arrays)
+            ]
             for arrays in batches
         ]
         self._started = False
@@ -165,6 +194,7 @@ class Peer:
         if not self._started:
             self._trainer.restart()
             self._started = True
+        self._trainer.use(self.layout.attention)
         losses = [self._trainer.step(parts) for parts in self._batches]
         if self._trainer.device.type == "cuda":
             torch.cuda.synchronize()

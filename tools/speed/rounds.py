@@ -68,3 +68,13 @@ def row(name: str, unit: str, work: float, ours: Side, peer: Side | None) -> dic
         result |= {"peer": work / peer.median, "ratio": peer.median / ours.median}
         result |= {"lowest_ratio": min(ratios), "highest_ratio": max(ratios), "peer_seconds": peer.seconds}
     return result | {"ours_seconds": ours.seconds}
+
+
+def measure(
+    what: tuple[str, str, int], run: Callable[[], Any], theirs: Callable[[], Any] | None, rounds: int
+) -> tuple[dict, Any, Any]:
+    """Measures (name, unit, work); returns the row and the outputs of each side."""
+    name, unit, work = what
+    ours, side = Side("ours", run), Side("peer", theirs) if theirs else None
+    interleave(ours, [side] if side else [], rounds)
+    return row(name, unit, work, ours, side), ours.first, side and side.first

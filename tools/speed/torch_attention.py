@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-from tools.speed import machine
+from tools.speed import machine, varlen
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -23,14 +23,16 @@ def ways(
     torch.set_num_threads(machine.cores())
     cuda = torch.cuda.is_available()
     device = "cuda" if cuda else "cpu"
-    q, k, v, d_out = (
-        torch.from_numpy(x).to(device, DTYPES[flags.precision]).transpose(1, 2).contiguous() for x in arrays
-    )  # [B, H, T, K], torch's own order
+    bthk = [torch.from_numpy(x).to(device, DTYPES[flags.precision]) for x in arrays]
+    bhtk = [x.transpose(1, 2).contiguous() for x in bthk]  # torch's own order
     ids = torch.from_numpy(segment_ids_BT).to(device)
     mask = (ids[:, None, :, None] == ids[:, None, None, :]).tril()
 
-    def repeat(attend: Callable) -> Callable[[], torch.Tensor]:
-        inputs = [x.detach().clone().requires_grad_() for x in (q, k, v)]
+    def repeat(
+        attend: Callable, arrays: list[torch.Tensor] = bhtk, restore: Callable = lambda out: out.transpose(1, 2)
+    ) -> Callable[[], torch.Tensor]:
+        *qkv, d_out = arrays
+        inputs = [x.detach().clone().requires_grad_() for x in qkv]
 
         def run() -> torch.Tensor:
             for _ in range(flags.steps):
@@ -40,7 +42,7 @@ def ways(
                 out.backward(d_out)
             if cuda:
                 torch.cuda.synchronize()
-            return out.transpose(1, 2)
+            return restore(out)
 
         return run
 
@@ -52,6 +54,16 @@ def ways(
             lambda q, k, v: scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
         ),
     }
+    if varlen.IS_AVAILABLE:
+        real = ids > 0
+        begins = torch.nn.functional.pad(ids[:, 1:] != ids[:, :-1], (1, 0), value=True)[real]
+        starts = torch.nn.functional.pad(torch.nonzero(begins)[:, 0], (0, 1), value=len(begins)).int()
+        longest = int(starts.diff().max())
+        ways_[f"torch {varlen.WHAT}"] = repeat(
+            lambda q, k, v: varlen.attend(q, k, v, starts, longest),
+            [x[real] for x in bthk],
+            lambda out: torch.zeros_like(bthk[0]).masked_scatter(real[..., None, None], out.detach()),
+        )
     if cuda and not flags.no_torch_compile:
         length = ids.shape[1]
 
