@@ -11,11 +11,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
+from optiml_jax.model.norm import Norm
 
-# Names for remat policies (`checkpoint_name`): the results of matrix products, and two statistics per norm and
-# position.
+# Names for remat policies (`checkpoint_name`): the results of matrix products.
 PRODUCTS = ("query", "key", "value", "residual", "activation")
-STATISTICS = ("norm_mean", "norm_inverse")
 
 
 class Affine(nnx.Module):
@@ -41,51 +40,6 @@ class Affine(nnx.Module):
         if hasattr(self, "bias"):
             y += (self.bias[...] * scale).astype(x.dtype).reshape(-1)
         return y.reshape(*y.shape[:2], *shape)
-
-
-class Norm(nnx.Module):
-    """Layer norm over D; statistics in float32."""
-
-    EPSILON = 1e-5
-
-    def __init__(self, width: int) -> None:
-        self.scale = nnx.Param(jnp.ones(width))
-        self.bias = nnx.Param(jnp.zeros(width))
-
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        return layer_norm(x_BTD, self.scale[...], self.bias[...])
-
-
-@jax.custom_vjp
-def layer_norm(x_BTD: jax.Array, scale_D: jax.Array, bias_D: jax.Array) -> jax.Array:
-    """Layer norm over D in float32.
-
-    The backward pass is written out from the mean and the inverse deviation: XLA's own would write full-size float32
-    arrays for the gradients of scale and bias, and compute both statistics again.
-    """
-    return _norm_forward(x_BTD, scale_D, bias_D)[0]
-
-
-def _norm_forward(x_BTD, scale_D, bias_D):
-    x32_BTD = x_BTD.astype(jnp.float32)
-    mean_BT1 = x32_BTD.mean(-1, keepdims=True)
-    inverse_BT1 = jax.lax.rsqrt(jnp.square(x32_BTD - mean_BT1).mean(-1, keepdims=True) + Norm.EPSILON)
-    mean_BT1, inverse_BT1 = map(checkpoint_name, (mean_BT1, inverse_BT1), STATISTICS)
-    y_BTD = (x32_BTD - mean_BT1) * inverse_BT1 * scale_D + bias_D
-    return y_BTD.astype(x_BTD.dtype), (x_BTD, mean_BT1, inverse_BT1, scale_D)
-
-
-def _norm_backward(residuals, d_y_BTD):
-    x_BTD, mean_BT1, inverse_BT1, scale_D = residuals
-    d_BTD = d_y_BTD.astype(jnp.float32)
-    z_BTD = (x_BTD.astype(jnp.float32) - mean_BT1) * inverse_BT1
-    d_z_BTD = d_BTD * scale_D
-    centred_BTD = d_z_BTD - d_z_BTD.mean(-1, keepdims=True) - z_BTD * (d_z_BTD * z_BTD).mean(-1, keepdims=True)
-    d_scale_D, d_bias_D = (x.sum((0, 1)).astype(scale_D.dtype) for x in (d_BTD * z_BTD, d_BTD))
-    return (centred_BTD * inverse_BT1).astype(x_BTD.dtype), d_scale_D, d_bias_D
-
-
-layer_norm.defvjp(_norm_forward, _norm_backward)
 
 
 class Block(nnx.Module):
@@ -123,7 +77,8 @@ def block_forward(
     keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
     constrain = sharding.constrain
 
-    y_BTD = constrain(block.attention_norm(x_BTD) if config.pre_norm else x_BTD, "BTD")
+    x_BTD, y_BTD = block.attention_norm.branch(x_BTD) if config.pre_norm else (x_BTD, x_BTD)
+    y_BTD = constrain(y_BTD, "BTD")
     # OPT scales the query, not the scores: the same in exact arithmetic, not in bf16.
     scaled = ((block.query, config.head_dim**-0.5), (block.key, 1.0), (block.value, 1.0))
     q_BTHK, k_BTHK, v_BTHK = (constrain(project(y_BTD, scale), "BTHK") for project, scale in scaled)
@@ -136,7 +91,8 @@ def block_forward(
     if not config.pre_norm:
         x_BTD = block.attention_norm(x_BTD)
 
-    y_BTD = constrain(block.mlp_norm(x_BTD) if config.pre_norm else x_BTD, "BTD")
+    x_BTD, y_BTD = block.mlp_norm.branch(x_BTD) if config.pre_norm else (x_BTD, x_BTD)
+    y_BTD = constrain(y_BTD, "BTD")
     activate = relu if config.activation == "relu" else gelu
     y_BTF = constrain(activate(block.up(y_BTD)), "BTF")
     y_BTD = block.down(y_BTF)

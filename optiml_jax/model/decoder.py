@@ -11,10 +11,11 @@ from flax import nnx
 from optiml_jax.common.errors import UserError, nearest
 from optiml_jax.model import flash_attention, sharding
 from optiml_jax.model.attention import attention
-from optiml_jax.model.block import PRODUCTS, STATISTICS, Block, Norm, block_forward, dropout
+from optiml_jax.model.block import PRODUCTS, Block, block_forward, dropout
 from optiml_jax.model.config import POSITION_OFFSET, OPTConfig
 from optiml_jax.model.layers import each_layer, is_layers, is_separate
 from optiml_jax.model.lookup import look_up
+from optiml_jax.model.norm import STATISTICS, Norm
 
 # Rematerialization policies: what is saved per block for the backward pass. "none": everything; "dots": results of
 # matrix products and attention, with bias and activation; "attention-saved": attention's; "full": only the block's

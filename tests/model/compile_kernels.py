@@ -1,6 +1,6 @@
 """Compiles every kernel for a card that is not there: python -m tests.model.compile_kernels CARD [bf16,fp16,fp32]
 
-Prints one JSON line per kernel: its name, head size, type of numbers, and bytes of shared memory. Not in a test's own
+Prints one JSON line per kernel: its name, constants, type of numbers, and bytes of shared memory. Not in a test's own
 process, where Triton interprets kernels.
 """
 
@@ -14,15 +14,17 @@ from triton.compiler import ASTSource
 
 from optiml_jax.common.cards import CARDS
 from optiml_jax.inference import cache_attention, cache_attention_kernels
-from optiml_jax.model import attention_kernels
+from optiml_jax.model import attention_kernels, norm, norm_kernels
 from optiml_jax.model.flash_attention import TILES
 from optiml_jax.model.triton_call import OPTIONS, column_groups
 
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+WIDTHS = (768, 2048, norm.WIDEST)
 IDS = ("first", "until", "layer", "count", "page", "index", "row", "queries", "position", "pages")
 FLOAT32 = {
     attention_kernels: ("log_sum", "inner"),
     cache_attention_kernels: ("out", "top", "total"),
+    norm_kernels: ("mean", "inverse", "scale", "d_scale", "d_bias"),
 }
 
 
@@ -40,7 +42,7 @@ def compile_kernel(module, name: str, number: str, constants: dict, capability: 
     )
     options = {"num_warps": warps, "num_stages": stages, **OPTIONS}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    return {"kernel": name, "head": constants["K"], "number": number, "shared_bytes": compiled.metadata.shared}
+    return {"kernel": name, "number": number, "shared_bytes": compiled.metadata.shared, **constants}
 
 
 def main(card: str, numbers: str = ",".join(BYTES)) -> None:
@@ -59,7 +61,7 @@ def main(card: str, numbers: str = ",".join(BYTES)) -> None:
                 for variant in variants:
                     constants = {**sizes, "QUERIES": tile.queries, "KEYS": tile.keys, **variant}
                     arguments = name, number, constants, capability, tile.warps, tile.stages
-                    print(json.dumps(compile_kernel(attention_kernels, *arguments) | variant), flush=True)
+                    print(json.dumps(compile_kernel(attention_kernels, *arguments)), flush=True)
             sizes = {"S": 32, "H": 32, "K": K, **column_groups(K)}
             read = {"ROWS": 64, "PAGES": 999, "PAGE": cache_attention.PAGE, "QUERIES": 16, "PROGRAMS": 32}
             for name, constants, warps, stages in (
@@ -68,6 +70,11 @@ def main(card: str, numbers: str = ",".join(BYTES)) -> None:
             ):
                 arguments = name, number, constants, capability, warps, stages
                 print(json.dumps(compile_kernel(cache_attention_kernels, *arguments)), flush=True)
+    for D in WIDTHS:
+        for number in numbers.split(","):
+            constants = {"ROWS": 16_384, "D": D, "WIDTH": 1 << (D - 1).bit_length(), "PROGRAMS": norm.PROGRAMS}
+            arguments = "norm_gradients", number, constants, capability, norm.warps(D), 1
+            print(json.dumps(compile_kernel(norm_kernels, *arguments)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Lowers attention and decoding through jax-triton and compiles them, for a card that is not there:
+"""Lowers attention, decoding and a norm's gradient through jax-triton and compiles them, for a card that is not there:
 python -m tests.model.lower_kernels CARD
 
-Any deprecation warning is an error. Prints the names of the kernels of both programs, and the copies of the KV cache in
+Any deprecation warning is an error. Prints the number of kernels of each program, and the copies of the KV cache in
 the program that decodes.
 """
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from optiml_jax.common.cards import CARDS
 from optiml_jax.inference import cache_attention
-from optiml_jax.model import attention, sharding, triton_call
+from optiml_jax.model import attention, norm, sharding, triton_call
 from optiml_jax.planning.compiled import compile_for_described, described_devices
 
 PAGES = 97  # a size that only arrays of the cache have
@@ -37,6 +37,10 @@ def decode(q_BHK, cache, position_B, reads):
     return jax.lax.fori_loop(0, 3, step, (q_BHK, cache))
 
 
+def normalise(x_BTD, scale_D, d_BTD):
+    return jax.vjp(norm.branch_norm, x_BTD, scale_D, scale_D)[1]((d_BTD, d_BTD))
+
+
 def main(card: str) -> None:
     warnings.simplefilter("error", DeprecationWarning)
     devices, kind = described_devices(CARDS[card], 1)
@@ -47,6 +51,7 @@ def main(card: str) -> None:
     triton_call.reason_against = lambda: None
     mesh = sharding.make_mesh(devices=devices)
     x, ids = jax.ShapeDtypeStruct((2, 512, 4, 80), jnp.bfloat16), jax.ShapeDtypeStruct((2, 512), jnp.int32)
+    stream, scale = jax.ShapeDtypeStruct((2, 512, 768), jnp.bfloat16), jax.ShapeDtypeStruct((768,), jnp.float32)
     q = jax.ShapeDtypeStruct((8, 4, 80), jnp.bfloat16)
     pages = jax.ShapeDtypeStruct((2, PAGES, 4, cache_attention.PAGE, 80), jnp.bfloat16)
     position_B = jax.ShapeDtypeStruct((8,), jnp.int32)
@@ -54,6 +59,7 @@ def main(card: str) -> None:
     for function, arguments, donated in (
         (attend, (x, x, x, ids, x), ()),
         (decode, (q, (pages, pages), position_B, reads), (1,)),
+        (normalise, (stream, scale, stream), ()),
     ):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             where = jax.NamedSharding(mesh, jax.P())
