@@ -190,6 +190,7 @@ def summary(setup: "Setup", plan: "Plan", device: str, card: "Card") -> dict[str
 
 def report(setup: "Setup", plan: "Plan", result: Mapping[str, Any], card: "Card") -> str:
     from optiml_jax.model.decoder import parameter_count
+    from optiml_jax.planning.collectives import overlapped_share
 
     axes = " x ".join(f"{size} {name}" for name, size in result["mesh"].items())
     micro = setup.computation.accumulation
@@ -212,9 +213,12 @@ def report(setup: "Setup", plan: "Plan", result: Mapping[str, Any], card: "Card"
         (f"limit ({card.description} less 10%)", card.limit_bytes),
     ]
     lines.append(table(("memory per device", "GiB", "bytes"), [(name, size / GIB, size) for name, size in memory]))
-    kinds = [(kind, n["count"], n["bytes"] / GIB) for kind, n in result["collectives"].items()]
+    kinds = [
+        (kind, n["count"], n["bytes"] / GIB, f"{overlapped_share(plan.collectives, kind):.0%}")
+        for kind, n in result["collectives"].items()
+    ]
     if kinds:
-        lines += ["", table(("collectives", "per step", "GiB sent per device"), kinds)]
+        lines += ["", table(("collectives", "per step", "GiB sent per device", "while kernels run"), kinds)]
         if any(collective.in_open_loop for collective in plan.collectives):
             lines.append("collectives in the head's loop over label chunks are counted once")
     seconds = [*plan.seconds.items(), ("step", result["step_seconds_estimate"])]

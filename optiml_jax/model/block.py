@@ -78,7 +78,7 @@ def block_forward(
     constrain = sharding.constrain
 
     x_BTD, y_BTD = block.attention_norm.branch(x_BTD) if config.pre_norm else (x_BTD, x_BTD)
-    y_BTD = constrain(y_BTD, "BTD")
+    y_BTD = gather_positions(y_BTD)
     # OPT scales the query, not the scores: the same in exact arithmetic, not in bf16.
     scaled = ((block.query, config.head_dim**-0.5), (block.key, 1.0), (block.value, 1.0))
     q_BTHK, k_BTHK, v_BTHK = (constrain(project(y_BTD, scale), "BTHK") for project, scale in scaled)
@@ -92,7 +92,7 @@ def block_forward(
         x_BTD = block.attention_norm(x_BTD)
 
     x_BTD, y_BTD = block.mlp_norm.branch(x_BTD) if config.pre_norm else (x_BTD, x_BTD)
-    y_BTD = constrain(y_BTD, "BTD")
+    y_BTD = gather_positions(y_BTD)
     activate = relu if config.activation == "relu" else gelu
     y_BTF = constrain(activate(block.up(y_BTD)), "BTF")
     y_BTD = block.down(y_BTF)
@@ -100,6 +100,14 @@ def block_forward(
     if not config.pre_norm:
         x_BTD = block.mlp_norm(x_BTD)
     return x_BTD, auxiliary
+
+
+def gather_positions(y_BTD: jax.Array) -> jax.Array:
+    """From positions sharded over the tensor axis to all positions on every device.
+
+    Constrained twice, before and after the gather: XLA by itself gathers the float32 numbers that the norm rounds.
+    """
+    return sharding.constrain(sharding.constrain(y_BTD, "BTD", sharding.RESIDUAL), "BTD")
 
 
 @jax.custom_vjp

@@ -22,6 +22,8 @@ BYTES = {
     "f64": 8,
 }  # default 4
 
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}  # launch nothing
+INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _COLLECTIVE = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _CALLED = re.compile(r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
@@ -41,6 +43,7 @@ class Collective:
       group: devices (by their number in the mesh) that take part together; the first such group.
       count: executions per step; loops of data-dependent length count once.
       in_open_loop: whether it lies in such a loop.
+      overlapped: whether the schedule has kernels between its start and its end, which run while data is sent.
     """
 
     kind: str
@@ -49,6 +52,7 @@ class Collective:
     group: tuple[int, ...]
     count: int
     in_open_loop: bool
+    overlapped: bool
 
 
 def collectives(text: str, devices: int) -> list[Collective]:
@@ -57,14 +61,15 @@ def collectives(text: str, devices: int) -> list[Collective]:
     instructions: list[Collective] = []
 
     def visit(name: str, times: int, in_open_loop: bool) -> None:
-        for line in lines[name]:
+        for number, line in enumerate(lines[name]):
             match = _COLLECTIVE.search(line)
             if match:
                 types, kind, started = match.groups()
                 group = _group(line, devices)
                 if len(group) > 1:
                     sent = _sent_bytes(kind, types, bool(started), len(group))
-                    instructions.append(Collective(kind, types, sent, group, times, in_open_loop))
+                    overlapped = bool(started) and _has_kernels_before_done(lines[name][number:])
+                    instructions.append(Collective(kind, types, sent, group, times, in_open_loop, overlapped))
                 continue
             trips = _TRIPS.search(line) if " while(" in line else None
             inner_times = times * int(trips[1]) if trips else times
@@ -77,6 +82,19 @@ def collectives(text: str, devices: int) -> list[Collective]:
     return instructions
 
 
+def _has_kernels_before_done(lines: list[str]) -> bool:
+    """Whether the schedule has kernels between an asynchronous collective, the first of `lines`, and its end."""
+    started = INSTRUCTION.match(lines[0])[1]
+    for line in lines[1:]:
+        match = INSTRUCTION.match(line)
+        operation, operands = match.groups()[2:] if match else ("tuple", "")
+        if operation.endswith("-done") and operands.startswith(f"%{started})"):
+            return False
+        if operation not in FREE and not operation.startswith(KINDS):
+            return True
+    return False
+
+
 def totals(instructions: list[Collective]) -> dict[str, dict[str, int]]:
     """Count and bytes sent per device and step, by kind."""
     sums = collections.defaultdict(lambda: {"count": 0, "bytes": 0})
@@ -84,6 +102,15 @@ def totals(instructions: list[Collective]) -> dict[str, dict[str, int]]:
         sums[instruction.kind]["count"] += instruction.count
         sums[instruction.kind]["bytes"] += instruction.count * instruction.sent_bytes
     return {kind: sums[kind] for kind in KINDS if kind in sums}
+
+
+def overlapped_share(instructions: list[Collective], kind: str) -> float:
+    """The share of the bytes sent by collectives of this kind that are sent while kernels run."""
+    sent = {
+        overlapped: sum(x.count * x.sent_bytes for x in instructions if x.kind == kind and x.overlapped is overlapped)
+        for overlapped in (False, True)
+    }
+    return sent[True] / sum(sent.values())
 
 
 def computations(text: str) -> tuple[dict[str, list[str]], str]:

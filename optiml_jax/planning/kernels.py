@@ -3,10 +3,8 @@
 import re
 from typing import NamedTuple
 
-from optiml_jax.planning.collectives import array_bytes, computations
+from optiml_jax.planning.collectives import FREE, INSTRUCTION, array_bytes, computations
 
-FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}  # launch nothing
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*)$")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _BODY = re.compile(r" while\(.*\bbody=%([\w.\-]+)")
 _CALLED = re.compile(r"\b(?:calls|to_apply)=%([\w.\-]+)")
@@ -40,7 +38,7 @@ def loop_kernels(text: str) -> Kernels:
 def _kernels(name: str, lines: dict[str, list[str]]) -> Kernels:
     types, count, total = {}, 0, 0
     for line in lines[name]:
-        match = _INSTRUCTION.match(line)
+        match = INSTRUCTION.match(line)
         if match is None:
             continue
         result, type_, operation, rest = match.groups()
@@ -68,7 +66,7 @@ def _parts(lines: list[str]) -> dict[int, int]:
     numbers = {name: int(number) for line in lines for name, number in _PARAMETER.findall(line)}
     read: dict[int, int] = {}
     for line in lines:
-        match, instruction = _PART.search(line), _INSTRUCTION.match(line)
+        match, instruction = _PART.search(line), INSTRUCTION.match(line)
         if match and instruction and match[1] in numbers:
             read[numbers[match[1]]] = array_bytes(instruction[2])
     return read

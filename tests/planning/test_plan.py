@@ -1,5 +1,6 @@
 """Plans against hand arithmetic, and the collectives of the compiled step. The GPU's need the extra [plan]."""
 
+import ast
 import dataclasses
 import importlib.util
 import json
@@ -19,7 +20,7 @@ from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.plan import read_setup
 from optiml_jax.planning import compiled as planning
-from optiml_jax.planning.collectives import array_bytes, collectives, totals
+from optiml_jax.planning.collectives import array_bytes, collectives, overlapped_share, totals
 from optiml_jax.planning.compiled import Setup, changes, make_plan, nearest_fit
 from optiml_jax.training import step
 from optiml_jax.training.optimizer import Optimization
@@ -72,6 +73,38 @@ def test_the_papers_runs_fit_the_papers_gpus(file, devices, rows):
     ]
     assert sum(collective.count for collective in gathers) == setup.computation.accumulation
     assert all(f"bf16{table}" in collective.types for collective in gathers)
+    rows = setup.local_rows
+    assert not any(f"f32[{rows},2048,{setup.model.model_dim}]" in gather.types for gather in plan.collectives)
+
+
+@needs_plugin
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", [(1, 8, 1), (1, 8, 8), (1, 64, 1)], ids=str)
+def test_collectives_run_beside_kernels(axes):
+    """With the flags of this project; a program of its own, because XLA reads them once."""
+    code = """if True:
+        import math, os, sys
+        from optiml_jax.common import xla_flags
+        xla_flags.set_defaults(os.environ)
+        from optiml_jax.common.cards import CARDS
+        from optiml_jax.model.config import OPTConfig
+        from optiml_jax.planning.collectives import overlapped_share, totals
+        from optiml_jax.planning.compiled import Setup, make_plan
+        from optiml_jax.training.optimizer import Optimization
+        from optiml_jax.training.step import Computation
+        axes = tuple(map(int, sys.argv[1:]))
+        model = OPTConfig(vocab_size=50272, layers=4, model_dim=4096, heads=32, ffn_dim=16384, max_positions=2048)
+        setup = Setup(model, Optimization(), Computation(), 8 * axes[1], 2048, axes)
+        plan = make_plan(setup, CARDS["a100-80gb"])
+        print({kind: overlapped_share(plan.collectives, kind) for kind in totals(plan.collectives)})
+    """
+    environ = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    words = [sys.executable, "-c", code, *map(str, axes)]
+    done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    shares = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert {"all-gather", "reduce-scatter"} <= shares.keys()
+    assert all(share > 0.75 for share in shares.values()), shares
 
 
 @needs_plugin
@@ -150,6 +183,8 @@ def test_the_text_of_a_program_is_read_with_its_loops_and_groups():
     text = """HloModule m
 %body (p: (s32[])) -> (s32[]) {
   %all-gather-start.1 = (bf16[8,64]{1,0}, bf16[32,64]{1,0}) all-gather-start(%p), replica_groups=[2,4]<=[4,2]T(1,0)
+  %element.1 = bf16[8]{0} get-tuple-element(%p), index=0
+  %product.1 = bf16[8]{0} fusion(%element.1), kind=kLoop, calls=%f
   %all-gather-done.1 = bf16[32,64]{1,0} all-gather-done(%all-gather-start.1)
 }
 %open (p: (s32[])) -> (s32[]) {
@@ -158,19 +193,21 @@ def test_the_text_of_a_program_is_read_with_its_loops_and_groups():
 ENTRY %main (x: f32[8]) -> f32[8] {
   %while.1 = (s32[]) while(%x), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"5"}}
   %while.2 = (s32[]) while(%x), condition=%c, body=%open
-  ROOT %all-reduce.1 = f32[100]{0} all-reduce(%x), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
+  %all-reduce-start.1 = f32[100]{0} all-reduce-start(%x), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
+  %element.2 = bf16[8]{0} get-tuple-element(%x), index=0
+  ROOT %all-reduce.1 = f32[100]{0} all-reduce-done(%all-reduce-start.1)
 }
 """
     operations = collectives(text, 8)
     assert array_bytes("(f32[2,3]{1,0}, pred[], bf16[5])") == 24 + 1 + 10
-    assert [
-        (operation.kind, operation.count, operation.sent_bytes, operation.group, operation.in_open_loop)
-        for operation in operations
-    ] == [
-        ("all-gather", 5, 4096 * 3 // 4, (0, 2, 4, 6), False),
-        ("reduce-scatter", 1, 64 * 4 * 3 // 4, (0, 1, 2, 3), True),
-        ("all-reduce", 1, 2 * 400 * 7 // 8, tuple(range(8)), False),
+    assert [(operation.kind, operation.count, operation.sent_bytes, operation.group) for operation in operations] == [
+        ("all-gather", 5, 4096 * 3 // 4, (0, 2, 4, 6)),
+        ("reduce-scatter", 1, 64 * 4 * 3 // 4, (0, 1, 2, 3)),
+        ("all-reduce", 1, 2 * 400 * 7 // 8, tuple(range(8))),
     ]
+    assert [operation.in_open_loop for operation in operations] == [False, True, False]
+    assert [operation.overlapped for operation in operations] == [True, False, False]
+    assert overlapped_share(operations, "all-gather") == 1 and overlapped_share(operations, "all-reduce") == 0
 
 
 def test_dimensions_that_do_not_divide_are_refused_with_the_numbers():

@@ -150,9 +150,10 @@ def test_answers_are_those_of_the_peer_in_either_precision(precision, tmp_path):
 
 
 def test_xla_flags_are_defaults():
+    others = "--xla_gpu_enable_latency_hiding_scheduler=true"
     for given, want in (
-        ({}, "--xla_gpu_enable_triton_gemm=false"),
-        ({"XLA_FLAGS": "--xla_gpu_enable_triton_gemm=true --a"}, "--xla_gpu_enable_triton_gemm=true --a"),
+        ({}, f"--xla_gpu_enable_triton_gemm=false {others}"),
+        ({"XLA_FLAGS": "--xla_gpu_enable_triton_gemm=true --a"}, f"--xla_gpu_enable_triton_gemm=true --a {others}"),
     ):
         xla_flags.set_defaults(given)
         assert given["XLA_FLAGS"] == want and given[xla_flags.MEMORY] == "0.9"

@@ -12,9 +12,6 @@ python=${PYTHON:-.venv/bin/python}
 mkdir -p "$study"
 common=(--gin.CACHE_DIR="$study/cache" --gin.TOKENIZER="$tokenizer")
 [ "$size" = quick ] || common+=(--gin_file="experiments/small_study_$size.gin")
-# Every step on a CPU asks for fresh pages of memory, a tenth of its time, unless glibc keeps what was freed.
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
-export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-100000000000}
 started=$(date +%s)
 $python -m tools.small_study.data --data_dir="$data_dir" --size="$size" --output="$study/data"
 $python -m optiml_jax.train --gin_file=experiments/small_study_text.gin --gin.DATA_DIR="$study/data" \
