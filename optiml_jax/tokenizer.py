@@ -47,7 +47,8 @@ def _to_bytes(ids: Sequence[int]) -> bytes:
 
 
 def join(source: str, target: str, separator: str = " ") -> tuple[str, str]:
-    """Returns source and target as they meet in an example: joined by one space, or by the source's own line break.
+    """Returns source and target as they meet in an example: joined by one space, or by the white space that the source
+    ends in (other than spaces) or that the target starts with.
 
     With another `separator` the source is unchanged and the separator stands before the target.
 
@@ -57,7 +58,7 @@ def join(source: str, target: str, separator: str = " ") -> tuple[str, str]:
     if separator != " ":
         return source, separator + target
     source = source.rstrip(" ")
-    return source, target if not source or source[-1].isspace() else " " + target
+    return source, target if not source or source[-1].isspace() or target[:1].isspace() else " " + target
 
 
 class Tokenizer:

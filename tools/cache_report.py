@@ -32,6 +32,7 @@ def mixture_report(result: build.CacheResult, seconds: float) -> str:
         *_folded(HEADER, rows, totals, 2, beside.with_suffix(".txt")),
         "",
         *_skipped(skipped, sum(s["skipped_count"] for s in stats), result.left_out, beside.with_suffix(".skipped.txt")),
+        *(f"note: {text}" for text in result.notes),
         coverage_text(result.manifest.coverage),
         *filter(None, [shares_text(result.manifest)]),
     ]

@@ -37,6 +37,7 @@ class CacheOptions:
       row_length: length of the chunks of documents that are longer than a row (`Task.longer`).
       all_templates: includes templates that alter the original task (PromptSource, FLAN).
       t0_truncation: truncates fields of PromptSource's rows to 2,048 characters, as for T0.
+      fields: of a user's own records: "column=field, ..." for columns of other names ("ask=prompt, reply=completion").
       allow_bad_records, allow_empty_tasks: see `Pool`.
       missing_benchmarks: what to do with benchmarks of a mixture whose data are missing: "refuse" or "leave_out".
       review: a file of decisions on pairs of tasks (`tasks/catalog/review.py`), in addition to the project's.
@@ -47,6 +48,7 @@ class CacheOptions:
     row_length: int = _option(2_048, "length of the pieces of longer documents (2048)")
     all_templates: bool = _option(False, "also use templates that alter the original task (PromptSource, FLAN)")
     t0_truncation: bool = _option(False, "cut fields of PromptSource to 2,048 characters, as T0 did")
+    fields: str | None = _option(None, "columns of own data under other names: ask=prompt,reply=completion")
     allow_bad_records: bool = _option(False, "skip bad records even if more than 1%% of a split is unusable")
     allow_empty_tasks: bool = _option(False, "leave out tasks without usable instances")
     missing_benchmarks: str = _option(

@@ -1,112 +1,147 @@
-"""A user's own data: files of rows (`tasks/reading/records.py`), in common formats.
+"""A user's own data: files of rows (`tasks/reading/records.py`) in common forms (`tasks/reading/own_forms.py`).
 
-- instruction: `{"instruction", "input", "output"}` (Alpaca) or `{"instruction", "context", "response"}` (Dolly);
-- prompt: `{"prompt", "completion"}`, unchanged;
-- chat: `{"messages": [{"role", "content"}]}`, or `{"conversations": [{"from", "value"}]}` (ShareGPT). A conversation is
-  one training example, in which every turn of the assistant is a label; held out for evaluation, each of these turns is
-  a question, after everything that was said before it. A turn of weight 0 is not a label.
+A conversation is one training example, in which every turn of the assistant is a label; held out for evaluation, each
+of these turns is a question, after everything that was said before it. A text alone is learned whole, and asks nothing.
 
-A record may also have `candidates` (a list of answers to rank), `references` (further accepted answers),
-`metric` (the same in all records of a file) and `category`. A file is a task; a file whose records have categories is
-one task per category. A folder with `train.jsonl`, `validation.jsonl`, ... is one task with these splits; without a
-validation split, a tenth of the records, at most 100, is held out.
+A file is a task; a file whose records have categories is one task per category. A folder with `train.jsonl` and other
+splits is one task; without a validation split, a tenth of the questions, at most 100, is held out.
 """
 
+import collections
+import dataclasses
 import functools
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from optiml_jax.common.errors import DataError, UserError
+from optiml_jax.common.errors import DataError
+from optiml_jax.common.tables import first_few
 from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.evaluation.prompts.ledger import RANK
-from tasks.catalog.registry import Benchmark, CatalogRow, slug, task_name
+from optiml_jax.tokenizer import join
+from tasks.catalog.registry import Benchmark, CatalogRow, task_name
 from tasks.example import Example, Record, Skipped, Template
 from tasks.prompting import prompts
-from tasks.reading import records
+from tasks.reading import own_forms, records
 from tasks.reading.fields import UnusableError
+from tasks.reading.own_forms import CHAT, FORMS, INSTRUCTION, PROMPT, TEXT
 from tasks.task import Task
 
 NAME = "jsonl"
 OWN_LAYOUT = True  # a data directory without a folder of this name is itself the folder or file
 HELD_OUT, HELD_OUT_SHARE = 100, 10  # maximum number of held-out instances, and one in this many
 MOST_CATEGORIES = 1000
-SPLITS = ("train", "validation", "test")
-
-INSTRUCTION = (("instruction", "input", "output"), ("instruction", "context", "response"))
-PROMPT = ("prompt", "completion")
-CHAT = (("messages", "role", "content"), ("conversations", "from", "value"))
-ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-SPOKEN = {"user": "User: ", "assistant": "Assistant: ", "system": ""}
-FORMS = '{"instruction", "input", "output"}, {"prompt", "completion"} or {"messages": [{"role", "content"}]}'
+UNKNOWN = "unknown"  # the category of records without one, in a file that has categories
+SUFFIXES = (*records.SUFFIXES, *records.TABLES)
+SPLITS = {  # names of files -> split
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "eval"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+SPOKEN = {"user": "User:", "assistant": "Assistant:", "system": "", "tool": "Tool:"}
+SIGNS = {"+": " plus ", "#": " sharp "}  # C, C++ and C# are three categories
 
 
 def discover(directory: Path, options: CacheOptions) -> Benchmark:
-    """Discovers the tasks of a file or folder. Reads the start of every file, and all of a file with categories.
+    """Discovers the tasks of a file or folder. Reads every file once.
 
     Raises:
       DataError: there is no readable file.
+      UserError: the option `fields` is none.
     """
+    renamed = own_forms.parse_fields(options.fields)
     tasks: dict[str, Task] = {}
-    left_out = []
-    for stem, splits in _sources(directory):
+    left_out, notes = [], []
+    for stem, splits in _sources(directory, left_out):
         files = tuple(file for paths in splits.values() for file in paths)
-        first = next((record for record in _records(files) if isinstance(record, Record)), None)
-        if first is None:
-            skipped = next(_records(files), Skipped(str(files[0]), "the file is empty"))
-            left_out.append(Skipped(skipped.where, f"{skipped.reason}; no record of {stem} can be used"))
+        survey = _survey(_stamp(files), tuple(renamed.items()))
+        if survey.metric is None:
+            left_out.append(Skipped(survey.fault.where, f"{survey.fault.reason}; no record of {stem} can be used"))
             continue
-        for category in _categories(_stamp(files)) if "category" in first.fields else (None,):
-            task = _task(stem, category, splits, first.fields["metric"], options)
+        for category in survey.categories or (None,):
+            task = _task(stem, category, splits, survey.metric, options, renamed)
             if task.name in tasks:
                 raise DataError(f"{files[0]}: the task {task.name} is that of {tasks[task.name].files[0]}; rename one")
             tasks[task.name] = task
+            if "train" in splits and task.splits == ("train",) and options.held_out_instances != 0:
+                notes.append(f"{task.name}: nothing is held out for evaluation, because it has {survey.few(category)}")
+        notes += (f"{files[0]}: {text}" for text in survey.notes())
     if not tasks:
         listed = f" ({left_out[0].where}: {left_out[0].reason})" if left_out else ""
         raise DataError(f"{directory}: no records of the form {FORMS}{listed}")
-    return Benchmark(tasks, tuple(left_out), {name: _row(task) for name, task in tasks.items()})
+    return Benchmark(tasks, tuple(left_out), {name: _row(task) for name, task in tasks.items()}, notes=tuple(notes))
 
 
-def _sources(directory: Path) -> Iterator[tuple[str, dict[str, tuple[Path, ...]]]]:
+def _sources(directory: Path, left_out: list[Skipped]) -> Iterator[tuple[str, dict[str, tuple[Path, ...]]]]:
     """Returns names and splits of the data sets in a folder; a single file is a data set."""
     if directory.is_file():
-        if (name := records.stem(directory)) is None:
-            raise DataError(f"{directory}: not one of {', '.join(records.SUFFIXES)}")
+        if (name := records.stem(directory, SUFFIXES)) is None:
+            raise DataError(f"{directory}: not one of {', '.join(SUFFIXES)}")
         yield name, {"train": (directory,)}
         return
-    splits = records.splits(directory)
-    if set(splits) & set(SPLITS):  # the folder is a single data set
+    named = records.splits(directory, SUFFIXES)
+    if splits := _splits(named, left_out):  # the folder is a single data set
         yield directory.name, splits
         return
-    for name, files in splits.items():
+    for name, files in named.items():
         yield name, {"train": files}
-    for folder in sorted(path for path in directory.iterdir() if path.is_dir() and path.name not in splits):
-        if set(folder_splits := records.splits(folder)) & set(SPLITS):
-            yield folder.name, folder_splits
+    for folder in sorted(path for path in directory.iterdir() if path.is_dir() and path.name not in named):
+        if splits := _splits(records.splits(folder, SUFFIXES), left_out):
+            yield folder.name, splits
 
 
-def _task(stem: str, category: str | None, splits: Mapping[str, Any], metric: Metric, options: CacheOptions) -> Task:
-    splits = {split: splits[split] for split in SPLITS if split in splits}
+def _splits(named: Mapping[str, tuple[Path, ...]], left_out: list[Skipped]) -> dict[str, tuple[Path, ...]]:
+    """The splits of a folder by their usual names; none, if its files are data sets of their own."""
+    splits: dict[str, tuple[Path, ...]] = {}
+    for name, files in named.items():
+        if (split := SPLITS.get(name.lower())) is not None:
+            splits[split] = (*splits.get(split, ()), *files)
+    others = [file for name, files in named.items() if name.lower() not in SPLITS for file in files]
+    if others and "train" not in splits:
+        return {}
+    known = ", ".join(SPLITS)
+    left_out += (Skipped(str(file), f"beside a train split, files are splits: {known}") for file in others)
+    return {split: splits[split] for split in ("train", "validation", "test") if split in splits}
+
+
+def _task(
+    stem: str,
+    category: str | None,
+    splits: Mapping[str, tuple[Path, ...]],
+    metric: Metric,
+    options: CacheOptions,
+    renamed: Mapping[str, str],
+) -> Task:
     files = tuple(file for paths in splits.values() for file in paths)
-    name = task_name(NAME, stem if category is None else f"{stem}.{slug(category)}")
-    carved = 0 if "validation" in splits or "train" not in splits else options.held_out_instances
+    name = task_name(NAME, stem if category is None else f"{stem}.{category}", ascii_only=False)
+    part = _Part(name, category, metric, tuple(renamed.items()))
+    carves = "train" in splits and "validation" not in splits
+    carved = options.held_out_instances if carves else 0
+    holds_out = carves and carved != 0 and _last_held_out(part, _stamp(splits["train"]), carved) >= 0
     return Task(
         name=name,
         benchmark=NAME,
-        category=slug(stem if category is None else category) or "unknown",
+        category=category or category_name(stem) or UNKNOWN,
         source=stem,
         files=files,
-        splits=tuple(split for split in SPLITS if split in splits or (split == "validation" and carved != 0)),
+        splits=(*splits, *(["validation"] if holds_out else [])),
         templates=(Template("own", metric, output_type=RANK),),
-        read=functools.partial(_read, name, splits, category, metric, carved),
-        render=functools.partial(render, name, functools.partial(_shares_instruction, _stamp(files), category, metric)),
+        read=functools.partial(_read, part, splits, carved),
+        render=functools.partial(render, name, functools.partial(_shares_instruction, part, _stamp(files))),
         options=options,
-        options_used=("held_out_instances",),
+        options_used=("held_out_instances", "fields"),
         demonstrations="train" if "train" in splits else next(iter(splits)),
     )
+
+
+def category_name(text: str) -> str:
+    """A category as part of a task's name: as `registry.slug`, with letters of every script and the names of signs."""
+    text = "".join(SIGNS.get(letter, letter) for letter in unicodedata.normalize("NFKC", text).lower())
+    words = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in text).split()
+    return "_".join(words or [f"u{ord(letter):x}" for letter in text.strip()])
 
 
 def _row(task: Task) -> CatalogRow:
@@ -119,79 +154,109 @@ def _stamp(files: Sequence[Path]) -> tuple[tuple[Path, int, int], ...]:
     return tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What the files of a data set contain.
+
+    Attributes:
+      metric: of the first usable record; None if there is none.
+      fault: the first unusable record, if there is no usable one.
+      categories: names of the categories in order of appearance; empty if no record has one.
+      questions: number of records that ask something, by category.
+      unused: number of records in which a field is not read, by field.
+    """
+
+    metric: Metric | None
+    fault: Skipped
+    categories: tuple[str, ...]
+    questions: Mapping[str | None, int]
+    unused: Mapping[str, int]
+
+    def few(self, category: str | None) -> str:
+        """Why nothing of a category is held out."""
+        count = self.questions.get(category, 0)
+        return f"{count} questions, fewer than {HELD_OUT_SHARE}" if count else "texts without a question"
+
+    def notes(self) -> list[str]:
+        """A line about the fields that are not read."""
+        fields = [f"{name} ({count:,} records)" for name, count in sorted(self.unused.items())]
+        return [f"fields that are not used: {first_few(fields, 20)}"] if fields else []
+
+
 @functools.lru_cache(maxsize=1024)
-def _categories(stamp: tuple[tuple[Path, int, int], ...]) -> tuple[str, ...]:
-    """Returns the categories of a data set, in order of appearance."""
+def _survey(stamp: tuple[tuple[Path, int, int], ...], renamed: tuple[tuple[str, str], ...]) -> Survey:
+    """Reads the files of a data set.
+
+    Raises:
+      DataError: it has too many categories.
+    """
     files = tuple(file for file, *_ in stamp)
-    names: dict[str, str] = {}
-    for record in _records(files):
-        if isinstance(record, Record):
-            names.setdefault(slug(record.fields.get("category", "")) or "unknown", record.fields.get("category", ""))
+    metric, fault = None, Skipped(str(files[0]), "the file is empty")
+    names: dict[str, None] = {}
+    questions, unused = collections.Counter(), collections.Counter()
+    for record in _records(files, renamed):
+        if isinstance(record, Skipped):
+            fault = fault if fault.reason != "the file is empty" else record
+            continue
+        metric = metric or record.fields["metric"]
+        category = record.fields.get("category")
+        name = UNKNOWN if category is None else category_name(category) or UNKNOWN
+        names.setdefault(name)
         if len(names) > MOST_CATEGORIES:
             raise DataError(f"{files[0]}: more than {MOST_CATEGORIES:,} categories; is `category` a free text?")
-    return tuple(names)
+        questions[name] += record.fields["form"] != TEXT
+        unused.update(set(record.fields["unused"]))
+    if names.keys() <= {UNKNOWN}:
+        return Survey(metric, fault, (), {None: questions[UNKNOWN]}, unused)
+    return Survey(metric, fault, tuple(names), questions, unused)
 
 
-def _read(
-    task: str,
-    splits: Mapping[str, tuple[Path, ...]],
-    category: str | None,
-    metric: Metric,
-    carved: int | None,
-    split: str,
-) -> Iterator[Record | Skipped]:
-    """Reads a split. `carved`: number of instances of "train" that form the validation split; None: the default."""
-    files = splits.get(split, splits.get("train", ()))
-    from_train = split == "train" or split not in splits
-    last = _last(task, _stamp(files), category, metric, carved) if from_train and carved != 0 else -1
-    for record in _of_task(files, category, metric):
-        if isinstance(record, Skipped):
-            if split in splits:
-                yield record
-        elif not from_train or (_draw(task, record) <= last) == (split == "validation"):
-            # Records are named by their number in the split's files; the prefix tells those of several splits apart.
-            named = record if from_train else Record(f"{split}-{record.id}", record.fields)
-            yield from [named] if split == "train" else _questions(named)
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """The records of one task in the files of a data set.
 
+    Attributes:
+      task: its name.
+      category: None if the records have none.
+      metric: the one that all of them must have.
+      renamed: `own_forms.parse_fields`, as pairs.
+    """
 
-def _questions(record: Record) -> Iterator[Record]:
-    """A record as questions: one for each label of a conversation."""
-    if record.fields["form"] != "chat" or len(record.fields["labels"]) == 1:
-        yield record
-        return
-    turns = record.fields["turns"]
-    for number, label in enumerate(record.fields["labels"], start=1):
-        fields = {"turns": turns[: label + 1], "labels": (label,), "references": (turns[label][1].strip(),)}
-        yield Record(f"{record.id}.{number}", {**record.fields, **fields})
+    task: str
+    category: str | None
+    metric: Metric
+    renamed: tuple[tuple[str, str], ...]
 
+    def records(self, files: Sequence[Path]) -> Iterator[Record | Skipped]:
+        """Yields the task's records; unusable records are counted with every category of the file."""
+        for record in _records(files, self.renamed):
+            if isinstance(record, Record):
+                if self.category is not None and _category(record) != self.category:
+                    continue
+                if record.fields["metric"] != self.metric:
+                    what = f"metric {record.fields['metric']}, but {self.metric} in the first record of the file"
+                    record = Skipped(record.fields["where"], f"{what}; a task has one")
+            yield record
 
-def _of_task(files: Sequence[Path], category: str | None, metric: Metric) -> Iterator[Record | Skipped]:
-    """Yields the records of one category; unusable records are counted with every category of the file."""
-    for record in _records(files):
-        if isinstance(record, Record):
-            if category is not None and (slug(record.fields.get("category", "")) or "unknown") != category:
-                continue
-            if record.fields["metric"] != metric:
-                what = f"metric {record.fields['metric']}, but {metric} in the first record of the file"
-                record = Skipped(record.fields["where"], f"{what}; a task has one")
-        yield record
+    def draw(self, record: Record) -> int:
+        """Records with the same question have the same draw, and are in the same split."""
+        return prompts.draw("held out", self.task, record.fields["question"])
 
 
 @functools.lru_cache(maxsize=4096)
-def _last(task: str, stamp: tuple, category: str | None, metric: Metric, carved: int | None) -> int:
-    """Returns the largest draw of a held-out record. Records with the same question have the same draw and split."""
-    records = _of_task([file for file, *_ in stamp], category, metric)
-    draws = (_draw(task, record) for record in records if isinstance(record, Record))
-    distinct = np.unique(np.fromiter(draws, np.uint64))
+def _last_held_out(part: _Part, stamp: tuple, carved: int | None) -> int:
+    """The largest draw of a held-out question, -1 if there is none. `carved`: their number; None: the default."""
+    usable = (record for record in part.records([file for file, *_ in stamp]) if isinstance(record, Record))
+    distinct = np.unique(np.fromiter((part.draw(record) for record in usable if _asks(record)), np.uint64))
     share = min(HELD_OUT, len(distinct) // HELD_OUT_SHARE) if carved is None else min(carved, len(distinct))
     return int(distinct[share - 1]) if share else -1
 
 
 @functools.lru_cache(maxsize=4096)
-def _shares_instruction(stamp: tuple, category: str | None, metric: Metric) -> bool:
-    """Whether all records of a task have the same instruction, after which demonstrations can be inserted."""
+def _shares_instruction(part: _Part, stamp: tuple) -> bool:
+    """Whether all records have the same instruction, after which demonstrations can be inserted."""
     first = None
-    for record in _of_task([file for file, *_ in stamp], category, metric):
+    for record in part.records([file for file, *_ in stamp]):
         if isinstance(record, Record):
             instruction = record.fields.get("instruction")
             if instruction is None or first not in (None, instruction):
@@ -200,137 +265,96 @@ def _shares_instruction(stamp: tuple, category: str | None, metric: Metric) -> b
     return True
 
 
-def _draw(task: str, record: Record) -> int:
-    return prompts.draw("held out", task, record.fields["question"])
+def _category(record: Record) -> str:
+    return category_name(record.fields["category"]) if "category" in record.fields else UNKNOWN
 
 
-def _records(files: Sequence[Path]) -> Iterator[Record | Skipped]:
-    """Yields every record of the files, in any format.
+def _asks(record: Record) -> bool:
+    return record.fields["form"] != TEXT
 
-    A record's fields: `where`, `form`, `question` (which no other split may have), `references`, `candidates`,
-    `metric`, `category` if it has one; `instruction` and `input`, `prompt`, or `turns` up to the last answer and the
-    indices of those that are `labels`.
-    """
+
+def _records(files: Sequence[Path], renamed: Sequence[tuple[str, str]]) -> Iterator[Record | Skipped]:
+    """Yields every record of the files, with `where` and the fields of `own_forms.read_form`."""
+    names = dict(renamed)
     for row in records.read(files):
         if isinstance(row, Skipped):
             yield row
             continue
         try:
-            yield Record(str(row.number), {"where": row.where, **_fields(row.values)})
+            yield Record(str(row.number), {"where": row.where, **own_forms.read_form(row.values, names)})
         except UnusableError as error:
             yield Skipped(row.where, str(error))
 
 
-def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a record (`_records`)."""
-    if (chat := next((names for names in CHAT if names[0] in values), None)) is not None:
-        return _conversation(values, *chat)
-    if names := next((names for names in INSTRUCTION if names[0] in values and names[2] in values), None):
-        instruction, text = _text(values, names[0]), _text(values, names[1], optional=True)
-        if not (instruction + text).strip():
-            raise UnusableError(f"{names[0]} is empty")
-        fields = {
-            "form": "instruction",
-            "instruction": instruction,
-            "input": text,
-            "question": f"{instruction}\0{text}",
-        }
-        return fields | _answers(values, values[names[2]], names[2])
-    if all(name in values for name in PROMPT):
-        prompt = _text(values, PROMPT[0])
-        fields = {"form": "prompt", "prompt": prompt, "question": prompt}
-        return fields | _answers(values, values[PROMPT[1]], PROMPT[1])
-    raise UnusableError(f"has {', '.join(sorted(values)[:6]) or 'nothing'}, which is none of {FORMS}")
+def _read(
+    part: _Part, splits: Mapping[str, tuple[Path, ...]], carved: int | None, split: str
+) -> Iterator[Record | Skipped]:
+    """Reads a split. `carved`: number of questions of "train" that form the validation split; None: the default."""
+    files = splits.get(split, splits.get("train", ()))
+    from_train = split == "train" or split not in splits
+    last = _last_held_out(part, _stamp(files), carved) if from_train and carved != 0 else -1
+    for record in part.records(files):
+        if isinstance(record, Skipped):
+            if split in splits:
+                yield record
+        elif not from_train or (_asks(record) and part.draw(record) <= last) == (split == "validation"):
+            # Records are named by their number in the split's files; the prefix tells those of several splits apart.
+            named = record if from_train else Record(f"{split}-{record.id}", record.fields)
+            yield from [named] if split == "train" else _questions(named)
 
 
-def _conversation(values: Mapping[str, Any], key: str, speaker: str, content_key: str) -> dict[str, Any]:
-    """The fields of a conversation. Conversations that open in the same way have the same question, and split."""
-    messages = values[key]
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise UnusableError(f"{key} is no list of objects")
-    turns: list[tuple[str, str]] = []
-    labels = []
-    for message in messages:
-        role = message.get(speaker)
-        if role not in ROLES:
-            raise UnusableError(f"a message of {speaker} {role!r}; known: {', '.join(ROLES)}")
-        text = _text(message, content_key)
-        if ROLES[role] == "assistant" and turns and message.get("weight", 1) and text.strip():
-            labels.append(len(turns))
-        turns.append((ROLES[role], text))
-    if not labels:
-        raise UnusableError("no turn of the assistant to learn")
-    fields = {"form": "chat", "turns": tuple(turns[: labels[-1] + 1]), "labels": tuple(labels)}
-    return fields | {"question": repr(turns[: labels[0]])} | _answers(values, turns[labels[-1]][1], content_key)
-
-
-def _answers(values: Mapping[str, Any], output: Any, name: str) -> dict[str, Any]:
-    """Returns references, candidates, metric and category of a record."""
-    references = [*_list(output, name), *_list(values.get("references") or [], "references")]
-    references = list(dict.fromkeys(text.strip() for text in references if text.strip()))
-    if not references:
-        raise UnusableError(f"{name} is empty")
-    candidates = values.get("candidates")
-    if candidates is not None:
-        candidates = tuple(dict.fromkeys(text.strip() for text in _list(candidates, "candidates")))
-        if len(candidates) < 2 or not set(candidates) & set(references):
-            raise UnusableError("candidates must be two or more, one of them the output")
-    try:
-        metric = Metric.parse(values.get("metric") or ("rouge_l" if candidates is None else "accuracy"))
-    except UserError as error:
-        raise UnusableError(str(error)) from None
-    fields = {"references": tuple(references), "candidates": candidates, "metric": metric}
-    category = values.get("category")
-    if category is not None and not isinstance(category, str):
-        raise UnusableError(f"category is {type(category).__name__}, not text")
-    return fields | ({} if category is None else {"category": category})
-
-
-def _text(values: Mapping[str, Any], name: str, optional: bool = False) -> str:
-    text = values.get(name)
-    if text is None and optional:
-        return ""
-    if not isinstance(text, str):
-        raise UnusableError(f"{name} is {type(text).__name__}, not text" if name in values else f"lacks {name}")
-    return text
-
-
-def _list(value: Any, name: str) -> list[str]:
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise UnusableError(f"{name} is neither text nor a list of texts")
-    return texts
+def _questions(record: Record) -> Iterator[Record | Skipped]:
+    """A record as questions: one for each label of a conversation."""
+    if not _asks(record):
+        yield Skipped(record.fields["where"], "a text asks nothing that could be evaluated")
+        return
+    if record.fields["form"] != CHAT or len(record.fields["labels"]) == 1:
+        yield record
+        return
+    turns = record.fields["turns"]
+    for number, label in enumerate(record.fields["labels"], start=1):
+        fields = {"turns": turns[: label + 1], "labels": (label,), "references": (own_forms.trim(turns[label][1]),)}
+        yield Record(f"{record.id}.{number}", {**record.fields, **fields})
 
 
 def render(
     task: str, shared_instruction: Callable[[], bool], record: Record, template: Template, worded_as: str | None = None
 ) -> Example:
-    """Renders a record: instructions are phrased as in the paper (2.4), prompts and chats are unchanged.
+    """Renders a record: instructions are phrased as in the paper (2.4), prompts, chats and texts are unchanged.
 
     Args:
       shared_instruction: whether all records of the task have the same instruction.
     """
     fields = record.fields
-    if fields["form"] == "chat":
+    if fields["form"] == CHAT:
         return _render_conversation(record)
     target = prompts.pick("reference", task, record.id, fields["references"])
     own_start = 0
-    if fields["form"] == "instruction":
+    if fields["form"] == INSTRUCTION:
         wording = worded_as or record.id
-        source, own_start = prompts.task_level_source(task, wording, fields["instruction"], fields["input"])
+        texts = fields["instruction"], own_forms.trim(fields["input"])
+        source, own_start = prompts.task_level_source(task, wording, *texts, indented=True)
         own_start = own_start if shared_instruction() else 0
     else:
-        source = fields["prompt"]
+        source = fields["prompt"] if fields["form"] == PROMPT else ""
     return Example(record.id, source, target, fields["references"], fields["candidates"], input_start=own_start)
 
 
 def _render_conversation(record: Record) -> Example:
     fields = record.fields
-    lines = [SPOKEN[role] + text.strip() for role, text in fields["turns"]]
-    answers = [fields["turns"][label][1].strip() for label in fields["labels"]]
-    sources = ["\n".join([*lines[:label], "Assistant:"]) for label in fields["labels"]]
-    ends = [0, *(len(source) + 1 + len(answer) for source, answer in zip(sources, answers))]  # of each answer
-    earlier = tuple((source[end:], answer) for source, answer, end in zip(sources[:-1], answers, ends))
-    return Example(
-        record.id, sources[-1], answers[-1], fields["references"], fields["candidates"], earlier_turns=earlier
+    spoken = [join(SPOKEN[role], own_forms.trim(text)) for role, text in fields["turns"]]
+    text, starts, ends = "", [], []  # of the answers
+    for name, said in spoken:
+        text += ("\n" if text else "") + name
+        starts.append(len(text))
+        text += said
+        ends.append(len(text))
+    labels = fields["labels"]
+    before = [0, *(ends[label] for label in labels)]
+    earlier = tuple(
+        (text[start : starts[label]], own_forms.trim(fields["turns"][label][1]))
+        for start, label in zip(before, labels[:-1])
     )
+    answer = own_forms.trim(fields["turns"][labels[-1]][1])
+    source = text[: starts[labels[-1]]]
+    return Example(record.id, source, answer, fields["references"], fields["candidates"], earlier_turns=earlier)

@@ -46,6 +46,7 @@ class CacheResult:
     written: list[Task]
     renderings: Mapping[str, Rendering]
     left_out: tuple[Skipped, ...]
+    notes: tuple[str, ...]
     manifest: Manifest
     path: Path
     seconds: float
@@ -116,7 +117,7 @@ def run(
         elif not path.exists() or Manifest.read(path).tasks != sizes:
             raise UserError(f"{cache_dir}: mixture {mixture.name} is not cached as it is now")
     left_out = (*discovered.left_out, *mixture.not_drawn(discovered))
-    return CacheResult(tasks, pending, renderings, left_out, manifest, path, seconds)
+    return CacheResult(tasks, pending, renderings, left_out, discovered.notes, manifest, path, seconds)
 
 
 def _size(cache_dir: Path, task: Task, rendering: Rendering) -> TaskSize:

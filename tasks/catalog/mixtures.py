@@ -177,7 +177,10 @@ def merge(discovered: Iterable[Benchmark]) -> Benchmark:
     tasks = {name: task for benchmark in discovered for name, task in benchmark.tasks.items()}
     rows = {name: row for benchmark in discovered for name, row in benchmark.rows.items()}
     left_out = tuple(skipped for benchmark in discovered for skipped in benchmark.left_out)
-    return Benchmark(tasks, left_out, rows, tuple(name for benchmark in discovered for name in benchmark.missing))
+    missing = tuple(name for benchmark in discovered for name in benchmark.missing)
+    return Benchmark(
+        tasks, left_out, rows, missing, tuple(text for benchmark in discovered for text in benchmark.notes)
+    )
 
 
 PARTS = {  # of 100 parts of instructions: paper 4.3 (Table 5), one of them for reasoning as in 4.6

@@ -68,12 +68,14 @@ class Benchmark:
       rows: entries of the official lists (the folder's, else the catalog's) for every task of the benchmark, with or
         without data. Mixtures and suites take their defaults from them.
       missing: benchmarks of a mixture that are left out because their data are missing.
+      notes: lines about what is read that a user should know.
     """
 
     tasks: dict[str, Task]
     left_out: tuple[Skipped, ...] = ()
     rows: Mapping[str, CatalogRow] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def listed(self, *splits: str) -> list[Task]:
         """The tasks that have data and are listed in one of these splits."""
@@ -147,9 +149,9 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
-def task_name(benchmark: str, stem: str) -> str:
+def task_name(benchmark: str, stem: str, ascii_only: bool = True) -> str:
     """Registered name of a raw task file; seqio allows no "-" and no other punctuation."""
-    return f"{benchmark}." + re.sub(r"[^\w.:#]", "_", stem, flags=re.ASCII)
+    return f"{benchmark}." + re.sub(r"[^\w.:#]", "_", stem, flags=re.ASCII if ascii_only else 0)
 
 
 def benchmark_names() -> list[str]:

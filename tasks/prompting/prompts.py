@@ -31,15 +31,20 @@ def pick(purpose: str, task: str, example_id: str, options: Sequence[T]) -> T:
     return options[draw(purpose, task, example_id) % len(options)] if len(options) > 1 else options[0]
 
 
-def task_level_source(task: str, example_id: str, definition: str, text: str) -> tuple[str, int]:
+def task_level_source(
+    task: str, example_id: str, definition: str, text: str, indented: bool = False
+) -> tuple[str, int]:
     """Source for a benchmark with one definition per task: opener, definition, line break, marker, input, delimiter.
+
+    Args:
+      indented: the white space at the start of `text` remains.
 
     Returns:
       The source, and the offset of the input in it (`Example.input_start`).
     """
     instructions = pick("opener", task, example_id, OPENERS) + definition.strip()
     input_start = len(instructions)
-    if text := text.strip():
+    if text := text.rstrip() if indented else text.strip():
         instructions += "\n" + pick("marker", task, example_id, MARKERS) + text
     return with_delimiter(task, example_id, instructions), input_start
 

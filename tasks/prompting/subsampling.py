@@ -18,7 +18,8 @@ from tasks.task import Task
 
 BATCH = 1 << 16  # hashes compared at once
 MAX_BAD = 0.01  # fraction of a split's records that may be unusable
-REMEDY = "remove the file or pass --allow_empty_tasks"
+REMEDY = "correct or remove the file, or pass --allow_empty_tasks (in a gin file Data.allow_empty_tasks = True)"
+ALLOW = "correct them or pass --allow_bad_records (in a gin file ALLOW_BAD_RECORDS = True)"
 IN_MEMORY_BYTES = 64 << 20  # a task with fewer raw bytes is read once and held in memory
 
 
@@ -176,7 +177,7 @@ class Pool:
             )
         if bad > MAX_BAD * choice.raw and not options.allow_bad_records:
             more = f" ({bad} of {choice.raw} records)"
-            raise DataError(f"{first.where}: {first.reason}{more}; correct them or pass --allow_bad_records")
+            raise DataError(f"{first.where}: {first.reason}{more}; {ALLOW}")
 
 
 def _smallest(hashes: Iterator[int], count: int) -> list[int]:

@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -21,7 +21,10 @@ MAX_LINE = 16 << 20  # bytes; a longer line is skipped without holding it in mem
 MAX_LIST = 1 << 30  # bytes of a JSON list, which is read whole
 LINES = (".jsonl", ".json", ".jsonl.gz")
 SUFFIXES = (*LINES, ".parquet", ".arrow")
+TABLES = (".csv", ".tsv")  # read as rows too, but not part of any benchmark's splits
+WRAPPERS = ("data", "rows", "records", "examples", "items")  # keys of a JSON object that holds the list of all records
 PREPARED = re.compile(r"-(?P<split>\w+)\.tfrecord-\d{5}-of-\d{5}$")  # files of TensorFlow Datasets
+_SPACE = re.compile(r"[\s,]*")  # also commas, which some exports put between objects
 _PART = re.compile(r"-\d{5}-of-\d{5}$")  # data sets in several files: train-00000-of-00003.parquet
 
 
@@ -33,13 +36,13 @@ class Row(NamedTuple):
     values: dict[str, Any]
 
 
-def stem(path: Path) -> str | None:
+def stem(path: Path, suffixes: Sequence[str] = SUFFIXES) -> str | None:
     """Name of a file of rows without its suffix and part number; None for other files."""
-    suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+    suffix = next((suffix for suffix in suffixes if path.name.endswith(suffix)), None)
     return _PART.sub("", path.name.removesuffix(suffix)) if suffix and not path.name.startswith(".") else None
 
 
-def splits(folder: Path) -> dict[str, tuple[Path, ...]]:
+def splits(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> dict[str, tuple[Path, ...]]:
     """Finds the splits of a data set in a folder: `<split>.<suffix>`, its parts, folders saved by `datasets`, or files
     prepared by TensorFlow Datasets (there, or in the latest of its version folders).
 
@@ -56,7 +59,11 @@ def splits(folder: Path) -> dict[str, tuple[Path, ...]]:
             continue
         if path.is_dir() and (path / "state.json").is_file():
             files.setdefault(path.name, []).extend(_saved(path))
-        elif path.is_file() and not path.name.endswith((".arrow", "dataset_dict.json")) and (name := stem(path)):
+        elif (
+            path.is_file()
+            and not path.name.endswith((".arrow", "dataset_dict.json"))
+            and (name := stem(path, suffixes))
+        ):
             files.setdefault(name, []).append(path)
     return {split: tuple(paths) for split, paths in files.items()}
 
@@ -167,21 +174,80 @@ def table(
 def _kind(path: Path) -> Callable[[Path], Iterator[tuple[int, dict[str, Any] | str]]]:
     if PREPARED.search(path.name):
         return _prepared
+    if path.suffix in TABLES:
+        return _cells
     return _columnar if path.suffix in (".parquet", ".arrow") else _json
 
 
+def _cells(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Line numbers with the cells of a row by their column, without empty ones, or error messages."""
+    for row in table(path, delimiter="\t" if path.suffix == ".tsv" else ","):
+        line = int(row.where.rpartition(":")[2])
+        yield line, row.reason if isinstance(row, Skipped) else {k.strip(): v for k, v in row.values.items() if v}
+
+
 def _json(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Line numbers with objects or error messages. A file that starts with "[" is one list."""
-    first = True
+    """Line numbers with objects or error messages; numbers of records if the file is one JSON value or several, which
+    take more than a line each."""
+    if (values := _documents_of(path)) is not None:
+        yield from enumerate(_records(values), start=1)
+        return
     for line, raw in _raw_lines(path):
         if raw is None:
             yield line, f"a line of more than {MAX_LINE >> 20} MB"
         elif raw.strip():
-            if first and raw.lstrip(b"\xef\xbb\xbf \t").startswith(b"["):
-                yield from _list(path)
-                return
-            first = False
             yield line, _object(raw)
+
+
+def _documents_of(path: Path) -> list[Any] | None:
+    """The JSON values of a file; None if it has a record per line.
+
+    Raises:
+      DataError: its first line starts a list or object that ends elsewhere, and the file is damaged.
+    """
+    lines = (raw for _, raw in _raw_lines(path) if raw is None or raw.strip())
+    first, second = next(lines, b""), next(lines, b"")
+    if first is None:  # too long for a line
+        return None if second is None or second else documents(path)
+    start = first.lstrip(b"\xef\xbb\xbf \t").rstrip()
+    values = _object(start)
+    if isinstance(values, dict):
+        return [values] if not second and _wrapped(values) is not None else None
+    is_open = start.startswith(b"[") or start == b"{"
+    if not is_open and not (start.startswith(b"{") and second and isinstance(_object(second), str)):
+        return None
+    try:
+        return documents(path)
+    except DataError:
+        if is_open:
+            raise
+        return None  # lines, of which the first two are damaged
+
+
+def _wrapped(values: dict[str, Any]) -> list[Any] | None:
+    """The records of an object that only holds them: a list under a name in `WRAPPERS`, or an object for each."""
+    for name in WRAPPERS:
+        if isinstance(values.get(name), list) and all(isinstance(value, dict) for value in values[name]):
+            return values[name]
+    if len(values) > 1 and all(isinstance(value, dict) for value in values.values()):
+        return list(values.values())
+    return None
+
+
+def _records(values: Iterable[Any]) -> Iterator[dict[str, Any] | str]:
+    """The records of the JSON values of a file."""
+    for value in values:
+        inner = value if isinstance(value, list) else _wrapped(value) if isinstance(value, dict) else None
+        for item in [value] if inner is None else inner:
+            yield _checked(item)
+
+
+def _checked(value: Any) -> dict[str, Any] | str:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "text with half a surrogate pair"
+    return value if isinstance(value, dict) else f"{type(value).__name__}, not an object"
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -227,24 +293,35 @@ def document(path: Path) -> Any:
     Raises:
       DataError: the file is not JSON, or too large.
     """
+    values = documents(path)
+    if len(values) != 1:
+        raise DataError(f"{path}: not JSON ({len(values)} values, not one)")
+    return values[0]
+
+
+def documents(path: Path) -> list[Any]:
+    """Reads a file of one JSON value after another, with any white space between them.
+
+    Raises:
+      DataError: the file is not JSON, or too large.
+    """
     try:
         with _open(path) as file:
             raw = file.read(MAX_LIST + 1)
         if len(raw) > MAX_LIST:
             raise DataError(f"{path}: a JSON value of more than {MAX_LIST >> 30} GB; convert it to JSON lines")
-        return json.loads(raw.decode("utf-8-sig"))
+        text, end, values = raw.decode("utf-8-sig"), 0, []
+        decoder = json.JSONDecoder()
+        while (start := _SPACE.match(text, end).end()) < len(text) or not values:
+            value, end = decoder.raw_decode(text, start)
+            values.append(value)
+        return values
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start:,}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not JSON ({str(error).splitlines()[0]})") from None
     except (EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); fetch the file again") from None
-
-
-def _list(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Yields the elements of a file that is a single JSON list, by number."""
-    for number, value in enumerate(document(path), start=1):
-        yield number, value if isinstance(value, dict) else f"{type(value).__name__}, not an object"
 
 
 def _columnar(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -15,7 +15,7 @@ from optiml_jax.common.errors import DataError
 from optiml_jax.common.files import exclusive
 from optiml_jax.data.cache_paths import ledger_path
 from optiml_jax.data.specification import DEFAULTS, CacheOptions, digest
-from optiml_jax.evaluation.prompts.ledger import RANK, Prompt, about, copy_ledger, write_ledger
+from optiml_jax.evaluation.prompts.ledger import LEVELS, RANK, Prompt, about, copy_ledger, write_ledger
 from tasks import suites
 from tasks.catalog import review
 from tasks.catalog.registry import MissingError, module_of
@@ -175,10 +175,13 @@ def _restore(result: LedgerResult, metadata: Mapping[str, Any]) -> None:
 
 
 def _counted(prompts: Iterator[Prompt], part: Part, result: LedgerResult) -> Iterator[Prompt]:
-    where, count = (part.task.name, part.split, part.level or "none"), 0
+    where, count, skipped = (part.task.name, part.split, part.level or "none"), 0, result.skipped_count
     for prompt in prompts:
         count += 1
         yield prompt
+    if not count and part.level == LEVELS[-1] and skipped == result.skipped_count:
+        _skip(result, Skipped(part.task.name, "no instance is held out, because too few have a question of their own"))
+        return
     if not count and not part.task.options.allow_empty_tasks:
         files = ", ".join(map(str, part.task.files))
         raise DataError(f"{part.task.name} ({files}): no usable instance for {part.split}; {REMEDY}")

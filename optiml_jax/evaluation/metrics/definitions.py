@@ -12,6 +12,7 @@ import inspect
 import math
 import re
 import string
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,12 @@ from optiml_jax.evaluation.metrics import rouge
 
 References = str | Iterable[str]  # a string is one reference
 
+WORDS = ("ascii", "unicode")  # of ROUGE-L
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ENDS = (
+    ".,;:!?\u2026\u3002\uff0c\u3001\uff1b\uff1a\uff01\uff1f\u060c\u061b\u061f\u0964"  # also of Chinese, Arabic, Hindi
+)
+_PAIRS = dict(zip("\"'`([{\u201c\u2018\u00ab\u300c\u300e\uff08", "\"'`)]}\u201d\u2019\u00bb\u300d\u300f\uff09"))
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
@@ -46,6 +52,19 @@ def _squad(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
+def _plain(text: str) -> str:
+    """For answers in any language and notation: composed (NFC), lower case, single spaces, without quotes and brackets
+    around the whole and marks of punctuation at its end. Signs, operators and inner punctuation remain."""
+    text = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    while True:
+        shorter = text.rstrip(_ENDS).rstrip()
+        if len(shorter) > 1 and _PAIRS.get(shorter[0]) == shorter[-1]:
+            shorter = shorter[1:-1].strip()
+        if not shorter or shorter == text:
+            return text
+        text = shorter
+
+
 def _bbh(text: str) -> str:
     """BIG-Bench Hard's answer: the text after the last "answer is", stripped, without one final full stop.
 
@@ -60,6 +79,7 @@ _NORMALIZATIONS: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = 
     "none": (str, str),
     "super_ni": (_super_ni, _super_ni),
     "squad": (_squad, _squad),
+    "plain": (_plain, _plain),
     "bbh": (_bbh, str.strip),  # the official targets are bare answers
 }
 
@@ -68,7 +88,8 @@ def exact_match(prediction: str, references: References, *, normalization: str =
     """1.0 if the normalized prediction equals a normalized reference, else 0.0.
 
     Args:
-      normalization: "none" (verbatim), "super_ni", "squad" or "bbh".
+      normalization: "none" (verbatim), "plain", "super_ni", "squad" or "bbh". Those of Super-NI and SQuAD remove all
+        ASCII punctuation: -5 equals 5, and 1.5 equals 15.
 
     Raises:
       UserError: the normalization is unknown.
@@ -90,18 +111,24 @@ def rouge_l(
     *,
     stem: bool = True,
     unscorable_exact: bool = False,
+    words: str = "ascii",
     tokenize: rouge.Tokenize | None = None,
 ) -> float:
-    """ROUGE-L F1, equal to `rouge-score` 0.1.2 to the last bit.
+    """ROUGE-L F1; by default equal to `rouge-score` 0.1.2 to the last bit.
 
     Args:
       stem: applies Porter's stemmer to words of more than three letters, as Super-NaturalInstructions does.
       unscorable_exact: rouge-score only sees ASCII letters and digits and gives 0 even to equal texts without any
         ("+", most non-Latin scripts). True scores a pair of such texts by exact match, ignoring surrounding white
         space; False, the default, keeps rouge-score's 0.
+      words: "ascii" for rouge-score's; "unicode" for those of every script (`rouge.unicode_words`), without stemming,
+        and texts without any are scored by exact match.
       tokenize: another tokenizer (Super-NI's cross-lingual track uses GPT-2's tokens); `stem` is then ignored.
     """
-    tokenize = tokenize or rouge.tokenizer(stem)
+    if words not in WORDS:
+        raise UserError(f"unknown words {words!r} of rouge_l{nearest(words, WORDS)}; known: {', '.join(WORDS)}")
+    tokenize = tokenize or rouge.tokenizer(stem, words)
+    unscorable_exact = unscorable_exact or words == "unicode"
     predicted = tokenize(prediction)
     best = 0.0
     for reference in _all(references):
@@ -244,6 +271,11 @@ class Metric:
 
     def __call__(self, prediction: str, references: References) -> float:
         return self.definition.score(prediction, references, **dict(self.parameters))
+
+    def sees(self, references: References) -> bool:
+        """Whether the metric can score these references: rouge-score gives 0 even to equal texts without ASCII
+        words."""
+        return self.name != "rouge_l" or any(self(reference, reference) > 0 for reference in _all(references))
 
     def over(self, predictions: Sequence[str], references: Sequence[References]) -> float:
         """The score of several predictions: the mean of their scores, or the metric computed from all of them."""

@@ -13,6 +13,7 @@ from optiml_jax.evaluation.prompts.ledger import Prompt
 # Fields that readers of samples.jsonl need.
 REQUIRED = ("id", "benchmark", "task", "template", "example_id", "shots", "seed", "category", "level")
 REQUIRED += ("prompt", "metric", "score")
+BLIND = "rouge_l only sees ASCII letters and digits, and no reference has any: the score is 0 even if equal"
 
 
 def score_sample(
@@ -46,6 +47,8 @@ def score_sample(
             f"prompt {prompt.id}: candidate scores {list(map(float, scores))} cannot be ranked; NaN in the weights?"
         )
     score = None if prediction is None else prompt.metric(prediction, prompt.references)
+    if score == 0 and remark is None and not prompt.metric.sees(prompt.references):
+        remark = BLIND
     return {
         "id": prompt.id,
         "benchmark": prompt.benchmark,

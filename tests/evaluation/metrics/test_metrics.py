@@ -1,6 +1,7 @@
 """Metrics against rouge-score, the official scores of published predictions, and the benchmarks' definitions."""
 
 import fractions
+import functools
 import json
 import math
 import random
@@ -15,7 +16,7 @@ from rouge_score import rouge_scorer
 from tokenizers import models, pre_tokenizers
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.evaluation.metrics import METRICS, Metric, accuracy, exact_match, macro_f1, rouge_l, token_f1
+from optiml_jax.evaluation.metrics import METRICS, Metric, accuracy, exact_match, macro_f1, rouge, rouge_l, token_f1
 
 SEED = 20221222
 ODD = [
@@ -307,3 +308,59 @@ def test_macro_f1_is_the_mean_over_labels():
     assert metric("a", "a") == 1.0 and Metric.parse("accuracy").over(predictions, references) == 0.5
     with pytest.raises(ValueError, match="no references"):
         macro_f1(["a"], [[]])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("The cat, the dog's 3 toys_2.", ("the", "cat", "the", "dog", "s", "3", "toys", "2")),
+        ("Привет, мир!", ("привет", "мир")),
+        ("مرحبا بالعالم", ("مرحبا", "بالعالم")),
+        ("你好,世界 abc", ("你", "好", "世", "界", "abc")),
+        ("ひらがなA1カナ", ("ひ", "ら", "が", "な", "a1", "カ", "ナ")),
+        ("안녕 세계", ("안녕", "세계")),
+        ("नमस्ते दुनिया", ("नमस्ते", "दुनिया")),
+        ("กำลังกิน", ("ก", "ำ", "ลั", "ง", "กิ", "น")),
+        ("cafe\u0301 año", ("café", "año")),
+        ("-5 + 3 = \u22122, a-b 3-4", ("-5", "3", "-2", "a", "b", "3", "4")),
+        ("+ - 。", ()),
+    ],
+)
+def test_words_of_every_script(text, words):
+    assert rouge.unicode_words(text) == words
+
+
+def test_unicode_words_of_plain_english_are_those_of_rouge_score():
+    rng = random.Random(0)
+    for _ in range(500):
+        text = "".join(rng.choices(string.ascii_letters + string.digits + " ,.!?'\n", k=60))
+        assert rouge.unicode_words(text) == rouge.plain_words(text)
+
+
+def test_rouge_l_of_texts_without_ascii():
+    """By hand: equal texts 1, different ones by their shared words or characters."""
+    score = functools.partial(rouge_l, words="unicode")
+    for text in ("你好", "مرحبا", "привет мир", "año", "+", "-5"):
+        assert score(text, text) == 1.0
+    assert score("完全错误 5", "正确答案 5") == pytest.approx(2 * 1 / 5 / 2)  # of five, only the number
+    assert score("año", "a o") == score("-5", "5") == score("+", "-") == score("", "x") == 0.0
+    assert score("привет мир", "мир") == pytest.approx(2 * 0.5 * 1 / 1.5)
+    assert Metric.parse({"name": "rouge_l", "words": "unicode"})("你们好", ["你好"]) == pytest.approx(0.8)
+    assert rouge_l("你好", "你好") == 0.0  # rouge-score's
+    with pytest.raises(UserError, match="unknown words 'unicod' of rouge_l; did you mean unicode"):
+        Metric.parse({"name": "rouge_l", "words": "unicod"})
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "equal"),
+    [
+        *[("-5", "5", False), ("1.5", "15", False), ("10.0", "100", False), ("+", "-", False), (">", "<", False)],
+        *[("C++", "C", False), ("C#", "C", False), ("a and b", "b", False), (".5", "5", False), ("!x", "x", False)],
+        *[("", "x", False), ("...", "x", False), ("f(x)", "(x)", False), ("50%", "50", False), ("$5", "5", False)],
+        *[("Yes.", "yes", True), (" two   words ", "Two words", True), ('"Paris"!', "paris", True), ("(a)", "A", True)],
+        *[("caf\u00e9", "cafe\u0301", True), ("yes。", "yes", True), ("«да»", "Да.", True), ("「是」。", "是", True)],
+        *[("…", "…", True), ("STRASSE", "straße", True), ("...", "...", True), ("हाँ।", "हाँ", True)],
+    ],
+)
+def test_exact_match_of_plain_answers_keeps_what_distinguishes_them(prediction, reference, equal):
+    assert exact_match(prediction, reference, normalization="plain") == float(equal)

@@ -257,7 +257,7 @@ def test_a_task_without_a_usable_record_is_an_error(tmp_path):
         (b'{"Definition": [], "Instances": []}', 'no text "Definition"; is this'),
         (
             b'{"Definition": "Do it.", "Instances": []}',
-            '"Instances" is empty; remove the file or pass --allow_empty_tasks',
+            '"Instances" is empty; correct or remove the file, or pass --allow_empty_tasks',
         ),
         (b'{"Definition": "caf\xe9", "Instances": []}', "not UTF-8 at byte 19; fetch the file again"),
     ],

@@ -335,7 +335,7 @@ def test_a_fault_in_one_task_is_raised_and_the_others_are_kept(data_dir, tmp_pat
     write_task(data_dir / NAME, task_name, [])
     write_splits(data_dir / NAME, train=["task1_one", task_name], test=["task3_new"])
     with pytest.raises(
-        DataError, match=rf'{task_name}.json: "Instances" is empty; remove the file or pass --allow_empty'
+        DataError, match=rf'{task_name}.json: "Instances" is empty; correct or remove the file, or pass --allow_empty'
     ) as error:
         build.run(job_, tokenizer)
     assert "\n" not in str(error.value)

@@ -131,3 +131,47 @@ def test_a_line_of_a_gigabyte_is_never_held_in_memory(tmp_path):
     assert [type(row) for row in records.read([path])] == [Skipped, Row]
     assert tracemalloc.get_traced_memory()[1] < 4 * records.MAX_LINE
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(VALUES),
+        json.dumps({"data": VALUES}),
+        json.dumps({"version": 1, "data": VALUES}, indent=2),
+        json.dumps({"rows": VALUES}, indent=1) + "\n",
+        json.dumps({f"id {i}": value for i, value in enumerate(VALUES)}, indent=2),
+        "\n".join(json.dumps(value, indent=2) for value in VALUES),
+        ",\n".join(json.dumps(value, indent=2) for value in VALUES),
+        "\ufeff" + json.dumps(VALUES, indent=2),
+        "\n\n" + json.dumps({"records": VALUES}),
+    ],
+)
+def test_a_file_may_be_one_json_value_or_objects_over_several_lines(tmp_path, text):
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    assert values([tmp_path / "a.json"]) == VALUES
+
+
+def test_lines_stay_lines_where_the_first_are_damaged(tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = [json.dumps(value) for value in VALUES]
+    for damaged in (['{"text": "cut'], ['{"text": "cut', '{"text"']):
+        path.write_text("\n".join([*damaged, *lines]), encoding="utf-8")
+        read = values([path])
+        assert read[len(damaged) :] == VALUES and all("not JSON" in item.reason for item in read[: len(damaged)])
+    path.write_text('{"data": [{"text": "one"}]}\n{"data": []}\n')  # two records with a field of this name
+    assert values([path]) == [{"data": [{"text": "one"}]}, {"data": []}]
+    path.write_text('{\n"text": "one",\n')
+    with pytest.raises(DataError, match=r"a\.jsonl: not JSON"):
+        values([path])
+    path.write_text('[{"text": "\\ud83d"}, {"text": "one"}]')
+    assert values([path]) == [Skipped(f"{path}:1", "text with half a surrogate pair"), {"text": "one"}]
+
+
+def test_tables_are_rows_without_their_empty_cells(tmp_path):
+    (tmp_path / "a.csv").write_text('\ufefftext,label \n"one, two",1\n"a\nb",\n"c",2,3\n', encoding="utf-8")
+    (tmp_path / "a.tsv").write_text("text\tlabel\none, two\t1\n", encoding="utf-8")
+    first, second, third = records.read([tmp_path / "a.csv"])
+    assert first.values == {"text": "one, two", "label": "1"} and first.where == f"{tmp_path}/a.csv:2"
+    assert second.values == {"text": "a\nb"} and third == Skipped(f"{tmp_path}/a.csv:5", "3 columns, not 2")
+    assert values([tmp_path / "a.tsv"]) == [{"text": "one, two", "label": "1"}]
