@@ -1,7 +1,7 @@
-"""OPT's byte-level BPE (Zhang et al. 2022; metaseq `projects/OPT/assets`) over Hugging Face `tokenizers`.
+"""OPT's byte-level BPE (Zhang et al. 2022; metaseq `projects/OPT/assets`), and others, over Hugging Face `tokenizers`.
 
 Special tokens are neither parsed nor added: the caller that lays out an example places the `</s>` at its start and end,
-so that a literal "</s>" in a text stays text.
+so that a literal "</s>" in a text stays text. Other added tokens, such as the marks of a chat, are parsed.
 """
 
 import functools
@@ -14,14 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
 
+from optiml_jax import tokenizer_files
 from optiml_jax.common.errors import UserError
+from optiml_jax.tokenizer_files import ALL_FILES, FILES, NAMES, PIPELINE, SPECIAL
 
 MAX_ID = 65_535  # token stores hold uint16
-SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
 OPT_PAD_ID, OPT_EOS_ID = 1, 2  # in OPT's vocabulary
-FILES = ("vocab.json", "merges.txt")
 # GPT-2's pattern, for texts of characters that Python's `re` and the library classify alike: ASCII, Latin letters,
 # punctuation. Letters stand first because most words match there.
 LETTERS, NUMBERS = "A-Za-zªµºÀ-ÖØ-öø-ɏ", "0-9²³¹¼½¾"
@@ -40,6 +39,10 @@ class _Words(dict):
     def __missing__(self, word: str) -> bytes:
         self[word] = ids = _to_bytes(self._encode(word))
         return ids
+
+
+def _none(_: str) -> None:
+    return None
 
 
 def _to_bytes(ids: Sequence[int]) -> bytes:
@@ -67,28 +70,18 @@ class Tokenizer:
     Attributes:
       vocab_size: largest id + 1 (50,265 for OPT, whose embedding is padded to 50,272).
       bos_id, pad_id, eos_id, unk_id: 0, 1, 2, 3 for OPT. `</s>` both starts and ends a text.
-      fingerprint: sha256 of vocabulary and merges; equal for every file format of the same tokenizer.
+      special: names of these four, by "bos", "pad", "eos", "unk".
+      is_plain: whether vocabulary and merges say all, as for OPT and GPT-2.
+      fingerprint: sha256 of vocabulary and merges, and of the rest of the pipeline unless it is plain; equal for every
+        file format of the same tokenizer.
     """
 
     def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]], origin: str = "tokenizer") -> None:
-        missing = [token for token in SPECIAL.values() if token not in vocab]
-        if missing:
-            raise UserError(f"{origin}: the vocabulary lacks {', '.join(missing)}; OPT needs them")
-        self.vocab_size = max(vocab.values()) + 1
-        if self.vocab_size > MAX_ID + 1:
-            raise UserError(
-                f"{origin}: ids reach {self.vocab_size - 1:,} but a store holds {MAX_ID:,}; use a smaller vocabulary"
-            )
-        self.bos_id, self.pad_id, self.eos_id, self.unk_id = (vocab[token] for token in SPECIAL.values())
-        self._vocab, self._merges = vocab, merges
-        self._tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=SPECIAL["unk"]))
-        self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        self._tokenizer.decoder = decoders.ByteLevel()
-        self._words = _Words(self.encode)
+        self._set(tokenizer_files.plain_pipeline(vocab, list(map(list, merges))), SPECIAL, origin)
 
     @classmethod
     def load(cls, source: str | os.PathLike) -> "Tokenizer":
-        """Loads a directory (`vocab.json` + `merges.txt`, or `tokenizer.json`) or a name on the Hugging Face hub.
+        """Loads a directory (`tokenizer.json`, or `vocab.json` + `merges.txt`) or a name on the Hugging Face hub.
 
         Raises:
           UserError: neither exists, or the files are not a byte-level BPE.
@@ -97,27 +90,47 @@ class Tokenizer:
         if not directory.is_dir():
             directory = _download(str(source))
         try:
-            if all((directory / name).exists() for name in FILES):
-                vocab = json.loads((directory / FILES[0]).read_text(encoding="utf-8"))
-                lines = (directory / FILES[1]).read_text(encoding="utf-8").split("\n")
-                merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-            elif (directory / "tokenizer.json").exists():
-                model = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))["model"]
-                vocab = model["vocab"]
-                merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
-            else:
-                raise UserError(
-                    f"{directory}: no vocab.json + merges.txt and no tokenizer.json; is this the tokenizer's folder?"
-                )
-            return cls(vocab, merges, str(directory))
+            pipeline = tokenizer_files.read_pipeline(directory)
+            added = {entry["content"]: entry["id"] for entry in pipeline.get("added_tokens") or []}
+            names = tokenizer_files.special_names(directory, pipeline["model"]["vocab"] | added)
+            tokenizer = cls.__new__(cls)
+            tokenizer._set(pipeline, names, str(directory))
+            return tokenizer
         except UserError:
             raise
         except Exception as error:  # the library raises bare Exception for merges that do not fit the vocabulary
             raise UserError(f"{directory}: not a byte-level BPE tokenizer ({str(error).splitlines()[0]})") from error
 
+    def _set(self, pipeline: dict, names: dict[str, str], origin: str) -> None:
+        self._pipeline = pipeline = tokenizer_files.without_special(pipeline, names)
+        self.special, model = names, pipeline["model"]
+        self._merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
+        self._vocab = model["vocab"] | {entry["content"]: entry["id"] for entry in pipeline["added_tokens"]}
+        missing = [SPECIAL[kind] for kind, name in names.items() if name not in self._vocab]
+        if missing:
+            raise UserError(f"{origin}: the vocabulary lacks {', '.join(missing)}; OPT needs them")
+        self.vocab_size = max(self._vocab.values()) + 1
+        if self.vocab_size > MAX_ID + 1:
+            raise UserError(
+                f"{origin}: ids reach {self.vocab_size - 1:,} but a store holds {MAX_ID:,}; use a smaller vocabulary"
+            )
+        self.bos_id, self.pad_id, self.eos_id, self.unk_id = (self._vocab[names[kind]] for kind in SPECIAL)
+        self.is_plain = tokenizer_files.is_plain(pipeline)
+        self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(pipeline, ensure_ascii=False))
+        wrong = [token for token, number in self._vocab.items() if self._tokenizer.token_to_id(token) != number]
+        if wrong:
+            raise UserError(f"{origin}: the library gives {wrong[0]!r} another id than the files")
+        self._words = _Words(self.encode)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         canonical = [sorted(self._vocab.items()), [" ".join(merge) for merge in self._merges]]
+        if not self.is_plain:
+            rest = {name: value for name, value in self._pipeline.items() if name != "model"}
+            options = {
+                name: value for name, value in self._pipeline["model"].items() if name not in ("vocab", "merges")
+            }
+            canonical += [json.dumps([rest, options], sort_keys=True)]
         text = json.dumps(canonical, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -138,7 +151,8 @@ class Tokenizer:
         if len(self._words) > MAX_WORDS:
             self._words.clear()
         ids_of = self._words.__getitem__
-        result = [b"".join(map(ids_of, WORD.findall(text))) if SPLITTABLE.fullmatch(text) else None for text in texts]
+        splittable = SPLITTABLE.fullmatch if self.is_plain else _none
+        result = [b"".join(map(ids_of, WORD.findall(text))) if splittable(text) else None for text in texts]
         others = [i for i, ids in enumerate(result) if ids is None]
         encodings = self._tokenizer.encode_batch_fast([texts[i] for i in others], add_special_tokens=False)
         for i, encoding in zip(others, encodings):
@@ -157,15 +171,24 @@ class Tokenizer:
         others = (byte for byte in range(256) if byte not in printable)
         byte_of = {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
         bytes_by_id = [b""] * self.vocab_size
-        for token, number in self._vocab.items():
-            if token not in SPECIAL.values() and all(character in byte_of for character in token):
+        for entry in self._pipeline["added_tokens"]:
+            bytes_by_id[entry["id"]] = entry["content"].encode()
+        special = set(self.special.values())
+        for token, number in self._pipeline["model"]["vocab"].items():
+            if token not in special and all(character in byte_of for character in token):
                 bytes_by_id[number] = bytes(byte_of[character] for character in token)
         return bytes_by_id
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Writes `vocab.json` and `merges.txt`."""
+        """Writes `vocab.json` and `merges.txt`, or `tokenizer.json` with the names of special tokens if the tokenizer
+        is not plain."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
+        if not self.is_plain or self.special != SPECIAL:
+            names = {f"{kind}_token": name for kind, name in self.special.items()}
+            for file, content in ((PIPELINE, self._pipeline), (NAMES, names)):
+                (directory / file).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+            return
         merges = "\n".join(["#version: 0.2", *(" ".join(merge) for merge in self._merges)]) + "\n"
         (directory / FILES[0]).write_text(json.dumps(self._vocab, ensure_ascii=False), encoding="utf-8")
         (directory / FILES[1]).write_text(merges, encoding="utf-8")
@@ -176,10 +199,9 @@ def _download(name: str) -> Path:
     if name.startswith((".", "/")) or name.count("/") != 1:
         raise UserError(f"TOKENIZER: {name} is neither a directory nor a hub name such as facebook/opt-125m")
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import snapshot_download
 
-        paths = [Path(hf_hub_download(name, file)) for file in FILES]
-        return paths[0].parent
+        return Path(snapshot_download(name, allow_patterns=list(ALL_FILES)))
     except Exception as error:  # network, authentication and missing files come in many classes
         reason = str(error).splitlines()[0]
         raise UserError(f"TOKENIZER: {name} is not a directory and could not be downloaded ({reason})") from error

@@ -15,6 +15,10 @@ class DataError(UserError):
     """Invalid input data. The message names the file (and the record or line)."""
 
 
+class EmptyLedgerError(DataError):
+    """A ledger has no prompt, so that there is nothing to evaluate."""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """Returns '; did you mean a, b?' for the known names closest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)

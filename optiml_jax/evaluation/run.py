@@ -16,7 +16,7 @@ from optiml_jax.data.manifest import Manifest
 from optiml_jax.evaluation.answers import normalization
 from optiml_jax.evaluation.pipeline import run_evaluation
 from optiml_jax.evaluation.prompts import levels
-from optiml_jax.evaluation.prompts.ledger import about, read_ledgers, suite_of
+from optiml_jax.evaluation.prompts.ledger import about, read_ledgers, suite_of, with_prompts
 from optiml_jax.evaluation.prompts.scope import notes
 from optiml_jax.evaluation.prompts.selection import ledgers, of_split, select, set_pooling
 from optiml_jax.evaluation.reports.plain_text import Context
@@ -73,7 +73,7 @@ def evaluate(
         raise UserError("WEIGHTS is not set; choose a model with --gin.WEIGHTS=\"'runs/tiny'\"")
     training = levels.recorded_training(weights) if trained_on is None else None
     run_manifest = trained_on or next(iter(training.mixtures), None)  # None: the weights are not those of a run
-    files = ledgers(ledger, suite, mixture, cache_dir, run_manifest.ledgers if run_manifest else {})
+    files = with_prompts(ledgers(ledger, suite, mixture, cache_dir, run_manifest.ledgers if run_manifest else {}))
     batch_rows = None if batch_rows is None else check("evaluate.batch_rows", batch_rows, int)
     max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
     limit = check("evaluate.limit", limit, int, (0, math.inf))

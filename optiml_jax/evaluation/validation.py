@@ -13,7 +13,7 @@ from optiml_jax.common.settings import check_fields
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.evaluation.answers.answering import answer_all
 from optiml_jax.evaluation.prompts import levels
-from optiml_jax.evaluation.prompts.ledger import Prompt, about, read_ledgers
+from optiml_jax.evaluation.prompts.ledger import Prompt, about, read_ledgers, with_prompts
 from optiml_jax.evaluation.prompts.selection import TEMPLATES, ledgers, of_split, select, set_pooling
 from optiml_jax.evaluation.scores.aggregation import scores
 from optiml_jax.evaluation.scores.samples import score_sample, scored
@@ -66,7 +66,7 @@ class Validation:
         Raises:
           UserError: a ledger is missing, or has no such prompts.
         """
-        files = ledgers(self.ledger, self.suite, self.mixture, self.cache_dir, manifest.ledgers)
+        files = with_prompts(ledgers(self.ledger, self.suite, self.mixture, self.cache_dir, manifest.ledgers))
         prompts = select(of_split(read_ledgers(files), validating=True), self.shots, self.limit)
         prompts = set_pooling(prompts, self.templates)
         prompts, _ = levels.apply(prompts, levels.training_of(manifest, init_weights), map(about, files))

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from optiml_jax.checkpoints.orbax import Checkpoints
 from optiml_jax.common import distributed
-from optiml_jax.common.errors import UserError
+from optiml_jax.common.errors import EmptyLedgerError, UserError
 from optiml_jax.common.files import exclusive
 from optiml_jax.common.metrics_log import read_metrics, read_validation
 from optiml_jax.data.demonstrations import separator_ids
@@ -95,10 +95,18 @@ def train(
                 stack.enter_context(exclusive(directory, "wait for it or choose another MODEL_DIR"))
         store = open_store(data)
         manifest = selected(store.manifest, data)
-        if evaluate_after is not None:
-            # reports a missing ledger now rather than after the last step
-            evaluate_after(check_only=True, trained_on=manifest)
-        prompts = () if validation is None else validation.prompts(manifest, init_weights)
+        prompts = ()
+        try:
+            if evaluate_after is not None:
+                # reports a missing ledger now rather than after the last step
+                evaluate_after(check_only=True, trained_on=manifest)
+            if validation is not None:
+                prompts = validation.prompts(manifest, init_weights)
+        except EmptyLedgerError as error:
+            if jax.process_index() == 0:
+                print(f"neither validated nor evaluated: {str(error).splitlines()[0]}")  # gin adds lines
+            evaluate_after = None
+            run = dataclasses.replace(run, validation=None)
         last_step, finished = _train(run, store, manifest, prompts, operative_config, hooks)
         if not finished:
             raise SystemExit(143)

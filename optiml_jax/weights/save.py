@@ -20,7 +20,7 @@ from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.decoder import check_params
 from optiml_jax.model.layers import is_layers
-from optiml_jax.tokenizer import OPT_EOS_ID, OPT_PAD_ID, SPECIAL, Tokenizer
+from optiml_jax.tokenizer import OPT_EOS_ID, OPT_PAD_ID, Tokenizer
 from optiml_jax.weights import names, output_folder, safetensors
 from optiml_jax.weights.config import hf_config, was_exported
 from optiml_jax.weights.stored import FLOATS
@@ -110,17 +110,17 @@ def _write_rest(directory: Path, config: OPTConfig, tokenizer: Tokenizer | None,
     if tokenizer is None:
         return
     tokenizer.save(directory)
-    special = {"bos_token": SPECIAL["eos"], "eos_token": SPECIAL["eos"], "pad_token": SPECIAL["pad"]}
-    special["unk_token"] = SPECIAL["eos"]  # as in facebook/opt-*; a byte-level vocabulary never needs it
+    end = tokenizer.special["eos"]
+    special = {"bos_token": end, "eos_token": end, "pad_token": tokenizer.special["pad"]}
+    special["unk_token"] = end  # as in facebook/opt-*; a byte-level vocabulary never needs it
     _write_json(directory / "special_tokens_map.json", special)
     settings = {
-        "tokenizer_class": "GPT2Tokenizer",
-        "add_bos_token": True,
-        "add_prefix_space": False,
+        "tokenizer_class": "GPT2Tokenizer" if tokenizer.is_plain else "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
-        "errors": "replace",
         "model_max_length": config.max_positions,
     }
+    if tokenizer.is_plain:
+        settings |= {"add_bos_token": True, "add_prefix_space": False, "errors": "replace"}
     _write_json(directory / "tokenizer_config.json", settings | special)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optiml_jax.common.errors import DataError, UserError, nearest
+from optiml_jax.common.errors import DataError, EmptyLedgerError, UserError, nearest
 from optiml_jax.common.files import atomic, copy_atomically, write_atomically
 from optiml_jax.evaluation.metrics import Metric
 
@@ -228,11 +228,16 @@ def read_ledger(path: str | Path) -> list[Prompt]:
             seen[prompt.id] = number
             prompts.append(prompt)
     if not prompts:
-        raise DataError(f"{file}: the ledger is empty")
+        raise EmptyLedgerError(f"{file}: the ledger is empty: nothing is held out of what is trained on")
     if about(file).get("sha256") not in (None, digest.hexdigest()):
         remedy = f"cache again, or remove {about_file(file)} if it was changed on purpose"
         raise DataError(f"{file}: its checksum differs; {remedy}")
     return prompts
+
+
+def with_prompts(paths: Sequence[str]) -> list[str]:
+    """The ledgers that are not empty; all, if all are empty."""
+    return [path for path in paths if ledger_file(path).stat().st_size] or list(paths)
 
 
 def read_ledgers(paths: Sequence[str | Path]) -> list[Prompt]:
