@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -179,20 +180,33 @@ def _one_line(error: Exception) -> str:
 
 
 def _quoted(name: str, value: str) -> str:
-    """Returns a command-line value as a gin literal; a bare word or path is quoted where a string is expected.
+    """Returns a command-line value as a gin literal. Where a text is expected, quotes may be left out, also in lists,
+    and what looks like a number is text.
 
     Raises:
-      UserError: the value is not a Python literal and no string is expected, or its quotes do not match.
+      UserError: the value is not a Python literal and no text is expected, or its quotes do not match.
     """
-    if value[0] in "@%[({":  # gin's references, and collections that may hold some
+    kinds = set().union(*(_kinds(*use) for use in _uses(name)))
+    is_text, is_list = str in kinds, list[str] in kinds or Sequence[str] in kinds
+    if value[0] in "@%({":  # gin's references, and collections that may hold some
         return value
     try:
-        ast.literal_eval(value)
-        return value
+        literal = ast.literal_eval(value)
+        only_text = is_text and not kinds & {int, float, bool}
+        return repr(value) if only_text and isinstance(literal, int | float) else value
     except (ValueError, SyntaxError):
         pass
-    if not set(value) & set("'\"") and any(_is_text(*use) for use in _uses(name)):
+    if is_list and not set(value) & set("@%"):
+        inner = value[1:-1] if value[0] == "[" and value[-1] == "]" else value
+        words = [word.strip().strip("'\"") for word in inner.split(",") if word.strip()]
+        if words and not any(set(word) & set("'\"[]") for word in words):
+            return repr(words)
+    if value[0] == "[":
+        return value
+    if not set(value) & set("'\"") and is_text:
         return repr(value)
+    if kinds & {int, float} and not kinds & {str, list[str]}:
+        raise UserError(f"--gin.{name}={value}: is not a number")
     raise UserError(f"--gin.{name}={value}: needs quotes: --gin.{name}=\"'...'\"; numbers, True, False and None do not")
 
 
@@ -205,10 +219,12 @@ def _uses(name: str) -> Iterator[tuple[str, str]]:
         yield from _uses(target)
 
 
-def _is_text(owner: str, parameter: str) -> bool:
+def _kinds(owner: str, parameter: str) -> set[Any]:
+    """The types that a parameter may have."""
     function = CONFIGURABLES.get(owner.split(".")[-1])
     kind = typing.get_type_hints(function).get(parameter) if function else None
-    return kind is str or str in typing.get_args(kind)
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    return set(typing.get_args(kind)) if union else {kind}
 
 
 def _refuse_unused_macros(bindings: Iterable[str]) -> None:

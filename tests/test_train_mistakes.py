@@ -33,7 +33,7 @@ BAD = {
     "falling rate": ({"LEARNING_RATE": -1}, (), "Optimization.learning_rate is -1; it must be a number above 0"),
     "rows as text": ({"BATCH_ROWS": "many"}, (), "Data.batch_rows is 'many'; it must be a whole number from 1"),
     "half a device": ({"FSDP_AXIS": 0.5}, (), "FSDP_AXIS is 0.5; it must be a whole number from 1"),
-    "bare word for a number": ({}, ("--gin.BATCH_ROWS=many",), "--gin.BATCH_ROWS=many: needs quotes: --gin.BATCH_ROWS"),
+    "bare word for a number": ({}, ("--gin.BATCH_ROWS=many",), "--gin.BATCH_ROWS=many: is not a number"),
     "no ledger at the end": (
         {"train.evaluate_after": Reference("@evaluate"), "LEDGER": "nowhere.jsonl"},
         (),
@@ -44,6 +44,10 @@ BAD = {
         (),
         "no PRECISION fp8; did you mean fp32",
     ),
+    "a suffix after a number": ({}, ("--gin.LEARNING_RATE=1e-4f",), "--gin.LEARNING_RATE=1e-4f: is not a number"),
+    "a bucket": ({}, ("--gin.MODEL_DIR=gs://bucket/run",), "MODEL_DIR: gs://bucket/run is not a local path, and gs://"),
+    "a variable": ({}, ("--gin.CACHE_DIR=$NO_SUCH/x",), "Data.cache_dir: $NO_SUCH/x: the environment variable NO_SUCH"),
+    "a user": ({}, ("--gin.DATA_DIR=~nosuchuser/x",), "Data.data_dir: ~nosuchuser/x: there is no such user"),
     "no such tokenizer": ({"TOKENIZER": "nowhere/at/all"}, (), "nowhere/at/all"),
     "no such weights": ({"INIT_WEIGHTS": "./nowhere"}, (), "nowhere"),
     "missing benchmarks": (

@@ -1,9 +1,11 @@
 """Helpers shared by the commands: aligned tables, and flags whose errors take one line."""
 
 import argparse
+import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from optiml_jax.common import paths
 from optiml_jax.common.errors import UserError
 
 
@@ -14,8 +16,21 @@ class Parser(argparse.ArgumentParser):
         raw = argparse.RawDescriptionHelpFormatter
         super().__init__(prog, description=description, formatter_class=raw, allow_abbrev=False)
 
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Expands paths in the values of flags, which shells leave alone after "=" (`paths.local`)."""
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args(list(map(_expanded, words)), namespace)
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
+
+
+def _expanded(word: str) -> str:
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    if not value or flag.startswith("--gin."):
+        return word
+    is_path = value.startswith(("~", "$")) or "://" in value
+    return f"{flag}{equals}{paths.local(flag or 'path', value)}" if is_path else word
 
 
 def cell(value: object) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from optiml_jax.common import paths
 from optiml_jax.common.errors import UserError, nearest
 from optiml_jax.data.objective import OBJECTIVES
 from optiml_jax.data.specification import ANY_NUMBER, OPTIONS, CacheOptions
@@ -85,6 +86,8 @@ class Data(CacheOptions):
     prefetch: int = 2
 
     def __post_init__(self) -> None:
+        for name in ("cache_dir", "data_dir", "tokenizer", "review"):
+            object.__setattr__(self, name, paths.local(f"Data.{name}", getattr(self, name)))
         super().__post_init__(seed=(0, 2**63 - 1), prefetch=ANY_NUMBER)
         _check_choice("demonstration_cap", self.demonstration_cap, (RENORMALISED, CLIPPED))
         _check_choice("objective", self.objective, OBJECTIVES)

@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from optiml_jax.checkpoints.runs import is_run
+from optiml_jax.common import paths
 from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.common.metrics_log import training_losses
 from optiml_jax.common.settings import check
@@ -71,6 +72,8 @@ def evaluate(
     """
     if not weights:
         raise UserError("WEIGHTS is not set; choose a model with --gin.WEIGHTS=\"'runs/tiny'\"")
+    weights, output_dir = paths.local("WEIGHTS", weights), paths.local("OUTPUT_DIR", output_dir)
+    ledger, cache_dir = paths.local("LEDGER", ledger), paths.local("CACHE_DIR", cache_dir)
     training = levels.recorded_training(weights) if trained_on is None else None
     run_manifest = trained_on or next(iter(training.mixtures), None)  # None: the weights are not those of a run
     files = with_prompts(ledgers(ledger, suite, mixture, cache_dir, run_manifest.ledgers if run_manifest else {}))

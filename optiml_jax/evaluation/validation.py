@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from optiml_jax.common import paths
 from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.common.settings import check_fields
 from optiml_jax.data.manifest import Manifest
@@ -53,6 +54,8 @@ class Validation:
     best_by: str = "average"
 
     def __post_init__(self) -> None:
+        for name in ("ledger", "cache_dir"):
+            object.__setattr__(self, name, paths.local(f"Validation.{name}", getattr(self, name)))
         check_fields(self, every=(0, float("inf")), limit=(0, float("inf")))
         check_known("Validation.best_by", self.best_by, AVERAGES)
         check_known("Validation.templates", self.templates, TEMPLATES)

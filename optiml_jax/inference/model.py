@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from optiml_jax import weights
 from optiml_jax.checkpoints.runs import is_run, read_run, read_run_config
+from optiml_jax.common import paths
 from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.inference import decoding, ranking
 from optiml_jax.inference.network import Network, has_separate_layers
@@ -267,6 +268,7 @@ def load_model(
       UserError: `source` holds no model, or `precision` is unknown.
     """
     check_known("precision", precision, NAMES)
+    source, tokenizer = paths.local("weights", source), paths.local("tokenizer", tokenizer)
     directory = Path(source)
     path = directory if is_run(directory) else weights.resolve(source)
     config = read_run_config(path, step)[0] if is_run(directory) else weights.read_config(path)

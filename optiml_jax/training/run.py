@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from optiml_jax.checkpoints.orbax import Checkpoints
-from optiml_jax.common import distributed
+from optiml_jax.common import distributed, paths
 from optiml_jax.common.errors import EmptyLedgerError, UserError
 from optiml_jax.common.files import exclusive
 from optiml_jax.common.metrics_log import read_metrics, read_validation
@@ -83,6 +83,7 @@ def train(
     """
     if not model_dir:
         raise UserError("MODEL_DIR is not set; say where the run goes with --gin.MODEL_DIR=\"'runs/NAME'\"")
+    model_dir, init_weights = paths.local("MODEL_DIR", model_dir), paths.local("INIT_WEIGHTS", init_weights)
     sharding.check_divides(model, mesh, data.batch_rows, data.row_length, computation.accumulation)
     if data.row_length > model.max_positions:
         raise UserError(f"ROW_LENGTH {data.row_length} exceeds the model's {model.max_positions} positions; lower it")

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from optiml_jax.common import paths
 from optiml_jax.common.errors import UserError
 from optiml_jax.weights import directory
 from optiml_jax.weights.metaseq import is_metaseq
@@ -39,6 +40,7 @@ def resolve(source: str | os.PathLike) -> Path:
     Raises:
       UserError: `source` is neither a directory nor a hub name, or cannot be downloaded.
     """
+    source = paths.local("weights", source)
     if Path(source).is_dir() or is_metaseq(source):
         return Path(source)
     name = str(source)
