@@ -2,6 +2,7 @@
 gin."""
 
 import ast
+import dataclasses
 import logging
 import os
 import re
@@ -14,7 +15,9 @@ from typing import Any
 
 import gin
 
-from optiml_jax.common import distributed, programs, xla_flags
+from optiml_jax import weights
+from optiml_jax.checkpoints.runs import is_run, read_run_config
+from optiml_jax.common import distributed, paths, programs, xla_flags
 from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.data.settings import Data
 from optiml_jax.evaluation.run import evaluate
@@ -55,6 +58,7 @@ def shipped_gin_files() -> Path:
     return checkout if (checkout / "train.gin").is_file() else Path(__file__).parent / "gin_files"
 
 
+NOT_IN_WEIGHTS = ("dropout", "init_scale")  # fields of OPTConfig that no weights have
 VERBOSE = "--verbose"
 SEARCH_PATH = shipped_gin_files()
 USAGE = """usage: python -m {module} --gin_file=FILE [...] [--gin.NAME=VALUE ...] [--gin_search_paths=A,B] [--verbose]
@@ -120,7 +124,7 @@ def parse(
       UserError: an unknown flag, file, name or parameter, or a macro that nothing uses; suggests near names.
       SystemExit: after printing the usage for --help.
     """
-    files, bindings, paths = [], {}, [".", str(SEARCH_PATH)]
+    files, bindings, search_paths = [], {}, [".", str(SEARCH_PATH)]
     for argument in arguments:
         flag, _, value = argument.partition("=")
         if flag in ("--help", "-h"):
@@ -129,7 +133,7 @@ def parse(
         if flag == "--gin_file" and value:
             files.append(value)
         elif flag == "--gin_search_paths" and value:
-            paths += value.split(",")
+            search_paths += value.split(",")
         elif flag.startswith("--gin.") and value:
             bindings[flag.removeprefix("--gin.")] = value
         else:
@@ -139,10 +143,10 @@ def parse(
         shipped = ", ".join(sorted(path.name for path in SEARCH_PATH.glob("*.gin")))
         raise UserError(f"--gin_file is missing; for example --gin_file=tiny.gin (there are {shipped})")
     for file in files:
-        if not any((Path(path) / file).is_file() for path in paths):
+        if not any((Path(path) / file).is_file() for path in search_paths):
             shipped = (str(path.relative_to(SEARCH_PATH)) for path in SEARCH_PATH.rglob("*.gin"))
-            raise UserError(f"--gin_file: {file} is not in {', '.join(paths)}{nearest(file, shipped)}")
-    for path in paths:
+            raise UserError(f"--gin_file: {file} is not in {', '.join(search_paths)}{nearest(file, shipped)}")
+    for path in search_paths:
         gin.add_config_file_search_path(path)
     bound = {
         name: gin.external_configurable(function, name, denylist=NOT_BOUND.get(name))
@@ -152,6 +156,7 @@ def parse(
     try:
         gin.parse_config_files_and_bindings(files, [], finalize_config=False)
         gin.parse_config([f"{name} = {_quoted(name, value)}" for name, value in bindings.items()])
+        _take_shape_from_weights()
         gin.finalize()
     except UserError:
         raise
@@ -159,6 +164,29 @@ def parse(
         raise UserError(_one_line(error)) from error
     _refuse_unused_macros(bindings)
     return bound
+
+
+def _take_shape_from_weights() -> None:
+    """Binds the fields of OPTConfig that nothing sets to those of the initial weights, if there are any."""
+    source = paths.local("INIT_WEIGHTS", _bound("train.init_weights"))
+    fields = [field.name for field in dataclasses.fields(OPTConfig) if field.name not in NOT_IN_WEIGHTS]
+    unset = [name for name in fields if _bound(f"OPTConfig.{name}") is None]
+    if source is None or not unset:
+        return
+    config = read_run_config(source)[0] if is_run(source) else weights.read_config(source)
+    for name in unset:
+        gin.bind_parameter(f"OPTConfig.{name}", getattr(config, name))
+
+
+def _bound(name: str) -> Any:
+    """The value of a parameter, through macros; None if it has none."""
+    try:
+        value = gin.query_parameter(name)
+        while isinstance(value, gin.config.ConfigurableReference) and str(value).startswith("%"):
+            value = gin.query_parameter(str(value))
+    except ValueError:
+        return None
+    return value
 
 
 def _no_search_noise(record: logging.LogRecord) -> bool:

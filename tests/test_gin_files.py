@@ -9,13 +9,17 @@ import re
 from pathlib import Path
 
 import gin
+import jax
 import pytest
 import torch
 import transformers
 
 from optiml_jax import gin_cli
+from optiml_jax.common.errors import UserError
 from optiml_jax.evaluation.run import evaluate
 from optiml_jax.model import decoder
+from optiml_jax.model.config import OPTConfig
+from optiml_jax.weights import save_hf
 from tasks import suites
 
 GIN = gin_cli.SEARCH_PATH
@@ -135,3 +139,15 @@ if __name__ == "__main__":
     GOLDEN.mkdir(parents=True, exist_ok=True)
     for run in RUNS:
         (GOLDEN / f"{Path(run).stem}.txt").write_text(settings_text(run), encoding="utf-8")
+
+
+def test_a_run_takes_the_shape_that_nothing_sets_from_its_initial_weights(tmp_path):
+    shape = OPTConfig(vocab_size=96, layers=2, model_dim=32, heads=4, ffn_dim=48, max_positions=64, activation="gelu")
+    save_hf(decoder.init_params(jax.random.key(0), shape), shape, None, tmp_path / "weights")
+    flags = ["--gin_file=own_data.gin", f"--gin.INIT_WEIGHTS={tmp_path}/weights", "--gin.OPTConfig.dropout=0.25"]
+    assert gin_cli.read_settings(flags, "tests")["model"] == dataclasses.replace(shape, dropout=0.25)
+    said = gin_cli.read_settings([*flags, "--gin.OPTConfig.layers=7"], "tests")["model"]
+    assert said == dataclasses.replace(shape, dropout=0.25, layers=7)  # refused when the weights are read
+    assert gin_cli.read_settings(["--gin_file=own_data.gin"], "tests")["model"] == OPTConfig()
+    with pytest.raises(UserError, match="nowhere: neither a directory nor a hub name"):
+        gin_cli.read_settings(["--gin_file=own_data.gin", "--gin.INIT_WEIGHTS=./nowhere"], "tests")
