@@ -25,7 +25,7 @@ ALLOWED = {
 }
 BORROWING = {"tasks.benchmarks.samples", "tasks.benchmarks.small_study"}  # benchmarks with the layout of another
 ENTRIES = {"train", "evaluate", "plan", "gin_cli"}
-FROM_TASKS = {"data", "tokenizer", "evaluation", "common"}  # of the engine, what the benchmark uses
+FROM_TASKS = {"data", "tokenizer", "chat", "evaluation", "common"}  # of the engine, what the benchmark uses
 
 
 def modules(*packages: str) -> dict[str, Path]:

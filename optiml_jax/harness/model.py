@@ -6,6 +6,7 @@ continuation's ids are those of the whole text after the context's. Requests sha
 at once.
 """
 
+import inspect
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -17,13 +18,16 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from optiml_jax.common.errors import UserError
+from optiml_jax import chat
+from optiml_jax.common.errors import UserError, check_known, nearest
 from optiml_jax.inference import ranking
 from optiml_jax.inference.model import load_model
 from optiml_jax.inference.placement import Axes
+from optiml_jax.inference.precision import NAMES
 from optiml_jax.inference.sampling import Sampling
 
 NEW_TOKENS = 256  # for tasks without a limit, as in the harness's Hugging Face backend
+DTYPES = {"auto": "auto", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"} | {name: name for name in NAMES}
 SUPPORTED = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "num_beams"}  # of generation_kwargs
 
 
@@ -36,7 +40,7 @@ class OptimlLM(TemplateLM):
       batch_rows: rows computed at once; None: as many as memory allows.
       data, fsdp, tensor: axes of the mesh, which multiply to the number of devices; None as in `placement.Axes`. With 1
         for all of them, the model is on the first device.
-      precision, tokenizer: as in `load_model`.
+      precision, tokenizer: as in `load_model`. `dtype` is the Hugging Face backend's name for the precision.
       seed: of tasks that sample.
     """
 
@@ -53,9 +57,21 @@ class OptimlLM(TemplateLM):
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
         device: str | None = None,
+        dtype: str | None = None,
+        **unknown: Any,
     ) -> None:
-        """`batch_size`, `max_batch_size` and `device` are passed by the harness to every model and are ignored."""
+        """`batch_size`, `max_batch_size` and `device` are passed by the harness to every model and are ignored.
+
+        Raises:
+          UserError: an argument or its value is unknown.
+        """
         super().__init__()
+        for name in unknown:
+            known = list(inspect.signature(OptimlLM).parameters)[:-1]
+            raise UserError(f"--model_args: {name} is unknown{nearest(name, known)}; known: {', '.join(known)}")
+        if dtype is not None:
+            check_known("dtype in --model_args", dtype := str(dtype).removeprefix("torch."), DTYPES)
+            precision = DTYPES[dtype]
         axes = Axes(*(None if size is None else int(size) for size in (data, fsdp, tensor)))
         mesh = None if axes == Axes(1, 1, 1) else axes  # the first device
         self.model = load_model(pretrained, mesh=mesh, precision=precision, tokenizer=tokenizer)
@@ -78,6 +94,22 @@ class OptimlLM(TemplateLM):
         ids = self.model.tokenizer.encode(string)
         leads = add_special_tokens is not False and self.model.leading_eos and ids[:1] != [self.eot_token_id]
         return [self.eot_token_id, *ids] if leads else ids
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """As the harness does, but apart where one token covers the end of the context and all of the continuation,
+        which would then have no token to score."""
+        before, answer = super()._encode_pair(context, continuation)
+        if answer:
+            return before, answer
+        return self.tok_encode(context), self.tok_encode(continuation, add_special_tokens=False)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """A chat in the form in which this project trains on conversations (`optiml_jax/chat.py`)."""
+        return chat.prompt_of(chat_history, add_generation_prompt)
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """What the harness records about the template."""
+        return None if chat_template is False else repr(chat.SPOKEN)
 
     def tok_decode(self, tokens: Sequence[int], **_: Any) -> str:
         return self.model.tokenizer.decode(tokens)
@@ -134,7 +166,10 @@ class OptimlLM(TemplateLM):
             options = normalize_gen_kwargs(given, NEW_TOKENS)
             for name, value in options.items():
                 if name not in SUPPORTED or (name == "num_beams" and value not in (None, 1)):
-                    raise UserError(f"{name}={value} is not supported; leave it out of --gen_kwargs")
+                    raise UserError(
+                        f"{name}={value} is not supported, for {prompt[-60:]!r}; take it out of the task's "
+                        "generation_kwargs or of --gen_kwargs"
+                    )
             temperature = options.get("temperature", 1.0) if options["do_sample"] else 0.0
             index = zlib.crc32(f"{repeats[prompt]} {prompt}".encode())  # the same in any order of the requests
             repeats[prompt] += 1
@@ -142,7 +177,7 @@ class OptimlLM(TemplateLM):
             sampling.append(Sampling(float(temperature), 1.0 if top_p is None else float(top_p), self.seed, index))
             limits.append(options["max_gen_toks"])
             prompts.append(self.tok_encode(prompt)[-max(1, self.max_length - limits[-1]) :])
-            stops.append(options["until"])
+            stops.append([text for text in options["until"] if text])  # an empty one would end every answer
         names = [repr(request.args[0][-60:]) for request in requests]
         answers = self.model.generate_from_ids(prompts, limits, stops, self.batch_rows, names, sampling)
         texts = [answer.text for answer in answers]

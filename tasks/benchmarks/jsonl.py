@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
+from optiml_jax import chat
 from optiml_jax.common.errors import DataError
 from optiml_jax.common.tables import first_few
 from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.evaluation.prompts.ledger import RANK
-from optiml_jax.tokenizer import join
 from tasks.catalog.registry import Benchmark, CatalogRow, task_name
 from tasks.example import Example, Record, Skipped, Template
 from tasks.prompting import prompts
@@ -41,7 +41,6 @@ SPLITS = {  # names of files -> split
     **dict.fromkeys(("validation", "valid", "val", "dev", "eval"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-SPOKEN = {"user": "User:", "assistant": "Assistant:", "system": "", "tool": "Tool:"}
 SIGNS = {"+": " plus ", "#": " sharp "}  # C, C++ and C# are three categories
 
 
@@ -313,7 +312,7 @@ def _questions(record: Record) -> Iterator[Record | Skipped]:
         return
     turns = record.fields["turns"]
     for number, label in enumerate(record.fields["labels"], start=1):
-        fields = {"turns": turns[: label + 1], "labels": (label,), "references": (own_forms.trim(turns[label][1]),)}
+        fields = {"turns": turns[: label + 1], "labels": (label,), "references": (chat.trim(turns[label][1]),)}
         yield Record(f"{record.id}.{number}", {**record.fields, **fields})
 
 
@@ -332,7 +331,7 @@ def render(
     own_start = 0
     if fields["form"] == INSTRUCTION:
         wording = worded_as or record.id
-        texts = fields["instruction"], own_forms.trim(fields["input"])
+        texts = fields["instruction"], chat.trim(fields["input"])
         source, own_start = prompts.task_level_source(task, wording, *texts, indented=True)
         own_start = own_start if shared_instruction() else 0
     else:
@@ -342,19 +341,11 @@ def render(
 
 def _render_conversation(record: Record) -> Example:
     fields = record.fields
-    spoken = [join(SPOKEN[role], own_forms.trim(text)) for role, text in fields["turns"]]
-    text, starts, ends = "", [], []  # of the answers
-    for name, said in spoken:
-        text += ("\n" if text else "") + name
-        starts.append(len(text))
-        text += said
-        ends.append(len(text))
+    text, spans = chat.spoken(fields["turns"])
     labels = fields["labels"]
-    before = [0, *(ends[label] for label in labels)]
-    earlier = tuple(
-        (text[start : starts[label]], own_forms.trim(fields["turns"][label][1]))
-        for start, label in zip(before, labels[:-1])
-    )
-    answer = own_forms.trim(fields["turns"][labels[-1]][1])
-    source = text[: starts[labels[-1]]]
-    return Example(record.id, source, answer, fields["references"], fields["candidates"], earlier_turns=earlier)
+    answers = [chat.trim(fields["turns"][label][1]) for label in labels]
+    before = [0, *(spans[label][1] for label in labels)]  # where what is said before each answer begins
+    contexts = [text[start : spans[label][0]] for start, label in zip(before, labels)]
+    earlier = tuple(zip(contexts[:-1], answers[:-1]))
+    source = text[: spans[labels[-1]][0]]
+    return Example(record.id, source, answers[-1], fields["references"], fields["candidates"], earlier_turns=earlier)

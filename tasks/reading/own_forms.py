@@ -17,6 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optiml_jax.chat import trim
 from optiml_jax.common.errors import UserError
 from optiml_jax.evaluation.metrics import Metric
 from tasks.reading.fields import UnusableError
@@ -261,12 +262,6 @@ def _answers(values: Mapping[str, Any], output: Any, name: str) -> dict[str, Any
     except UserError as error:
         raise UnusableError(str(error)) from None
     return {"references": tuple(references), "candidates": candidates, "metric": parsed}
-
-
-def trim(text: str) -> str:
-    """A text without the white space at its end, and without a single space at its start; indentation remains."""
-    text = text.rstrip()
-    return text[1:] if text[:1] == " " and not text[1:2].isspace() else text
 
 
 def scalar(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from lm_eval import simple_evaluate
@@ -190,3 +191,60 @@ def test_the_harnesss_own_tasks_on_real_data_have_the_hugging_face_backends_resu
                     assert have == pytest.approx(want, abs=1e-2)
             else:
                 assert item["resps"] == other["resps"]
+
+
+def test_a_continuation_that_shares_its_token_with_the_context_is_scored_apart(ours, exported):
+    tokenizer = ours.model.tokenizer
+    word = next(text for text in (" because", " answer", " people", " would") if len(tokenizer.encode(text)) == 1)
+    context, rest = f"Complete:{word[:-2]}", word[-2:]
+    before, answer = ours._encode_pair(context, rest)
+    assert len(ours.tok_encode(context + rest)) <= len(before) and answer == tokenizer.encode(rest)
+    ((score, _),) = ours.loglikelihood(instances("loglikelihood", [(context, rest)]))
+    assert score == pytest.approx(ours.model.rank([context], [[rest]])[0][0], abs=2e-4)
+
+
+def test_empty_stops_are_ignored_and_several_stops_end_an_answer_at_the_first(ours, peer):
+    prompts = ["one two", "The sky is", "a b c"]
+    greedy = {"max_gen_toks": 12, "do_sample": False}
+
+    def texts(model, until) -> list[str]:
+        requests = [(prompt, greedy | {"until": until}) for prompt in prompts]
+        return model.generate_until(instances("generate_until", requests), disable_tqdm=True)
+
+    plain = texts(ours, [])
+    stops = sorted({text[3:4] for text in plain if text[3:4].strip()})
+    for until in ([], stops[:1], stops, ["\n", *stops]):
+        assert texts(ours, until) == texts(peer, until)
+        # The backend of Hugging Face ends an answer with an empty stop after one token, and removes nothing from it.
+        assert texts(ours, ["", *until]) == texts(ours, until)
+    assert texts(ours, "") == plain != texts(ours, stops)
+
+
+def test_model_args_of_the_hugging_face_backend_and_mistakes(exported):
+    assert OptimlLM(str(exported), data=1, fsdp=1, tensor=1, dtype="bfloat16").model.dtype == jnp.bfloat16
+    with pytest.raises(UserError, match="dtype in --model_args float8; did you mean float"):
+        OptimlLM(str(exported), dtype="float8")
+    with pytest.raises(UserError, match="--model_args: pretrainde is unknown; did you mean pretrained"):
+        OptimlLM(str(exported), pretrainde="x")
+
+
+def test_a_chat_has_the_form_of_training(ours):
+    history = [{"role": role, "content": text} for role, text in (("system", "Be brief."), ("user", " Hi "))]
+    assert ours.apply_chat_template(history) == "Be brief.\nUser: Hi\nAssistant:"
+    history.append({"role": "assistant", "content": "    x = 1\n"})
+    assert ours.apply_chat_template(history, add_generation_prompt=False).endswith("\nUser: Hi\nAssistant:    x = 1")
+    assert ours.chat_template(True) and ours.chat_template() is None
+    with pytest.raises(UserError, match="role 'usr' is unknown; did you mean user"):
+        ours.apply_chat_template([{"role": "usr", "content": "Hi"}])
+
+
+def test_a_context_as_long_as_the_row_is_cut_as_in_the_hugging_face_backend(ours, peer):
+    words = " ".join(f"w{n}" for n in range(200))
+    ids = ours.model.tokenizer.encode(words)
+    for length in (CONFIG.max_positions - 2, CONFIG.max_positions - 1, CONFIG.max_positions, CONFIG.max_positions + 5):
+        context = ours.model.tokenizer.decode(ids[:length])
+        requests = instances("loglikelihood", [(context, " yes"), (context, " a b c")])
+        have, want = (np.array(model.loglikelihood(requests, disable_tqdm=True)) for model in (ours, peer))
+        np.testing.assert_allclose(have, want, atol=2e-4)
+        requests = instances("generate_until", [(context, {"until": ["\n"], "max_gen_toks": 8, "do_sample": False})])
+        assert ours.generate_until(requests) == peer.generate_until(requests, disable_tqdm=True)
