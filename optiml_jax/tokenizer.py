@@ -41,6 +41,12 @@ class _Words(dict):
         return ids
 
 
+def _check_surrogates(texts: Sequence[str]) -> None:
+    for text in texts:
+        if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError(f"a text has half a surrogate pair, which is no character: {text[:60]!r}")
+
+
 def _none(_: str) -> None:
     return None
 
@@ -135,7 +141,16 @@ class Tokenizer:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        """The ids of a text.
+
+        Raises:
+          UserError: the text has half a surrogate pair, which UTF-8 cannot write.
+        """
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        except TypeError:  # the library's, which does not say so
+            _check_surrogates([text])
+            raise
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Encodes many texts; see `encode_batch_to_bytes`."""
@@ -154,7 +169,11 @@ class Tokenizer:
         splittable = SPLITTABLE.fullmatch if self.is_plain else _none
         result = [b"".join(map(ids_of, WORD.findall(text))) if splittable(text) else None for text in texts]
         others = [i for i, ids in enumerate(result) if ids is None]
-        encodings = self._tokenizer.encode_batch_fast([texts[i] for i in others], add_special_tokens=False)
+        try:
+            encodings = self._tokenizer.encode_batch_fast([texts[i] for i in others], add_special_tokens=False)
+        except TypeError:
+            _check_surrogates(texts)
+            raise
         for i, encoding in zip(others, encodings):
             result[i] = _to_bytes(encoding.ids)
         return result

@@ -295,3 +295,10 @@ def test_tokenizers_of_another_kind_are_refused_by_name(tmp_path):
         pipeline.save(str(tmp_path / name / "tokenizer.json"))
         with pytest.raises(UserError, match=rf"another kind \({what}\); only byte-level BPE"):
             Tokenizer.load(tmp_path / name)
+
+
+def test_half_a_surrogate_pair_is_one_line_that_quotes_the_text():
+    tokenizer = Tokenizer.load(SAMPLES)
+    for encode in (lambda: tokenizer.encode("Q \ud800"), lambda: tokenizer.encode_batch(["fine", "Q \ud800"])):
+        with pytest.raises(UserError, match=r"half a surrogate pair, which is no character: 'Q \\ud800'"):
+            encode()

@@ -209,6 +209,8 @@ class Model(Network):
     ) -> list[Generated]:
         """Like `generate_prompts`, from token ids as they are; no `</s>` is added."""
         stop = [()] * len(ids) if stop is None else stop
+        if any("" in ends for ends in stop):
+            raise UserError("an empty text in `stop` would end every answer at once; leave it out")
         answers = decoding.decode(self, ids, max_new_tokens, batch_rows, names, stop, sampling)
         return [self.generated(answer, ends) for answer, ends in zip(answers, stop)]
 

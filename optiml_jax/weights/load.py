@@ -14,6 +14,8 @@ from optiml_jax.weights.metaseq import is_metaseq, load_metaseq, read_metaseq_co
 from optiml_jax.weights.place import place
 from optiml_jax.weights.source import resolve
 
+ADAPTER = "adapter_config.json"  # of PEFT
+
 
 def read_config(source: str | os.PathLike) -> OPTConfig:
     """Reads the architecture of a Hugging Face directory or hub name, or of a metaseq checkpoint.
@@ -30,6 +32,11 @@ def read_config(source: str | os.PathLike) -> OPTConfig:
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if (file.parent / ADAPTER).is_file():
+            raise UserError(
+                f"{file.parent}: holds an adapter ({ADAPTER}), not a whole model; merge it first: "
+                "peft's AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(OTHER)"
+            ) from None
         raise UserError(f"{file}: missing; is {file.parent} a Hugging Face model directory?") from error
     except (ValueError, OSError) as error:
         raise UserError(f"{file}: not readable as JSON ({error})") from error
@@ -49,10 +56,11 @@ def load(
 
 
 def stored_dtype(source: str | os.PathLike, config: OPTConfig) -> jnp.dtype:
-    """The widest dtype that the tensors of a checkpoint have on disk."""
+    """The widest dtype that the tensors of a checkpoint have on disk; float32 for float64."""
     path = resolve(source)
     tensors = metaseq.read_tensors(path, config) if is_metaseq(path) else read_tensors(path)
-    return max((tensor.dtype for tensor in tensors.values()), key=lambda dtype: dtype.itemsize)
+    widest = max((tensor.dtype for tensor in tensors.values()), key=lambda dtype: dtype.itemsize)
+    return jnp.dtype(jnp.float32) if widest.itemsize > 4 else widest
 
 
 def load_hf(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import jax
 
@@ -10,6 +11,7 @@ from optiml_jax.model.decoder import abstract_params
 
 PREFIXES = ("model.decoder.", "decoder.")  # OPTForCausalLM and OPTModel; a bare OPTDecoder has none
 EXPORT_PREFIX = PREFIXES[0]
+WRAPPERS = re.compile(r"^module\.|_orig_mod\.|_fsdp_wrapped_module\.|_forward_module\.")  # of DDP, torch.compile, ...
 HEAD = "lm_head.weight"  # tied to the token embedding: an equal copy, or absent
 
 # Hugging Face's name -> (our path, number of input axes of a linear map; 0: reshaped, not transposed)
@@ -84,5 +86,6 @@ def torch_shape(shape: tuple[int, ...], path: str, inputs: int) -> tuple[int, ..
 
 
 def bare(name: str) -> str:
-    """Removes the prefix of the class that was saved."""
+    """Removes the prefix of the class that was saved, and the names of what was wrapped around it."""
+    name = WRAPPERS.sub("", name)
     return next((name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)), name)

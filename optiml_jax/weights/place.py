@@ -56,7 +56,10 @@ def place(
         slot = slots[name]
         sharding = sharding_of[slot.path]
         # Sent in torch's layout: casting and transposing are faster on the device and need no second copy on the host.
-        array = _to_devices(tensor.read(), _torch_sharding(sharding, slot, len(like[slot.path].shape)))
+        host = tensor.read()
+        if host.dtype == np.float64:
+            host = host.astype(np.float32)
+        array = _to_devices(host, _torch_sharding(sharding, slot, len(like[slot.path].shape)))
         shape, dtype_of = like[slot.path].shape, like[slot.path].dtype
         if slot.layer is None:
             params[slot.path], finite = _convert(sharding, slot.inputs, shape, dtype_of)(array)
@@ -67,7 +70,7 @@ def place(
             params[slot.path], finite = _write_layer(sharding, slot.inputs)(params[slot.path], array, slot.layer)
         if not finite:  # waits for the device, so that the host holds one tensor at a time
             raise UserError(f"{tensor.file}: tensor {name} has NaN or infinite values (as {jnp.dtype(dtype).name})")
-        del array
+        del array, host
     placed = (Layers(params[path]) if isinstance(params[path], list) else params[path] for path in paths)
     return jax.tree_util.tree_unflatten(structure, placed)
 
@@ -98,7 +101,7 @@ def _match(tensors: Mapping[str, Tensor], slots: Mapping[str, names.Slot], origi
             )
         if matched[name].dtype not in FLOATS.values():
             raise UserError(
-                f"{matched[name].file}: tensor {name} is {matched[name].dtype}; weights are fp32, fp16 or bf16"
+                f"{matched[name].file}: tensor {name} is {matched[name].dtype}; weights are fp64, fp32, fp16 or bf16"
             )
     if head is not None and not _same(head, embedding):
         raise UserError(f"{origin}: {names.HEAD} differs from embed_tokens.weight; an untied output is not supported")

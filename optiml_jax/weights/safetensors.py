@@ -13,7 +13,7 @@ import numpy as np
 from optiml_jax.common.errors import UserError
 from optiml_jax.weights.stored import FLOATS, Stored
 
-NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32"}
+NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 MAX_HEADER = 100_000_000  # the library's own limit
 
 
@@ -21,7 +21,7 @@ def read_header(file: Path) -> dict[str, Stored]:
     """Reads the header of a file: its tensors in the order of their bytes.
 
     Raises:
-      UserError: the file is not safetensors, is truncated, or has a tensor that is not fp16, bf16 or fp32.
+      UserError: the file is not safetensors, is truncated, or has a tensor that is not fp16, bf16, fp32 or fp64.
     """
     try:
         total = file.stat().st_size
@@ -49,7 +49,7 @@ def read_header(file: Path) -> dict[str, Stored]:
 def _entry(file: Path, name: str, entry: dict, base: int) -> Stored:
     begin, end = entry["data_offsets"]
     if entry["dtype"] not in NAMES:
-        raise UserError(f"{file}: tensor {name} is {entry['dtype']}; only F32, F16 and BF16 weights can be loaded")
+        raise UserError(f"{file}: tensor {name} is {entry['dtype']}; only F64, F32, F16 and BF16 weights can be loaded")
     dtype, shape = FLOATS[NAMES[entry["dtype"]]], tuple(int(size) for size in entry["shape"])
     if end - begin != math.prod(shape) * dtype.itemsize or begin < 0:
         raise UserError(

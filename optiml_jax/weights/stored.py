@@ -10,6 +10,7 @@ import numpy as np
 from optiml_jax.common.errors import UserError
 
 FLOATS = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
+FLOATS["float64"] = np.dtype(np.float64)  # rounded to float32 on its way to the device
 ALIGNMENT = 64  # jax uses a host buffer without a copy only at this alignment; numpy's is 16
 
 

@@ -1,7 +1,9 @@
-"""Reads torch's zip files (`.bin`, `.pt`) without torch, and without running code that a pickle asks for.
+"""Reads torch's files (`.bin`, `.pt`) without torch, and without running code that a pickle asks for.
 
 A zip holds `<root>/data.pkl`, a pickle of the state with persistent ids for storages, and `<root>/data/<key>`, the
-storages' bytes, uncompressed. The unpickler below knows the few names that tensors need and refuses all others.
+storages' bytes, uncompressed. Files of torch before 1.6 are pickles one after another (a number, a version, facts about
+the machine, the state, the storages' keys), and then each storage: its number of elements in 8 bytes, and its bytes.
+The unpickler below knows the few names that tensors need and refuses all others.
 """
 
 import collections
@@ -18,8 +20,10 @@ from optiml_jax.common.errors import UserError
 from optiml_jax.weights.stored import FLOATS, Stored
 
 STORAGES = {"FloatStorage": "float32", "HalfStorage": "float16", "BFloat16Storage": "bfloat16"}
+STORAGES["DoubleStorage"] = "float64"
 # Storages of buffers and counters; weights cannot have these types.
-OTHER_STORAGES = {"LongStorage": np.int64, "IntStorage": np.int32, "BoolStorage": np.bool_, "DoubleStorage": np.float64}
+OTHER_STORAGES = {"LongStorage": np.int64, "IntStorage": np.int32, "BoolStorage": np.bool_}
+LEGACY = 0x1950A86A20F9469CFC6C  # the number at the start of a file of torch before 1.6
 MAX_PICKLE = 1 << 30  # names and shapes only: the 175B model's are a few megabytes
 
 
@@ -30,9 +34,12 @@ def load(file: Path, inert_class: Callable[[str, str], Any] | None = None) -> An
       inert_class: returns a replacement for a (module, name) that tensors do not need, or None to refuse it.
 
     Raises:
-      UserError: the file is truncated, not a zip or of an older format, or its pickle needs an unknown class.
+      UserError: the file is truncated, not torch's, or its pickle needs an unknown class.
     """
     try:
+        with file.open("rb") as stream:
+            if stream.read(1) == b"\x80":
+                return _load_legacy(file, inert_class)
         with zipfile.ZipFile(file) as archive:
             records = {info.filename: info for info in archive.infolist()}
             root = next((name[: -len("data.pkl")] for name in records if name.endswith("/data.pkl")), None)
@@ -47,15 +54,38 @@ def load(file: Path, inert_class: Callable[[str, str], Any] | None = None) -> An
     except UserError:
         raise
     except zipfile.BadZipFile as error:
-        with file.open("rb") as stream:
-            legacy = stream.read(1) == b"\x80"
-        remedy = "it has the format before torch 1.6; save it again with a newer torch" if legacy else "fetch it again"
-        raise UserError(f"{file}: truncated or not a torch file; {remedy}") from error
+        raise UserError(f"{file}: truncated or not a torch file; fetch it again") from error
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged pickle raises nearly anything
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: data.pkl is damaged ({type(error).__name__}: {reason}); fetch it again") from error
+
+
+def _load_legacy(file: Path, inert_class: Callable | None) -> Any:
+    """Reads a file of torch before 1.6: once for the storages' places, and again for the tensors in them."""
+    with file.open("rb") as stream:
+
+        def unpickle(starts: dict[str, int] | None) -> Any:
+            return _LegacyUnpickler(stream, file, starts, inert_class).load()
+
+        if unpickle(None) != LEGACY:
+            raise UserError(f"{file}: a pickle that is not torch's; is this a file of weights?")
+        unpickle(None), unpickle(None)  # the version, and facts about the machine
+        state = stream.tell()
+        first = _LegacyUnpickler(stream, file, None, inert_class)
+        first.load()
+        starts, size = {}, file.stat().st_size
+        for key in map(str, unpickle(None)):
+            (count,) = struct.unpack("<q", stream.read(8))
+            starts[key] = stream.tell()
+            dtype, expected = first.storages[key]
+            end = starts[key] + count * dtype.itemsize
+            if count != expected or end > size:
+                raise UserError(f"{file}: truncated in storage {key}; fetch it again")
+            stream.seek(end)
+        stream.seek(state)
+        return unpickle(starts)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -81,7 +111,7 @@ class _Unpickler(pickle.Unpickler):
         raise UserError(f"{self._file}: its pickle needs {module}.{name}, which weights do not need; it was not run")
 
     def persistent_load(self, pid: tuple) -> tuple[np.dtype, str, int]:
-        kind, dtype, key, _, count = pid
+        kind, dtype, key, _, count, *_ = pid
         if kind != "storage" or not isinstance(dtype, np.dtype):
             raise pickle.UnpicklingError(f"unknown persistent id {kind!r}")
         return dtype, str(key), int(count)
@@ -91,11 +121,18 @@ class _Unpickler(pickle.Unpickler):
         record = self._records.get(f"{self._root}data/{key}")
         if record is None or record.compress_type != zipfile.ZIP_STORED:
             raise UserError(f"{self._file}: storage {key} is missing or compressed; fetch or write the file again")
+        if count * dtype.itemsize > record.file_size:
+            raise UserError(f"{self._file}: storage {key} is smaller than its tensor; fetch the file again")
+        return self._stored(self._data_start(record), storage, offset, shape, strides)
+
+    def _stored(self, start: int, storage: tuple[np.dtype, str, int], offset: int, shape, strides) -> Stored:
+        """The tensor in a storage that starts at a byte of the file."""
+        dtype, key, count = storage
         shape, strides = tuple(map(int, shape)), tuple(map(int, strides))
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides)) if 0 not in shape else offset
-        if min((offset, *shape, *strides)) < 0 or last >= max(count, 1) or count * dtype.itemsize > record.file_size:
+        if min((offset, *shape, *strides)) < 0 or last >= max(count, 1):
             raise UserError(f"{self._file}: storage {key} is smaller than its tensor {shape}; fetch the file again")
-        start = self._data_start(record) + offset * dtype.itemsize
+        start += offset * dtype.itemsize
         return Stored(self._file, start, dtype, shape, None if _contiguous(shape, strides) else strides)
 
     def _data_start(self, record: zipfile.ZipInfo) -> int:
@@ -105,6 +142,28 @@ class _Unpickler(pickle.Unpickler):
         if signature != b"PK\x03\x04":
             raise UserError(f"{self._file}: the zip directory is damaged; fetch the file again")
         return record.header_offset + 30 + name_length + extra_length
+
+
+class _LegacyUnpickler(_Unpickler):
+    """Of files before torch 1.6. `starts`: the first byte of each storage; None while they are not known."""
+
+    def __init__(self, stream, file: Path, starts: dict[str, int] | None, inert_class: Callable | None) -> None:
+        super().__init__(stream, file, None, "", {}, inert_class)
+        self._starts, self.storages = starts, {}
+
+    def persistent_load(self, pid: tuple) -> tuple[np.dtype, str, int]:
+        storage = super().persistent_load(pid)
+        if len(pid) > 5 and pid[5] is not None:
+            raise UserError(
+                f"{self._file}: storage {storage[1]} is a view of another; save it again with a newer torch"
+            )
+        self.storages[storage[1]] = storage[0], storage[2]
+        return storage
+
+    def _tensor(self, storage, offset, shape, strides, *_: Any) -> Stored | None:
+        if self._starts is None:
+            return None
+        return self._stored(self._starts[storage[1]], storage, offset, shape, strides)
 
 
 def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import struct
 from pathlib import Path
@@ -130,8 +131,30 @@ def test_a_pickle_is_not_run(good, tmp_path, monkeypatch):
     edit_bin(directory, lambda state: state.update(x=Foreign()))
     refused(directory, r"pytorch_model.bin: .*posix.mkdir.*not run")
     assert not (tmp_path / "was_run").exists()
-    torch.save({"x": torch.ones(2)}, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    refused(directory, r"before torch 1.6")
+    torch.save({"x": Foreign()}, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    refused(directory, r"pytorch_model.bin: .*posix.mkdir.*not run")
+    assert not (tmp_path / "was_run").exists()
+
+
+@pytest.mark.parametrize("keep", [1e-4, 0.02, 0.5, 0.999])
+def test_a_truncated_file_of_torch_before_1_6_is_refused(keep, good, tmp_path):
+    directory = shutil.copytree(good / "bin", tmp_path / "x")
+    file = directory / "pytorch_model.bin"
+    torch.save(torch.load(file, weights_only=True), file, _use_new_zipfile_serialization=False)
+    weights.load_hf(directory, VARIANTS["pre_norm"])
+    cut(file, keep)
+    refused(directory, "pytorch_model.bin: .*(truncated|damaged)")
+    file.write_bytes(pickle.dumps({"a": 1}))
+    refused(directory, "a pickle that is not torch's")
+
+
+def test_an_adapter_is_named_as_one(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"holds an adapter \(adapter_config.json\), not a whole model; merge it first: peft"
+    ):
+        weights.read_config(tmp_path)
 
 
 def test_a_damaged_safetensors_header_is_refused(good, tmp_path):

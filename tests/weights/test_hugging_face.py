@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from optiml_jax import weights
 from optiml_jax.common.errors import UserError
@@ -54,6 +54,47 @@ def test_every_tensor_survives_the_round_trip_to_the_bit(dtype, form, sharded, t
     for name, value in state.items():
         assert back[name].dtype == TORCH[dtype]
         assert torch.equal(back[name], value), name
+
+
+WRAPPED = {
+    "module": lambda name: f"module.{name}",
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "both": lambda name: f"module._orig_mod.{name}",
+    "inside": lambda name: name.replace("model.decoder.", "model._orig_mod.decoder."),
+    "fsdp": lambda name: f"_fsdp_wrapped_module.{name}".replace("layers.0.", "layers.0._fsdp_wrapped_module."),
+    "decoder": lambda name: name.removeprefix("model."),
+    "bare": lambda name: name.removeprefix("model.decoder."),
+}
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_checkpoints_of_wrapped_models_and_of_old_torch_hold_the_same_tensors(wrapper, form, tmp_path):
+    config = VARIANTS["pre_norm"]
+    state = write(tmp_path / "plain", config, form="bin")
+    want = weights.load_hf(tmp_path / "plain", config)
+    wrapped = {WRAPPED[wrapper](name): value for name, value in state.items()}
+    shutil.copytree(tmp_path / "plain", tmp_path / "x", ignore=lambda *_: ["pytorch_model.bin"])
+    if form == "safetensors":
+        save_file({name: value.contiguous() for name, value in wrapped.items()}, tmp_path / "x" / "model.safetensors")
+    else:
+        torch.save(wrapped, tmp_path / "x" / "pytorch_model.bin", _use_new_zipfile_serialization=form == "zip")
+    equal(weights.load_hf(tmp_path / "x", config), want)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+def test_float64_is_rounded_to_float32(form, tmp_path):
+    config = VARIANTS["pre_norm"]
+    state = {name: value.double() * (1 + 1e-9) for name, value in write(tmp_path / "x", config, form="bin").items()}
+    (tmp_path / "x" / "pytorch_model.bin").unlink()
+    if form == "safetensors":
+        save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "x" / "model.safetensors")
+    else:
+        torch.save(state, tmp_path / "x" / "pytorch_model.bin", _use_new_zipfile_serialization=form == "zip")
+    params = weights.load_hf(tmp_path / "x", config)
+    want = state["model.decoder.embed_tokens.weight"].numpy().astype(np.float32)
+    np.testing.assert_array_equal(params["token_embedding"], want)
+    assert weights.stored_dtype(tmp_path / "x", config) == jnp.float32
 
 
 @pytest.mark.parametrize("variant", ["pre_norm", "post_norm_projected"])

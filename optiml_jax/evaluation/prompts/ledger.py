@@ -103,6 +103,8 @@ class Prompt:
             raise DataError(f"not JSON ({error.msg})") from None
         if not isinstance(line, dict):
             raise DataError("not a JSON object")
+        if "\\u" in text and _has_half_a_pair(line):
+            raise DataError("text with half a surrogate pair, which is no character")
         if line.pop("format", None) != FORMAT:
             remedy = "write it again with python -m tools.cache_tasks --suite=NAME"
             raise DataError(f"not a line of ledger format {FORMAT}, which this version reads; {remedy}")
@@ -121,6 +123,8 @@ class Prompt:
             raise DataError(f"prompt {prompt.id}: empty candidate list; null means that the answer is generated")
         if prompt.candidates is not None and not set(prompt.candidates) & set(prompt.references):
             raise DataError(f"prompt {prompt.id}: no candidate is a reference, so no answer can be correct")
+        if "" in prompt.stop:
+            raise DataError(f"prompt {prompt.id}: an empty text in stop would end every answer at once")
         if prompt.given:
             prefixes = list(zip(prompt.given, prompt.candidates or ()))
             if len(prompt.candidates or ()) != len(prompt.given) or any(count >= len(text) for count, text in prefixes):
@@ -233,6 +237,14 @@ def read_ledger(path: str | Path) -> list[Prompt]:
         remedy = f"cache again, or remove {about_file(file)} if it was changed on purpose"
         raise DataError(f"{file}: its checksum differs; {remedy}")
     return prompts
+
+
+def _has_half_a_pair(line: Any) -> bool:
+    try:
+        json.dumps(line, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def with_prompts(paths: Sequence[str]) -> list[str]:
