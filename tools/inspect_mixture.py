@@ -217,7 +217,9 @@ def show(prompts: Prompts, task: str, count: int) -> str:
 
 def write_page(flags: argparse.Namespace, mixture: Mapping, prompts: Prompts, manifest: Manifest) -> str:
     """Writes the page of `--html` and returns its size. Evaluation prompts come from the mixture's own ledgers."""
-    ledger = [prompt for path in manifest.ledgers.values() for prompt in read_ledger(prompts.store.directory / path)]
+    ledgers = [prompts.store.directory / path for path in manifest.ledgers.values()]
+    # A ledger is empty where nothing is held out.
+    ledger = [prompt for path in ledgers if path.stat().st_size for prompt in read_ledger(path)]
     text = mixture_page.page(mixture, prompts, train_tokens(flags), flags.examples, ledger)
     write_atomically(flags.html, text)
     return f"page: {flags.html}, {len(text.encode()) / 1e6:.1f} MB"

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 
 from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.common.tables import Parser, table
+from optiml_jax.data.manifest import matching_names
 from optiml_jax.data.specification import CacheOptions
 from tasks import suites
 from tasks.catalog import mixtures, registry
@@ -84,7 +85,8 @@ def catalog_lines(pattern: str, category: str) -> str:
       UserError: no task has this name and category.
     """
     rows = [row for benchmark in registry.benchmark_names() for row in registry.catalog(benchmark).values()]
-    named = [row for row in rows if fnmatchcase(row.name, pattern)]
+    names = set(matching_names(pattern, (row.name for row in rows)))
+    named = [row for row in rows if row.name in names]
     matching = [row for row in named if fnmatchcase(row.category, category)]
     if not named:
         raise UserError(f"no task has the name {pattern}{nearest(pattern, [row.name for row in rows])}")

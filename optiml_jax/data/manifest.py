@@ -136,6 +136,14 @@ def present(proportions: Mapping[str, float] | None, tasks: Sequence[TaskSize]) 
     return proportions and {name: share for name, share in proportions.items() if name in benchmarks}
 
 
+def matching_names(pattern: str, names: Iterable[str]) -> list[str]:
+    """The names that a pattern matches; if there are none, those that it matches without their benchmark, as reports
+    show them ("task1344_glue" for "super_natural_instructions.task1344_glue")."""
+    names = list(names)
+    whole = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+    return whole or [name for name in names if fnmatch.fnmatchcase(name.partition(".")[2], pattern)]
+
+
 def _matching(
     tasks: tuple[TaskSize, ...],
     patterns: Sequence[str] | None,
@@ -150,7 +158,7 @@ def _matching(
     names = {getattr(task, field) for task in tasks}
     selected: set[str] = set()
     for pattern in patterns:
-        matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        matches = matching_names(pattern, names)
         if not matches and pattern.split(".")[0] not in left_out:
             raise UserError(
                 f"{setting}: {pattern!r} matches no {field} of what is left of the mixture{nearest(pattern, names)}"

@@ -199,7 +199,10 @@ def ledger_file(path: str | Path) -> Path:
             raise DataError(f"{path}: {f'holds {names}: choose one' if files else 'holds no .jsonl ledger'}")
         return files[0]
     if not path.is_file():
-        raise DataError(f"{path}: no such ledger; tools.cache_tasks writes one to CACHE_DIR/ledgers")
+        command = "python -m tools.cache_tasks --suite=SUITE --data_dir=DATA --cache_dir=CACHE"
+        if path.parent.name == "ledgers":  # the suite's, in the folder of a store
+            command = command.replace("SUITE", path.stem).replace("CACHE", str(path.parent.parent))
+        raise DataError(f"{path}: no such ledger; write it with {command}")
     return path
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from optiml_jax import gin_cli
 from optiml_jax.common.errors import UserError
-from optiml_jax.data.manifest import Manifest, TaskSize
+from optiml_jax.data.manifest import Manifest, TaskSize, matching_names
 from optiml_jax.data.sampling import Sampler, probabilities, shares, shares_text, with_token_shares
 from optiml_jax.data.settings import NATURAL, Data
 from optiml_jax.data.specification import CacheOptions
@@ -398,3 +398,12 @@ def test_the_largest_categories_with_those_of_the_supervised_tasks(always):
 def test_subsets_that_cannot_be_are_refused(fields, message, always):
     with pytest.raises(UserError, match=message):
         selected(listed(), Data("opt_iml", "", **fields, **always))
+
+
+def test_tasks_may_be_named_without_their_benchmark():
+    names = ["flan.copa", "t5.copa", "flan.copa.b", "copa.x"]
+    assert matching_names("flan.copa", names) == ["flan.copa"]
+    assert matching_names("copa", names) == ["flan.copa", "t5.copa"]
+    assert matching_names("copa*", names) == ["copa.x"]  # a whole name comes first
+    assert matching_names("copa.?", names[:3]) == ["flan.copa.b"]
+    assert matching_names("cop", names) == []
