@@ -49,7 +49,11 @@ class StepLog:
     next step, and the step after it has the host's work of two; neither is counted.
     """
 
-    def __init__(self, run: Run, model_dir: Path, logging: Logging) -> None:
+    def __init__(
+        self, run: Run, model_dir: Path, logging: Logging, latest: Callable[[], int | None] = lambda: None
+    ) -> None:
+        """`latest` returns the step of the last checkpoint, for messages."""
+        self._latest = latest
         self._run, self._every, self._first = run, logging.log_every, run.step + 1
         self._parameters = decoder.parameter_count(run.config)
         self._peak = flops.peak_flops(logging.peak_flops)
@@ -80,7 +84,7 @@ class StepLog:
         if (followed and self._steady) or not (self._timed or self._usual):
             self._timed.append((now - self._last, batch.real_tokens))
         self._last, self._steady = now, followed
-        _check_finite(step, values, self._run.computation.precision)
+        _check_finite(step, values, self._run.computation.precision, self._latest)
         self._log.advance()
         if step % self._every and step not in (1, self._run.optimization.train_steps):
             return
@@ -121,13 +125,17 @@ class StepLog:
         self._log.close()
 
 
-def _check_finite(number: int, values: dict[str, float], precision: str) -> None:
+def _check_finite(
+    number: int, values: dict[str, float], precision: str, latest: Callable[[], int | None] = lambda: None
+) -> None:
     if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
         return
     if precision != "fp16":
+        saved = latest()
+        intact = "there is no checkpoint yet" if saved is None else f"the checkpoint of step {saved} is intact"
         raise UserError(
             f"step {number}: loss {values['loss']}, gradient norm {values['grad_norm']}; lower LEARNING_RATE "
-            "or check the initial weights (the last checkpoint is intact)"
+            f"or check the initial weights ({intact})"
         )
     if values["loss_scale"] <= loss_scale.FLOOR:
         raise UserError(

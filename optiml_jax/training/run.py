@@ -171,7 +171,9 @@ def _train(
             key,
         )
         with contextlib.ExitStack() as stack:
-            log = stack.enter_context(contextlib.closing(StepLog(run, directory, settings.logging)))
+            log = stack.enter_context(
+                contextlib.closing(StepLog(run, directory, settings.logging, lambda: checkpoints.latest))
+            )
             save = Saver(run, checkpoints, log, meta)
             validators: list[Hook] = []
             interrupted: list[Validator] = []

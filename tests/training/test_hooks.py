@@ -157,3 +157,12 @@ def test_a_validation_that_fails_costs_no_step(cache, tmp_path):
     with pytest.raises(RuntimeError, match="out of memory"):
         run(cache, tmp_path, 7, validation=Stopped(RuntimeError("out of memory")))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+
+
+@pytest.mark.parametrize(
+    ("latest", "said"), [(None, "there is no checkpoint yet"), (40, "the checkpoint of step 40 is")]
+)
+def test_a_loss_that_is_not_finite_says_whether_a_checkpoint_is_intact(latest, said):
+    values = {"loss": float("nan"), "grad_norm": 1.0, "loss_scale": 1.0}
+    with pytest.raises(UserError, match=rf"step 41: loss nan, .*lower LEARNING_RATE .*\({said}"):
+        hooks._check_finite(41, values, "bf16", lambda: latest)
