@@ -87,15 +87,15 @@ def main(name: str) -> None:
 def read_settings(arguments: Sequence[str], module: str, command: str = "train") -> dict[str, Any]:
     """Returns the arguments of `train` that the gin files bind, without running anything or touching a device.
 
-    The mesh is returned as its three axes (data, fsdp, tensor). Called, `evaluate_after` returns the arguments of the
-    evaluation. Raises as `parse`.
+    The model has the shape of initial weights that are on this machine. The mesh is returned as its three axes (data,
+    fsdp, tensor). Called, `evaluate_after` returns the arguments of the evaluation. Raises as `parse`.
 
     Args:
       command: "evaluate" for the arguments of `evaluate`.
     """
     gin.clear_config()
     replaced = {"train": _arguments, "evaluate": _arguments, "Mesh": _axes}
-    return parse(arguments, module, CONFIGURABLES | replaced)[command]()
+    return parse(arguments, module, CONFIGURABLES | replaced, only_local=True)[command]()
 
 
 def _arguments(**arguments: Any) -> dict[str, Any]:
@@ -108,7 +108,10 @@ def _axes(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: None = None) -
 
 
 def parse(
-    arguments: Sequence[str], module: str, configurables: Mapping[str, Callable[..., Any]] = CONFIGURABLES
+    arguments: Sequence[str],
+    module: str,
+    configurables: Mapping[str, Callable[..., Any]] = CONFIGURABLES,
+    only_local: bool = False,
 ) -> dict[str, Callable[..., Any]]:
     """Reads the gin files and bindings of a command line.
 
@@ -116,6 +119,8 @@ def parse(
       arguments: without the program's name.
       module: for the usage text.
       configurables: functions and classes that may be bound, by name.
+      only_local: whether initial weights that are not here, such as those of the hub, are left alone; the model then
+        has the shape that the gin files give it.
 
     Returns:
       The configurables with their parameters bound, by name.
@@ -156,7 +161,7 @@ def parse(
     try:
         gin.parse_config_files_and_bindings(files, [], finalize_config=False)
         gin.parse_config([f"{name} = {_quoted(name, value)}" for name, value in bindings.items()])
-        _take_shape_from_weights()
+        _take_shape_from_weights(only_local)
         gin.finalize()
     except UserError:
         raise
@@ -166,12 +171,12 @@ def parse(
     return bound
 
 
-def _take_shape_from_weights() -> None:
+def _take_shape_from_weights(only_local: bool) -> None:
     """Binds the fields of OPTConfig that nothing sets to those of the initial weights, if there are any."""
     source = paths.local("INIT_WEIGHTS", _bound("train.init_weights"))
     fields = [field.name for field in dataclasses.fields(OPTConfig) if field.name not in NOT_IN_WEIGHTS]
     unset = [name for name in fields if _bound(f"OPTConfig.{name}") is None]
-    if source is None or not unset:
+    if source is None or not unset or (only_local and not Path(source).exists()):
         return
     config = read_run_config(source)[0] if is_run(source) else weights.read_config(source)
     for name in unset:

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 from optiml_jax.common import paths
 from optiml_jax.common.errors import UserError
 
+BUCKETS = ("gs://", "s3://", "az://", "abfs://", "hdfs://")  # other addresses are what some flags take
+
 
 class Parser(argparse.ArgumentParser):
     """Argument parser without abbreviations that reports a wrong flag as a one-line `UserError`."""
@@ -29,7 +31,7 @@ def _expanded(word: str) -> str:
     flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     if not value or flag.startswith("--gin."):
         return word
-    is_path = value.startswith(("~", "$")) or "://" in value
+    is_path = value.startswith(("~", "$", *BUCKETS))
     return f"{flag}{equals}{paths.local(flag or 'path', value)}" if is_path else word
 
 
