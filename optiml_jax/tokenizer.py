@@ -17,6 +17,7 @@ import tokenizers
 
 from optiml_jax import tokenizer_files
 from optiml_jax.common.errors import UserError
+from optiml_jax.common.surrogates import has_lone_surrogate
 from optiml_jax.tokenizer_files import ALL_FILES, FILES, NAMES, PIPELINE, SPECIAL
 
 MAX_ID = 65_535  # token stores hold uint16
@@ -43,7 +44,7 @@ class _Words(dict):
 
 def _check_surrogates(texts: Sequence[str]) -> None:
     for text in texts:
-        if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in text):
+        if isinstance(text, str) and has_lone_surrogate(text):
             raise UserError(f"a text has half a surrogate pair, which is no character: {text[:60]!r}")
 
 

@@ -145,8 +145,8 @@ def test_a_run_takes_the_shape_that_nothing_sets_from_its_initial_weights(tmp_pa
     save_hf(decoder.init_params(jax.random.key(0), shape), shape, None, tmp_path / "weights")
     flags = ["--gin_file=own_data.gin", f"--gin.INIT_WEIGHTS={tmp_path}/weights", "--gin.OPTConfig.dropout=0.25"]
     assert gin_cli.read_settings(flags, "tests")["model"] == dataclasses.replace(shape, dropout=0.25)
-    said = gin_cli.read_settings([*flags, "--gin.OPTConfig.layers=7"], "tests")["model"]
-    assert said == dataclasses.replace(shape, dropout=0.25, layers=7)  # refused when the weights are read
+    overridden = gin_cli.read_settings([*flags, "--gin.OPTConfig.layers=7"], "tests")["model"]
+    assert overridden == dataclasses.replace(shape, dropout=0.25, layers=7)  # refused when the weights are read
     assert gin_cli.read_settings(["--gin_file=own_data.gin"], "tests")["model"] == OPTConfig()
     elsewhere = ["--gin_file=own_data.gin", "--gin.INIT_WEIGHTS=./nowhere"]
     assert gin_cli.read_settings(elsewhere, "tests")["model"] == OPTConfig()  # a run refuses it

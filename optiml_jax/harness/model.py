@@ -108,7 +108,7 @@ class OptimlLM(TemplateLM):
         return chat.prompt_of(chat_history, add_generation_prompt)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """What the harness records about the template."""
+        """A description of the template for the harness's results; None if no template is applied."""
         return None if chat_template is False else repr(chat.SPOKEN)
 
     def tok_decode(self, tokens: Sequence[int], **_: Any) -> str:

@@ -135,5 +135,6 @@ def _call(x_BTD, *others, interpret):
 
 
 def warps(D: int) -> int:
-    """Of a program: 32 threads each, with eight or sixteen columns per thread."""
+    """The number of warps (of 32 threads) of a program that computes rows of D columns: 4 to 16, so that a thread has 8
+    columns, or 16 of the widest rows."""
     return min(16, max(4, (1 << (D - 1).bit_length()) // 256))

@@ -145,9 +145,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _LegacyUnpickler(_Unpickler):
-    """Of files before torch 1.6. `starts`: the first byte of each storage; None while they are not known."""
+    """Reads the state in a file of torch before 1.6.
+
+    Attributes:
+      storages: type and number of elements of each storage that the state uses, by key.
+    """
 
     def __init__(self, stream, file: Path, starts: dict[str, int] | None, inert_class: Callable | None) -> None:
+        """`starts`: the first byte of each storage, by key; None reads the state without its tensors."""
         super().__init__(stream, file, None, "", {}, inert_class)
         self._starts, self.storages = starts, {}
 

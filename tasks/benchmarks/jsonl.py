@@ -51,22 +51,22 @@ def discover(directory: Path, options: CacheOptions) -> Benchmark:
       DataError: there is no readable file.
       UserError: the option `fields` is none.
     """
-    renamed = own_forms.parse_fields(options.fields)
+    renamed = tuple(own_forms.parse_fields(options.fields).items())
     tasks: dict[str, Task] = {}
     left_out, notes = [], []
     for stem, splits in _sources(directory, left_out):
         files = tuple(file for paths in splits.values() for file in paths)
-        survey = _survey(_stamp(files), tuple(renamed.items()))
+        survey = _survey(_stamp(files), renamed)
         if survey.metric is None:
             left_out.append(Skipped(survey.fault.where, f"{survey.fault.reason}; no record of {stem} can be used"))
             continue
         for category in survey.categories or (None,):
-            task = _task(stem, category, splits, survey.metric, options, renamed)
+            task = _task(stem, category, splits, survey, options, renamed)
             if task.name in tasks:
                 raise DataError(f"{files[0]}: the task {task.name} is that of {tasks[task.name].files[0]}; rename one")
             tasks[task.name] = task
             if "train" in splits and task.splits == ("train",) and options.held_out_instances != 0:
-                notes.append(f"{task.name}: nothing is held out for evaluation, because it has {survey.few(category)}")
+                notes.append(f"{task.name}: nothing is held out for evaluation, because it has {survey.size(category)}")
         notes += (f"{files[0]}: {text}" for text in survey.notes())
     if not tasks:
         listed = f" ({left_out[0].where}: {left_out[0].reason})" if left_out else ""
@@ -110,16 +110,16 @@ def _task(
     stem: str,
     category: str | None,
     splits: Mapping[str, tuple[Path, ...]],
-    metric: Metric,
+    survey: "Survey",
     options: CacheOptions,
-    renamed: Mapping[str, str],
+    renamed: tuple[tuple[str, str], ...],
 ) -> Task:
     files = tuple(file for paths in splits.values() for file in paths)
     name = task_name(NAME, stem if category is None else f"{stem}.{category}", ascii_only=False)
-    part = _Part(name, category, metric, tuple(renamed.items()))
+    part = _Part(name, category, survey.metric, renamed)
     carves = "train" in splits and "validation" not in splits
     carved = options.held_out_instances if carves else 0
-    holds_out = carves and carved != 0 and _last_held_out(part, _stamp(splits["train"]), carved) >= 0
+    holds_out = carves and _held_out_count(survey.questions[category], carved) > 0
     return Task(
         name=name,
         benchmark=NAME,
@@ -127,7 +127,7 @@ def _task(
         source=stem,
         files=files,
         splits=(*splits, *(["validation"] if holds_out else [])),
-        templates=(Template("own", metric, output_type=RANK),),
+        templates=(Template("own", survey.metric, output_type=RANK),),
         read=functools.partial(_read, part, splits, carved),
         render=functools.partial(render, name, functools.partial(_shares_instruction, part, _stamp(files))),
         options=options,
@@ -155,13 +155,13 @@ def _stamp(files: Sequence[Path]) -> tuple[tuple[Path, int, int], ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What the files of a data set contain.
+    """A summary of the files of a data set.
 
     Attributes:
       metric: of the first usable record; None if there is none.
       fault: the first unusable record, if there is no usable one.
       categories: names of the categories in order of appearance; empty if no record has one.
-      questions: number of records that ask something, by category.
+      questions: number of different questions, by category (None if no record has one).
       unused: number of records in which a field is not read, by field.
     """
 
@@ -171,9 +171,9 @@ class Survey:
     questions: Mapping[str | None, int]
     unused: Mapping[str, int]
 
-    def few(self, category: str | None) -> str:
-        """Why nothing of a category is held out."""
-        count = self.questions.get(category, 0)
+    def size(self, category: str | None) -> str:
+        """Describes a category of which nothing is held out."""
+        count = self.questions[category]
         return f"{count} questions, fewer than {HELD_OUT_SHARE}" if count else "texts without a question"
 
     def notes(self) -> list[str]:
@@ -190,24 +190,25 @@ def _survey(stamp: tuple[tuple[Path, int, int], ...], renamed: tuple[tuple[str, 
       DataError: it has too many categories.
     """
     files = tuple(file for file, *_ in stamp)
-    metric, fault = None, Skipped(str(files[0]), "the file is empty")
-    names: dict[str, None] = {}
-    questions, unused = collections.Counter(), collections.Counter()
+    metric = fault = None
+    questions: dict[str, set[int]] = {}  # hashes
+    unused: collections.Counter[str] = collections.Counter()
     for record in _records(files, renamed):
         if isinstance(record, Skipped):
-            fault = fault if fault.reason != "the file is empty" else record
+            fault = fault or record
             continue
         metric = metric or record.fields["metric"]
-        category = record.fields.get("category")
-        name = UNKNOWN if category is None else category_name(category) or UNKNOWN
-        names.setdefault(name)
-        if len(names) > MOST_CATEGORIES:
+        of_category = questions.setdefault(_category(record), set())
+        if len(questions) > MOST_CATEGORIES:
             raise DataError(f"{files[0]}: more than {MOST_CATEGORIES:,} categories; is `category` a free text?")
-        questions[name] += record.fields["form"] != TEXT
-        unused.update(set(record.fields["unused"]))
-    if names.keys() <= {UNKNOWN}:
-        return Survey(metric, fault, (), {None: questions[UNKNOWN]}, unused)
-    return Survey(metric, fault, tuple(names), questions, unused)
+        if _asks(record) and record.fields["metric"] == metric:
+            of_category.add(hash(record.fields["question"]))
+        unused.update(record.fields["unused"])
+    fault = fault or Skipped(str(files[0]), "the file is empty")
+    counts: dict[str | None, int] = {name: len(hashes) for name, hashes in questions.items()}
+    if questions.keys() <= {UNKNOWN}:
+        return Survey(metric, fault, (), {None: counts.get(UNKNOWN, 0)}, unused)
+    return Survey(metric, fault, tuple(questions), counts, unused)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,8 +248,13 @@ def _last_held_out(part: _Part, stamp: tuple, carved: int | None) -> int:
     """The largest draw of a held-out question, -1 if there is none. `carved`: their number; None: the default."""
     usable = (record for record in part.records([file for file, *_ in stamp]) if isinstance(record, Record))
     distinct = np.unique(np.fromiter((part.draw(record) for record in usable if _asks(record)), np.uint64))
-    share = min(HELD_OUT, len(distinct) // HELD_OUT_SHARE) if carved is None else min(carved, len(distinct))
-    return int(distinct[share - 1]) if share else -1
+    count = _held_out_count(len(distinct), carved)
+    return int(distinct[count - 1]) if count else -1
+
+
+def _held_out_count(questions: int, carved: int | None) -> int:
+    """How many of the different questions of a task are held out."""
+    return min(HELD_OUT, questions // HELD_OUT_SHARE) if carved is None else min(carved, questions)
 
 
 @functools.lru_cache(maxsize=4096)

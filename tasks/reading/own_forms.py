@@ -39,7 +39,7 @@ ROLES = {
     **dict.fromkeys(("tool", "function", "function_call", "observation"), "tool"),
 }
 COMMON = ("references", "candidates", "metric", "category")
-# What a field of a record may be called in `Data.fields`, on the right of "=".
+# Names of fields to which `Data.fields` can map a column.
 FIELDS = (
     *dict.fromkeys([*(name for names in (*INSTRUCTIONS, *PROMPTS) for name in names), "messages", "text"]),
     *("system", "history"),
@@ -100,7 +100,7 @@ def _form(values: Mapping[str, Any], used: set[str]) -> dict[str, Any]:
     if isinstance(values.get("prompt"), Mapping) and "replies" in values["prompt"]:
         used |= {"prompt"}
         messages, others = _first_replies(values["prompt"])
-        return {**_conversation(messages, values, "prompt"), "unused": ("replies after the first",) * others}
+        return {**_conversation(messages, values, "prompt"), "unused": ("replies after the first",) * bool(others)}
     for instruction, text, output in INSTRUCTIONS:
         if instruction in values and output in values:
             used |= {instruction, text, output, "system", "history"}
@@ -126,12 +126,12 @@ def _instruction(values: Mapping[str, Any], name: str, input_name: str, output: 
         raise UnusableError(f"{name} is empty")
     system, history = _text(values, "system", optional=True), _history(values)
     if system.strip() or history:
-        asked = "\n".join(filter(None, (instruction, text)))
+        question = "\n".join(filter(None, (instruction, text)))
         if len(answers := _texts(values[output], output)) != 1:
             raise UnusableError(f"{output} is a list of {len(answers)}, but a conversation has one answer")
         messages = [
             *({"role": role, "content": said} for pair in history for role, said in zip(("user", "assistant"), pair)),
-            {"role": "user", "content": asked},
+            {"role": "user", "content": question},
             {"role": "assistant", "content": answers[0]},
         ]
         return _conversation(messages, values, "history")
@@ -189,8 +189,8 @@ def _conversation(messages: Sequence[Mapping[str, Any]], values: Mapping[str, An
         speaker = next((name for name in SPEAKER if name in message), None)
         role = ROLES.get(str(message.get(speaker)).lower()) if speaker else None
         if role is None:
-            told = f"{speaker} {message[speaker]!r}" if speaker else f"without {' or '.join(SPEAKER)}"
-            raise UnusableError(f"message {number} is {told}; known: {', '.join(ROLES)}")
+            seen = f"{speaker} {message[speaker]!r}" if speaker else f"without {' or '.join(SPEAKER)}"
+            raise UnusableError(f"message {number} is {seen}; known: {', '.join(ROLES)}")
         content = next((name for name in CONTENT if name in message), None)
         text = _content(message, content, number)
         if role == "assistant" and turns and text.strip() and _is_learned(message, number):
@@ -290,7 +290,7 @@ def _texts(value: Any, name: str) -> list[str]:
 
 
 def kind(value: Any) -> str:
-    """What a value is, in JSON's words."""
+    """The JSON type of a value, for messages."""
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
     return names.get(type(value), type(value).__name__)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from optiml_jax.common.errors import DataError, UserError
+from optiml_jax.common.surrogates import has_lone_surrogate
 from tasks.example import Skipped
 
 MAX_LINE = 16 << 20  # bytes; a longer line is skipped without holding it in memory
@@ -242,10 +243,9 @@ def _records(values: Iterable[Any]) -> Iterator[dict[str, Any] | str]:
             yield _checked(item)
 
 
-def _checked(value: Any) -> dict[str, Any] | str:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
+def _checked(value: Any, may_have_surrogates: bool = True) -> dict[str, Any] | str:
+    """A record, or why the value is none."""
+    if may_have_surrogates and has_lone_surrogate(value):
         return "text with half a surrogate pair"
     return value if isinstance(value, dict) else f"{type(value).__name__}, not an object"
 
@@ -274,17 +274,13 @@ def _raw_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
 def _object(raw: bytes) -> dict[str, Any] | str:
     try:
         values = json.loads(raw.decode("utf-8-sig"))
-        if b"\\u" in raw:
-            json.dumps(values, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         return f"not UTF-8 at byte {error.start:,} of the line"
-    except UnicodeEncodeError:
-        return "text with half a surrogate pair"
     except RecursionError:
         return "nested too deeply"
     except ValueError as error:  # also raised for numbers with too many digits
         return f"not JSON ({str(error).splitlines()[0]})"
-    return values if isinstance(values, dict) else f"{type(values).__name__}, not an object"
+    return _checked(values, b"\\u" in raw)
 
 
 def document(path: Path) -> Any:

@@ -75,11 +75,6 @@ _cached_stemmed_words = functools.lru_cache(maxsize=1 << 12)(stemmed_words)
 _cached_unicode_words = functools.lru_cache(maxsize=1 << 12)(unicode_words)
 
 
-def has_words(text: str) -> bool:
-    """Whether rouge-score sees anything of a text: an ASCII letter or digit."""
-    return bool(_WORD.search(text.lower()))
-
-
 def tokenizer(stem: bool, words: str = "ascii") -> Tokenize:
     """A word tokenizer with a cache of recent texts. `words`: "ascii" or "unicode", which is not stemmed."""
     if words == "unicode":

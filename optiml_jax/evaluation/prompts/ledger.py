@@ -18,6 +18,7 @@ from typing import Any
 
 from optiml_jax.common.errors import DataError, EmptyLedgerError, UserError, nearest
 from optiml_jax.common.files import atomic, copy_atomically, write_atomically
+from optiml_jax.common.surrogates import has_lone_surrogate
 from optiml_jax.evaluation.metrics import Metric
 
 FORMAT = 2
@@ -103,7 +104,7 @@ class Prompt:
             raise DataError(f"not JSON ({error.msg})") from None
         if not isinstance(line, dict):
             raise DataError("not a JSON object")
-        if "\\u" in text and _has_half_a_pair(line):
+        if "\\u" in text and has_lone_surrogate(line):
             raise DataError("text with half a surrogate pair, which is no character")
         if line.pop("format", None) != FORMAT:
             remedy = "write it again with python -m tools.cache_tasks --suite=NAME"
@@ -240,14 +241,6 @@ def read_ledger(path: str | Path) -> list[Prompt]:
         remedy = f"cache again, or remove {about_file(file)} if it was changed on purpose"
         raise DataError(f"{file}: its checksum differs; {remedy}")
     return prompts
-
-
-def _has_half_a_pair(line: Any) -> bool:
-    try:
-        json.dumps(line, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def with_prompts(paths: Sequence[str]) -> list[str]:
