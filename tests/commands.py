@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]  # not from conftest, which changes the number of devices
@@ -37,6 +38,9 @@ def _run(module: str, words: list[str]) -> tuple[int, str]:
             code = 0
         except SystemExit as end:
             code = end.code
+        except BaseException:
+            traceback.print_exc()
+            code = 1
         finally:
             sys.stderr.flush()
             os.dup2(saved_stderr, 2)

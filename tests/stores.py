@@ -55,6 +55,7 @@ def write_content(cache_dir: Path, task: str, content: str, shards: Sequence[Seq
         "shards": len(shards),
         "examples": sum(map(len, shards)),
         "tokens": sum(len(ids) for shard in shards for ids, *_ in shard),
+        "label_tokens": sum(len(ids) - start for shard in shards for ids, start, _ in shard),
         "longest_label": max((len(ids) - start for shard in shards for ids, start, _ in shard), default=0),
         "longest_label_example": "?",
         "checksums": {

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from optiml_jax.common import xla_flags
 from optiml_jax.common.errors import UserError, exit_on_user_error
-from optiml_jax.common.tables import Parser, table
+from optiml_jax.common.tables import Parser, output_file, table
 
 # columns of the printed table; the JSON file has more
 SHOWN = (
@@ -100,7 +100,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         )
         add("--quick", action="store_true", help="3 rounds")
         add("--no_peer", action="store_true", help="measure ours alone")
-        add("--json", help="also write the numbers to this JSON file")
+        add("--json", type=output_file, help="also write the numbers to this JSON file")
     for command, steps, rows in ((train, 2, 2), (layer, 10, 2), (plane, 100, 16)):
         add = command.add_argument
         add("--rows", type=int, default=rows, help=f"rows of a batch ({rows})")

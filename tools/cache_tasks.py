@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 from optiml_jax.common.errors import DataError, UserError, exit_on_user_error
 from optiml_jax.common.settings import check
-from optiml_jax.common.tables import Parser
+from optiml_jax.common.tables import Parser, output_folder
 from optiml_jax.data.manifest import SEPARATOR as MIXTURE_SEPARATOR
 from optiml_jax.data.specification import ANY_NUMBER, OPTIONS, RANGES, REFUSE, CacheOptions
 from optiml_jax.data.verify import contents
@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     add("--mixture", help=f"mixture to train on: {', '.join(mixtures.names())}")
     add("--suite", help=f"suite to evaluate on, without a mixture; several with commas: {', '.join(suites.names())}")
     add("--data_dir", default=os.environ.get("OPTIML_DATA_DIR"), help="raw data, one folder per benchmark")
-    add("--cache_dir", required=True, help="folder of the store")
+    add("--cache_dir", type=output_folder, required=True, help="folder of the store")
     add(
         "--tokenizer", default=os.environ.get("OPTIML_TOKENIZER"), help="directory or hub name; the samples include one"
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from optiml_jax.common.errors import exit_on_user_error
 from optiml_jax.common.files import write_atomically
-from optiml_jax.common.tables import Parser
+from optiml_jax.common.tables import Parser, output_folder
 from optiml_jax.evaluation.reports import comparison_page
 from optiml_jax.evaluation.scores import comparison
 from optiml_jax.evaluation.scores.samples import find_samples, read_samples
@@ -34,7 +34,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("second", metavar="B", nargs="?", help="another evaluation of the same prompts; differences are B - A")
     add("--sweep", help="folder of a sweep that tools.run_sweep has run, instead of A and B")
     add("--baseline", help="member of the sweep with which the others are compared (that of the sweep)")
-    add("--output", help="folder for the files (none: only print)")
+    add("--output", type=output_folder, help="folder for the files (none: only print)")
     add("--names", help="names of the two in tables, 'before,after' (their paths)")
     add("--metric", help="metric of harness samples to compare, such as acc_norm (the first one)")
     flags = parser.parse_args(arguments)

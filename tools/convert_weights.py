@@ -23,7 +23,7 @@ from optiml_jax import weights
 from optiml_jax.checkpoints.orbax import Checkpoints
 from optiml_jax.checkpoints.runs import is_run, read_run, read_run_config
 from optiml_jax.common.errors import UserError, exit_on_user_error
-from optiml_jax.common.tables import Parser
+from optiml_jax.common.tables import Parser, output_folder
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.tokenizer import Tokenizer
@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("tools.convert_weights", __doc__)
     add = parser.add_argument
     add("--source", required=True, help="Hugging Face directory or hub name, metaseq checkpoint, MODEL_DIR of a run")
-    add("--target", required=True, help="folder to write; it appears when it is complete")
+    add("--target", type=output_folder, required=True, help="folder to write; it appears when it is complete")
     add("--to", required=True, choices=("hf", "orbax"), help="what to write")
     add("--dtype", choices=DTYPES, help="type of the written tensors, for --to=hf (that of the source)")
     add("--tokenizer", help="directory or hub name, for weights without a tokenizer (metaseq)")

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from optiml_jax.common.errors import DataError, check_known, exit_on_user_error
 from optiml_jax.common.files import write_atomically
-from optiml_jax.common.tables import Parser, table
+from optiml_jax.common.tables import Parser, output_file, table
 from optiml_jax.data.specification import CacheOptions
 from optiml_jax.tokenizer import Tokenizer, join
 from tasks.catalog import mixtures, registry
@@ -108,7 +108,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--benchmarks", help="benchmarks, such as flan,t5 (those of the paper)")
     add("--prompts", type=int, default=1_000, help="prompts to tokenise per split, a random sample; 0: all (1000)")
     add("--skipped", help="also write every skipped record to this file, with the reason")
-    add("--json", help="also write the numbers to this file")
+    add("--json", type=output_file, help="also write the numbers to this file")
     flags = parser.parse_args(arguments)
     for name in ("data_dir", "tokenizer"):
         if getattr(flags, name) is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from optiml_jax.common.errors import UserError, exit_on_user_error
 from optiml_jax.common.files import write_atomically
-from optiml_jax.common.tables import Parser
+from optiml_jax.common.tables import Parser, output_file
 from optiml_jax.evaluation.scores.samples import find_samples, read_samples
 
 BENCHMARK = "super_natural_instructions"
@@ -23,7 +23,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("tools.export_predictions", __doc__)
     add = parser.add_argument
     add("run", help="OUTPUT_DIR of an evaluation, a MODEL_DIR that holds one, or a samples.jsonl")
-    add("--output", required=True, help="file to write")
+    add("--output", type=output_file, required=True, help="file to write")
     add("--shots", type=int, help="number of demonstrations, if the evaluation has several")
     return parser.parse_args(arguments)
 

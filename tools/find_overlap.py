@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from optiml_jax.common.errors import UserError, exit_on_user_error
 from optiml_jax.common.files import write_atomically
-from optiml_jax.common.tables import Parser, table
+from optiml_jax.common.tables import Parser, output_file, table
 from optiml_jax.data import cache_paths
 from optiml_jax.data.lookup import find_manifest
 from optiml_jax.data.manifest import Manifest
@@ -59,7 +59,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     add("--eval", required=True, help="suites whose ledgers are in --cache_dir, with commas")
     add("--cache_dir", required=True, help="folder that tools.cache_tasks wrote")
     add("--tokenizer", help="tokenizer of the store, if the mixture is cached for several")
-    add("--output", required=True, help="output table of pairs; a file beside it lists the examples")
+    add("--output", type=output_file, required=True, help="output table of pairs; a file beside it lists the examples")
     add("--review", help="file of pairs above the threshold, for decisions; existing decisions are preserved")
     add("--threshold", type=float, default=0.01, help="fraction of the evaluation task's examples (0.01)")
     add("--processes", type=int, default=os.cpu_count(), help="tasks processed in parallel (one per core)")

@@ -18,7 +18,7 @@ import numpy as np
 
 from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.common.files import write_atomically
-from optiml_jax.common.tables import Parser, table
+from optiml_jax.common.tables import Parser, output_file, table
 from optiml_jax.data.block_plan import mean_positions, rates
 from optiml_jax.data.demonstrations import Demonstrator
 from optiml_jax.data.lookup import find_manifest
@@ -64,8 +64,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--data_dir", help="raw data, if the mixture is cached from several folders")
     add("--eps", type=int, help="cap on a task's examples (that of the mixture)")
     add("--train_tokens", type=float, help="length of the run for expected epochs, in tokens (2e9)")
-    add("--json", help="also write the table to this JSON file")
-    add("--html", help="also write an HTML page: shares, tasks, prompts, packed rows, lengths")
+    add("--json", type=output_file, help="also write the table to this JSON file")
+    add("--html", type=output_file, help="also write an HTML page: shares, tasks, prompts, packed rows, lengths")
     add("--show", metavar="TASK", help="print prompts of this task, with source and target, and a packed row")
     add("--examples", type=int, default=3, help="number of prompts to show")
     add("--row_length", type=int, help="length of the packed rows, in tokens (2048)")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from optiml_jax.common.errors import UserError, check_known, exit_on_user_error
 from optiml_jax.common.files import write_atomically
-from optiml_jax.common.tables import Parser, table
+from optiml_jax.common.tables import Parser, output_file, table
 from tasks.paper import definitions, figures, layout, numbers, rendering, runs
 from tools.sweep.training_facts import table_3
 
@@ -31,7 +31,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--runs", help="folder with a folder per row")
     add("--rows", action="append", default=[], metavar="RUN=ROW", help="the row to which a run belongs; repeatable")
     add("--format", choices=rendering.FORMATS, help="of a table (by the suffix of --output, else text)")
-    add("--output", help="file to write (none: print)")
+    add("--output", type=output_file, help="file to write (none: print)")
     flags = parser.parse_args(arguments)
     if (flags.table is None) == (flags.figure is None):
         parser.error("give either --table or --figure")

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from optiml_jax.common.errors import UserError, check_known, exit_on_user_error
 from optiml_jax.common.files import exclusive, write_atomically
-from optiml_jax.common.tables import Parser
+from optiml_jax.common.tables import Parser, output_folder
 from tasks.paper.runs import RECORD
 from tools.sweep import collecting, launchers, members, running, state
 from tools.sweep.members import Member, Sweep
@@ -30,7 +30,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("tools.run_sweep", __doc__)
     add = parser.add_argument
     add("sweeps", nargs="+", metavar="DIR_OR_GIN", help="folders of gin files, or gin files that are the members")
-    add("--output", default="runs", help="folder of the runs (runs)")
+    add("--output", type=output_folder, default="runs", help="folder of the runs (runs)")
     add("--seeds", type=int, default=1, help="runs of each member, with SEED 1, 2, ... (1)")
     add("--members", help="only these members, such as 128,4096")
     add("--name", default="sweep", help="name of a sweep that is given as gin files (sweep)")

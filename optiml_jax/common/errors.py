@@ -1,6 +1,7 @@
 """Errors that a user can cause: one line that names the file or flag and the fix, exit code 2, no traceback."""
 
 import difflib
+import errno
 import functools
 import os
 import sys
@@ -17,6 +18,17 @@ class DataError(UserError):
 
 class EmptyLedgerError(DataError):
     """A ledger has no prompt, so that there is nothing to evaluate."""
+
+
+# Errors of the operating system that a user can mend: of paths, permissions and disks.
+MENDABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+MENDABLE |= {errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE}
+MENDABLE |= {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
+
+
+def remedy(error: OSError) -> str:
+    """The way out of a full disk, to be added to a message; empty for other errors."""
+    return "; make room, then run the same command again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -37,7 +49,8 @@ def check_known(kind: str, name: str, names: Iterable[str]) -> None:
 
 
 def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
-    """Turns a `UserError` of an entry point into one line on stderr and exit code 2."""
+    """Turns a `UserError` of an entry point, or an error of a path, a permission or a disk, into one line on stderr and
+    exit code 2."""
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> None:
@@ -45,12 +58,20 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
             main(*args, **kwargs)
         except UserError as error:
             # gin appends its own lines to an exception of a configurable
-            print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
-            sys.exit(2)
+            _end(str(error).splitlines()[0])
         except KeyboardInterrupt:
             print("interrupted; run the same command again to resume", file=sys.stderr)
             sys.exit(130)
         except BrokenPipeError:  # `| head` closed the output: not an error, but Python would report one at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            if error.errno not in MENDABLE:
+                raise
+            _end(f"{error.filename or 'a file'}: {error.strerror}{remedy(error)}")
 
     return wrapped
+
+
+def _end(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

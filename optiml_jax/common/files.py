@@ -9,13 +9,13 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import filelock
 
-from optiml_jax.common.errors import UserError
+from optiml_jax.common.errors import UserError, remedy
 
 LOCK, HOLDER = ".lock", ".lock.holder"
 NO_LOCKS = errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP
@@ -34,13 +34,63 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open("wb")
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise _not_written(path, error) from error
     try:
-        with file:
+        with _closing(file, path):
             yield file
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError as error:
+            raise _not_written(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _closing(file: BinaryIO, path: Path) -> Iterator[None]:
+    """Closes a file after the block; an error of the disk in either names `path`."""
+    try:
+        with file:
+            yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be written ({error.strerror or error}){remedy(error)}")
+
+
+def check_output(path: str | os.PathLike, files: Iterable[str] = (), folders: Iterable[str] = ()) -> None:
+    """Checks, before work starts, that a file or a folder can be written.
+
+    Args:
+      path: of a file; of a folder if `files` or `folders` are given.
+      files, folders: what will be written in the folder.
+
+    Raises:
+      UserError: something else has its place, or the place cannot be written.
+    """
+    path = Path(path)
+    files, folders = [path / name for name in files], [path / name for name in folders]
+    if not files and not folders:
+        files = [path]
+    try:
+        if in_place := next((file for file in files if file.is_dir()), None):
+            raise UserError(f"{in_place}: is a folder, and a file is to be written there; move it or choose another")
+        if in_place := next((folder for folder in folders if folder.exists() and not folder.is_dir()), None):
+            raise UserError(f"{in_place}: is a file, and a folder is to be written there; move it or choose another")
+        for child in (*files, *folders):
+            child.lstat() if child.is_symlink() else child.exists()  # raises for a name that is too long
+        parent = path.parent if files == [path] else path
+        while not parent.exists() and not parent.is_symlink():
+            parent = parent.parent
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        reason = "no permission" if parent.is_dir() else "not a folder"
+        raise UserError(f"{path}: cannot be written ({parent}: {reason})")
 
 
 def copy_atomically(source: str | os.PathLike, target: str | os.PathLike) -> None:
@@ -89,11 +139,11 @@ def _warn_about_locks(directory: str) -> None:
 
 
 @contextlib.contextmanager
-def exclusive(directory: str | os.PathLike, remedy: str) -> Iterator[None]:
+def exclusive(directory: str | os.PathLike, advice: str) -> Iterator[None]:
     """Locks `directory` until the block, or the process, ends.
 
     Args:
-      remedy: advice to a second process, such as "wait for it or choose another MODEL_DIR".
+      advice: to a second process, such as "wait for it or choose another MODEL_DIR".
 
     Raises:
       UserError: another process holds the lock (the message names it), or the folder is not writable.
@@ -108,7 +158,7 @@ def exclusive(directory: str | os.PathLike, remedy: str) -> Iterator[None]:
             while not holder.exists() and time.monotonic() < deadline:  # it has just taken the lock
                 time.sleep(0.01)
             name = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
-            raise UserError(f"{directory}: is being written by {name}; {remedy}") from None
+            raise UserError(f"{directory}: is being written by {name}; {advice}") from None
         except OSError as error:
             raise UserError(f"{directory}: cannot be written ({error.strerror})") from error
         try:

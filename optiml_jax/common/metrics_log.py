@@ -5,14 +5,34 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NotRequired, TextIO, TypedDict, TypeVar
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from optiml_jax.common import typed_json
 from optiml_jax.common.files import write_atomically
 
 METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
+REMEDY = "remove the line, or the file, which no step depends on"
+
+
+T = TypeVar("T")
+
+
+class Row(TypedDict):
+    """A row of `metrics.jsonl`: among others, the loss in nats per label token; None if it was not finite."""
+
+    step: int
+    loss: float | None
+
+
+class ValidationRow(TypedDict):
+    """A row of `validation.jsonl`: among others, "level/..." and "category/..." as fractions."""
+
+    step: int
+    average: float
+    benchmark_average: NotRequired[float]
 
 
 class MetricsLog:
@@ -29,10 +49,10 @@ class MetricsLog:
         if not active:
             return
         directory = Path(model_dir)
-        self._file = _open_after(directory / METRICS, start)
+        self._file = _open_after(directory / METRICS, Row, start)
         self._validation = directory / VALIDATION
         if self._validation.exists():
-            _open_after(self._validation, start).close()
+            _open_after(self._validation, ValidationRow, start).close()
         self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1 if start else None)
         # Without a terminal, one line per second would flood a log file.
         quiet = not sys.stderr.isatty()
@@ -78,27 +98,33 @@ class MetricsLog:
             self._file.close()
 
 
-def _open_after(path: Path, start: int) -> TextIO:
+def _open_after(path: Path, kind: type[Row] | type[ValidationRow], start: int) -> TextIO:
     """Opens a log for appending, without its rows after step `start`."""
-    write_atomically(path, "".join(line for line in _whole_lines(path) if json.loads(line)["step"] <= start))
+    kept = [json.dumps(row) + "\n" for row in _rows(path, kind) if row["step"] <= start]
+    write_atomically(path, "".join(kept))
     return path.open("a", encoding="utf-8")
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """Lines that end in a newline; an interrupted write leaves a last line without one."""
-    if not path.exists():
+def _rows(path: Path, kind: type[T]) -> list[T]:
+    """The rows of a log. An interrupted write leaves a last line without a line break, which does not count."""
+    try:
+        return [row for _, row in typed_json.read_lines(path, kind, REMEDY, only_whole=True)]
+    except FileNotFoundError:
         return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
-def read_metrics(model_dir: str | os.PathLike) -> list[dict[str, Any]]:
-    """Reads the rows of a run's `metrics.jsonl`."""
-    return [json.loads(line) for line in _whole_lines(Path(model_dir) / METRICS)]
+def read_metrics(model_dir: str | os.PathLike) -> list[Row]:
+    """Reads the rows of a run's `metrics.jsonl`.
+
+    Raises:
+      DataError: the file is damaged; the message names the line.
+    """
+    return _rows(Path(model_dir) / METRICS, Row)
 
 
-def read_validation(model_dir: str | os.PathLike) -> list[dict[str, Any]]:
-    """Reads the rows of a run's `validation.jsonl`: "step", "average", "level/..." and "category/..." as fractions."""
-    return [json.loads(line) for line in _whole_lines(Path(model_dir) / VALIDATION)]
+def read_validation(model_dir: str | os.PathLike) -> list[ValidationRow]:
+    """Reads the rows of a run's `validation.jsonl`; errors as in `read_metrics`."""
+    return _rows(Path(model_dir) / VALIDATION, ValidationRow)
 
 
 def training_losses(model_dir: str | os.PathLike) -> dict[str, Any] | None:

@@ -27,6 +27,8 @@ def local(name: str, path: Any) -> Any:
             f"{name}: {path} is not a local path, and {address[1]}:// is not supported; mount it (a bucket with "
             "gcsfuse, s3fs or rclone), or copy it here"
         )
+    if "\0" in path:
+        raise UserError(f"{name}: {path!r} has a NUL character, which no path has")
     for match in _VARIABLE.finditer(path):
         if (match[1] or match[2]) not in os.environ:
             raise UserError(f"{name}: {path}: the environment variable {match[1] or match[2]} is not set")

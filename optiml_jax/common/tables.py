@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from optiml_jax.common import paths
+from optiml_jax.common import files, paths
 from optiml_jax.common.errors import UserError
 
 BUCKETS = ("gs://", "s3://", "az://", "abfs://", "hdfs://")  # other addresses are what some flags take
@@ -25,6 +25,18 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
+
+
+def output_file(text: str) -> str:
+    """The type of a flag that names a file to write: refuses what cannot be written before any work is done."""
+    files.check_output(text)
+    return text
+
+
+def output_folder(text: str) -> str:
+    """The type of a flag that names a folder to write; see `output_file`."""
+    files.check_output(text, folders=("",))
+    return text
 
 
 def _expanded(word: str) -> str:

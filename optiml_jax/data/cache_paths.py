@@ -13,14 +13,21 @@ Contents and ledgers are never changed after they have their names, so a reader 
 renderings and `ledgers/<suite>.jsonl` are replaced atomically.
 """
 
-import json
 import os
 from pathlib import Path
+from typing import TypedDict
 
-from optiml_jax.common.errors import DataError, UserError
+from optiml_jax.common import typed_json
+from optiml_jax.common.errors import UserError
 
 FORMAT = 3
 HEADER = "store.json"
+
+
+class Header(TypedDict):
+    """The content of `store.json`."""
+
+    format: int
 
 
 def check_format(cache_dir: str | os.PathLike) -> None:
@@ -32,11 +39,9 @@ def check_format(cache_dir: str | os.PathLike) -> None:
     """
     path = Path(cache_dir) / HEADER
     try:
-        version = json.loads(path.read_text(encoding="utf-8"))["format"]
+        version = typed_json.read(path, Header, "remove the file and cache again")["format"]
     except FileNotFoundError:
         raise UserError(f"{path}: no token store here; write one with python -m tools.cache_tasks") from None
-    except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: damaged; remove the file and cache again") from None
     if version != FORMAT:
         raise UserError(
             f"{path}: a token store of format {version}, this version reads {FORMAT}; remove {cache_dir} or choose an "

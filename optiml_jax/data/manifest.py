@@ -12,8 +12,11 @@ import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
+import msgspec
+
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import DataError, UserError, nearest
 from optiml_jax.common.files import write_atomically
 from optiml_jax.data.specification import Specification
@@ -22,6 +25,7 @@ FORMAT = 2
 RECORD = "manifest.json"  # in a MODEL_DIR: the mixture on which the run trains
 SEPARATOR = "+"  # joins the names of the benchmarks in a mixture of several, such as "jsonl+flan"
 UNKNOWN = Specification(tokenizer="", vocab_size=0)  # of a hand-written manifest
+CACHE_AGAIN = "cache the mixture again"
 EPS = 4_096  # the paper's cap on the examples per task (4.2)
 
 # {benchmark: {role: [tasks with data, all tasks]}}
@@ -35,8 +39,15 @@ class TaskSize:
     name: str
     benchmark: str
     category: str
-    examples: int
+    examples: Annotated[int, msgspec.Meta(ge=0)]
     content: str = ""
+
+
+class Document(TypedDict):
+    """What every manifest has besides the fields of `Manifest`; one written by hand has no checksum."""
+
+    format: int
+    checksum: NotRequired[str | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Manifest:
 
     name: str
     tasks: tuple[TaskSize, ...]
-    eps: int = EPS
+    eps: Annotated[int, msgspec.Meta(ge=1)] = EPS
     benchmarks: Mapping[str, float] | None = None
     coverage: Coverage | None = None
     specification: Specification = UNKNOWN
@@ -68,22 +79,21 @@ class Manifest:
           DataError: the file is not a manifest, or its checksum differs.
         """
         path = Path(path)
-        if not path.exists():
-            close = nearest(path.stem, (other.stem for other in path.parent.glob("*.json")))
-            raise UserError(f"{path}: no such manifest{close}; write it with python -m tools.cache_tasks")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            tasks = tuple(TaskSize(**task) for task in content["tasks"])
-            if content.pop("checksum", None) not in (None, _checksum(content)):
-                raise DataError(f"{path}: damaged (its checksum differs); cache the mixture again")
-            if content.pop("format", None) != FORMAT:
-                raise UserError(f"{path}: not of format {FORMAT}, which this version reads; cache the mixture again")
-            specification = Specification(**content.pop("specification", dataclasses.asdict(UNKNOWN)))
-            manifest = cls(**content | {"tasks": tasks, "specification": specification})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: not a mixture manifest ({error!r}); cache the mixture again") from error
-        if len({task.name for task in tasks}) < len(tasks):
-            raise DataError(f"{path}: a task is listed twice; cache the mixture again")
+            content = typed_json.read(path, Document, CACHE_AGAIN)
+        except FileNotFoundError:
+            close = nearest(path.stem, (other.stem for other in path.parent.glob("*.json")))
+            raise UserError(f"{path}: no such manifest{close}; write it with python -m tools.cache_tasks") from None
+        if content.pop("checksum", None) not in (None, _checksum(content)):
+            raise DataError(f"{path}: damaged (its checksum differs); {CACHE_AGAIN}")
+        if content.pop("format") != FORMAT:
+            raise UserError(f"{path}: not of format {FORMAT}, which this version reads; {CACHE_AGAIN}")
+        names = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(content.keys() - names):
+            raise DataError(f"{path}: unknown field {unknown[0]}{nearest(unknown[0], names)}; {CACHE_AGAIN}")
+        manifest = typed_json.convert(content, cls, str(path), CACHE_AGAIN)
+        if len({task.name for task in manifest.tasks}) < len(manifest.tasks):
+            raise DataError(f"{path}: a task is listed twice; {CACHE_AGAIN}")
         return manifest
 
     def write(self, path: str | os.PathLike) -> None:

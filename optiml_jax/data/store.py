@@ -25,12 +25,14 @@ import os
 import resource
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, NotRequired, Protocol, TypedDict
 
+import msgspec
 import numpy as np
 
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import DataError, UserError, nearest
 from optiml_jax.data import cache_paths
 from optiml_jax.data.checksums import CACHE_AGAIN, Checker
@@ -58,7 +60,23 @@ def shard_path(content: str | os.PathLike, split: str, shard: int, shards: int, 
     return Path(content) / f"{split}-{shard:05d}-of-{shards:05d}.{kind}"
 
 
-def read_counts(content: str | os.PathLike, split: str) -> dict[str, Any]:
+Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Counts(TypedDict):
+    """The counts of a split, the CRC-32 of each of its files by name, and that of all this (not in older stores)."""
+
+    shards: Annotated[int, msgspec.Meta(ge=1)]
+    examples: Count
+    tokens: Count
+    label_tokens: Count
+    longest_label: Count
+    longest_label_example: str | None
+    checksums: dict[str, Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}$")]]
+    checksum: NotRequired[str]
+
+
+def read_counts(content: str | os.PathLike, split: str) -> Counts:
     """Reads the counts and checksums of a split from the folder of a content.
 
     Raises:
@@ -67,14 +85,28 @@ def read_counts(content: str | os.PathLike, split: str) -> dict[str, Any]:
     """
     path = Path(content) / f"{split}.json"
     try:
-        counts = json.loads(path.read_text(encoding="utf-8"))
+        counts = typed_json.read(path, Counts, CACHE_AGAIN)
     except FileNotFoundError:
         raise UserError(f"{path}: not in this cache; run python -m tools.cache_tasks") from None
-    except ValueError as error:
-        raise DataError(f"{path}: damaged ({error}); {CACHE_AGAIN}") from None
-    if not isinstance(counts, dict) or not {"shards", "examples", "checksums"} <= counts.keys():
-        raise DataError(f"{path}: not the counts of a split; {CACHE_AGAIN}")
+    if counts.get("checksum") not in (None, counts_checksum(counts)):
+        raise DataError(f"{path}: damaged (its checksum differs); {CACHE_AGAIN}")
+    shards, names = counts["shards"], counts["checksums"].keys()
+    if shards * len(KINDS) > len(names) or names - _names(split, shards, (*KINDS, *OPTIONAL_KINDS)):
+        raise DataError(f"{path}: its checksums are not those of the files of {shards:,} shards; {CACHE_AGAIN}")
+    if missing := sorted(_names(split, shards, KINDS) - names):
+        raise DataError(f"{path}: has no checksum of {missing[0]}; {CACHE_AGAIN}")
     return counts
+
+
+def counts_checksum(counts: Mapping[str, Any]) -> str:
+    """The CRC-32 of counts, without that of an earlier call."""
+    content = {name: value for name, value in counts.items() if name != "checksum"}
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
+
+
+def _names(split: str, shards: int, kinds: Sequence[str]) -> set[str]:
+    """The names of the files of a split."""
+    return {shard_path("", split, shard, shards, kind).name for shard in range(shards) for kind in kinds}
 
 
 class EarlierLabels:
@@ -106,7 +138,7 @@ class Store(Protocol):
 
     tokenizer_fingerprint: str
 
-    def stats(self, task: str, split: str) -> dict: ...
+    def stats(self, task: str, split: str) -> Counts: ...
     def lengths(self, task: str, split: str) -> np.ndarray: ...
     def label_starts(self, task: str, split: str) -> np.ndarray: ...
     def input_starts(self, task: str, split: str) -> np.ndarray | None: ...
@@ -140,7 +172,7 @@ class TokenStore:
         self._earlier: dict[tuple[str, str], EarlierLabels | None] = {}
         self._inputs: dict[tuple[str, str], np.ndarray | None] = {}
         self._records: dict[tuple[str, str], np.ndarray | None] = {}
-        self._counts: dict[tuple[str, str], dict[str, Any]] = {}
+        self._counts: dict[tuple[str, str], Counts] = {}
         self._checker, self._checked = Checker(), set()  # and the shards handed to it
         cache_paths.check_format(cache_dir)
         self.directory, self.manifest = Path(cache_dir), manifest
@@ -169,8 +201,8 @@ class TokenStore:
             raise UserError(f"mixture {self.manifest.name}: no task {task}{nearest(task, self._contents)}")
         return cache_paths.content_path(self.directory, task, self._contents[task])
 
-    def stats(self, task: str, split: str) -> dict[str, Any]:
-        """Counts of the split: examples, tokens, label_tokens, longest_label, ..."""
+    def stats(self, task: str, split: str) -> Counts:
+        """The counts of a split."""
         if (task, split) not in self._counts:
             self._counts[task, split] = read_counts(self.content(task), split)
         return self._counts[task, split]
@@ -300,7 +332,8 @@ class TokenStore:
 
     def example_id(self, task: str, split: str, i: int) -> str:
         """The id of example `i`, for messages and tables; reads the whole list of ids at each call."""
-        return "".join(path.read_text(encoding="utf-8") for path in self._paths(task, split, "ids")).split("\n")[i]
+        counts = self.stats(task, split)
+        return b"".join(_verified(path, counts) for path in self._paths(task, split, "ids")).decode().split("\n")[i]
 
     def _paths(self, task: str, split: str, kind: str) -> list[Path]:
         shards = self.stats(task, split)["shards"]
@@ -328,7 +361,7 @@ class TokenStore:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             if shard not in self._checked:
                 self._checked.add(shard)
-                self._checker.add(path, _checksum(path, self.stats(*shard[:2])))
+                self._checker.add(path, self.stats(*shard[:2])["checksums"][path.name])
         self._files[shard] = descriptor  # moved to the end: the most recently used
         return descriptor
 
@@ -361,7 +394,7 @@ def _descriptors() -> int:
     return min(MAX_FILES, soft // 2)
 
 
-def _index(path: Path, counts: dict) -> np.ndarray:
+def _index(path: Path, counts: Counts) -> np.ndarray:
     """Reads the index of one shard, INDEX_DTYPE [examples]; checks its checksum and the size of the tokens."""
     tokens = path.with_suffix(".tokens")
     index = np.frombuffer(_verified(path, counts), INDEX_DTYPE)
@@ -373,19 +406,14 @@ def _index(path: Path, counts: dict) -> np.ndarray:
     return index
 
 
-def _verified(path: Path, counts: dict) -> bytes:
+def _verified(path: Path, counts: Counts) -> bytes:
     """Reads a file and checks its checksum."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: missing; {CACHE_AGAIN}") from None
-    if _checksum(path, counts) != f"{zlib.crc32(content):08x}":
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {CACHE_AGAIN}") from None
+    if counts["checksums"][path.name] != f"{zlib.crc32(content):08x}":
         raise DataError(f"{path}: damaged (its checksum differs); {CACHE_AGAIN}")
     return content
-
-
-def _checksum(path: Path, counts: dict) -> str:
-    """The stored checksum of a file."""
-    if path.name not in counts["checksums"]:
-        raise DataError(f"{path}: its split has no checksum for it; {CACHE_AGAIN}")
-    return counts["checksums"][path.name]

@@ -4,11 +4,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.data import cache_paths
 from optiml_jax.data.checksums import CACHE_AGAIN, crc32
 from optiml_jax.data.manifest import Manifest
-from optiml_jax.data.store import INDEX_DTYPE, SPLIT, read_counts
+from optiml_jax.data.store import CHUNK_SHIFT, INDEX_DTYPE, SOURCE, SPAN_DTYPE, SPLIT, Counts, read_counts, shard_path
 
 
 def contents(cache_dir: str | os.PathLike) -> list[Path]:
@@ -21,13 +23,11 @@ def check_content(content: Path, split: str = SPLIT) -> Iterator[str]:
     path = content / f"{split}.json"
     try:
         counts = read_counts(content, split)
-        checksums, tokens, examples = counts["checksums"], counts["tokens"], counts["examples"]
-    except (UserError, KeyError) as error:
-        yield str(error) if isinstance(error, UserError) else f"{path}: not the counts of a split; {CACHE_AGAIN}"
+    except UserError as error:
+        yield str(error)
         return
-    index_bytes = token_bytes = 0
-    valid = True
-    for name, checksum in checksums.items():
+    token_bytes, valid = 0, True
+    for name, checksum in counts["checksums"].items():
         file = content / name
         try:
             size, actual = crc32(file)
@@ -35,13 +35,31 @@ def check_content(content: Path, split: str = SPLIT) -> Iterator[str]:
             valid = False
             yield f"{file}: {'missing' if isinstance(error, FileNotFoundError) else error.strerror}; {CACHE_AGAIN}"
             continue
-        index_bytes += size if name.endswith(".index") else 0
         token_bytes += size if name.endswith(".tokens") else 0
         if actual != checksum:
             valid = False
             yield f"{file}: damaged (checksum {actual}, expected {checksum}); {CACHE_AGAIN}"
-    if valid and (index_bytes, token_bytes) != (examples * INDEX_DTYPE.itemsize, 2 * tokens):
-        yield f"{path}: its {examples:,} examples of {tokens:,} tokens do not match its files; {CACHE_AGAIN}"
+    if not valid:
+        return
+    counted = _count(content, split, counts) | {"tokens": token_bytes // 2}
+    if wrong := [name for name, count in counted.items() if counts[name] != count]:
+        yield f"{path}: {wrong[0]} is {counts[wrong[0]]:,}, its files have {counted[wrong[0]]:,}; {CACHE_AGAIN}"
+
+
+def _count(content: Path, split: str, counts: Counts) -> dict[str, int]:
+    """Examples, tokens of labels and the longest label of a split, from its files."""
+    examples = label_tokens = longest = 0
+    for shard in range(counts["shards"]):
+        path = shard_path(content, split, shard, counts["shards"], "index")
+        index = np.fromfile(path, INDEX_DTYPE)
+        flags = index["label_start"] >> CHUNK_SHIFT
+        labels = index["length"].astype(np.int64) - (index["label_start"] & SOURCE) - (flags & 1) - (flags >> 1)
+        spans = path.with_suffix(".spans")
+        earlier = np.fromfile(spans, SPAN_DTYPE) if spans.name in counts["checksums"] else np.empty(0, SPAN_DTYPE)
+        examples += len(index)
+        label_tokens += int(labels.sum() + (earlier["end"].astype(np.int64) - earlier["start"]).sum())
+        longest = max(longest, int(labels.max(initial=0)))
+    return {"examples": examples, "label_tokens": label_tokens, "longest_label": longest}
 
 
 def check_manifests(cache_dir: str | os.PathLike) -> Iterator[str]:

@@ -106,7 +106,7 @@ def evaluate(
         ranked_by=ranked_by,
         context=Context(
             training=training_losses(weights),
-            coverage={name: counts for ledger in metadata for name, counts in ledger.get("coverage", {}).items()}
+            coverage={name: counts for ledger in metadata for name, counts in (ledger.get("coverage") or {}).items()}
             or None,
             dropped=[
                 *(text for ledger in metadata for text in ledger.get("dropped", ())),

@@ -5,7 +5,6 @@ cached before stays in the store, for the runs that read it, until `prune.py` re
 """
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,13 +21,21 @@ from optiml_jax.data.store import SPLIT, read_counts
 from optiml_jax.data.verify import check_store
 from optiml_jax.tokenizer import Tokenizer
 from tasks.caching import estimate, pipeline, shard
-from tasks.caching.work_item import FAILED, Job, Origin, code_version, identity, provide, used_options
+from tasks.caching.work_item import (
+    FAILED,
+    Job,
+    Origin,
+    Rendering,
+    code_version,
+    identity,
+    provide,
+    read_rendering,
+    used_options,
+)
 from tasks.catalog import mixtures
 from tasks.example import Skipped
 from tasks.reading import fingerprints
 from tasks.task import Task
-
-Rendering = Mapping[str, Any]  # what `work_item.write_item` writes
 
 
 @dataclass(frozen=True)
@@ -213,16 +220,11 @@ def find_rendering(job: Job, fingerprint: str, task: Task) -> Rendering | None:
     identity_name = Origin(task.name, fingerprint, identity(job.options, task), {}).identity_name
     folder = cache_paths.rendering_path(job.cache_dir, task.name, identity_name).parent
     for path in sorted(folder.glob(f"{identity_name}-*.json")):
-        rendering = json.loads(path.read_text(encoding="utf-8"))
+        rendering = read_rendering(path)
         content = cache_paths.content_path(job.cache_dir, task.name, rendering["content"])
         if shard.is_whole(content) and fingerprints.unchanged(task.files, job.data_dir, rendering["raw"]):
             return rendering
     return None
-
-
-def content_of(path: Path) -> str:
-    """The content to which a rendering led."""
-    return json.loads(path.read_text(encoding="utf-8"))["content"]
 
 
 def verify(cache_dir: str | os.PathLike) -> Iterator[str]:

@@ -9,6 +9,7 @@ from optiml_jax.data import cache_paths, readers
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.evaluation.prompts.ledger import about, about_file
 from tasks.caching import build
+from tasks.caching.work_item import read_rendering
 
 
 def run(cache_dir: str | os.PathLike) -> str:
@@ -44,7 +45,7 @@ def run(cache_dir: str | os.PathLike) -> str:
             _remove("tokenizers", tokenizers),
         ]
         for path in (cache_dir / "renderings").glob("*/*.json"):
-            if not cache_paths.content_path(cache_dir, path.parent.name, build.content_of(path)).exists():
+            if not cache_paths.content_path(cache_dir, path.parent.name, read_rendering(path)["content"]).exists():
                 path.unlink()
         for folder in (*(cache_dir / "tasks").glob("*"), *(cache_dir / "renderings").glob("*")):
             if not any(folder.iterdir()):

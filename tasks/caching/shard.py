@@ -32,6 +32,7 @@ from optiml_jax.data.store import (
     SPAN_DTYPE,
     SPLIT,
     TOKEN_DTYPE,
+    counts_checksum,
     read_counts,
     shard_path,
 )
@@ -293,7 +294,7 @@ def finish(directory: Path, shards: list[dict]) -> str:
         "longest_label_example": longest["longest_label_example"],
         "checksums": {name: crc for shard in shards for name, crc in shard["checksums"].items()},
     }
-    write_json(directory / f"{SPLIT}.json", counts)
+    write_json(directory / f"{SPLIT}.json", counts | {"checksum": counts_checksum(counts)})
     name = digest({name: hash_ for shard in shards for name, hash_ in shard["hashes"].items()})
     target = directory.with_name(name)
     if not is_whole(target):  # a file was lost

@@ -5,8 +5,9 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.files import atomic
 from optiml_jax.data import cache_paths
@@ -16,6 +17,7 @@ from optiml_jax.tokenizer import Tokenizer
 from tasks.caching import shard
 from tasks.catalog import mixtures
 from tasks.catalog.registry import module_of
+from tasks.example import Skipped
 from tasks.prompting.subsampling import Choice, Pool
 from tasks.reading import fingerprints
 from tasks.task import Task
@@ -45,7 +47,7 @@ class Origin(NamedTuple):
     task: str
     tokenizer: str
     identity: Mapping[str, Any]
-    raw: Mapping[str, Mapping[str, Any]]
+    raw: Mapping[str, fingerprints.RawFile]
 
     @property
     def name(self) -> str:
@@ -56,6 +58,33 @@ class Origin(NamedTuple):
     def identity_name(self) -> str:
         """The part of the name that does not depend on the raw files."""
         return digest(self.tokenizer, self.identity)
+
+
+class Rendering(TypedDict):
+    """The record of what a content was made from, in `renderings/` of a store."""
+
+    task: str
+    benchmark: str
+    content: str
+    raw_examples: int
+    skipped_count: int
+    truncated: int
+    templates: dict[str, int]
+    skipped: list[Skipped]
+    code: str
+    max_examples: int | None
+    options: dict[str, Any]
+    tokenizer: str
+    raw: dict[str, fingerprints.RawFile]
+
+
+def read_rendering(path: Path) -> Rendering:
+    """Reads a rendering.
+
+    Raises:
+      DataError: the file is damaged.
+    """
+    return typed_json.read(path, Rendering, "remove the file and cache again")
 
 
 class WorkItem(NamedTuple):

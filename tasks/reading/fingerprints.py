@@ -8,7 +8,7 @@ import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import optiml_jax
 
@@ -63,9 +63,17 @@ def imports(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+class RawFile(TypedDict):
+    """Size in bytes, modification time and content of a raw file."""
+
+    bytes: int
+    mtime_ns: int
+    sha256: str
+
+
 def raw_files(
-    files: Sequence[Path], data_dir: str | os.PathLike | None, earlier: Mapping[str, Mapping[str, Any]] = {}
-) -> dict[str, dict[str, Any]]:
+    files: Sequence[Path], data_dir: str | os.PathLike | None, earlier: Mapping[str, RawFile] = {}
+) -> dict[str, RawFile]:
     """Size, modification time (ns) and sha256 of each raw file, by its path below `data_dir`.
 
     Args:
@@ -84,14 +92,12 @@ def raw_files(
     return entries
 
 
-def unchanged(
-    files: Sequence[Path], data_dir: str | os.PathLike | None, earlier: Mapping[str, Mapping[str, Any]]
-) -> bool:
+def unchanged(files: Sequence[Path], data_dir: str | os.PathLike | None, earlier: Mapping[str, RawFile]) -> bool:
     """Whether raw files have the same content as when `earlier` was computed by `raw_files`."""
     return hashes(raw_files(files, data_dir, earlier)) == hashes(earlier)
 
 
-def hashes(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def hashes(raw: Mapping[str, RawFile]) -> dict[str, str]:
     """The sha256 of each file in a result of `raw_files`."""
     return {name: file["sha256"] for name, file in raw.items()}
 

@@ -7,15 +7,16 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from tqdm import tqdm
 
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import DataError
 from optiml_jax.common.files import exclusive
 from optiml_jax.data.cache_paths import ledger_path
 from optiml_jax.data.specification import DEFAULTS, CacheOptions, digest
-from optiml_jax.evaluation.prompts.ledger import LEVELS, RANK, Prompt, about, copy_ledger, write_ledger
+from optiml_jax.evaluation.prompts.ledger import LEVELS, RANK, Prompt, about, about_file, copy_ledger, write_ledger
 from tasks import suites
 from tasks.catalog import review
 from tasks.catalog.registry import MissingError, module_of
@@ -123,7 +124,7 @@ def run(
             write_ledger(stored, prompts(), metadata)
             result.written = True
         else:
-            _restore(result, about(stored))
+            _restore(result, stored)
         if not _is_copy(stored, result.path):
             copy_ledger(stored, result.path)
     return dataclasses.replace(result, stored=stored)
@@ -152,10 +153,8 @@ def _find(
     """The ledger that would be written now; None if there is none."""
     for path in sorted(ledger_path(cache_dir, suite, "").parent.glob(f"{identity}-*.jsonl")):
         with contextlib.suppress(DataError):
-            raw = about(path).get("raw")
-            if raw is not None and all(
-                fingerprints.unchanged(part.task.files, data_dir, raw[part.task.name]) for part in parts
-            ):
+            raw = typed_json.convert(about(path), Written, str(path), "cache again")["raw"]
+            if all(fingerprints.unchanged(part.task.files, data_dir, raw[part.task.name]) for part in parts):
                 return path
     return None
 
@@ -167,8 +166,18 @@ def _is_copy(stored: Path, copy: Path) -> bool:
     return False
 
 
-def _restore(result: LedgerResult, metadata: Mapping[str, Any]) -> None:
+class Written(TypedDict):
+    """What this module adds to the metadata of a ledger."""
+
+    raw: dict[str, dict[str, fingerprints.RawFile]]
+    prompts: list[tuple[str, str, str, int]]
+    skipped: list[Skipped]
+    skipped_count: int
+
+
+def _restore(result: LedgerResult, path: Path) -> None:
     """Fills in `result` from the metadata of a ledger."""
+    metadata = typed_json.convert(about(path), Written, str(about_file(path)), "remove it and cache again")
     result.prompts = {tuple(where): count for *where, count in metadata["prompts"]}
     result.skipped = [Skipped(**item) for item in metadata["skipped"]]
     result.skipped_count = metadata["skipped_count"]

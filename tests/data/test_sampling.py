@@ -83,7 +83,7 @@ def test_a_manifest_is_read_and_its_faults_named(tmp_path):
     with pytest.raises(UserError, match="not of format 2"):
         Manifest.read(path)
     twice = json.dumps(by_hand | {"tasks": 2 * by_hand["tasks"]})
-    for text in ["{", "[]", '{"format": 1}', json.dumps(by_hand | {"epsilon": 3}), twice]:
+    for text in ["{", "[]", '{"format": 2}', json.dumps(by_hand | {"epsilon": 3}), twice]:
         path.write_text(text)
         with pytest.raises(DataError, match=r"samples\.json"):
             Manifest.read(path)

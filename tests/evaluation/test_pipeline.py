@@ -185,7 +185,10 @@ def test_a_report_is_rendered_again_without_a_model(model, prompts, tmp_path, mo
     render_report.main([str(tmp_path)])
     assert json.loads((tmp_path / "results.json").read_text())["tasks"]["written"]["score"] == 1.0
     (tmp_path / "evaluation.json").write_text("{}")
-    for folder, message in ((tmp_path, "evaluation.json: cannot be read"), (tmp_path / "no", "has no evaluation.json")):
+    for folder, message in (
+        (tmp_path, "evaluation.json: object missing required field format"),
+        (tmp_path / "no", "has no evaluation.json"),
+    ):
         with pytest.raises(SystemExit):
             render_report.main([str(folder)])
         assert message in capsys.readouterr().err

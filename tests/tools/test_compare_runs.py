@@ -121,10 +121,10 @@ def test_mistakes_take_one_line(tmp_path, runs):
     cases = [
         ([first], "give two evaluations A and B"),
         ([first, "nowhere"], "nowhere: has no samples.jsonl"),
-        ([first, str(damaged)], "samples.jsonl: cannot be read"),
-        ([first, str(empty)], "samples.jsonl:1: lacks benchmark, task"),
+        ([first, str(damaged)], "samples.jsonl:60: not JSON"),
+        ([first, str(empty)], "samples.jsonl:1: object missing required field benchmark"),
         ([first, second, "--names=one"], "--names must be two names"),
-        ([first, second, f"--output={first}/samples.jsonl/x"], "samples.jsonl/x/comparison.json: cannot be written"),
+        ([first, second, f"--output={first}/samples.jsonl/x"], "samples.jsonl/x: cannot be written"),
     ]
     result = run_all([("tools.compare_runs", words) for words, _ in cases], environment())
     for (words, message), (code, stderr) in zip(cases, result, strict=True):

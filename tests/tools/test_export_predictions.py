@@ -14,7 +14,7 @@ def test_each_instance_has_a_line(tmp_path, capsys):
         return score_sample(prompt(example_id=name, benchmark=benchmark, candidates=None, **fields), text)
 
     samples = [prompt_of("task1-a", "é, it is"), prompt_of("task1-b", None), prompt_of("task1-a", "two", shots=2)]
-    write_samples(tmp_path / "samples.jsonl", [*samples, prompt_of("x", "other", benchmark="bbh")])
+    write_samples(tmp_path / "samples.jsonl", [*samples, prompt_of("x", "other", benchmark="bbh", task="bbh.x")])
     out = tmp_path / "predictions.jsonl"
     export_predictions.main([str(tmp_path), f"--output={out}", "--shots=0"])
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from optiml_jax.common.errors import UserError, exit_on_user_error
 from optiml_jax.common.files import write_atomically
-from optiml_jax.common.tables import Parser
+from optiml_jax.common.tables import Parser, output_folder
 from tasks.benchmarks import super_natural_instructions as super_ni
 from tasks.benchmarks.samples import answer_format
 from tasks.benchmarks.small_study import NAME
@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         required=True,
         help="folder with super_natural_instructions; the full study also reads its pretrain_text",
     )
-    add("--output", default="study_data", help="folder to write (study_data)")
+    add("--output", type=output_folder, default="study_data", help="folder to write (study_data)")
     add("--size", choices=SIZES, default="quick", help="how many real tasks, and of which length (quick)")
     return parser.parse_args(arguments)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from optiml_jax.common.errors import UserError, exit_on_user_error
 from optiml_jax.common.files import atomic, write_atomically
-from optiml_jax.common.tables import Parser
+from optiml_jax.common.tables import Parser, output_folder
 from optiml_jax.evaluation.prompts.ledger import LEVELS
 from optiml_jax.evaluation.reports.tables import LEVEL_NAMES, signed
 from optiml_jax.evaluation.scores import aggregation, trees
@@ -276,7 +276,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser("tools.small_study.report", __doc__)
     add = parser.add_argument
     add("--runs", required=True, help="folder of the sweep, with its sweep.json")
-    add("--output", required=True, help="folder for report.md, scores.png and sweep.json")
+    add("--output", type=output_folder, required=True, help="folder for report.md, scores.png and sweep.json")
     add("--about", help="file of Markdown text with the commands, the machine and the time, put on top")
     return parser.parse_args(arguments)
 

@@ -15,7 +15,7 @@ import numpy as np
 from optiml_jax.data import cache_paths
 from optiml_jax.data.manifest import Manifest, TaskSize, present
 from optiml_jax.data.specification import Specification
-from optiml_jax.data.store import INDEX_DTYPE, TOKEN_DTYPE, shard_path
+from optiml_jax.data.store import INDEX_DTYPE, KINDS, TOKEN_DTYPE, shard_path
 from optiml_jax.tokenizer import Tokenizer
 from tasks.catalog import mixtures
 from tasks.catalog.registry import catalog
@@ -93,7 +93,7 @@ def write_store(
     tasks = [dataclasses.replace(task, content="random") for task in tasks]
     for number, task in enumerate(tasks):
         content = cache_paths.content_path(directory, task.name, task.content)
-        paths = {kind: shard_path(content, "train", 0, 1, kind) for kind in ("index", "tokens")}
+        paths = {kind: shard_path(content, "train", 0, 1, kind) for kind in KINDS}
         content.mkdir(parents=True)
         if linked and task.examples in written:
             counts, others = written[task.examples]
@@ -122,8 +122,14 @@ def _random(rng: np.random.Generator, pool: np.ndarray, size: int) -> tuple[dict
     index["offset"] = np.cumsum(lengths, dtype=np.uint64) - lengths
     count = int(lengths.sum())
     content = {"index": index.tobytes(), "tokens": np.resize(pool, count).tobytes()}
+    content["ids"] = "".join(f"{i}\n" for i in range(size)).encode()
     longest = int((index["length"] - index["label_start"]).max())
-    counts = {"shards": 1, "examples": size, "tokens": count, "label_tokens": 0}
+    counts = {
+        "shards": 1,
+        "examples": size,
+        "tokens": count,
+        "label_tokens": int((index["length"] - index["label_start"]).sum()),
+    }
     counts |= {"longest_label": longest, "longest_label_example": "?"}
     counts["checksums"] = {
         shard_path("", "train", 0, 1, kind).name: f"{zlib.crc32(data):08x}" for kind, data in content.items()

@@ -9,17 +9,44 @@ answers of another model are in another file.
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from optiml_jax.common import typed_json
+from optiml_jax.common.errors import DataError
 from optiml_jax.evaluation.prompts.ledger import RANK, Prompt
 
-FORMAT = 3
+FORMAT = 4
 RANKED_FIELDS = ("prompt", "candidates", "separator", "given", "demonstration_spans")
 GENERATED_FIELDS = ("prompt", "separator", "stop", "demonstration_spans")
 
-Answer = dict[str, Any]  # the arguments of `samples.score_sample` after the prompt
+
+class Answer(TypedDict):
+    """The arguments of `samples.score_sample` after the prompt."""
+
+    prediction: str | None
+    scores: NotRequired[list[float]]
+    token_scores: NotRequired[list[list[tuple[str, float]]]]
+    truncated: NotRequired[bool]
+    prompt_cut: NotRequired[bool]
+    dropped: NotRequired[int]
+    remark: NotRequired[str | None]
+
+
+class Header(TypedDict):
+    """The first line of the file."""
+
+    format: int
+    settings: dict[str, Any]
+
+
+class Group(TypedDict):
+    """A line of the file: the answers of a group of prompts, and the CRC-32 of their JSON."""
+
+    answers: dict[str, Answer]
+    crc32: str
 
 
 def key(prompt: Prompt, max_new_tokens: int, ranked_by: str) -> str:
@@ -72,12 +99,16 @@ class AnswerStore:
 
     def _read(self, keys: Sequence[str]) -> bool:
         """Reads existing answers; returns whether the last line is complete."""
-        lines = self._path.read_bytes().splitlines(keepends=True)
-        for line in lines:
-            if (group := _parse(line)) is not None and "settings" not in group:
-                self.answers |= group
-        done = sum(key in self.answers for key in keys)
+        try:
+            lines = self._path.read_bytes().splitlines(keepends=True)
+        except OSError as error:
+            raise DataError(f"{self._path}: cannot be read ({error.strerror}); remove it") from error
+        groups = [_group(line) for line in lines[1:]]
+        for group in groups:
+            self.answers |= group or {}
+        done, damaged = sum(key in self.answers for key in keys), groups.count(None)
         self.message = f"{self._path}: resuming after {done:,} of {len(keys):,} prompts"
+        self.message += f"; {damaged:,} lines are torn or damaged, and their prompts are answered again" * bool(damaged)
         return bool(lines) and lines[-1].endswith(b"\n")
 
     def write(self, group: Mapping[str, Answer]) -> None:
@@ -85,10 +116,10 @@ class AnswerStore:
 
         A group is one line, so that the prompts ranked together do not depend on where a run was killed.
         """
-        line = json.dumps(group)
-        self._file.write(line + "\n")
+        text = json.dumps(group)
+        self._file.write(json.dumps({"answers": json.loads(text), "crc32": _crc32(text)}) + "\n")
         self._file.flush()
-        self.answers |= json.loads(line)  # as a resumed run would read them, so that values are equal
+        self.answers |= json.loads(text)  # as a resumed run would read them, so that values are equal
 
     def close(self) -> None:
         """Closes the file; a later run can resume from it."""
@@ -101,24 +132,28 @@ class AnswerStore:
         self.close()
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """Parses a complete line; None if it is incomplete or not an object."""
+def _group(line: bytes) -> dict[str, Answer] | None:
+    """The answers of a line; None if a crash has torn it, or it was damaged."""
     if not line.endswith(b"\n"):
         return None
     try:
-        value = json.loads(line)
-    except ValueError:  # includes bytes that are not UTF-8
+        group = typed_json.parse(line, Group, "", "")
+    except DataError:
         return None
-    return value if isinstance(value, dict) else None
+    return group["answers"] if group["crc32"] == _crc32(json.dumps(group["answers"])) else None
+
+
+def _crc32(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def _about_others(files: Sequence[Path], settings: Mapping[str, Any]) -> str:
     """Says what the settings of the newest of other files differ in."""
     newest = max(files, key=lambda file: file.stat().st_mtime_ns)
-    with newest.open("rb") as lines:
-        header = _parse(lines.readline()) or {}
-    other = header.get("settings")
-    if not isinstance(other, dict):
+    try:
+        with newest.open("rb") as lines:
+            other = typed_json.parse(lines.readline(), Header, "", "")["settings"]
+    except (OSError, DataError):
         return ""
     expected = json.loads(json.dumps(dict(settings)))
     names = sorted(name for name in other.keys() | expected.keys() if other.get(name) != expected.get(name))

@@ -10,20 +10,22 @@ import functools
 import hashlib
 import itertools
 import json
-import types
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
+import msgspec
+
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import DataError, EmptyLedgerError, UserError, nearest
 from optiml_jax.common.files import atomic, copy_atomically, write_atomically
-from optiml_jax.common.surrogates import has_lone_surrogate
+from optiml_jax.data.manifest import Coverage
 from optiml_jax.evaluation.metrics import Metric
 
 FORMAT = 2
 RANK, GENERATE = "rank", "generate"  # output types: choose among candidates, or write an answer
 LEVELS = ("fully_held_out", "held_out_task", "held_out_instances")  # paper section 2.3, hardest first
+Count = Annotated[int, msgspec.Meta(ge=0)]
 TASK_FIELDS = ("metric", "level", "category", "benchmark", "group", "pooled")  # equal in all prompts of a task
 
 
@@ -60,8 +62,8 @@ class Prompt:
     task: str
     template: str
     example_id: str
-    shots: int
-    seed: int
+    shots: Count
+    seed: Count
     category: str
     level: str | None
     metric: Metric
@@ -72,9 +74,9 @@ class Prompt:
     group: str | None = None
     separator: str = " "
     stop: tuple[str, ...] = ()
-    max_new_tokens: int | None = None
+    max_new_tokens: Count | None = None
     demonstration_spans: tuple[tuple[int, int], ...] = ()
-    given: tuple[int, ...] = ()
+    given: tuple[Count, ...] = ()
     part_of: str | None = None
     contaminated: bool | None = None
     split: str | None = None
@@ -99,13 +101,11 @@ class Prompt:
             unknown; there are no references, no candidates, or no candidate that is a reference.
         """
         try:
-            line = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"not JSON ({error.msg})") from None
+            line = typed_json.decode(text)
+        except ValueError as error:
+            raise DataError(str(error)) from None
         if not isinstance(line, dict):
             raise DataError("not a JSON object")
-        if "\\u" in text and has_lone_surrogate(line):
-            raise DataError("text with half a surrogate pair, which is no character")
         if line.pop("format", None) != FORMAT:
             remedy = "write it again with python -m tools.cache_tasks --suite=NAME"
             raise DataError(f"not a line of ledger format {FORMAT}, which this version reads; {remedy}")
@@ -115,7 +115,12 @@ class Prompt:
             raise DataError(f"lacks {', '.join(missing)}")
         if unknown := sorted(line.keys() - fields):
             raise DataError(f'unknown field "{unknown[0]}"{nearest(unknown[0], fields)}')
-        prompt = cls(**{name: _value(name, value, fields[name].type) for name, value in line.items()})
+        try:
+            prompt = msgspec.convert(line | {"metric": Metric.parse(line["metric"])}, cls)
+        except msgspec.ValidationError as error:
+            raise DataError(typed_json.reason(error)) from None
+        except UserError as error:  # of the metric
+            raise DataError(str(error)) from None
         if prompt.level not in (None, *LEVELS):
             raise DataError(f"unknown level {prompt.level!r}; known: {', '.join(LEVELS)} or null")
         if not prompt.references:
@@ -146,44 +151,6 @@ class Prompt:
         """The prompt as a line of a ledger, with its line break."""
         fields = {name: value for name, value in vars(self).items() if name != "id"}  # the property's cache
         return json.dumps({"format": FORMAT, **fields, "metric": self.metric.to_json()}, ensure_ascii=False) + "\n"
-
-
-def _value(name: str, value: Any, kind: Any) -> Any:
-    """Validates a field's value and converts it for the dataclass; `kind` is the field's annotation."""
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if value is None and types.NoneType in kinds:
-        return None
-    kind, null = kinds[0], " or null" * (types.NoneType in kinds)
-    if kind is Metric:
-        try:
-            return Metric.parse(value)
-        except UserError as error:
-            raise DataError(str(error)) from None
-    if kind is str:
-        if not isinstance(value, str):
-            raise DataError(f'"{name}" must be a text{null}, got {value!r}')
-        return value
-    if kind is bool:
-        if type(value) is not bool:
-            raise DataError(f'"{name}" must be true or false{null}, got {value!r}')
-        return value
-    if kind is int:
-        if type(value) is not int or value < 0:
-            raise DataError(f'"{name}" must be a whole number from 0{null}, got {value!r}')
-        return value
-    if name == "demonstration_spans":
-        if not isinstance(value, list) or not all(
-            isinstance(span, list) and len(span) == 2 and all(type(end) is int for end in span) for span in value
-        ):
-            raise DataError(f'"{name}" must be a list of [start, end]')
-        return tuple(map(tuple, value))
-    if name == "given":
-        if not isinstance(value, list) or not all(type(count) is int and count >= 0 for count in value):
-            raise DataError(f'"{name}" must be a list of whole numbers from 0')
-        return tuple(value)
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise DataError(f'"{name}" must be a list of texts{null}')
-    return tuple(value)
 
 
 def ledger_file(path: str | Path) -> Path:
@@ -283,17 +250,38 @@ def about_file(ledger: Path) -> Path:
     return ledger.with_name(f"{ledger.stem}.about.json")
 
 
-def about(path: str | Path) -> dict[str, Any]:
+class About(TypedDict):
+    """The metadata of a ledger."""
+
+    checksum: NotRequired[str]
+    sha256: NotRequired[str]
+    coverage: NotRequired[Coverage | None]
+    dropped: NotRequired[list[str]]
+    prompts_per_task: NotRequired[int | None]
+    trained_as: NotRequired[dict[str, list[str]]]
+    related: NotRequired[dict[str, list[str]]]
+    without_demonstrations: NotRequired[list[str]]
+
+
+def about(path: str | Path) -> About:
     """Reads the metadata of a ledger; empty if there are none.
 
     Raises:
-      DataError: the file cannot be parsed.
+      DataError: the file is damaged.
     """
     file = about_file(ledger_file(path))
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{file}: damaged ({error}); cache again") from None
+        content = typed_json.read(file, About, "cache again")
+    except FileNotFoundError:
+        return {}
+    if content.pop("checksum", None) not in (None, _checksum(content)):
+        raise DataError(f"{file}: its checksum differs; cache again")
+    return content
+
+
+def _checksum(metadata: Mapping[str, Any]) -> str:
+    """A hash of metadata as they are read from a file."""
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def write_ledger(path: str | Path, prompts: Iterable[Prompt], metadata: Mapping[str, Any]) -> int:
@@ -313,7 +301,9 @@ def write_ledger(path: str | Path, prompts: Iterable[Prompt], metadata: Mapping[
             line = prompt.line().encode()
             digest.update(line)
             file.write(line)
-    write_atomically(about_file(path), json.dumps({"sha256": digest.hexdigest(), **metadata}, indent=1) + "\n")
+    content = json.loads(json.dumps({"sha256": digest.hexdigest(), **metadata}))
+    content["checksum"] = _checksum(content)
+    write_atomically(about_file(path), json.dumps(content, indent=1) + "\n")
     return count
 
 

@@ -4,10 +4,11 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import optiml_jax
-from optiml_jax.common.errors import DataError, UserError
+from optiml_jax.common import typed_json
+from optiml_jax.common.errors import UserError
 from optiml_jax.common.files import exclusive, write_atomically
 from optiml_jax.evaluation.metrics import REPORTED, Metric
 from optiml_jax.evaluation.reports.files import write_reports
@@ -17,6 +18,15 @@ from optiml_jax.evaluation.scores.samples import read_samples, scored, write_sam
 
 SETTINGS_FILE = "evaluation.json"  # what the samples belong to, and what the report says beside the scores
 FORMAT = 1
+REMEDY = "evaluate once more, which answers no prompt again"
+
+
+class Settings(TypedDict):
+    """The content of `SETTINGS_FILE`; `context` has the fields of `Context`."""
+
+    format: int
+    about: dict[str, Any]
+    context: dict[str, Any]
 
 
 def write(
@@ -51,11 +61,8 @@ def render(output_dir: str | Path) -> dict[str, Any]:
 def _read(folder: Path) -> tuple[list[dict[str, Any]], Path, dict[str, Any], Context]:
     """Reads and scores the samples of an evaluation, and its settings."""
     path = folder / SETTINGS_FILE
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        context, about = Context(**settings["context"]), dict(settings["about"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: cannot be read ({error!r}); evaluate once more, which asks no prompt again") from None
+    settings = typed_json.read(path, Settings, REMEDY)
+    context, about = typed_json.convert(settings["context"], Context, str(path), REMEDY), settings["about"]
     samples = read_samples(folder / "samples.jsonl")
     for sample in samples:
         if sample["prediction"] is not None and REPORTED not in sample["metric"]:

@@ -25,7 +25,9 @@ from optiml_jax.evaluation.scores.samples import scored
 from optiml_jax.evaluation.scores.significance import holm, sign_flip, swap
 from optiml_jax.evaluation.scores.task_scores import Questions, by_task, question_scores, template_weights
 
-MUST_AGREE = ("prompt", "references", "candidates", "metric", "pooled")  # fields that must be equal in paired samples
+# Fields that must be equal in paired samples.
+MUST_AGREE = ("prompt", "references", "candidates", "metric", "pooled")
+MUST_AGREE += ("task", "template", "example_id", "shots", "seed", "part_of")
 
 
 class Paired(NamedTuple):

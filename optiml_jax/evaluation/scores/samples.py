@@ -4,16 +4,50 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
+import msgspec
+
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.common.files import write_atomically
-from optiml_jax.evaluation.prompts.ledger import Prompt
+from optiml_jax.evaluation.metrics import Metric
+from optiml_jax.evaluation.prompts.ledger import LEVELS, TASK_FIELDS, Prompt
 
-# Fields that readers of samples.jsonl need.
-REQUIRED = ("id", "benchmark", "task", "template", "example_id", "shots", "seed", "category", "level")
-REQUIRED += ("prompt", "metric", "score")
+AGAIN = "evaluate again with this version"
+Count = Annotated[int, msgspec.Meta(ge=0)]
 BLIND = "rouge_l only sees ASCII letters and digits, and no reference has any: the score is 0 even if equal"
+
+
+class Sample(TypedDict):
+    """A line of samples.jsonl: what its readers use of what `score_sample` writes."""
+
+    id: str
+    benchmark: str
+    task: str
+    template: str
+    example_id: str
+    shots: Count
+    demonstrations: NotRequired[Count]
+    seed: Count
+    category: str
+    level: Literal[*LEVELS] | None
+    group: str | None
+    part_of: str | None
+    contaminated: NotRequired[bool | None]
+    pooled: NotRequired[bool]
+    prompt: str
+    candidates: list[str] | None
+    references: list[str]
+    prediction: str | None
+    scores: list[float] | None
+    token_scores: NotRequired[list[list[tuple[str, float]]] | None]
+    metric: str | dict[str, Any]
+    score: float | None
+    correct: NotRequired[bool]
+    truncated: NotRequired[bool]
+    prompt_cut: NotRequired[bool]
+    remark: NotRequired[str | None]
 
 
 def score_sample(
@@ -103,26 +137,51 @@ def find_samples(source: str | Path) -> Path:
     raise UserError(f"{source}: has no samples.jsonl; give the OUTPUT_DIR of a finished evaluation")
 
 
-def read_samples(path: str | Path) -> list[dict[str, Any]]:
+def read_samples(path: str | Path) -> list[Sample]:
     """Reads the lines of a samples.jsonl.
 
     Raises:
-      DataError: the file cannot be read, or a line is not a sample (the message names it).
+      DataError: the file cannot be read or has no sample; a line is not a sample, or is there twice; or samples of one
+        task disagree about the task. The message names the line.
     """
+    lines: dict[str, int] = {}
+    first: dict[str, Sample] = {}
     samples = []
-    try:
-        with Path(path).open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                sample = json.loads(line)
-                if isinstance(sample, dict):
-                    sample.setdefault("pooled", False)  # as scores were before there was a choice
-                if not isinstance(sample, dict) or (missing := [name for name in REQUIRED if name not in sample]):
-                    problem = f"lacks {', '.join(missing)}" if isinstance(sample, dict) else "is not a sample"
-                    raise DataError(f"{path}:{number}: {problem}; evaluate again with this version")
-                samples.append(sample)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+    for number, sample in typed_json.read_lines(path, Sample, AGAIN):
+        sample.setdefault("pooled", False)  # as scores were before there was a choice
+        if problem := _problem(sample, lines, first.setdefault(sample["task"], sample)):
+            raise DataError(f"{path}:{number}: {problem}; {AGAIN}")
+        lines[sample["id"]] = number
+        samples.append(sample)
+    if not samples:
+        raise DataError(f"{path}: has no sample; {AGAIN}")
     return samples
+
+
+def _problem(sample: Sample, lines: Mapping[str, int], first: Sample) -> str | None:
+    """What is wrong with a sample whose fields have the right types; None if nothing is.
+
+    Args:
+      lines: line of each sample before it, by id.
+      first: the first sample of its task.
+    """
+    if sample["id"] in lines:
+        return f"sample {sample['id']} is already in line {lines[sample['id']]}"
+    for field in TASK_FIELDS:
+        if sample[field] != first[field]:
+            return f"task {sample['task']} has {field} {sample[field]} here and {first[field]} in an earlier line"
+    try:
+        low, high = Metric.parse(sample["metric"]).definition.bounds
+    except UserError as error:
+        return str(error)
+    score = sample["score"]
+    if score is not None and not low <= score <= high:
+        return f"score {score} is not between {low:g} and {high:g}"
+    if score is not None and sample["prediction"] is None:
+        return "a score without a prediction"
+    if sample["scores"] is not None and len(sample["scores"]) != len(sample["candidates"] or ()):
+        return f"{len(sample['scores'])} scores of {len(sample['candidates'] or ())} candidates"
+    return None
 
 
 def write_samples(path: str | Path, samples: Iterable[Mapping[str, Any]]) -> None:

@@ -43,9 +43,8 @@ def folder(tmp_path_factory):
                     )
                     sample = score_sample(question, output, truncated=not ranked and len(output) > 9, **scores)
                     samples.append(sample | {"contaminated": bool(n % 4 == 1) if t < 12 else None})
-    samples += [
-        score_sample(prompt(99, task="b0.task0", level=samples[0]["level"]), None, remark="a candidate is empty")
-    ]
+    alike = {field: samples[0][field] for field in ("task", "benchmark", "level", "category", "metric", "pooled")}
+    samples += [score_sample(prompt(99, **alike), None, remark="a candidate is empty")]
     directory = tmp_path_factory.mktemp("traced")
     about = {"weights": "w", "tokenizer": "f" * 64, "bos": "</s>", "ranked_by": "sum", "code_version": "0"}
     report = results([s for s in samples if s["score"] is not None], about)
