@@ -3,6 +3,7 @@ gin."""
 
 import ast
 import dataclasses
+import functools
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ import gin
 from optiml_jax import weights
 from optiml_jax.checkpoints.runs import is_run, read_run_config
 from optiml_jax.common import distributed, paths, programs, xla_flags
-from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
+from optiml_jax.common.errors import UserError, exit_on_user_error, named, nearest
+from optiml_jax.common.settings import check_arguments
 from optiml_jax.data.settings import Data
 from optiml_jax.evaluation.run import evaluate
 from optiml_jax.evaluation.validation import Validation
@@ -79,9 +82,22 @@ def main(name: str) -> None:
     bound = parse([argument for argument in arguments if argument != VERBOSE], f"optiml_jax.{name}")
     distributed.initialize(processes)
     compiled = programs.Programs() if verbose else None
-    bound[name](operative_config=lambda: gin.operative_config_str(max_line_length=110))
+    try:
+        bound[name](operative_config=lambda: gin.operative_config_str(max_line_length=110))
+    except TypeError as error:  # of the call of a configurable that lacks arguments
+        raise _not_bound(error) or error from error
     if compiled:
         print(compiled)
+
+
+def _not_bound(error: TypeError) -> UserError | None:
+    """Names the parameters that no gin file binds; None for another error."""
+    missing = re.match(r"(?:([\w.]+)\.)?(\w+)\(\) missing \d+ required [\w-]+ arguments?: (.*)", str(error))
+    if not missing:
+        return None
+    owner = missing[1] if missing[2] == "__init__" else missing[2]
+    names = ", ".join(f"{owner}.{name}" for name in re.findall(r"'(\w+)'", missing[3]))
+    return UserError(f"no gin file sets {names}; start with a shipped one, such as --gin_file=tiny.gin, and add yours")
 
 
 def read_settings(arguments: Sequence[str], module: str, command: str = "train") -> dict[str, Any]:
@@ -94,12 +110,20 @@ def read_settings(arguments: Sequence[str], module: str, command: str = "train")
       command: "evaluate" for the arguments of `evaluate`.
     """
     gin.clear_config()
-    replaced = {"train": _arguments, "evaluate": _arguments, "Mesh": _axes}
+    replaced = {"train": _arguments_of(train), "evaluate": _arguments_of(evaluate), "Mesh": _axes}
     return parse(arguments, module, CONFIGURABLES | replaced, only_local=True)[command]()
 
 
-def _arguments(**arguments: Any) -> dict[str, Any]:
-    return arguments
+@functools.cache
+def _arguments_of(function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """A function that takes the arguments of another one and returns them."""
+
+    @functools.wraps(function)
+    def arguments_of(**arguments: Any) -> dict[str, Any]:
+        return arguments
+
+    arguments_of.__annotations__ = {name: kind for name, kind in function.__annotations__.items() if name != "mesh"}
+    return arguments_of
 
 
 def _axes(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: None = None) -> tuple[int, int, int]:
@@ -151,16 +175,18 @@ def parse(
         if not any((Path(path) / file).is_file() for path in search_paths):
             shipped = (str(path.relative_to(SEARCH_PATH)) for path in SEARCH_PATH.rglob("*.gin"))
             raise UserError(f"--gin_file: {file} is not in {', '.join(search_paths)}{nearest(file, shipped)}")
+        _check_text(next(path for path in (Path(folder) / file for folder in search_paths) if path.is_file()))
     for path in search_paths:
         gin.add_config_file_search_path(path)
     bound = {
-        name: gin.external_configurable(function, name, denylist=NOT_BOUND.get(name))
+        name: gin.external_configurable(_checked(function, name), name, denylist=NOT_BOUND.get(name))
         for name, function in configurables.items()
     }
     logging.getLogger().addFilter(_no_search_noise)
     try:
         gin.parse_config_files_and_bindings(files, [], finalize_config=False)
         gin.parse_config([f"{name} = {_quoted(name, value)}" for name, value in bindings.items()])
+        _refuse_circles()
         _take_shape_from_weights(only_local)
         gin.finalize()
     except UserError:
@@ -171,12 +197,28 @@ def parse(
     return bound
 
 
+def _check_text(file: Path) -> None:
+    """Refuses a file that is no text, of which gin would not say the name."""
+    try:
+        if "\0" in file.read_text(encoding="utf-8"):
+            raise UserError(f"--gin_file: {file}: has a NUL character; write it again as text")
+    except UnicodeDecodeError as error:
+        raise UserError(f"--gin_file: {file}: is not UTF-8 (byte {error.start}); write it again as text") from None
+
+
+@functools.cache  # gin refuses another object of the same name
+def _checked(configurable: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A function that checks the types of its arguments; classes check their own. An error of a path becomes a
+    `UserError` within it, because the copy that gin raises of an exception has lost the name of its file."""
+    return configurable if isinstance(configurable, type) else named(check_arguments(configurable, name))
+
+
 def _take_shape_from_weights(only_local: bool) -> None:
     """Binds the fields of OPTConfig that nothing sets to those of the initial weights, if there are any."""
     source = paths.local("INIT_WEIGHTS", _bound("train.init_weights"))
     fields = [field.name for field in dataclasses.fields(OPTConfig) if field.name not in NOT_IN_WEIGHTS]
     unset = [name for name in fields if _bound(f"OPTConfig.{name}") is None]
-    if source is None or not unset or (only_local and not Path(source).exists()):
+    if not isinstance(source, str) or not unset or (only_local and not Path(source).exists()):
         return
     config = read_run_config(source)[0] if is_run(source) else weights.read_config(source)
     for name in unset:
@@ -209,6 +251,7 @@ def _one_line(error: Exception) -> str:
         owner = CONFIGURABLES.get(parameter[1].split(".")[-1])
         names = getattr(owner, "__dataclass_fields__", None) or owner.__code__.co_varnames if owner else ()
         return f"gin: {parameter[1]} has no parameter {parameter[2]!r}{nearest(parameter[2], names)}"
+    text = re.sub(r"malformed node or string[^:]*: <[^>]*>", "not a Python literal", text)
     return f"gin: {text}"
 
 
@@ -258,6 +301,16 @@ def _kinds(owner: str, parameter: str) -> set[Any]:
     kind = typing.get_type_hints(function).get(parameter) if function else None
     union = typing.get_origin(kind) in (typing.Union, types.UnionType)
     return set(typing.get_args(kind)) if union else {kind}
+
+
+def _refuse_circles() -> None:
+    """Refuses macros that refer to each other in a circle, which gin would follow forever."""
+    config = gin.config_str(max_line_length=10_000)
+    values = re.findall(r"^(\w+) = (.*)$", config, re.MULTILINE)
+    try:
+        TopologicalSorter({name: re.findall(r"%(\w+)", value) for name, value in values}).prepare()
+    except CycleError as error:
+        raise UserError(f"gin: macros refer to each other in a circle: {' -> '.join(error.args[1])}") from None
 
 
 def _refuse_unused_macros(bindings: Iterable[str]) -> None:

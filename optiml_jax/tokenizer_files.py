@@ -5,11 +5,11 @@ A folder holds a `tokenizer.json`, or GPT-2's `vocab.json` and `merges.txt`, bes
 `tokenizer_config.json` may change what they mean.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import UserError
 
 PIPELINE, FILES = "tokenizer.json", ("vocab.json", "merges.txt")
@@ -113,7 +113,7 @@ def _config(directory: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    content = typed_json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no JSON object")
     return content

@@ -21,10 +21,10 @@ import time
 from collections.abc import Sequence
 
 from optiml_jax.common.errors import DataError, UserError, exit_on_user_error
-from optiml_jax.common.settings import check
+from optiml_jax.common.settings import FROM_ZERO, check
 from optiml_jax.common.tables import Parser, output_folder
 from optiml_jax.data.manifest import SEPARATOR as MIXTURE_SEPARATOR
-from optiml_jax.data.specification import ANY_NUMBER, OPTIONS, RANGES, REFUSE, CacheOptions
+from optiml_jax.data.specification import OPTIONS, RANGES, REFUSE, CacheOptions
 from optiml_jax.data.verify import contents
 from optiml_jax.tokenizer import Tokenizer
 from tasks import suites
@@ -69,9 +69,12 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, l
     )
     add("--overlap", help="OUTPUT.examples.tsv of tools.find_overlap: examples that the ledger marks as contaminated")
     flags, beam_flags = parser.parse_known_args(arguments)
-    if not (flags.verify or flags.prune) and (flags.mixture is None) == (flags.suite is None):
+    if not (flags.verify or flags.prune) and bool(flags.mixture) == bool(flags.suite):
         parser.error("give one of --mixture and --suite")
-    check("--max_prompts_per_task", flags.max_prompts_per_task, int, ANY_NUMBER)
+    flags.suites = [name.strip() for name in (flags.suite or "").split(",")] if flags.suite else []
+    if "" in flags.suites or len(set(flags.suites)) < len(flags.suites):
+        parser.error(f"--suite={flags.suite}: names a suite twice, or has an empty name")
+    check("--max_prompts_per_task", flags.max_prompts_per_task, int, FROM_ZERO)
     for name, option in OPTIONS.items():
         check(f"--{name}", getattr(flags, name), option.type, RANGES.get(name))
     if beam_flags:
@@ -131,7 +134,7 @@ def cache_mixture(flags: argparse.Namespace, beam_flags: Sequence[str]) -> None:
 def cache_suites(flags: argparse.Namespace) -> None:
     """Writes the ledgers of suites, and prints what they hold."""
     options = cache_options(flags)
-    selected = [suites.suite(name.strip()) for name in flags.suite.split(",")]
+    selected = [suites.suite(name) for name in flags.suites]
     for suite in selected:
         start = time.perf_counter()
         try:

@@ -79,9 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(comparison_page.text(result))
     if flags.output:
         folder = Path(flags.output)
-        write_atomically(folder / "comparison.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
-        write_atomically(folder / "comparison.md", comparison_page.markdown(result))
-        write_atomically(folder / "comparison.html", comparison_page.html(result, paired))
+        texts = {
+            "comparison.html": comparison_page.html(result, paired),
+            "comparison.md": comparison_page.markdown(result),
+            "comparison.json": json.dumps(result, indent=2, allow_nan=False) + "\n",
+        }
+        for name, text in texts.items():
+            write_atomically(folder / name, text)
         print(f"\npage: {folder}/comparison.html")
 
 

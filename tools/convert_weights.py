@@ -61,6 +61,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return flags
 
 
+def _check_apart(source: Path, target: Path) -> None:
+    """Refuses a target that would replace the source, or lie inside of it.
+
+    Raises:
+      UserError: the folders are not apart.
+    """
+    if not source.exists():  # a name on the hub
+        return
+    here, there = source.resolve(), target.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        raise UserError(f"--target={target}: is, or is in, or holds --source={source}; choose a folder beside it")
+
+
 def recognise(source: str, tokenizer: str | None) -> WeightSource:
     """Detects the format of `source`.
 
@@ -108,6 +121,7 @@ def write_run(params: dict, source: WeightSource, origin: str, target: Path) -> 
 @exit_on_user_error
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
+    _check_apart(Path(flags.source), Path(flags.target))
     source = recognise(flags.source, flags.tokenizer)
     count = decoder.parameter_count(source.config)
     stored = jnp.dtype(source.dtype).name

@@ -21,6 +21,7 @@ import shutil
 import tarfile
 import tempfile
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -209,10 +210,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     flags = parser.parse_args(arguments)
     if flags.data_dir is None and not flags.list:
         parser.error("--data_dir is missing")
+    if urllib.parse.urlsplit(_address(flags.mirror)).scheme not in ("http", "https", "ftp", "file"):
+        parser.error(f"--mirror={flags.mirror}: is no address; give file:///..., http://... or https://...")
     flags.benchmarks = flags.benchmarks.split(",") if flags.benchmarks else benchmarks
     for name in flags.benchmarks:
         check_known("benchmark", name, benchmarks)
     return flags
+
+
+def _address(text: str) -> str:
+    """The text, or nothing if it cannot be an address."""
+    try:
+        host = urllib.parse.urlsplit(text).netloc
+    except ValueError:
+        return ""
+    return "" if any(character.isspace() for character in text) or (text[:4] != "file" and not host) else text
 
 
 @exit_on_user_error

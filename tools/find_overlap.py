@@ -98,10 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{len(shared):,} train tasks with {tokens:,} tokens, {len(tasks):,} evaluation tasks with {len(evaluated):,} "
         f"examples and {len(index.grams):,} different {N}-grams: {len(rows):,} pairs share one"
     )
-    write_table(flags.output, summary, rows)
     contaminated = Counter(int(number) for _, more in shared.values() for number in more)
     path = Path(flags.output).with_suffix(".examples.tsv")
     overlap.write_examples(path, tasks, evaluated, contaminated)
+    write_table(flags.output, summary, rows)  # last: a table whose writing succeeds has its examples
     print(table(COLUMNS, rows[:SHOWN]) if rows else "no pair shares anything")
     above = [row for row in rows if row[4] > flags.threshold]
     print(f"{summary}; {len(above):,} above {flags.threshold:.0%} of the examples")

@@ -18,6 +18,7 @@ import numpy as np
 
 from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
 from optiml_jax.common.files import write_atomically
+from optiml_jax.common.settings import check
 from optiml_jax.common.tables import Parser, output_file, table
 from optiml_jax.data.block_plan import mean_positions, rates
 from optiml_jax.data.demonstrations import Demonstrator
@@ -72,6 +73,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     flags, gin_flags = parser.parse_known_args(arguments)
     if wrong := [flag for flag in gin_flags if not flag.startswith(("--gin_file=", "--gin.", "--gin_search_paths="))]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if flags.train_tokens is not None:
+        check("--train_tokens", flags.train_tokens, float)
     if flags.examples < 1:
         parser.error("--examples must be at least 1")
     flags.run = _run_settings(gin_flags) if gin_flags else None

@@ -92,8 +92,10 @@ class Checkpoints:
           UserError: the checkpoint is missing, has another format, or cannot be verified.
         """
         meta = self._read(step, meta=ocp.args.JsonRestore())["meta"]
-        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-            version = meta.get("format") if isinstance(meta, dict) else "unknown"
+        version = meta.get("format") if isinstance(meta, dict) else None
+        if type(version) is not int:
+            raise self._damaged(step, "its metadata")
+        if version != FORMAT:
             raise UserError(f"{self.directory / str(step)}: checkpoint format {version}, this version reads {FORMAT}")
         if meta.pop("checksum", None) != _checksum(meta):
             raise self._damaged(step, "checksum of its metadata")
@@ -170,6 +172,8 @@ class Checkpoints:
             return UserError(f"{folder}: {problem}; resume it with the version and settings that wrote it")
         if any(proof in str(error) for proof in DAMAGE):
             return self._damaged(step, type(error).__name__)
+        if items.keys() == {"meta"} and isinstance(error, ValueError | RecursionError):  # not JSON
+            return self._damaged(step, "its metadata")
         reason = f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
         version = f"orbax-checkpoint {importlib.metadata.version('orbax-checkpoint')}"
         return UserError(f"{folder}: {version} cannot read it ({reason}); nothing was changed, and it may be intact")

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optiml_jax.common.errors import UserError
+from optiml_jax.common.errors import UserError, as_user_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,8 +183,9 @@ def failing_together() -> Iterator[None]:
         yield
     except Exception as error:
         _end_if_another_failed(client, jax.process_index())  # of which this may be a consequence
-        code = 2 if isinstance(error, UserError) else 1
-        text = " ".join(str(error).split()) or type(error).__name__
+        user_error = as_user_error(error)
+        code = 1 if user_error is None else 2
+        text = " ".join(str(user_error or error).split()) or type(error).__name__
         client.key_value_set(f"{FAILURES}{jax.process_index()}", f"{code} {text[:MESSAGE_BYTES]}")
         if code == 1:
             traceback.print_exc()

@@ -6,6 +6,9 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable
+from typing import ParamSpec, TypeVar
+
+P, R = ParamSpec("P"), TypeVar("R")
 
 
 class UserError(Exception):
@@ -24,6 +27,9 @@ class EmptyLedgerError(DataError):
 MENDABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 MENDABLE |= {errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE}
 MENDABLE |= {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
+
+
+SMALLER = "lower BATCH_ROWS or ROW_LENGTH, or raise Computation.accumulation (tools.plan says what fits)"
 
 
 def remedy(error: OSError) -> str:
@@ -48,6 +54,39 @@ def check_known(kind: str, name: str, names: Iterable[str]) -> None:
         raise UserError(f"no {kind} {name}{nearest(name, names) or '; there are ' + ', '.join(names)}")
 
 
+def as_user_error(error: Exception) -> UserError | None:
+    """What a user can do about an error of a path, a permission, a disk or memory; None for other errors."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError) and error.errno in MENDABLE:
+        return UserError(f"{error.filename or 'a file'}: {error.strerror}{remedy(error)}")
+    if isinstance(error, MemoryError):
+        return UserError(f"this machine has too little memory ({_first_line(error)}); {SMALLER}")
+    if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
+        return UserError(f"the device has too little memory ({_first_line(error)}); {SMALLER}")
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def named(function: Callable[P, R]) -> Callable[P, R]:
+    """Turns the errors of a function that a user can mend into `UserError`s (`as_user_error`)."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (OSError, MemoryError, RuntimeError) as error:
+            user_error = None if isinstance(error, BrokenPipeError) else as_user_error(error)
+            if user_error is None:
+                raise
+            raise user_error from error
+
+    return wrapped
+
+
 def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
     """Turns a `UserError` of an entry point, or an error of a path, a permission or a disk, into one line on stderr and
     exit code 2."""
@@ -55,23 +94,15 @@ def exit_on_user_error(main: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> None:
         try:
-            main(*args, **kwargs)
+            named(main)(*args, **kwargs)
         except UserError as error:
             # gin appends its own lines to an exception of a configurable
-            _end(str(error).splitlines()[0])
+            print(f"error: {str(error).splitlines()[0]}", file=sys.stderr)
+            sys.exit(2)
         except KeyboardInterrupt:
             print("interrupted; run the same command again to resume", file=sys.stderr)
             sys.exit(130)
         except BrokenPipeError:  # `| head` closed the output: not an error, but Python would report one at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except OSError as error:
-            if error.errno not in MENDABLE:
-                raise
-            _end(f"{error.filename or 'a file'}: {error.strerror}{remedy(error)}")
 
     return wrapped
-
-
-def _end(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)

@@ -14,6 +14,7 @@ from optiml_jax.common import typed_json
 from optiml_jax.common.files import write_atomically
 
 METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
+TENSORBOARD = "tensorboard"
 REMEDY = "remove the line, or the file, which no step depends on"
 
 
@@ -53,7 +54,7 @@ class MetricsLog:
         self._validation = directory / VALIDATION
         if self._validation.exists():
             _open_after(self._validation, ValidationRow, start).close()
-        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1 if start else None)
+        self._events = SummaryWriter(str(directory / TENSORBOARD), purge_step=start + 1 if start else None)
         # Without a terminal, one line per second would flood a log file.
         quiet = not sys.stderr.isatty()
         self._bar = tqdm(initial=start, total=total, unit="step", desc="train", mininterval=30 if quiet else 0.5)

@@ -1,13 +1,15 @@
 """The data settings of a training run."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from optiml_jax.common import paths
 from optiml_jax.common.errors import UserError, nearest
+from optiml_jax.common.settings import FROM_ZERO
 from optiml_jax.data.objective import OBJECTIVES
-from optiml_jax.data.specification import ANY_NUMBER, OPTIONS, CacheOptions
+from optiml_jax.data.specification import OPTIONS, CacheOptions
 
 NATURAL = "natural"  # proportions: capped sizes decide, as if there were no benchmarks
 RENORMALISED, CLIPPED = "renormalised", "clipped"  # see `demonstrations.distribution`
@@ -88,7 +90,9 @@ class Data(CacheOptions):
     def __post_init__(self) -> None:
         for name in ("cache_dir", "data_dir", "tokenizer", "review"):
             object.__setattr__(self, name, paths.local(f"Data.{name}", getattr(self, name)))
-        super().__post_init__(seed=(0, 2**63 - 1), prefetch=ANY_NUMBER)
+        super().__post_init__(seed=(0, 2**63 - 1), prefetch=FROM_ZERO)
+        if not re.fullmatch(r"[\w.+-]+", self.mixture):
+            raise UserError(f"Data.mixture is {self.mixture!r}; it must be the name of a mixture, such as 'samples'")
         _check_choice("demonstration_cap", self.demonstration_cap, (RENORMALISED, CLIPPED))
         _check_choice("objective", self.objective, OBJECTIVES)
         if not isinstance(self.proportions, Mapping | None):

@@ -8,18 +8,16 @@ manifest, so that a run can compare it with its own settings and name the one th
 import dataclasses
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.common.settings import Range, check_fields
+from optiml_jax.common.settings import FROM_ZERO, LARGEST, Range, check_fields
 
 REFUSE, LEAVE_OUT = "refuse", "leave_out"  # what to do with benchmarks whose data are missing
-ANY_NUMBER = 0, math.inf
-RANGES = {"held_out_instances": ANY_NUMBER, "max_label_tokens": ANY_NUMBER, "row_length": (2, math.inf)}
+RANGES = {"held_out_instances": FROM_ZERO, "max_label_tokens": FROM_ZERO, "row_length": (2, LARGEST)}
 
 
 def _option(default: Any, help_: str, **more: Any) -> Any:

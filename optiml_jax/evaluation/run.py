@@ -1,6 +1,5 @@
 """The evaluation command: checks settings, loads prompts and weights, evaluates."""
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,11 @@ from jax.sharding import Mesh
 
 from optiml_jax.checkpoints.runs import is_run
 from optiml_jax.common import paths
+from optiml_jax.common.distributed import together
 from optiml_jax.common.errors import UserError, check_known
+from optiml_jax.common.files import check_output
 from optiml_jax.common.metrics_log import training_losses
-from optiml_jax.common.settings import check
+from optiml_jax.common.settings import FROM_ZERO, check
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.evaluation.answers import normalization
 from optiml_jax.evaluation.pipeline import run_evaluation
@@ -20,6 +21,7 @@ from optiml_jax.evaluation.prompts import levels
 from optiml_jax.evaluation.prompts.ledger import about, read_ledgers, suite_of, with_prompts
 from optiml_jax.evaluation.prompts.scope import notes
 from optiml_jax.evaluation.prompts.selection import ledgers, of_split, select, set_pooling
+from optiml_jax.evaluation.reports.output import FILES
 from optiml_jax.evaluation.reports.plain_text import Context
 from optiml_jax.evaluation.reports.provenance import provenance
 from optiml_jax.evaluation.scores.baselines import ledger_baselines
@@ -79,7 +81,7 @@ def evaluate(
     files = with_prompts(ledgers(ledger, suite, mixture, cache_dir, run_manifest.ledgers if run_manifest else {}))
     batch_rows = None if batch_rows is None else check("evaluate.batch_rows", batch_rows, int)
     max_new_tokens = check("evaluate.max_new_tokens", max_new_tokens, int)
-    limit = check("evaluate.limit", limit, int, (0, math.inf))
+    limit = check("evaluate.limit", limit, int, FROM_ZERO)
     check_known("PRECISION", precision, NAMES)
     if not check_only and not is_run(weights):
         resolve(weights)  # reports a mistyped path before a missing OUTPUT_DIR
@@ -93,6 +95,9 @@ def evaluate(
     normalization.check(ranked_by, prompts)
     if check_only:
         return {}
+    with together():
+        if jax.process_index() == 0:
+            check_output(output_dir, FILES)
     training = training or levels.recorded_training(weights)  # a run that has just finished has its record by now
     metadata = [{"suite": suite_of(path)} | about(path) for path in files]
     prompts, level_notes = levels.apply(prompts, training, metadata)

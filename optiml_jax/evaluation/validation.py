@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from optiml_jax.common import paths
 from optiml_jax.common.errors import UserError, check_known
-from optiml_jax.common.settings import check_fields
+from optiml_jax.common.settings import FROM_ZERO, check_fields
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.evaluation.answers.answering import answer_all
 from optiml_jax.evaluation.prompts import levels
@@ -46,7 +46,7 @@ class Validation:
     suite: str | None = None
     mixture: str | None = None
     cache_dir: str = "cache"
-    shots: Any = None
+    shots: int | Sequence[int] | None = None
     limit: int = 250
     templates: str = "suite"
     batch_rows: int | None = None
@@ -56,7 +56,7 @@ class Validation:
     def __post_init__(self) -> None:
         for name in ("ledger", "cache_dir"):
             object.__setattr__(self, name, paths.local(f"Validation.{name}", getattr(self, name)))
-        check_fields(self, every=(0, float("inf")), limit=(0, float("inf")))
+        check_fields(self, every=FROM_ZERO, limit=FROM_ZERO)
         check_known("Validation.best_by", self.best_by, AVERAGES)
         check_known("Validation.templates", self.templates, TEMPLATES)
 

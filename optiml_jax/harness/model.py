@@ -20,6 +20,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from optiml_jax import chat
 from optiml_jax.common.errors import UserError, check_known, nearest
+from optiml_jax.common.settings import FROM_ZERO, WHOLE, Range, check
 from optiml_jax.inference import ranking
 from optiml_jax.inference.model import load_model
 from optiml_jax.inference.placement import Axes
@@ -29,6 +30,12 @@ from optiml_jax.inference.sampling import Sampling
 NEW_TOKENS = 256  # for tasks without a limit, as in the harness's Hugging Face backend
 DTYPES = {"auto": "auto", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"} | {name: name for name in NAMES}
 SUPPORTED = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "num_beams"}  # of generation_kwargs
+
+
+def _whole_number(name: str, value: int | str | None, limits: Range = WHOLE) -> int | None:
+    """An argument that is a whole number, which the harness passes as a number or as text."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    return check(f"{name} in --model_args", number, int | None, limits)
 
 
 @register_model("optiml")
@@ -46,7 +53,7 @@ class OptimlLM(TemplateLM):
 
     def __init__(
         self,
-        pretrained: str,
+        pretrained: str = "",
         batch_rows: int | None = None,
         data: int | None = None,
         fsdp: int | None = None,
@@ -69,13 +76,21 @@ class OptimlLM(TemplateLM):
         for name in unknown:
             known = list(inspect.signature(OptimlLM).parameters)[:-1]
             raise UserError(f"--model_args: {name} is unknown{nearest(name, known)}; known: {', '.join(known)}")
+        if not pretrained:
+            raise UserError("--model_args: pretrained is missing; name the weights: pretrained=runs/tiny")
+        sizes = {"batch_rows": batch_rows, "data": data, "fsdp": fsdp, "tensor": tensor}
+        sizes = {name: _whole_number(name, value) for name, value in sizes.items()}
         if dtype is not None:
             check_known("dtype in --model_args", dtype := str(dtype).removeprefix("torch."), DTYPES)
             precision = DTYPES[dtype]
-        axes = Axes(*(None if size is None else int(size) for size in (data, fsdp, tensor)))
+        axes = Axes(sizes["data"], sizes["fsdp"], sizes["tensor"])
         mesh = None if axes == Axes(1, 1, 1) else axes  # the first device
         self.model = load_model(pretrained, mesh=mesh, precision=precision, tokenizer=tokenizer)
-        self.pretrained, self.batch_rows, self.seed = pretrained, batch_rows and int(batch_rows), int(seed)
+        self.pretrained, self.batch_rows, self.seed = (
+            pretrained,
+            sizes["batch_rows"],
+            _whole_number("seed", seed, FROM_ZERO),
+        )
 
     @property
     def eot_token_id(self) -> int:

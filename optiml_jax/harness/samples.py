@@ -1,10 +1,10 @@
 """Reads samples that lm-evaluation-harness wrote with --log_samples, in the format of our own."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.evaluation.metrics import REPORTED
 
@@ -45,7 +45,7 @@ def read(folder: Path, metric: str | None = None) -> list[dict[str, Any]]:
     for task, file in files.items():
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
             try:
-                sample = _sample(task, json.loads(line), metric, facts)
+                sample = _sample(task, typed_json.loads(line), metric, facts)
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise DataError(f"{file}:{number}: not a line of {PROGRAM} ({error!r})") from None
             if sample is not None:
@@ -61,7 +61,7 @@ def _facts(folder: Path) -> dict[str, dict[str, Any]]:
     facts: dict[str, dict[str, Any]] = {"n-shot": {}, "higher_is_better": {}}
     for file in sorted(folder.glob("results_*.json")):
         try:
-            results = json.loads(file.read_text(encoding="utf-8"))
+            results = typed_json.loads(file.read_text(encoding="utf-8"))
             for name, by_task in facts.items():
                 by_task |= results.get(name) or {}
         except (OSError, ValueError, TypeError, AttributeError) as error:

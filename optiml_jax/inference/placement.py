@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from optiml_jax.common.distributed import from_first
+from optiml_jax.common.settings import check_fields
 from optiml_jax.inference.capacity import free_bytes
 from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import OPTConfig
@@ -29,6 +30,9 @@ class Axes:
     data: int | None = None
     fsdp: int | None = None
     tensor: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def choose_mesh(config: OPTConfig, dtype: jnp.dtype, axes: Axes, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -41,18 +41,13 @@ def attention(
     Raises:
       ValueError: `implementation` does not support the arguments. There is no silent fallback.
     """
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"attention implementation {implementation!r} is not available; choose from {IMPLEMENTATIONS}")
+    if problem := unavailable(implementation, interpret):
+        raise ValueError(problem)
     implementation = FORMER_NAMES.get(implementation, implementation)
-    device = sharding.platform()
     if implementation == "auto":
-        implementation = fastest(device)
+        implementation = fastest(sharding.platform())
     compute = _IMPLEMENTATIONS[implementation]
     if implementation == "triton":
-        if device != "gpu" and not interpret:
-            raise ValueError(
-                f"attention implementation 'triton' runs on GPUs; on a {device} use 'blocked' or interpret=True"
-            )
         compute = functools.partial(compute, shared_prefixes=until_BT is not None, interpret=interpret)
     bounds = visible(segment_ids_BT, until_BT)
     if jax.sharding.get_abstract_mesh().empty:
@@ -62,6 +57,17 @@ def attention(
     specs = (heads, heads, heads, sharding.spec("BT"), sharding.spec("BT"))
     mapped = jax.shard_map(compute, in_specs=specs, out_specs=heads, check_vma=False)
     return mapped(q_BTHK, k_BTHK, v_BTHK, *bounds)
+
+
+def unavailable(implementation: str, interpret: bool = False) -> str | None:
+    """Why an implementation cannot be used on this device; None if it can. Arguments as in `attention`."""
+    if implementation not in IMPLEMENTATIONS:
+        return f"attention {implementation!r} is unknown; use one of {', '.join(IMPLEMENTATIONS)}"
+    if FORMER_NAMES.get(implementation, implementation) != "triton" or interpret:
+        return None
+    if (device := sharding.platform()) != "gpu":
+        return f"attention {implementation!r} runs on GPUs; on a {device} use 'auto', 'blocked' or 'dense'"
+    return None if has_kernels() else f"attention {implementation!r} needs jax-triton: pip install optiml-jax[cuda]"
 
 
 def fastest(platform: str) -> str:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optiml_jax.common.settings import check_fields
+from optiml_jax.common.settings import FROM_ZERO, check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Optimization:
 
     def __post_init__(self) -> None:
         below_one = (0.0, 1.0 - 1e-9)
-        check_fields(self, warmup_steps=(0, math.inf), beta1=below_one, beta2=below_one, weight_decay=(0, math.inf))
+        check_fields(self, warmup_steps=FROM_ZERO, beta1=below_one, beta2=below_one, weight_decay=(0, math.inf))
 
 
 def learning_rate(settings: Optimization, updates: jax.Array) -> jax.Array:

@@ -13,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 from optiml_jax.checkpoints.orbax import Checkpoints
 from optiml_jax.common import distributed, paths
 from optiml_jax.common.errors import EmptyLedgerError, UserError
-from optiml_jax.common.files import exclusive
-from optiml_jax.common.metrics_log import read_metrics, read_validation
+from optiml_jax.common.files import check_output, exclusive, write_atomically
+from optiml_jax.common.metrics_log import METRICS, TENSORBOARD, VALIDATION, read_metrics, read_validation
 from optiml_jax.data.demonstrations import separator_ids
 from optiml_jax.data.loader import Loader, local_rows
 from optiml_jax.data.manifest import RECORD, Manifest, coverage_text
@@ -22,7 +22,7 @@ from optiml_jax.data.sampling import shares_text
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
 from optiml_jax.data.subset import selected
-from optiml_jax.model import decoder, sharding
+from optiml_jax.model import attention, decoder, sharding
 from optiml_jax.model.config import PRECISIONS, OPTConfig
 from optiml_jax.tokenizer import Tokenizer
 from optiml_jax.training.hooks import Logging, Saver, StepLog, Validator
@@ -32,6 +32,11 @@ from optiml_jax.training.settings import RunSettings, ValidationSettings
 from optiml_jax.training.start import content, start_state
 from optiml_jax.training.step import Computation
 from optiml_jax.training.token_store import open_store
+
+CONFIGURATION = "config.gin"
+# What a run writes to its MODEL_DIR.
+FILES = (CONFIGURATION, METRICS, VALIDATION, RECORD)
+FOLDERS = ("checkpoints", "tokenizer", TENSORBOARD, "best", "best/checkpoints", "best/tokenizer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +92,15 @@ def train(
     sharding.check_divides(model, mesh, data.batch_rows, data.row_length, computation.accumulation)
     if data.row_length > model.max_positions:
         raise UserError(f"ROW_LENGTH {data.row_length} exceeds the model's {model.max_positions} positions; lower it")
+    if problem := attention.unavailable(computation.attention):
+        raise UserError(f"Computation.attention: {problem}")
     directory = Path(model_dir)
     validation = validation if validation is not None and validation.every else None
     run = RunSettings(model, optimization, computation, data, mesh, logging, directory, init_weights, validation)
     with contextlib.ExitStack() as stack:
         with distributed.together():
             if jax.process_index() == 0:
+                check_output(directory, FILES, FOLDERS)
                 stack.enter_context(exclusive(directory, "wait for it or choose another MODEL_DIR"))
         store = open_store(data)
         manifest = selected(store.manifest, data)
@@ -153,7 +161,7 @@ def _train(
     with contextlib.closing(checkpoints), loader, jax.set_mesh(mesh):
         state, first = start_state(settings, checkpoints, fixed, loader, store)
         if jax.process_index() == 0:
-            (directory / "config.gin").write_text(operative_config(), encoding="utf-8")
+            write_atomically(directory / CONFIGURATION, operative_config())
             tokenizer.save(directory / "tokenizer")
             manifest.write(directory / RECORD)
             _announce(settings, store, manifest, loader, first)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.settings import check_fields
 from optiml_jax.model import decoder, head, sharding
+from optiml_jax.model.attention import IMPLEMENTATIONS
 from optiml_jax.model.config import PRECISIONS, OPTConfig
 from optiml_jax.training import loss_scale
 from optiml_jax.training.loss_scale import LossScale
@@ -51,6 +52,7 @@ class Computation:
             ("precision", self.precision, PRECISIONS),
             ("remat", self.remat, decoder.REMAT),
             ("layers", self.layers, decoder.LAYERS),
+            ("attention", self.attention, IMPLEMENTATIONS),
         ):
             if value not in choices:
                 raise UserError(f"Computation.{name}: {value!r} is unknown; use one of {', '.join(choices)}")

@@ -1,9 +1,9 @@
 """Conversion between Hugging Face's `config.json` of OPT and `OPTConfig`."""
 
 import dataclasses
-import json
 from pathlib import Path
 
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.tokenizer import OPT_EOS_ID, OPT_PAD_ID
@@ -116,6 +116,6 @@ def hf_config(
 def was_exported(directory: Path) -> bool:
     """Whether `directory` was written by an export."""
     try:
-        return MARKER in json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        return MARKER in typed_json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False

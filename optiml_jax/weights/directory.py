@@ -1,8 +1,8 @@
 """Weight files of a Hugging Face directory: safetensors or `.bin`, one file or several with an index."""
 
-import json
 from pathlib import Path
 
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import UserError
 from optiml_jax.weights import safetensors, torch_file
 from optiml_jax.weights.stored import Stored
@@ -38,7 +38,7 @@ def weight_files(directory: Path) -> dict[Path, set[str] | None]:
 def _read_index(index: Path) -> dict[Path, set[str]]:
     indexed: dict[Path, set[str]] = {}
     try:
-        for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
+        for name, file in typed_json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
             if Path(file).name != file:
                 raise ValueError(f"{file} is not a file name")
             indexed.setdefault(index.parent / file, set()).add(name)

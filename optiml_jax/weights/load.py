@@ -1,10 +1,10 @@
 """Loads configuration and parameters from foreign checkpoints."""
 
-import json
 import os
 
 import jax.numpy as jnp
 
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.weights import metaseq
@@ -30,7 +30,7 @@ def read_config(source: str | os.PathLike) -> OPTConfig:
     if is_metaseq(path) and not file.is_file():
         return read_metaseq_config(path)
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = typed_json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         if (file.parent / ADAPTER).is_file():
             raise UserError(

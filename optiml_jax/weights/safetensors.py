@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import UserError
 from optiml_jax.weights.stored import FLOATS, Stored
 
@@ -29,7 +30,7 @@ def read_header(file: Path) -> dict[str, Stored]:
             size = int.from_bytes(stream.read(8), "little")
             if total < 8 or size > min(MAX_HEADER, total - 8):
                 raise UserError(f"{file}: truncated or not a safetensors file; fetch or write it again")
-            header = json.loads(stream.read(size))
+            header = typed_json.loads(stream.read(size))
         header.pop("__metadata__", None)
         tensors = {name: _entry(file, name, entry, 8 + size) for name, entry in header.items()}
     except OSError as error:

@@ -11,7 +11,6 @@ folder of its name, here or in `parlai/`, in one of the formats that ParlAI stor
 Personas and LIGHT's scenes precede the dialogue and are not turns. Dialogues in several files are read once.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import DataError
 from optiml_jax.data.specification import CacheOptions
 from tasks.catalog.registry import Benchmark
@@ -139,7 +139,7 @@ def _acts(path: Path) -> Iterator[Row | Skipped]:
             yield Row(number, where, unescaped | {"labels": unescaped.get("labels", "").split("|")})
         elif line.startswith("{"):  # Multi-Session Chat
             try:
-                yield Row(number, where, json.loads(line))
+                yield Row(number, where, typed_json.loads(line))
             except ValueError as error:
                 yield Skipped(where, f"not JSON ({error})")
         elif match := NUMBERED.fullmatch(line):

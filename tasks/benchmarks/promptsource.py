@@ -71,7 +71,8 @@ def discover(directory: Path, options: CacheOptions) -> Benchmark:
         try:
             templates = load(path)
         except DataError as error:
-            left_out.append(Skipped(str(path), str(error).removeprefix(f"{path}")))
+            line, _, reason = str(error).removeprefix(f"{path}").partition(": ")
+            left_out.append(Skipped(f"{path}{line}", reason))
             continue
         name = task_name(NAME, "__".join(name_path.parts))
         by_kind = _by_kind(available)

@@ -16,11 +16,11 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import DataError
 from optiml_jax.data.specification import CacheOptions
 from optiml_jax.evaluation.metrics import Metric
@@ -93,7 +93,11 @@ def split_lists(benchmark: str, directory: Path) -> dict[str, str]:
     roles: dict[str, str] = {}
     for role, name_of_list in SPLITS.items():
         path = directory / "splits" / name_of_list
-        for line in path.read_text(encoding="utf-8").split() if path.exists() else ():
+        try:
+            lines = path.read_text(encoding="utf-8").split() if path.exists() else ()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 at byte {error.start:,}; fetch the file again") from None
+        for line in lines:
             name = task_name(benchmark, line)
             earlier = roles.setdefault(name, role)
             if earlier != role and "test_xlingual" not in (earlier, role):
@@ -136,16 +140,18 @@ def load(path: Path) -> dict[str, Any]:
       DataError: the file is not strict UTF-8, not JSON, or lacks `Definition` or `Instances`.
     """
     try:
-        task = json.loads(path.read_bytes().decode("utf-8"))
+        task = typed_json.loads(path.read_bytes().decode("utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start:,}; fetch the file again") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         what = f"not JSON ({error})" if path.stat().st_size else "the file is empty"
         raise DataError(f"{path}: {what}; fetch the file again or remove it") from None
     if not isinstance(task, dict) or not isinstance(task.get("Instances"), list):
         raise DataError(f'{path}: no list "Instances"; is this a Super-NaturalInstructions task?')
     if not isinstance(_first(task.get("Definition")), str):
         raise DataError(f'{path}: no text "Definition"; is this a Super-NaturalInstructions task?')
+    if not isinstance(_first(task.get("Categories")), str | None):
+        raise DataError(f'{path}: no text in "Categories"; is this a Super-NaturalInstructions task?')
     return task
 
 

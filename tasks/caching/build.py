@@ -37,6 +37,8 @@ from tasks.example import Skipped
 from tasks.reading import fingerprints
 from tasks.task import Task
 
+MAX_NAME = 200  # bytes; file systems allow 255
+
 
 @dataclass(frozen=True)
 class CacheResult:
@@ -88,7 +90,13 @@ def run(
     """
     mixture = mixtures.mixture(job.mixture)
     discovered = mixture.discover(job.data_dir, job.options)
+    if not mixture.tasks(discovered) and discovered.left_out:
+        first, more = discovered.left_out[0], len(discovered.left_out) - 1
+        others = f" (and {more:,} more are left out)" if more else ""
+        raise DataError(f"{first.where}: {first.reason}; no task of mixture {mixture.name} is left{others}")
     tasks, cache_dir, seconds = mixture.tasks(discovered), Path(job.cache_dir), 0.0
+    if too_long := next((task.name for task in tasks if len(task.name.encode()) > MAX_NAME), None):
+        raise DataError(f"task {too_long[:60]}...: its name, a folder's, is longer than {MAX_NAME} bytes; shorten it")
     with contextlib.nullcontext() if check_only else exclusive(cache_dir):
         if not check_only:
             open_store(cache_dir, tokenizer)
@@ -167,8 +175,9 @@ def exclusive(cache_dir: Path) -> Iterator[None]:
     Raises:
       UserError: another process holds the lock, or the folder contains other files.
     """
-    occupied = cache_dir.is_dir() and any(cache_dir.iterdir())
-    if occupied and not any((cache_dir / name).exists() for name in (files.LOCK, cache_paths.HEADER)):
+    ours = {files.LOCK, files.HOLDER, cache_paths.HEADER, "ledgers"}  # a folder with ledgers alone has no header
+    present = {path.name for path in cache_dir.iterdir()} if cache_dir.is_dir() else set()
+    if cache_paths.HEADER not in present and present - ours:
         raise UserError(f"{cache_dir}: holds files but no token store; give an empty --cache_dir")
     with files.exclusive(cache_dir, "wait for it or give another --cache_dir"):
         remove_partial(cache_dir)

@@ -134,6 +134,25 @@ def beam_flags() -> set[str]:
     return set(parser._option_string_actions)
 
 
+def check_runner(flags: Sequence[str]) -> None:
+    """Refuses a runner that Beam does not have.
+
+    Raises:
+      UserError: names it.
+    """
+    _, pipeline_options = import_beam()
+    from apache_beam.runners.runner import create_runner
+
+    name = pipeline_options(list(flags)).get_all_options().get("runner")
+    try:
+        create_runner("DirectRunner" if name is None else name)
+    except (ValueError, ImportError, AttributeError, TypeError) as error:
+        reason = str(error).partition(".")[0] if isinstance(error, ImportError) else "Beam has no such runner"
+        raise UserError(
+            f"--runner={name}: {reason}; use DirectRunner, FlinkRunner, SparkRunner or DataflowRunner"
+        ) from None
+
+
 def check_flags(arguments: Sequence[str], tool_flags: Sequence[str]) -> None:
     """Refuses flags that are unknown to Beam, which would silently ignore them.
 
@@ -150,6 +169,8 @@ def check_flags(arguments: Sequence[str], tool_flags: Sequence[str]) -> None:
             raise UserError(
                 f"{name}: neither a flag of this tool nor of Beam{nearest(name, tool_flags) or '; see --help'}"
             )
+    if any(flag.startswith("--runner") for flag in arguments):
+        check_runner(arguments)
 
 
 class Progress:

@@ -1,6 +1,5 @@
 """The cells of the paper's tables from evaluations of our own: folders of `results.json`."""
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.evaluation.scores import trees
 from tasks.paper.definitions import Column, Definition
@@ -103,7 +103,7 @@ def sweep_record(folder: str | Path) -> dict[str, Any] | None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = typed_json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     if not isinstance(content, dict):

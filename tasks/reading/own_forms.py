@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optiml_jax.chat import trim
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import UserError
 from optiml_jax.evaluation.metrics import Metric
 from tasks.reading.fields import UnusableError
@@ -158,7 +159,7 @@ def _messages(values: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     messages = values[name]
     if isinstance(messages, str):  # a column of a table
         try:
-            messages = json.loads(messages)
+            messages = typed_json.loads(messages)
         except ValueError:
             raise UnusableError(f"{name} is text that is not JSON") from None
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
@@ -228,7 +229,7 @@ def _call(call: Any, number: int) -> str:
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         with contextlib.suppress(ValueError):  # not JSON: as it is
-            arguments = json.loads(arguments)
+            arguments = typed_json.loads(arguments)
     return json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False)
 
 

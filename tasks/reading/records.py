@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.common.surrogates import has_lone_surrogate
 from tasks.example import Skipped
@@ -73,7 +74,7 @@ def _saved(folder: Path) -> tuple[Path, ...]:
     """The Arrow files of one saved split, in order."""
     path = folder / "state.json"
     try:
-        files = [entry["filename"] for entry in json.loads(path.read_text(encoding="utf-8"))["_data_files"]]
+        files = [entry["filename"] for entry in typed_json.loads(path.read_text(encoding="utf-8"))["_data_files"]]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: not written by datasets' save_to_disk ({error!r})") from None
     return tuple(folder / Path(name).name for name in files)
@@ -273,7 +274,7 @@ def _raw_lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
 
 def _object(raw: bytes) -> dict[str, Any] | str:
     try:
-        values = json.loads(raw.decode("utf-8-sig"))
+        values = typed_json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return f"not UTF-8 at byte {error.start:,} of the line"
     except RecursionError:
@@ -320,7 +321,7 @@ def documents(path: Path) -> list[Any]:
         raise DataError(f"{path}: cannot be read ({error}); fetch the file again") from None
 
 
-def _columnar(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _columnar(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     try:
         import pyarrow as arrow
         from pyarrow import parquet
@@ -333,10 +334,21 @@ def _columnar(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         else:
             batches = arrow.ipc.open_stream(arrow.memory_map(str(path)))
         for batch in batches:
-            for values in batch.to_pylist():
-                yield next(numbers), values
+            yield from zip(numbers, _rows_of(batch))
     except (arrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}); fetch the file again") from None
+
+
+def _rows_of(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """The rows of a batch; why a row is none, if a text of it is not UTF-8."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for i in range(len(batch)):
+            try:
+                yield batch.slice(i, 1).to_pylist()[0]
+            except UnicodeDecodeError as error:
+                yield f"text that is not UTF-8 at byte {error.start:,}"
 
 
 def _prepared(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -251,7 +251,7 @@ def test_a_task_that_is_never_drawn_needs_no_demonstrations():
         ({"demonstration_separator": "\n\n "}, "end in a line"),
         ({"max_demonstrations": 0}, "max_demonstrations is 0"),
         ({"proportions": "natural_"}, "natural"),
-        ({"proportions": 3}, "a share for each benchmark"),
+        ({"proportions": 3}, "a dictionary of numbers"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(fields, message):

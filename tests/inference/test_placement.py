@@ -42,6 +42,6 @@ def test_what_is_set_is_not_chosen(config):
     assert choose_axes(config, jnp.float32, Axes(data=2), 8, None) == (2, 1, 1)
     with pytest.raises(UserError, match="2 \\* 1 \\* 1 = 2, but there are 8 devices"):
         choose_mesh(config, jnp.float32, Axes(data=2), jax.devices()[:8])
-    with pytest.raises(UserError, match="FSDP_AXIS is 0"):
+    with pytest.raises(UserError, match=r"Axes\.fsdp is 0"):
         choose_mesh(config, jnp.float32, Axes(fsdp=0), jax.devices()[:8])
     assert dict(choose_mesh(config, jnp.float32, Axes()).shape) == {"data": 8, "fsdp": 1, "tensor": 1}

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from optiml_jax.common import typed_json
 from optiml_jax.common.files import write_atomically
 from optiml_jax.common.tables import table
 from optiml_jax.evaluation.reports.tables import LEVEL_NAMES, signed
@@ -35,7 +36,7 @@ def collect(
       "average", "levels", ...}}}, "unfinished": {member: {seed: reason}}}.
     """
     path = output / sweep.name / RECORD
-    before = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else {}
+    before = typed_json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else {}
     content: dict[str, Any] = {
         "name": sweep.name,
         "title": sweep.title,
@@ -62,7 +63,7 @@ def _result(member: Member, folder: Path) -> dict[str, Any]:
     """What is collected of a run: the place of its evaluation relative to the sweep's, and its scores, without
     templates and intervals of tasks."""
     path = results_file(member)
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = typed_json.loads(path.read_text(encoding="utf-8"))
     collected = {name: results[name] for name in RESULT_FIELDS if name in results}
     collected["folder"] = os.path.relpath(path.parent, folder)
     collected["levels"] = {name: level["score"] for name, level in results["levels"].items()}

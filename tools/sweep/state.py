@@ -1,12 +1,12 @@
 """Whether a run of a sweep is finished with its present settings, and what it has reached."""
 
 import inspect
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from optiml_jax import gin_cli
+from optiml_jax.common import typed_json
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.metrics_log import read_metrics
 from tools.sweep.members import Member
@@ -63,7 +63,7 @@ def finished(member: Member, current: dict[str, Any]) -> bool:
     if results.stat().st_mtime_ns < recorded.stat().st_mtime_ns:  # stopped between the two files
         return False
     try:
-        text = json.loads(recorded.read_text(encoding="utf-8"))["context"]["provenance"]["configuration"]
+        text = typed_json.loads(recorded.read_text(encoding="utf-8"))["context"]["provenance"]["configuration"]
         return _recorded(text, member.command) == current and not _newer_weights(member, current, results)
     except (ValueError, KeyError, UserError):  # of another version
         return False

@@ -292,13 +292,19 @@ def write_ledger(path: str | Path, prompts: Iterable[Prompt], metadata: Mapping[
 
     Returns:
       Number of prompts.
+
+    Raises:
+      DataError: a text cannot be written as UTF-8.
     """
     path, digest, count = Path(path), hashlib.sha256(), 0
     about_file(path).unlink(missing_ok=True)
     with atomic(path) as file:
         for prompt in prompts:
             count += 1
-            line = prompt.line().encode()
+            try:
+                line = prompt.line().encode()
+            except UnicodeEncodeError:
+                raise DataError(f"prompt {prompt.id}: text with half a surrogate pair, which is no character") from None
             digest.update(line)
             file.write(line)
     content = json.loads(json.dumps({"sha256": digest.hexdigest(), **metadata}))

@@ -38,7 +38,10 @@ def ledgers(
         return [ledger]
     if suite is None:
         return [str(_of_mixture(name, cache_dir, recorded)) for name in mixture.split(SEPARATOR)]
-    return [str(_of_suite(name.strip(), cache_dir, recorded)) for name in suite.split(",")]
+    names = [name.strip() for name in suite.split(",")]
+    if "" in names or len(set(names)) < len(names):
+        raise UserError(f"SUITE={suite!r}: names a suite twice, or has an empty name; give each once: 'mmlu,bbh'")
+    return [str(_of_suite(name, cache_dir, recorded)) for name in names]
 
 
 def _of_mixture(benchmark: str, cache_dir: str, recorded: Mapping[str, str]) -> Path:
@@ -92,6 +95,8 @@ def select(prompts: Sequence[Prompt], shots: int | Sequence[int] | None, limit: 
     Raises:
       UserError: no prompt has that many demonstrations.
     """
+    if not isinstance(shots, int | None) and not shots:
+        raise UserError("SHOTS is an empty list; name numbers of demonstrations, such as [0, 5], or None for all")
     numbers = {shots} if isinstance(shots, int) else shots and set(shots)
     selected = [prompt for prompt in prompts if not numbers or prompt.shots in numbers]
     if not selected:

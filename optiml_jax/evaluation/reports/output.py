@@ -16,7 +16,9 @@ from optiml_jax.evaluation.reports.plain_text import Context, print_report
 from optiml_jax.evaluation.scores.aggregation import results, write_results
 from optiml_jax.evaluation.scores.samples import read_samples, scored, write_samples
 
+SAMPLES_FILE = "samples.jsonl"
 SETTINGS_FILE = "evaluation.json"  # what the samples belong to, and what the report says beside the scores
+FILES = (SAMPLES_FILE, SETTINGS_FILE, "results.json", "report.md", "report.html", "chain.txt")  # all in OUTPUT_DIR
 FORMAT = 1
 REMEDY = "evaluate once more, which answers no prompt again"
 
@@ -37,7 +39,7 @@ def write(
     Args:
       about: what the scores belong to, for results.json: weights, tokenizer, precision and the other settings.
     """
-    write_samples(output_dir / "samples.jsonl", samples)
+    write_samples(output_dir / SAMPLES_FILE, samples)
     settings = {"format": FORMAT, "about": dict(about), "context": dataclasses.asdict(context)}
     write_atomically(output_dir / SETTINGS_FILE, json.dumps(settings, indent=1) + "\n")
     return _render(samples, output_dir, about, context)
@@ -63,12 +65,12 @@ def _read(folder: Path) -> tuple[list[dict[str, Any]], Path, dict[str, Any], Con
     path = folder / SETTINGS_FILE
     settings = typed_json.read(path, Settings, REMEDY)
     context, about = typed_json.convert(settings["context"], Context, str(path), REMEDY), settings["about"]
-    samples = read_samples(folder / "samples.jsonl")
+    samples = read_samples(folder / SAMPLES_FILE)
     for sample in samples:
         if sample["prediction"] is not None and REPORTED not in sample["metric"]:
             sample["score"] = Metric.parse(sample["metric"])(sample["prediction"], sample["references"])
             sample["correct"] = sample["score"] == 1.0
-    write_samples(folder / "samples.jsonl", samples)
+    write_samples(folder / SAMPLES_FILE, samples)
     return samples, folder, about, context
 
 

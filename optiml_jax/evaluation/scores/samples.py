@@ -28,26 +28,26 @@ class Sample(TypedDict):
     template: str
     example_id: str
     shots: Count
-    demonstrations: NotRequired[Count]
+    demonstrations: Count
     seed: Count
     category: str
     level: Literal[*LEVELS] | None
     group: str | None
     part_of: str | None
-    contaminated: NotRequired[bool | None]
+    contaminated: bool | None
     pooled: NotRequired[bool]
     prompt: str
     candidates: list[str] | None
     references: list[str]
     prediction: str | None
     scores: list[float] | None
-    token_scores: NotRequired[list[list[tuple[str, float]]] | None]
+    token_scores: list[list[tuple[str, float]]] | None
     metric: str | dict[str, Any]
     score: float | None
-    correct: NotRequired[bool]
-    truncated: NotRequired[bool]
-    prompt_cut: NotRequired[bool]
-    remark: NotRequired[str | None]
+    correct: bool
+    truncated: bool
+    prompt_cut: bool
+    remark: str | None
 
 
 def score_sample(

@@ -98,3 +98,18 @@ def test_a_changed_ledger_is_refused_unless_it_has_no_checksum(tmp_path):
     about_file(path).unlink()
     assert about(path) == {}
     assert read_ledger(path)[0].prompt == "Is sky 0 glue?\nAnswer:"
+
+
+def test_a_text_that_utf_8_cannot_write_is_named_and_leaves_no_ledger(tmp_path):
+    with pytest.raises(DataError, match=r"prompt suite/bench\.sky/plain/1/0/0: text with half a surrogate pair"):
+        write_ledger(tmp_path / "suite.jsonl", [prompt(0), prompt(1, prompt="\ud83d")], {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_changed_metadata_are_refused(tmp_path):
+    path = tmp_path / "suite.jsonl"
+    write_ledger(path, [prompt()], {"coverage": {"bench": {"test": [25, 119]}}})
+    file = about_file(path)
+    file.write_text(file.read_text().replace("119", "118"))
+    with pytest.raises(DataError, match=r"suite\.about\.json: its checksum differs"):
+        about(path)
