@@ -15,6 +15,7 @@ from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.step import Computation
 from tests.meshes import EVERY_MESH, MESHES, mesh_of
 
+real = orbax.fingerprint
 SETTINGS, COMPUTATION = Optimization(), Computation(precision="fp16")
 
 
@@ -136,3 +137,37 @@ def test_a_changed_number_is_found_whatever_the_files_say(saved, abstract):
         state.params["final_norm"]["bias"] = bias.at[3].set(np.nextafter(np.float32(bias[3]), np.float32(1e9)))
         with pytest.raises(UserError, match=r"7: checkpoint is damaged \(checksum of its params\).*delete"):
             checkpoints._check(7, "params", state.params, meta)
+
+
+@pytest.mark.parametrize("item", ["params", "optimizer"])
+def test_arrays_that_are_not_those_of_the_metadata_are_refused(item, abstract, values, tmp_path, monkeypatch):
+    """As a bit that memory flips between the hash and the file: the files are sound, and hold another number."""
+    state = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), values, on_mesh(abstract, "1x1x1"))
+    monkeypatch.setattr(
+        orbax, "fingerprint", lambda tree: "0" * 32 if isinstance(tree, dict) is (item == "params") else real(tree)
+    )
+    with contextlib.closing(orbax.Checkpoints(tmp_path, keep=1)) as checkpoints:
+        checkpoints.save(7, state, {})
+        checkpoints.wait()
+        monkeypatch.setattr(orbax, "fingerprint", real)
+        with pytest.raises(UserError, match=rf"7: checkpoint is damaged \(checksum of its {item}\)"):
+            checkpoints.restore(7, on_mesh(abstract, "1x1x1"))
+
+
+def test_metadata_that_were_changed_are_refused(saved):
+    file = saved / "checkpoints" / "7" / "meta" / "metadata"
+    file.write_text(file.read_text().replace('"block": 3', '"block": 4'))
+    refused = pytest.raises(UserError, match=r"7: checkpoint is damaged \(checksum of its metadata\)")
+    with contextlib.closing(orbax.Checkpoints(saved)) as checkpoints, refused:
+        checkpoints.meta(7)
+
+
+def test_later_checkpoints_are_deleted_and_no_others(abstract, values, tmp_path):
+    params = jax.tree.map(jax.numpy.asarray, values.params)
+    with contextlib.closing(orbax.Checkpoints(tmp_path, keep=4)) as checkpoints:
+        for number in (1, 2, 3, 4):
+            checkpoints.save_weights(number, params, {})
+        checkpoints.wait()
+        checkpoints.delete_after(2)
+        assert checkpoints.latest == 2
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]

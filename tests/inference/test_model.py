@@ -7,7 +7,7 @@ import transformers
 
 import optiml_jax
 from optiml_jax.common.errors import UserError
-from optiml_jax.inference import decoding, kv_cache
+from optiml_jax.inference import decoding, kv_cache, ranking
 from optiml_jax.inference.network import restarting_positions
 from optiml_jax.inference.row_cache import bucket
 from optiml_jax.model.fingerprint import fingerprint
@@ -269,3 +269,20 @@ def test_what_is_told_of_a_candidate_is_not_scored(model, exported):
         assert score == pytest.approx(expected, abs=1e-4)
     (whole,) = model.rank([prompt], [[noun + rest for noun in nouns]])
     assert whole != result.scores
+
+
+def test_an_answer_is_truncated_only_if_the_limit_ended_it(model):
+    (text,) = model.generate([PROMPTS[0]], max_new_tokens=24)
+    end = text[3:6]
+    cut, whole = (model.generate_prompts([PROMPTS[0]], 24, [stop])[0] for stop in ((), (end,)))
+    assert cut.truncated and not whole.truncated and whole.text == text[: text.find(end)]
+
+
+def test_a_continuation_is_greedy_only_if_every_token_is(model):
+    before = [2, 5, 6, 7]
+    logits_V = np.asarray(model.logits([before])[0][-1])
+    best, worst = int(logits_V.argmax()), int(logits_V.argmin())
+    next_best = int(np.asarray(model.logits([[*before, best]])[0][-1]).argmax())
+    pairs = [(before, [best, next_best]), (before, [best, worst]), (before, [worst, next_best]), (before, [best])]
+    greedy = [continuation.greedy for continuation in ranking.continuations(model, pairs, 8)]
+    assert greedy == [True, False, False, True]

@@ -20,7 +20,7 @@ from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.plan import read_setup
 from optiml_jax.planning import compiled as planning
-from optiml_jax.planning.collectives import array_bytes, collectives, overlapped_share, totals
+from optiml_jax.planning.collectives import Collective, array_bytes, collectives, overlapped_share, totals
 from optiml_jax.planning.compiled import Setup, changes, make_plan, nearest_fit
 from optiml_jax.training import step
 from optiml_jax.training.optimizer import Optimization
@@ -249,3 +249,40 @@ def test_the_command_plans_a_file_for_one_device_on_eight(tmp_path):
 def test_a_mistake_is_one_line(flags, message):
     error = plan_command("--gin_file=opt30b_iml.gin", *flags, code=2).stderr
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_the_seconds_of_a_step_equal_hand_arithmetic():
+    """Two layers of 8 x 8 with a feed-forward of 32, on 2 x 4 devices of one node, and a collective over a network."""
+    model = OPTConfig(vocab_size=16, layers=2, model_dim=8, heads=2, ffn_dim=32, max_positions=64)
+    computation = Computation(remat="full", accumulation=3)
+    setup = Setup(model, Optimization(), computation, batch_rows=6, row_length=64, axes=(2, 4, 1))
+    card = CARDS["h200"]
+    sent = [
+        Collective("all-gather", "f32[250]", 1000, (0, 1), 5, False, False),
+        Collective("all-reduce", "f32[5]", 10, (0, 8), 1, False, False),
+    ]
+    seconds = planning._seconds(setup, card, 700, sent)
+    body, pairs, head = 2 * (4 * 64 + 2 * 8 * 32), 2 * 2 * 0.19 * 64 * 8, 0.15 * 16 * 8
+    flops = 2 * 6 * 64 * (4 * (body + pairs) + 4 * head)
+    assert seconds["compute"] == pytest.approx(flops / 8 / (0.6 * card.flops))
+    assert seconds["memory"] == pytest.approx((7 + 2 * 3) * 700 / card.memory_bandwidth)
+    assert seconds["network"] == pytest.approx(5000 / card.node_bandwidth + 10 / card.network_bandwidth)
+    assert totals(sent) == {"all-gather": {"count": 5, "bytes": 5000}, "all-reduce": {"count": 1, "bytes": 10}}
+
+
+def test_what_is_saved_between_layers_is_split_over_rows_and_positions():
+    """With all activations computed again, a layer saves its input: [B, T, D] over all eight devices."""
+    saved = {}
+    for layers in (4, 12):
+        config = OPTConfig(vocab_size=64, layers=layers, model_dim=64, heads=8, ffn_dim=64, max_positions=1024)
+        computation = Computation(precision="fp32", remat="full", layers="scan", attention="dense")
+        mesh = mesh_of("2x2x2")
+        with jax.set_mesh(mesh):
+            state = step.abstract_state(config, Optimization(), computation)
+            shapes = {name: jax.ShapeDtypeStruct((8, 1024), dtype) for name, dtype in step.BATCH_DTYPES.items()}
+            program = step.compiled_step(config, Optimization(), computation, mesh)
+            compiled = program.lower(state, shapes, jax.random.key(0)).compile()
+        saved[layers] = compiled.memory_analysis().temp_size_in_bytes
+    weights = 4 * (4 * 64 * 64 + 2 * 64 * 64 + 10 * 64) / 4  # gradients, over fsdp and tensor
+    per_layer = (saved[12] - saved[4]) / 8 - weights
+    assert per_layer == pytest.approx(4 * 8 * 1024 * 64 / 8, rel=0.2)

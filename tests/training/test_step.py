@@ -212,3 +212,33 @@ def test_the_loss_scale_doubles_after_256_good_steps_and_stops_at_the_floor():
 def test_optax_chain_keeps_adams_count_where_the_schedule_reads_it():
     state = step.make_optimizer(SETTINGS).init({"a": jnp.zeros(2)})
     assert isinstance(state[1], optax.ScaleByAdamState) and int(step.update_count(state)) == 0
+
+
+def test_fp16_clips_gradients_that_are_divided_by_the_loss_scale(config, batch):
+    """The first moment is 1 - beta1 of the gradients after clipping, whatever the scale of the loss."""
+    fp16 = Computation(precision="fp16")
+    for clip_norm, scale in ((0.01, 64.0), (0.01, 1.0), (1e6, 64.0)):
+        settings = dataclasses.replace(SETTINGS, clip_norm=clip_norm)
+        mesh = mesh_of("1x1x1")
+        with jax.set_mesh(mesh):
+            state = step.init_state(jax.random.key(0), config, settings, fp16, mesh)
+            state = state._replace(scale=state.scale._replace(scale=jnp.float32(scale)))
+            state, metrics = step.compiled_step(config, settings, fp16, mesh)(state, batch, jax.random.key(1))
+        assert int(metrics["updates"]) == 1
+        clipped = min(float(metrics["grad_norm"]), clip_norm)
+        moment = float(optax.tree.norm(state.optimizer[1].mu))
+        np.testing.assert_allclose(moment, (1 - settings.beta1) * clipped, rtol=1e-5)
+
+
+def test_each_microbatch_has_dropout_of_its_own(config, batch):
+    """Two microbatches of equal rows: their gradient is the mean of two, of different masks."""
+    assert config.dropout > 0
+    key, rows = jax.random.key(5), jax.tree.map(lambda x_BT: x_BT[1:3], batch)
+    params = decoder.init_params(jax.random.key(0), config)
+    twice = jax.tree.map(lambda x_BT: np.repeat(x_BT, 2, 0), rows)  # microbatch i takes every second row
+    with jax.set_mesh(mesh_of("1x1x1")):
+        alone = [step.gradients(params, rows, config, FP32, jax.random.fold_in(key, i)) for i in range(2)]
+        both = step.gradients(params, twice, config, dataclasses.replace(FP32, accumulation=2), key)
+    want = jax.tree.map(lambda a, b: (a + b) / 2, *alone)
+    jax.tree.map(lambda have, mean: np.testing.assert_allclose(have, mean, atol=1e-6), both, want)
+    assert abs(float(alone[0][0] - alone[1][0])) > 1e-3

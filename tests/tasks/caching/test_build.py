@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from optiml_jax.common.errors import DataError, UserError
@@ -350,3 +352,31 @@ def test_a_fault_in_one_task_is_raised_and_the_others_are_kept(data_dir, tmp_pat
 def test_the_cache_job_and_its_workers_do_not_import_tensorflow():
     code = "import sys, tools.cache_tasks; assert not {'tensorflow', 'seqio', 'jax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_label_of_exactly_the_limit_is_stored_and_one_more_token_is_not(data_dir, tmp_path, tokenizer):
+    label = "one two three"
+    tokens = len(tokenizer.encode(" " + label))
+    write_task(data_dir / NAME, "task1_one", [{"id": "i", "input": "q", "output": [label]}])
+    for limit, stored in ((tokens, 1), (tokens - 1, 0)):
+        cache_dir = tmp_path / str(limit)
+        build.run(job(data_dir, cache_dir, max_label_tokens=limit, allow_empty_tasks=True), tokenizer)
+        counts = counted(cache_dir, f"{NAME}.task1_one")
+        assert (counts["examples"], counts["skipped_count"]) == (stored, 1 - stored)
+
+
+def test_truncated_examples_are_counted_with_their_end_of_text(tokenizer, monkeypatch):
+    """A row holds an example and its </s>: one of ROW_LENGTH tokens loses a token, one of ROW_LENGTH - 1 none."""
+    task = SimpleNamespace(name="t", longer="cut")
+    for length, truncated in ((shard.ROW_LENGTH - 1, 0), (shard.ROW_LENGTH, 1), (shard.ROW_LENGTH + 1, 1)):
+        stats = dict.fromkeys((*shard.COUNTS, *shard.SUMS), 0) | {
+            "longest_label": 0,
+            "last_record": None,
+            "skipped": [],
+        }
+        stats |= {f"has_{kind}": False for kind in shard.OPTIONAL_KINDS}
+        words = np.zeros(length - 1, "<u2"), np.ones(1, "<u2")
+        rows = [shard.EncodedExample("x", *words, record="x")]
+        monkeypatch.setattr(shard, "encode_examples", lambda *_, rows=rows: rows)
+        shard._content(task, [], tokenizer, CacheOptions(), stats)
+        assert (stats["truncated"], stats["tokens"]) == (truncated, length)

@@ -250,6 +250,7 @@ def test_big_bench_hard_asks_as_its_prompt_files_do(ask, shared):
     """With chains of thought the prompt is the file, without them the file without its reasons."""
     prompts, _ = ask("bbh")
     assert {prompt.metric.to_json()["normalization"] for prompt in prompts} == {"bbh"}
+    assert {prompt.stop for prompt in prompts} == {("\nQ:",)}
     for path in (shared / "data/bbh/cot-prompts").glob("*.txt"):
         text = path.read_text("utf-8").partition("-----\n")[2].strip()
         examples = json.loads((shared / f"data/bbh/bbh/{path.stem}.json").read_text("utf-8"))["examples"]
@@ -311,6 +312,7 @@ def test_raft_asks_on_helms_split(shared, tmp_path):
     texts = {f"{instruction}\n\nSentence: {table[place][1]}\nLabel:" for place in requests}
     assert {prompt.prompt for prompt in prompts if prompt.shots == 0} == texts
     assert {prompt.candidates for prompt in prompts} == {("not overruling", "overruling")}
+    assert {prompt.shots for prompt in prompts} == {0, 5}  # five are HELM's
     held_back = {table[place][1] for place in order[len(requests) :]}
     for prompt in prompts:
         for start, end in prompt.demonstration_spans:
