@@ -40,7 +40,7 @@ MUTATIONS = (
         "optiml_jax/model/block.py",
         '"BTD", sharding.RESIDUAL)\n',
         '"BTD")\n',
-        "tests/planning/test_plan.py -k saved",
+        "tests/model/test_block.py",
     ),
     Mutation(
         "gradients are clipped before they are divided by the loss scale",
@@ -59,8 +59,15 @@ MUTATIONS = (
     Mutation(
         "an answer that a stop text ended is said to be truncated",
         "optiml_jax/inference/requests.py",
-        "end is None and not self.stopped",
+        "end is None and len(self.generated) == self.limit",
         "end is None",
+        "tests/inference/test_model.py -k truncated",
+    ),
+    Mutation(
+        "an answer that a stop text ended at its limit is said to be truncated",
+        "optiml_jax/inference/model.py",
+        "answer.truncated and end is None",
+        "answer.truncated",
         "tests/inference/test_model.py -k truncated",
     ),
     Mutation(
@@ -82,7 +89,7 @@ MUTATIONS = (
         "optiml_jax/checkpoints/orbax.py",
         '        self._check(step, "optimizer", (state.optimizer, state.scale), meta)\n',
         "",
-        "tests/checkpoints",
+        "tests/checkpoints -k arrays",
     ),
     Mutation(
         "changed metadata of a checkpoint are believed",
@@ -165,7 +172,7 @@ MUTATIONS = (
         "a stop that is a text, not a list, has no effect in the harness",
         "optiml_jax/harness/model.py",
         'for text in options["until"] if text]',
-        'for text in options["until"] if text and isinstance(given.get("until"), list)]',
+        'for text in options["until"] if text and isinstance(request.args[1].get("until"), list)]',
         "tests/harness/test_model.py -k 'stop or texts'",
     ),
 )

@@ -58,7 +58,9 @@ class Request:
         """The answer so far."""
         eos = model.tokenizer.eos_id
         end = self.generated.index(eos) if eos in self.generated else None
-        return Answer(self.generated[:end], end is None and not self.stopped, len(self.ids) < self.prompt_length)
+        return Answer(
+            self.generated[:end], end is None and len(self.generated) == self.limit, len(self.ids) < self.prompt_length
+        )
 
     def add(self, tokens: Sequence[int], model: Network) -> bool:
         """Appends generated tokens; returns whether the answer is complete.

@@ -88,7 +88,12 @@ def _load_legacy(file: Path, inert_class: Callable | None) -> Any:
         return unpickle(starts)
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """Rebuilds what tensors need, and refuses everything else.
+
+    Python's own unpickler, because the one in C allocates as many places as a number in the file says.
+    """
+
     def __init__(self, stream, file: Path, raw, root: str, records: dict, inert_class: Callable | None) -> None:
         super().__init__(stream)
         self._file, self._raw, self._root, self._records, self._inert_class = file, raw, root, records, inert_class

@@ -126,7 +126,8 @@ def _load(path: Path, stamp: tuple[int, int]) -> tuple[PromptTemplate, ...]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
-        raise DataError(f"{path}{where}: not YAML of templates ({getattr(error, 'problem', error)})") from None
+        reason = " ".join(str(getattr(error, "problem", error)).split())
+        raise DataError(f"{path}{where}: not YAML of templates ({reason})") from None
     except (RecursionError, ValueError) as error:
         raise DataError(f"{path}: not YAML of templates ({type(error).__name__})") from None
     templates = content.get("templates") if isinstance(content, dict) else None

@@ -144,7 +144,10 @@ def _history(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     pairs = values.get("history", [])
     if not isinstance(pairs, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
         raise UnusableError("history is no list of pairs of a question and its answer")
-    return [(_texts(asked, "history")[0], _texts(said, "history")[0]) for asked, said in pairs]
+    texts = [(_texts(question, "history"), _texts(answer, "history")) for question, answer in pairs]
+    if not all(question and answer for question, answer in texts):
+        raise UnusableError("history has a pair without a question or an answer")
+    return [(question[0], answer[0]) for question, answer in texts]
 
 
 def _prompt(values: Mapping[str, Any], prompt: str, completion: str) -> dict[str, Any]:

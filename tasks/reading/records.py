@@ -155,6 +155,7 @@ def table(
     Raises:
       DataError: the file cannot be read, or a quote never ends.
     """
+    start = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE

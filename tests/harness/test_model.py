@@ -218,6 +218,7 @@ def test_empty_stops_are_ignored_and_several_stops_end_an_answer_at_the_first(ou
         # The backend of Hugging Face ends an answer with an empty stop after one token, and removes nothing from it.
         assert texts(ours, ["", *until]) == texts(ours, until)
     assert texts(ours, "") == plain != texts(ours, stops)
+    assert texts(ours, stops[0]) == texts(peer, stops[0]) == texts(ours, stops[:1]) != plain
 
 
 def test_model_args_of_the_hugging_face_backend_and_mistakes(exported):

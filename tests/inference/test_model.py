@@ -273,9 +273,14 @@ def test_what_is_told_of_a_candidate_is_not_scored(model, exported):
 
 def test_an_answer_is_truncated_only_if_the_limit_ended_it(model):
     (text,) = model.generate([PROMPTS[0]], max_new_tokens=24)
-    end = text[3:6]
-    cut, whole = (model.generate_prompts([PROMPTS[0]], 24, [stop])[0] for stop in ((), (end,)))
-    assert cut.truncated and not whole.truncated and whole.text == text[: text.find(end)]
+    end, outcomes = text[3:6], set()
+    for limit in range(1, 12):  # the text ends before the limit, with its last token, or not at all
+        cut, stopped = (model.generate_prompts([PROMPTS[0]], limit, [stop])[0] for stop in ((), (end,)))
+        assert cut.truncated and stopped.truncated is (end not in cut.text)
+        outcomes.add(stopped.truncated)
+    assert outcomes == {True, False}
+    growing = [answer.truncated for answer in decoding.stream(model, [2, 5, 6, 7], 9, steps=3)]
+    assert growing[-1] and not any(growing[:-1]) and len(growing) > 2
 
 
 def test_a_continuation_is_greedy_only_if_every_token_is(model):

@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
-from optiml_jax.model import block
+from optiml_jax.model import block, decoder, sharding
+from tests.meshes import mesh_of
 
 
 def test_dropout_drops_its_share_scales_the_rest_and_repeats_nothing():
@@ -36,3 +39,21 @@ def test_every_bit_of_the_random_numbers_is_even_and_independent_of_the_others()
     for step in (1, 2, 1024):  # the next column, the one after, the next row
         assert abs(binary[step:].T @ binary[:-step] / len(binary)).max() < limit
     assert len(np.unique(bits)) > 0.9999 * bits.size
+
+
+def test_a_block_leaves_its_result_split_over_positions(config):
+    """Whatever the sharding of its input, so that what is saved between layers is split over all devices."""
+    mesh = mesh_of("2x2x2")
+    with jax.set_mesh(mesh):
+        layer = jax.tree.map(lambda x: x[0], decoder.init_params(jax.random.key(0), config)["blocks"])
+        whole = NamedSharding(mesh, PartitionSpec())
+        forward = jax.jit(
+            lambda layer, x_BTD: block.block_forward(
+                nnx.merge(decoder.block_graphdef(config), layer), x_BTD, lambda q, k, v: (v, None), config
+            )[0],
+            in_shardings=(whole, whole),
+        )
+        x_BTD = jnp.ones((8, 16, config.model_dim))
+        compiled = forward.lower(layer, x_BTD).compile()
+    expected = NamedSharding(mesh, sharding.spec("BTD", sharding.RESIDUAL))
+    assert compiled.output_shardings.is_equivalent_to(expected, 3)

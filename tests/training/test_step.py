@@ -217,6 +217,10 @@ def test_optax_chain_keeps_adams_count_where_the_schedule_reads_it():
 def test_fp16_clips_gradients_that_are_divided_by_the_loss_scale(config, batch):
     """The first moment is 1 - beta1 of the gradients after clipping, whatever the scale of the loss."""
     fp16 = Computation(precision="fp16")
+    with jax.set_mesh(mesh_of("1x1x1")):
+        params = decoder.init_params(jax.random.key(0), config)
+        _, grads = step.gradients(params, batch, config, FP32, jax.random.key(1))
+    norm = float(optax.tree.norm(grads))
     for clip_norm, scale in ((0.01, 64.0), (0.01, 1.0), (1e6, 64.0)):
         settings = dataclasses.replace(SETTINGS, clip_norm=clip_norm)
         mesh = mesh_of("1x1x1")
@@ -224,7 +228,7 @@ def test_fp16_clips_gradients_that_are_divided_by_the_loss_scale(config, batch):
             state = step.init_state(jax.random.key(0), config, settings, fp16, mesh)
             state = state._replace(scale=state.scale._replace(scale=jnp.float32(scale)))
             state, metrics = step.compiled_step(config, settings, fp16, mesh)(state, batch, jax.random.key(1))
-        assert int(metrics["updates"]) == 1
+        assert int(metrics["updates"]) == 1 and float(metrics["grad_norm"]) == pytest.approx(norm, rel=0.02)
         clipped = min(float(metrics["grad_norm"]), clip_norm)
         moment = float(optax.tree.norm(state.optimizer[1].mu))
         np.testing.assert_allclose(moment, (1 - settings.beta1) * clipped, rtol=1e-5)
