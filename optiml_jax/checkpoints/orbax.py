@@ -11,6 +11,8 @@ import importlib.metadata
 import json
 import logging
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -25,6 +27,7 @@ from optiml_jax.model.layers import Layers, split
 
 FORMAT = 2
 SAVED = jnp.float32  # dtype of parameters in a checkpoint
+FULL = ("No space left on device", "Disk quota exceeded", "RESOURCE_EXHAUSTED")  # in messages about writing
 DAMAGE = ("DATA_LOSS", "checksum", "CRC-32C")  # in messages of TensorStore about bytes that differ from those written
 
 
@@ -49,8 +52,13 @@ class Checkpoints:
     def __init__(self, model_dir: str | os.PathLike, keep: int | None = None) -> None:
         self.directory = Path(model_dir).absolute() / "checkpoints"
         read_only = keep is None
-        # Orbax logs every step of every save, and warns about read-only access.
-        logging.getLogger("absl").setLevel(logging.ERROR if read_only else logging.WARNING)
+        self._failed = False
+        # Orbax logs every step of every save, warns about read-only access, and prints the exceptions of its threads,
+        # which it raises here too.
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        if threading.excepthook is not _print_thread:
+            threading.excepthook, sys.unraisablehook = _print_thread, _print_unraisable
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, cleanup_tmp_directories=not read_only, create=not read_only, read_only=read_only
         )
@@ -83,7 +91,8 @@ class Checkpoints:
         meta = meta | {"format": FORMAT, "step": step, "params": fingerprint(params)}
         meta |= {"checksum": _checksum(meta)}
         saved = {"params": ocp.args.StandardSave(params), **items, "meta": ocp.args.JsonSave(meta)}
-        self._manager.save(step, args=ocp.args.Composite(**saved))
+        with self._writing():
+            self._manager.save(step, args=ocp.args.Composite(**saved))
 
     def meta(self, step: int) -> dict[str, Any]:
         """Reads the metadata of a step.
@@ -205,11 +214,54 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until everything is on disk.
+
+        Raises:
+          UserError: the disk is full.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits for what is being written, and ends Orbax's threads."""
+        if self._failed:  # it would raise the same error again
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            return
+        with self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns the errors of a full disk into a `UserError`. Earlier checkpoints are as they were."""
+        try:
+            yield
+        except Exception as error:
+            self._failed = True
+            if not any(sign in str(error) for sign in FULL):
+                raise
+            saved = self.latest
+            intact = "there is no earlier one" if saved is None else f"that of step {saved} is intact"
+            raise UserError(
+                f"{self.directory}: a checkpoint cannot be written, because the disk is full ({intact}); make room, "
+                "then run the same command again"
+            ) from error
+
+
+_usual_print_thread, _usual_print_unraisable = threading.excepthook, sys.unraisablehook
+
+
+def _print_thread(raised: threading.ExceptHookArgs) -> None:
+    """Prints the exceptions of threads other than Orbax's."""
+    if not type(raised.thread).__module__.startswith("orbax"):
+        _usual_print_thread(raised)
+
+
+def _print_unraisable(raised: Any) -> None:
+    """Prints exceptions other than those of TensorStore, which reports writes that fail after the first one to an event
+    loop that has ended."""
+    if not (raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"):
+        _usual_print_unraisable(raised)
 
 
 def _saved_shapes(item: Path) -> dict[str, tuple[int, ...]]:

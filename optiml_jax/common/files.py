@@ -36,7 +36,7 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
     except OSError as error:
         raise _not_written(path, error) from error
     try:
-        with _closing(file, path):
+        with writing(path), file:
             yield file
         try:
             temporary.replace(path)
@@ -47,18 +47,21 @@ def atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _closing(file: BinaryIO, path: Path) -> Iterator[None]:
-    """Closes a file after the block; an error of the disk in either names `path`."""
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """For a block that writes to an open file: a full disk is an error that names the file.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
     try:
-        with file:
-            yield
+        yield
     except OSError as error:
         if error.filename is not None:
             raise
         raise _not_written(path, error) from error
 
 
-def _not_written(path: Path, error: OSError) -> UserError:
+def _not_written(path: str | os.PathLike, error: OSError) -> UserError:
     return UserError(f"{path}: cannot be written ({error.strerror or error}){remedy(error)}")
 
 

@@ -1,5 +1,6 @@
 """Logs of a training run: `metrics.jsonl`, `validation.jsonl`, TensorBoard events and a progress bar."""
 
+import contextlib
 import json
 import math
 import os
@@ -11,7 +12,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from optiml_jax.common import typed_json
-from optiml_jax.common.files import write_atomically
+from optiml_jax.common.files import write_atomically, writing
 
 METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
 TENSORBOARD = "tensorboard"
@@ -50,7 +51,8 @@ class MetricsLog:
         if not active:
             return
         directory = Path(model_dir)
-        self._file = _open_after(directory / METRICS, Row, start)
+        self._path = directory / METRICS
+        self._file = _open_after(self._path, Row, start)
         self._validation = directory / VALIDATION
         if self._validation.exists():
             _open_after(self._validation, ValidationRow, start).close()
@@ -64,8 +66,9 @@ class MetricsLog:
         if not self._active:
             return
         row = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in row.items()}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
                 self._events.add_scalar(name, value, row["step"])
@@ -76,7 +79,7 @@ class MetricsLog:
         """Adds a row to `validation.jsonl` and prints `message`."""
         if not self._active:
             return
-        with self._validation.open("a", encoding="utf-8") as file:
+        with writing(self._validation), self._validation.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | scores) + "\n")
         for name, value in scores.items():
             self._events.add_scalar(f"validation/{name}", value, step)
@@ -95,8 +98,9 @@ class MetricsLog:
     def close(self) -> None:
         if self._active:
             self._bar.close()
-            self._events.close()
-            self._file.close()
+            with contextlib.suppress(OSError):  # of a full disk, which the row that was not written has named
+                self._events.close()
+                self._file.close()
 
 
 def _open_after(path: Path, kind: type[Row] | type[ValidationRow], start: int) -> TextIO:

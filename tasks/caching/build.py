@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from optiml_jax.common import files
-from optiml_jax.common.errors import DataError, UserError
+from optiml_jax.common.errors import DataError, EmptyLedgerError, UserError
 from optiml_jax.data import cache_paths
 from optiml_jax.data.manifest import Manifest, TaskSize, present
 from optiml_jax.data.specification import PERMISSIONS, Specification, absolute, digest
 from optiml_jax.data.store import SPLIT, read_counts
 from optiml_jax.data.verify import check_store
+from optiml_jax.evaluation.prompts.ledger import about, read_ledger
 from optiml_jax.tokenizer import Tokenizer
 from tasks.caching import estimate, pipeline, shard
 from tasks.caching.work_item import (
@@ -237,12 +238,21 @@ def find_rendering(job: Job, fingerprint: str, task: Task) -> Rendering | None:
 
 
 def verify(cache_dir: str | os.PathLike) -> Iterator[str]:
-    """Yields a message for each fault of a store: damaged or missing files, another tokenizer, mixtures of other sizes.
+    """Yields a message for each fault of a store: damaged or missing files, another tokenizer, mixtures of other sizes,
+    ledgers that were changed.
 
     Raises:
       UserError: there is no store.
     """
     yield from check_store(cache_dir)
+    for path in sorted((Path(cache_dir) / "ledgers").rglob("*.jsonl")):
+        try:
+            read_ledger(path)
+        except EmptyLedgerError:
+            if about(path).get("sha256") is None:
+                yield f"{path}: is empty and has no metadata; cache its suite again"
+        except UserError as error:
+            yield str(error)
     for path in sorted((Path(cache_dir) / "tokenizers").iterdir()):
         try:
             fingerprint = Tokenizer.load(path).fingerprint

@@ -80,7 +80,7 @@ FILES = {
     "ledger": File(
         sound.CACHE,
         "ledgers/samples.jsonl",
-        [(evaluate, (sound.RUN,))],
+        [(evaluate, (sound.RUN,)), (verify, ())],
         fields=("format", "task", "shots", "metric", "candidates", "references", "demonstration_spans"),
         lines=True,
     ),

@@ -7,6 +7,7 @@ prompts or another metric only answers what is new, and an edit elsewhere in the
 answers of another model are in another file.
 """
 
+import contextlib
 import hashlib
 import json
 import zlib
@@ -16,6 +17,7 @@ from typing import Any, NotRequired, TypedDict
 
 from optiml_jax.common import typed_json
 from optiml_jax.common.errors import DataError
+from optiml_jax.common.files import writing
 from optiml_jax.evaluation.prompts.ledger import RANK, Prompt
 
 FORMAT = 4
@@ -94,8 +96,9 @@ class AnswerStore:
         if not complete:  # a line torn by a crash stays, and is not read
             self._file.write("\n")
         if not resumes:
-            self._file.write(header + "\n")
-            self._file.flush()
+            with writing(self._path):
+                self._file.write(header + "\n")
+                self._file.flush()
 
     def _read(self, keys: Sequence[str]) -> bool:
         """Reads existing answers; returns whether the last line is complete."""
@@ -117,13 +120,15 @@ class AnswerStore:
         A group is one line, so that the prompts ranked together do not depend on where a run was killed.
         """
         text = json.dumps(group)
-        self._file.write(json.dumps({"answers": json.loads(text), "crc32": _crc32(text)}) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps({"answers": json.loads(text), "crc32": _crc32(text)}) + "\n")
+            self._file.flush()
         self.answers |= json.loads(text)  # as a resumed run would read them, so that values are equal
 
     def close(self) -> None:
         """Closes the file; a later run can resume from it."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a full disk, which the group that was not written has named
+            self._file.close()
 
     def __enter__(self) -> "AnswerStore":
         return self

@@ -202,11 +202,11 @@ def read_ledger(path: str | Path) -> list[Prompt]:
                 raise DataError(f"{file}:{number}: {error}") from None
             seen[prompt.id] = number
             prompts.append(prompt)
-    if not prompts:
-        raise EmptyLedgerError(f"{file}: the ledger is empty: nothing is held out of what is trained on")
     if about(file).get("sha256") not in (None, digest.hexdigest()):
         remedy = f"cache again, or remove {about_file(file)} if it was changed on purpose"
         raise DataError(f"{file}: its checksum differs; {remedy}")
+    if not prompts:
+        raise EmptyLedgerError(f"{file}: the ledger is empty: nothing is held out of what is trained on")
     return prompts
 
 
