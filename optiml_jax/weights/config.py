@@ -36,7 +36,10 @@ def parse_config(raw: dict, origin: str) -> OPTConfig:
     if not isinstance(raw, dict) or raw.get("model_type") != "opt":
         kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
         raise UserError(f"{origin}: architecture {kind!r} is unknown; only 'opt' (model_type) can be loaded")
-    for architecture in raw.get("architectures") or []:
+    architectures = raw.get("architectures") or []
+    if not isinstance(architectures, list):
+        raise UserError(f"{origin}: architectures is {architectures!r}; expected a list such as ['OPTForCausalLM']")
+    for architecture in architectures:
         if architecture not in ("OPTForCausalLM", "OPTModel"):
             raise UserError(f"{origin}: architecture {architecture!r} is unknown; only OPTForCausalLM can be loaded")
     for name, (value, meaning) in FIXED.items():
