@@ -63,11 +63,10 @@ def unavailable(implementation: str, interpret: bool = False) -> str | None:
     """Why an implementation cannot be used on this device; None if it can. Arguments as in `attention`."""
     if implementation not in IMPLEMENTATIONS:
         return f"attention {implementation!r} is unknown; use one of {', '.join(IMPLEMENTATIONS)}"
-    if FORMER_NAMES.get(implementation, implementation) != "triton" or interpret:
-        return None
-    if (device := sharding.platform()) != "gpu":
-        return f"attention {implementation!r} runs on GPUs; on a {device} use 'auto', 'blocked' or 'dense'"
-    return None if has_kernels() else f"attention {implementation!r} needs jax-triton: pip install optiml-jax[cuda]"
+    device = sharding.platform()
+    if FORMER_NAMES.get(implementation, implementation) != "triton" or interpret or device == "gpu":
+        return None  # `triton_call` says why a GPU cannot run its kernels
+    return f"attention {implementation!r} runs on GPUs; on a {device} use 'auto', 'blocked' or 'dense'"
 
 
 def fastest(platform: str) -> str:
