@@ -211,7 +211,7 @@ def _words(tests: str) -> list[str]:
 
 
 def main(words: list[str]) -> None:
-    chosen = [one for one in MUTATIONS if not words or any(word in one.what for word in words)]
+    chosen = [mutation for mutation in MUTATIONS if not words or any(word in mutation.what for word in words)]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         copy = copied(Path(folder, "copy"))

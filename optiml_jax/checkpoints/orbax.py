@@ -236,7 +236,10 @@ class Checkpoints:
         """Turns the errors of a full disk into a `UserError`. Earlier checkpoints are as they were."""
         try:
             yield
-        except Exception as error:
+        except jax.errors.JaxRuntimeError:  # of a device, whose memory can be exhausted too
+            self._failed = True
+            raise
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a write that fails
             self._failed = True
             if not any(sign in str(error) for sign in FULL):
                 raise

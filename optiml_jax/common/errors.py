@@ -55,7 +55,7 @@ def check_known(kind: str, name: str, names: Iterable[str]) -> None:
 
 
 def as_user_error(error: Exception) -> UserError | None:
-    """What a user can do about an error of a path, a permission, a disk or memory; None for other errors."""
+    """Describes an error of a path, a permission, a disk or memory as a `UserError`; returns None for other errors."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, OSError) and error.errno in MENDABLE:

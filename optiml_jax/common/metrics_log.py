@@ -105,8 +105,8 @@ class MetricsLog:
 
 def _open_after(path: Path, kind: type[Row] | type[ValidationRow], start: int) -> TextIO:
     """Opens a log for appending, without its rows after step `start`."""
-    kept = [json.dumps(row) + "\n" for row in _rows(path, kind) if row["step"] <= start]
-    write_atomically(path, "".join(kept))
+    earlier = [json.dumps(row) + "\n" for row in _rows(path, kind) if row["step"] <= start]
+    write_atomically(path, "".join(earlier))
     return path.open("a", encoding="utf-8")
 
 

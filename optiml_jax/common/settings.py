@@ -46,7 +46,7 @@ def check(name: str, value: Any, kind: Any, limits: Range | None = None) -> Any:
     kinds = _alternatives(kind)
     if value is None and types.NoneType in kinds:
         return None
-    if any(typing.get_origin(one) for one in kinds) or len(set(kinds) - {types.NoneType}) > 1:
+    if any(map(typing.get_origin, kinds)) or len(set(kinds) - {types.NoneType}) > 1:
         return _check_composite(name, value, kind)
     if bool in kinds or str in kinds:
         expected, word = (bool, "True or False") if bool in kinds else (str, "a string in quotes")
@@ -123,10 +123,10 @@ def _description(kind: Any) -> str:
     words = {str: "a string", int: "a whole number", float: "a number", bool: "True or False", types.NoneType: "None"}
     plural = {str: "strings", int: "whole numbers", float: "numbers"}
     described = []
-    for one in _alternatives(kind):
-        origin, of = typing.get_origin(one), typing.get_args(one)
-        if origin is None and one in words:
-            described.append(words[one])
+    for alternative in _alternatives(kind):
+        origin, of = typing.get_origin(alternative), typing.get_args(alternative)
+        if origin is None and alternative in words:
+            described.append(words[alternative])
         elif origin is not None and issubclass(origin, Mapping):
             described.append(f"a dictionary of {plural.get(of[1], 'values')}, such as {{'flan': 1}}")
         elif origin is not None and issubclass(origin, Sequence):
@@ -134,5 +134,5 @@ def _description(kind: Any) -> str:
         elif origin is not None and issubclass(origin, Callable):
             described.append("a reference such as @evaluate")
         else:
-            described.append(f"a reference such as @{one.__name__.removesuffix('Settings')}()")
+            described.append(f"a reference such as @{alternative.__name__.removesuffix('Settings')}()")
     return " or ".join(described)

@@ -19,6 +19,7 @@ import msgspec
 from optiml_jax.common import typed_json
 from optiml_jax.common.errors import DataError, UserError, nearest
 from optiml_jax.common.files import write_atomically
+from optiml_jax.common.typed_json import Count
 from optiml_jax.data.specification import Specification
 
 FORMAT = 2
@@ -39,12 +40,12 @@ class TaskSize:
     name: str
     benchmark: str
     category: str
-    examples: Annotated[int, msgspec.Meta(ge=0)]
+    examples: Count
     content: str = ""
 
 
 class Document(TypedDict):
-    """What every manifest has besides the fields of `Manifest`; one written by hand has no checksum."""
+    """The fields of a manifest file besides those of `Manifest`. A manifest that is written by hand has no checksum."""
 
     format: int
     checksum: NotRequired[str | None]

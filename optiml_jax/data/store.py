@@ -34,6 +34,7 @@ import numpy as np
 
 from optiml_jax.common import typed_json
 from optiml_jax.common.errors import DataError, UserError, nearest
+from optiml_jax.common.typed_json import Count
 from optiml_jax.data import cache_paths
 from optiml_jax.data.checksums import CACHE_AGAIN, Checker
 from optiml_jax.data.manifest import Manifest
@@ -58,9 +59,6 @@ OPTIONAL_KINDS = ("inputs", "records", "spans")
 def shard_path(content: str | os.PathLike, split: str, shard: int, shards: int, kind: str) -> Path:
     """Path of one shard's file in the folder of a content; `kind` is one of `KINDS` or `OPTIONAL_KINDS`."""
     return Path(content) / f"{split}-{shard:05d}-of-{shards:05d}.{kind}"
-
-
-Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Counts(TypedDict):

@@ -34,7 +34,7 @@ from optiml_jax.training.step import Computation
 from optiml_jax.training.token_store import open_store
 
 CONFIGURATION = "config.gin"
-# What a run writes to its MODEL_DIR.
+# The files and folders that a run writes to its MODEL_DIR.
 FILES = (CONFIGURATION, METRICS, VALIDATION, RECORD)
 FOLDERS = ("checkpoints", "tokenizer", TENSORBOARD, "best", "best/checkpoints", "best/tokenizer")
 

@@ -167,7 +167,7 @@ def _is_copy(stored: Path, copy: Path) -> bool:
 
 
 class Written(TypedDict):
-    """What this module adds to the metadata of a ledger."""
+    """The fields that this module adds to the metadata of a ledger."""
 
     raw: dict[str, dict[str, fingerprints.RawFile]]
     prompts: list[tuple[str, str, str, int]]

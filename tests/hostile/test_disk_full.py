@@ -53,7 +53,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# What is written, in how much room it fails, the command, and what must be there after it went on.
+# Kind of output -> size of the disk on which it fails, the command, and a file that it writes when there is room.
 COMMANDS = {
     "cache": ("300k", "tools.cache_tasks", lambda m, d: ["--mixture=samples", f"--cache_dir={d}/cache"], "store.json"),
     "export": (
@@ -95,8 +95,8 @@ def test_a_run_keeps_its_last_checkpoint_and_goes_on_from_it(material, disk):
     """The first checkpoint fits; the second does not."""
     whole = run("optiml_jax.train", sound.training(material, disk.parent / "whole", VALIDATE_EVERY=0))
     assert whole.returncode == 0, whole.stderr[-2000:]
-    one = sum(map(len, files(disk.parent / "whole" / "checkpoints" / "2").values()))
-    resize(disk, str(int(1.6 * one) + (100 << 10)))
+    checkpoint_bytes = sum(map(len, files(disk.parent / "whole" / "checkpoints" / "2").values()))
+    resize(disk, str(int(1.6 * checkpoint_bytes) + (100 << 10)))
     line = refused(run("optiml_jax.train", sound.training(material, disk / "run", VALIDATE_EVERY=0)))
     assert "that of step 2 is intact" in line
     before = files(disk / "run" / "checkpoints" / "2")

@@ -45,7 +45,7 @@ from tests.hostile.damage import the_file
 
 SOME, MANY = 200, 10_000
 SECONDS, GIGABYTE = 5, 1 << 20  # ru_maxrss is in KiB
-# What breaks parsers: ends of numbers, nesting, marks, code.
+# Bytes that break parsers: ends of numbers, nesting, marks, code.
 PIECES = (
     *(b"", b"\0", b"\xff", b"\xed\xa0\xbd", b"\n", b"\r", b"\t", b'"', b"'", b"{", b"}", b"[", b"]", b",", b":", b"%"),
     *(
@@ -210,8 +210,8 @@ class Parsers:
 
     def _read_own(self, path: Path) -> None:
         jsonl._survey.cache_clear()
-        found = jsonl.discover(path, CacheOptions(allow_bad_records=True))
-        for task in found.tasks.values():
+        benchmark = jsonl.discover(path, CacheOptions(allow_bad_records=True))
+        for task in benchmark.tasks.values():
             _whole(examples(task, "train"))
 
     def _render(self, path: Path) -> None:

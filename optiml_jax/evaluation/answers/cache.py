@@ -120,10 +120,11 @@ class AnswerStore:
         A group is one line, so that the prompts ranked together do not depend on where a run was killed.
         """
         text = json.dumps(group)
+        answers = json.loads(text)  # as a resumed run would read them, so that values are equal
         with writing(self._path):
-            self._file.write(json.dumps({"answers": json.loads(text), "crc32": _crc32(text)}) + "\n")
+            self._file.write(json.dumps({"answers": answers, "crc32": _crc32(text)}) + "\n")
             self._file.flush()
-        self.answers |= json.loads(text)  # as a resumed run would read them, so that values are equal
+        self.answers |= answers
 
     def close(self) -> None:
         """Closes the file; a later run can resume from it."""

@@ -12,20 +12,20 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import msgspec
 
 from optiml_jax.common import typed_json
 from optiml_jax.common.errors import DataError, EmptyLedgerError, UserError, nearest
 from optiml_jax.common.files import atomic, copy_atomically, write_atomically
+from optiml_jax.common.typed_json import Count
 from optiml_jax.data.manifest import Coverage
 from optiml_jax.evaluation.metrics import Metric
 
 FORMAT = 2
 RANK, GENERATE = "rank", "generate"  # output types: choose among candidates, or write an answer
 LEVELS = ("fully_held_out", "held_out_task", "held_out_instances")  # paper section 2.3, hardest first
-Count = Annotated[int, msgspec.Meta(ge=0)]
 TASK_FIELDS = ("metric", "level", "category", "benchmark", "group", "pooled")  # equal in all prompts of a task
 
 

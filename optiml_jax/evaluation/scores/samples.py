@@ -4,18 +4,16 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
-
-import msgspec
+from typing import Any, Literal, NotRequired, TypedDict
 
 from optiml_jax.common import typed_json
 from optiml_jax.common.errors import DataError, UserError
 from optiml_jax.common.files import write_atomically
+from optiml_jax.common.typed_json import Count
 from optiml_jax.evaluation.metrics import Metric
 from optiml_jax.evaluation.prompts.ledger import LEVELS, TASK_FIELDS, Prompt
 
 AGAIN = "evaluate again with this version"
-Count = Annotated[int, msgspec.Meta(ge=0)]
 BLIND = "rouge_l only sees ASCII letters and digits, and no reference has any: the score is 0 even if equal"
 
 
@@ -159,7 +157,7 @@ def read_samples(path: str | Path) -> list[Sample]:
 
 
 def _problem(sample: Sample, lines: Mapping[str, int], first: Sample) -> str | None:
-    """What is wrong with a sample whose fields have the right types; None if nothing is.
+    """Describes what is wrong with a sample whose fields have the right types; returns None if nothing is.
 
     Args:
       lines: line of each sample before it, by id.

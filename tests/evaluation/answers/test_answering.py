@@ -1,4 +1,4 @@
-"""What an answer is made from, without a model."""
+"""The choice among ranked candidates, without a model."""
 
 from types import SimpleNamespace
 
