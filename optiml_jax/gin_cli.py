@@ -82,10 +82,11 @@ def main(name: str) -> None:
     bound = parse([argument for argument in arguments if argument != VERBOSE], f"optiml_jax.{name}")
     distributed.initialize(processes)
     compiled = programs.Programs() if verbose else None
-    try:
-        bound[name](operative_config=lambda: gin.operative_config_str(max_line_length=110))
-    except TypeError as error:  # of the call of a configurable that lacks arguments
-        raise _not_bound(error) or error from error
+    with distributed.failing_together():
+        try:
+            bound[name](operative_config=lambda: gin.operative_config_str(max_line_length=110))
+        except TypeError as error:  # of the call of a configurable that lacks arguments
+            raise _not_bound(error) or error from error
     if compiled:
         print(compiled)
 

@@ -1,5 +1,5 @@
-"""Wrong changes to the code that a test must notice: `python -m tests.mutations [WORD ...]` tries those whose
-description has one of the words, by default all, each in a copy of the repository, and prints which ones survive.
+"""Tries the wrong changes of mutations.toml: `python -m tests.mutations [WORD ...]` applies those whose description has
+one of the words, by default all, each to a copy of the repository, and prints which ones survive.
 
 A mutation names the tests that are to kill it, so that trying it takes seconds. One whose text is no longer in the code
 is reported: write it again.
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,148 +35,9 @@ class Mutation(NamedTuple):
     tests: str
 
 
-MUTATIONS = (
-    Mutation(
-        "the residual stream between blocks is not split over positions",
-        "optiml_jax/model/block.py",
-        '"BTD", sharding.RESIDUAL)\n',
-        '"BTD")\n',
-        "tests/model/test_block.py",
-    ),
-    Mutation(
-        "gradients are clipped before they are divided by the loss scale",
-        "optiml_jax/training/step.py",
-        "lambda g: g / total, grads)",
-        "lambda g: g / total * scale, grads)",
-        "tests/training/test_step.py -k clips",
-    ),
-    Mutation(
-        "microbatches share one dropout key",
-        "optiml_jax/training/step.py",
-        "jax.random.fold_in(dropout_key, index)",
-        "dropout_key",
-        "tests/training/test_step.py -k microbatch",
-    ),
-    Mutation(
-        "an answer that a stop text ended is said to be truncated",
-        "optiml_jax/inference/requests.py",
-        "end is None and len(self.generated) == self.limit",
-        "end is None",
-        "tests/inference/test_model.py -k truncated",
-    ),
-    Mutation(
-        "an answer that a stop text ended at its limit is said to be truncated",
-        "optiml_jax/inference/model.py",
-        "answer.truncated and end is None",
-        "answer.truncated",
-        "tests/inference/test_model.py -k truncated",
-    ),
-    Mutation(
-        "a continuation is greedy if any of its tokens is",
-        "optiml_jax/inference/ranking.py",
-        "== best_BT[row, positions]).all()",
-        "== best_BT[row, positions]).any()",
-        "tests/inference/test_model.py -k continuation",
-    ),
-    Mutation(
-        "of equal candidates the last wins",
-        "optiml_jax/evaluation/answers/answering.py",
-        "max(range(len(candidate_scores)), key=candidate_scores.__getitem__)",
-        "max(reversed(range(len(candidate_scores))), key=candidate_scores.__getitem__)",
-        "tests/evaluation/answers",
-    ),
-    Mutation(
-        "a changed state of the optimizer is restored",
-        "optiml_jax/checkpoints/orbax.py",
-        '        self._check(step, "optimizer", (state.optimizer, state.scale), meta)\n',
-        "",
-        "tests/checkpoints -k arrays",
-    ),
-    Mutation(
-        "changed metadata of a checkpoint are believed",
-        "optiml_jax/checkpoints/orbax.py",
-        'if meta.pop("checksum", None) != _checksum(meta):',
-        'if meta.pop("checksum", None) is None:',
-        "tests/checkpoints",
-    ),
-    Mutation(
-        "later checkpoints are not deleted",
-        "optiml_jax/checkpoints/orbax.py",
-        "            if later > step:\n",
-        "            if later < step:\n",
-        "tests/checkpoints",
-    ),
-    Mutation(
-        "an export writes NaN",
-        "optiml_jax/weights/save.py",
-        "        if not finite:\n",
-        "        if False:\n",
-        "tests/weights/test_bad_input.py -k dtype",
-    ),
-    Mutation(
-        "collectives send half of their bytes",
-        "optiml_jax/planning/collectives.py",
-        'sums[instruction.kind]["bytes"] += instruction.count * instruction.sent_bytes',
-        'sums[instruction.kind]["bytes"] += instruction.count * instruction.sent_bytes // 2',
-        "tests/planning/test_plan.py -k hand",
-    ),
-    Mutation(
-        "computing takes no time",
-        "optiml_jax/planning/compiled.py",
-        '"compute": flops / devices',
-        '"compute": 0 * flops / devices',
-        "tests/planning/test_plan.py -k hand",
-    ),
-    Mutation(
-        "an answer of BBH goes on with the next question",
-        "tasks/benchmarks/bbh.py",
-        '"stop": STOP, ',
-        "",
-        "tests/tasks/suites/test_suite_prompts.py",
-    ),
-    Mutation(
-        "RAFT is asked with four demonstrations",
-        "tasks/suites/raft.py",
-        "shots=(0, 5)",
-        "shots=(0, 4)",
-        "tests/tasks/suites/test_suite_prompts.py",
-    ),
-    Mutation(
-        "a label of exactly the limit is skipped",
-        "tasks/caching/shard.py",
-        "if (longest := max(row.label_lengths)) > limit:",
-        "if (longest := max(row.label_lengths)) >= limit:",
-        "tests/tasks/caching/test_build.py",
-    ),
-    Mutation(
-        "a row that is as long as a label's limit is left out",
-        "tasks/caching/shard.py",
-        "if max(row.label_lengths) <= limit]",
-        "if max(row.label_lengths) < limit]",
-        "tests/tasks/caching/test_build.py",
-    ),
-    Mutation(
-        "an example that is too long only with its </s> is not counted as truncated",
-        "tasks/caching/shard.py",
-        'int((index["length"] + 1 > ROW_LENGTH).sum())',
-        'int((index["length"] > ROW_LENGTH).sum())',
-        "tests/tasks/caching/test_build.py",
-    ),
-    Mutation(
-        "a plan of the cache has twice the tokens",
-        "tasks/caching/estimate.py",
-        "share * tokens, size",
-        "2 * share * tokens, size",
-        "tests/tasks/caching",
-    ),
-    Mutation(
-        "a stop that is a text, not a list, has no effect in the harness",
-        "optiml_jax/harness/model.py",
-        'for text in options["until"] if text]',
-        'for text in options["until"] if text and isinstance(request.args[1].get("until"), list)]',
-        "tests/harness/test_model.py -k 'stop or texts'",
-    ),
-)
+def read() -> list[Mutation]:
+    with Path(__file__).with_suffix(".toml").open("rb") as file:
+        return [Mutation(**entry) for entry in tomllib.load(file)["mutation"]]
 
 
 def copied(target: Path) -> Path:
@@ -211,7 +73,7 @@ def _words(tests: str) -> list[str]:
 
 
 def main(words: list[str]) -> None:
-    chosen = [mutation for mutation in MUTATIONS if not words or any(word in mutation.what for word in words)]
+    chosen = [mutation for mutation in read() if not words or any(word in mutation.what for word in words)]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         copy = copied(Path(folder, "copy"))

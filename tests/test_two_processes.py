@@ -226,3 +226,38 @@ def test_damaged_data_on_one_process_end_all_of_them_within_a_minute(cache, tmp_
     last = [stderr.strip().splitlines()[-1] for _, stderr in ends]
     assert last[damaged].startswith(f"error: {caches[damaged]}/tasks/") and ": damaged" in last[damaged], last
     assert last[1 - damaged] == f"error: process {damaged}: {last[damaged].removeprefix('error: ')}", last
+
+
+def wait_for(ready, processes: list[subprocess.Popen], seconds: float = 240) -> None:
+    """Waits until `ready()`, or a process has ended."""
+    deadline = time.monotonic() + seconds
+    while not ready() and all(process.poll() is None for process in processes):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("phase", ["training", "evaluating"])
+def test_a_killed_process_ends_the_other_within_a_minute(cache, single_process, tmp_path, phase, killed):  # noqa: F811
+    """The other one names it. Process 0 runs jax's coordination service, whose client ends the other process itself."""
+    settings = SMALL | {"DATA_AXIS": 2, "CACHE_DIR": cache, "TRAIN_STEPS": 1000, "CHECKPOINT_EVERY": 5}
+    if phase == "training":
+        words, started = command("train", settings | {"MODEL_DIR": str(tmp_path / "run")}), "run/checkpoints/5"
+    else:
+        settings = {"WEIGHTS": str(single_process), "DATA_AXIS": 2, "MAX_NEW_TOKENS": 4, "EVALUATION_ROWS": 4}
+        settings |= {"LEDGER": str(Path(cache, "ledgers", "samples.jsonl")), "OUTPUT_DIR": str(tmp_path / "run")}
+        words, started = command("evaluate", settings, gin_file="evaluate.gin"), "run/answers-*.jsonl"
+    processes = start_two(words, devices=1)
+    wait_for(lambda: any(tmp_path.glob(started)), processes)
+    time.sleep(3)  # a heartbeat
+    processes[killed].kill()
+    start = time.monotonic()
+    ends = finish(processes)
+    assert time.monotonic() - start < 60
+    code, stderr = ends[1 - killed]
+    if killed == 0:
+        assert code == -signal.SIGABRT and "the leader task was preempted/died" in stderr, ends
+    else:
+        assert code == 1 and stderr.splitlines()[-1].startswith("error: process 1 on "), stderr
+    print(phase, killed, f"{time.monotonic() - start:.0f} s")

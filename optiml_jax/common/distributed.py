@@ -10,6 +10,7 @@ Slurm (srun) and Open MPI (mpirun) provide all three: one process per GPU, or un
 import contextlib
 import dataclasses
 import os
+import socket
 import sys
 import threading
 import time
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 MESSAGE_BYTES = 1024  # length of an error message that is sent to the other processes
 FAILURES = "optiml/failures/"  # keys of failed processes
+HEARTBEATS = "optiml/heartbeats/"  # keys of running processes
 WATCH_SECONDS = 2.0
+SILENT_SECONDS = 40.0  # without a heartbeat, after which a process counts as dead
 _exiting = threading.Lock()  # never released
 FLAGS = {"--coordinator": "OPTIML_COORDINATOR", "--processes": "OPTIML_PROCESSES", "--process_id": "OPTIML_PROCESS_ID"}
 
@@ -163,12 +166,13 @@ def together() -> Iterator[None]:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Ends every process within seconds when the block fails on one of them.
+    """Ends every process when the block fails on one of them, within seconds, or when one is killed, within a minute.
+    (If that is process 0, jax's own client ends the others: they lose its coordination service.)
 
-    For work between collectives, such as reading data: the other processes wait in a collective that the failed one
-    never enters, where no exception can reach them. A thread of each process therefore looks for failures in the
-    key-value store of jax's coordination service. A process that fails prints its error and exits at once, because an
-    orderly end would wait for the others; so do they, naming it. Exit codes are 2 for a `UserError`, else 1.
+    The other processes wait in a collective that a failed one never enters, where no exception can reach them. A thread
+    of each process therefore looks for failures, and for heartbeats of the others, in the key-value store of jax's
+    coordination service. A process that fails prints its error and exits at once, because an orderly end would wait for
+    the others; so do they, naming it. Exit codes are 2 for a `UserError`, else 1.
     """
     import jax
     from jax._src import distributed  # there is no public access to the store
@@ -178,26 +182,55 @@ def failing_together() -> Iterator[None]:
         yield
         return
     ended = threading.Event()
-    threading.Thread(target=_watch, args=(client, jax.process_index(), ended), name="failures", daemon=True).start()
+    watching = threading.Thread(target=_watch, args=(client, jax.process_index(), ended), name="failures", daemon=True)
+    watching.start()
     try:
         yield
     except Exception as error:
         _end_if_another_failed(client, jax.process_index())  # of which this may be a consequence
         user_error = as_user_error(error)
+        if user_error is None and isinstance(error, jax.errors.JaxRuntimeError):
+            # Perhaps the connection to a process that was killed: the thread finds out.
+            time.sleep(SILENT_SECONDS + 2 * WATCH_SECONDS)
         code = 1 if user_error is None else 2
-        text = " ".join(str(user_error or error).split()) or type(error).__name__
+        text = str(error) if user_error is None else str(user_error).splitlines()[0]  # gin adds lines
+        text = " ".join(text.split()) or type(error).__name__
         client.key_value_set(f"{FAILURES}{jax.process_index()}", f"{code} {text[:MESSAGE_BYTES]}")
-        if code == 1:
-            traceback.print_exc()
-        _exit(code, f"error: {text}", jax.process_index())
+        trace = traceback.format_exc() if code == 1 else ""
+        _exit(code, f"{trace}error: {text}", jax.process_index())
     finally:
         ended.set()
+        watching.join()
+        with contextlib.suppress(RuntimeError):  # the others may go on, and need not hear from this one any more
+            client.key_value_delete(f"{HEARTBEATS}{jax.process_index()}")
 
 
 def _watch(client: Any, index: int, ended: threading.Event) -> None:
-    """Ends this process when another one has failed."""
+    """Says that this process runs, and ends it when another one has failed or is silent."""
+    last: dict[str, tuple[str, float]] = {}  # key -> heartbeat, and when it was first seen
+    heard = time.monotonic()  # from the coordination service, which is in process 0
     while not ended.wait(WATCH_SECONDS):
-        _end_if_another_failed(client, index)
+        try:
+            client.key_value_set(f"{HEARTBEATS}{index}", f"{time.time()} {socket.gethostname()}", allow_overwrite=True)
+            _end_if_another_failed(client, index)
+            heartbeats = client.key_value_dir_get(HEARTBEATS)
+        except RuntimeError:
+            if time.monotonic() - heard > SILENT_SECONDS:
+                _exit(1, _silent(0, ""), index)
+            continue
+        heard = time.monotonic()
+        for key, value in heartbeats:
+            if last.get(key, ("",))[0] != value:
+                last[key] = value, heard
+            elif heard - last[key][1] > SILENT_SECONDS:
+                _exit(1, _silent(int(key.rpartition("/")[2]), f" on {value.partition(' ')[2]}"), index)
+
+
+def _silent(number: int, where: str) -> str:
+    return (
+        f"error: process {number}{where} has not answered for {SILENT_SECONDS:.0f} seconds: it was killed, or cannot "
+        "be reached; start all processes with the same command to go on from what is saved"
+    )
 
 
 def _end_if_another_failed(client: Any, index: int) -> None:

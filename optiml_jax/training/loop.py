@@ -12,7 +12,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
-from optiml_jax.common import distributed
 from optiml_jax.data.loader import Batch, Loader, to_devices
 from optiml_jax.model import sharding
 from optiml_jax.model.config import OPTConfig
@@ -70,7 +69,7 @@ def run_steps(run: Run, hooks: Sequence[Hook] = (), first: Sequence[Callable[[in
     total = run.optimization.train_steps
     advance = step.compiled_step(run.config, run.optimization, run.computation, run.mesh)
     batch_sharding = NamedSharding(run.mesh, sharding.spec("BT"))
-    with distributed.failing_together(), _StopSignals() as stop:
+    with _StopSignals() as stop:
         run.stopping = stop.everywhere
         for hook in first:
             hook(run.step, run.state.params)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from optiml_jax.common import typed_json
 from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import OPTConfig
-from optiml_jax.weights import metaseq
+from optiml_jax.weights import checksums, metaseq
 from optiml_jax.weights.config import parse_config
 from optiml_jax.weights.directory import read_tensors
 from optiml_jax.weights.metaseq import is_metaseq, load_metaseq, read_metaseq_config
@@ -86,4 +86,5 @@ def load_hf(
       UserError: files or tensors are damaged, missing or unexpected, a shape differs, or a value is not finite.
     """
     directory = resolve(source)
-    return place(read_tensors(directory), config, shardings, dtype, separate, str(directory))
+    sums = checksums.read(directory)
+    return place(read_tensors(directory), config, shardings, dtype, separate, str(directory), sums)

@@ -1,5 +1,6 @@
 """Streams weights tensor by tensor into their sharding; the host never holds a stacked array."""
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +13,9 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from optiml_jax.common.errors import UserError, nearest
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.decoder import abstract_params
+from optiml_jax.model.fingerprint import fingerprint
 from optiml_jax.model.layers import Layers, layer_sharding
-from optiml_jax.weights import names
+from optiml_jax.weights import checksums, names
 from optiml_jax.weights.stored import FLOATS, Stored, Tensor
 
 IGNORED = {"version"}  # a buffer of early conversions
@@ -26,6 +28,7 @@ def place(
     dtype: jnp.dtype,
     separate: bool,
     origin: str,
+    sums: Mapping[str, str] = {},
 ) -> dict:
     """Builds parameters from tensors with Hugging Face's names, read one at a time in the given order.
 
@@ -34,9 +37,11 @@ def place(
       dtype: of the parameters but norms (`abstract_params`); tensors are cast on the device.
       separate: whether the blocks get one array per layer (`model.layers`).
       origin: names the source in errors.
+      sums: hashes of tensors that are checked, see `checksums.py`.
 
     Raises:
-      UserError: tensors are missing or unexpected, or have wrong shapes, dtypes or values that are not finite.
+      UserError: tensors are missing or unexpected, have wrong shapes or dtypes, values that are not finite, or other
+        values than when they were written.
     """
     slots = names.slots(config)
     tensors_by_name = _match(tensors, slots, origin)
@@ -60,6 +65,11 @@ def place(
         if host.dtype == np.float64:
             host = host.astype(np.float32)
         array = _to_devices(host, _torch_sharding(sharding, slot, len(like[slot.path].shape)))
+        if name in sums and sums[name] != _hash(array):
+            raise UserError(
+                f"{tensor.file}: tensor {name} is not what was exported; write the file again, or remove "
+                f"{tensor.file.parent / checksums.FILE} if you changed the weights"
+            )
         shape, dtype_of = like[slot.path].shape, like[slot.path].dtype
         if slot.layer is None:
             params[slot.path], finite = _convert(sharding, slot.inputs, shape, dtype_of)(array)
@@ -137,6 +147,12 @@ def _torch_sharding(sharding: Sharding, slot: names.Slot, rank: int) -> Sharding
 def _to_devices(host: np.ndarray, sharding: Sharding) -> jax.Array:
     """Copies to each device of this process its part of the array."""
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def _hash(array: jax.Array) -> str:
+    mesh = array.sharding.mesh if isinstance(array.sharding, NamedSharding) else None
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        return fingerprint(array)
 
 
 @functools.cache

@@ -19,9 +19,10 @@ from optiml_jax.common.distributed import together
 from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.decoder import check_params
+from optiml_jax.model.fingerprint import fingerprint
 from optiml_jax.model.layers import is_layers
 from optiml_jax.tokenizer import OPT_EOS_ID, OPT_PAD_ID, Tokenizer
-from optiml_jax.weights import names, output_folder, safetensors
+from optiml_jax.weights import checksums, names, output_folder, safetensors
 from optiml_jax.weights.config import hf_config, was_exported
 from optiml_jax.weights.stored import FLOATS
 
@@ -58,7 +59,8 @@ def save_hf(
         raise UserError(f"{directory}: weights can be saved as float32, float16 or bfloat16, not {name}")
     slots = names.slots(config)
     shapes = {names.EXPORT_PREFIX + key: slot.shape for key, slot in slots.items()}
-    tensors = _gather(params, slots, name, directory)
+    sums: dict[str, str] = {}
+    tensors = _gather(params, slots, name, directory, sums)
     total = sum(math.prod(shape) for shape in shapes.values()) * FLOATS[name].itemsize
     with together():
         partial = output_folder.prepare(directory, total, was_exported) if jax.process_index() == 0 else None
@@ -68,6 +70,7 @@ def save_hf(
             return directory
         try:
             _write_weights(partial, shapes, name, tensors, max_shard_bytes, total)
+            checksums.write(partial, sums)
             _write_rest(partial, config, tokenizer, name)
             output_folder.put_in_place(partial, directory)
         except OSError as error:
@@ -128,8 +131,10 @@ def _write_json(file: Path, content: Any) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _gather(params: dict, slots: dict[str, names.Slot], dtype: str, origin: Path) -> Iterator[np.ndarray]:
-    """Yields every tensor in torch's layout, gathered from the devices on demand."""
+def _gather(
+    params: dict, slots: dict[str, names.Slot], dtype: str, origin: Path, sums: dict[str, str]
+) -> Iterator[np.ndarray]:
+    """Yields every tensor in torch's layout, gathered from the devices on demand, and adds its hash to `sums`."""
     leaves = {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_layers)
@@ -143,7 +148,9 @@ def _gather(params: dict, slots: dict[str, names.Slot], dtype: str, origin: Path
         tensor, finite = _reader(slot.shape, slot.inputs, dtype, layer is not None, replicated)(leaf, layer)
         if not finite:
             raise UserError(f"{origin}: tensor {name} holds values that are NaN, infinite or too large for {dtype}")
-        yield np.asarray(tensor.addressable_data(0))
+        local = tensor.addressable_data(0)
+        sums[name] = fingerprint(local)
+        yield np.asarray(local)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from optiml_jax.common import paths
 from optiml_jax.common.errors import UserError
-from optiml_jax.weights import directory
+from optiml_jax.weights import checksums, directory
 from optiml_jax.weights.metaseq import is_metaseq
 
 SMALL_FILES = [
@@ -16,6 +16,7 @@ SMALL_FILES = [
     "vocab.json",
     "merges.txt",
     "special_tokens_map.json",
+    checksums.FILE,
 ]
 SAFETENSORS = ["*.safetensors", "*.safetensors.index.json"]
 BIN = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]

@@ -178,7 +178,8 @@ def exclusive(cache_dir: Path) -> Iterator[None]:
     """
     ours = {files.LOCK, files.HOLDER, cache_paths.HEADER, "ledgers"}  # a folder with ledgers alone has no header
     present = {path.name for path in cache_dir.iterdir()} if cache_dir.is_dir() else set()
-    if cache_paths.HEADER not in present and present - ours:
+    foreign = {name for name in present - ours if not name.startswith(f".{cache_paths.HEADER}.")}
+    if foreign and not (cache_dir / cache_paths.HEADER).exists():  # looked up last: another process may just write it
         raise UserError(f"{cache_dir}: holds files but no token store; give an empty --cache_dir")
     with files.exclusive(cache_dir, "wait for it or give another --cache_dir"):
         remove_partial(cache_dir)
