@@ -156,7 +156,7 @@ def match(manifest: str, index: str, task: str) -> tuple[str, np.ndarray, int]:
 @functools.cache
 def _opened(manifest: str, index: str) -> tuple[TokenStore, TokenHashes, Index]:
     store = TokenStore.open(manifest)
-    vocabulary = TokenHashes.from_bytes(Tokenizer.load(store.tokenizer_path).token_bytes())
+    vocabulary = TokenHashes.from_bytes(store.load_tokenizer().token_bytes())
     return store, vocabulary, Index.load(Path(index))
 
 

@@ -12,7 +12,6 @@ from optiml_jax.data.demonstrations import Demonstrator, separator_ids
 from optiml_jax.data.positions import positions
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import SPLIT, TokenStore
-from optiml_jax.tokenizer import Tokenizer
 
 KINDS = SOURCE, DEMONSTRATION, TARGET = ("source", "demonstration", "target")
 
@@ -34,7 +33,7 @@ class Prompts:
 
     def __init__(self, store: TokenStore, data: Data, names: Sequence[str]) -> None:
         """`names`: the tasks that the run draws."""
-        self.store, self.data, self.tokenizer = store, data, Tokenizer.load(store.tokenizer_path)
+        self.store, self.data, self.tokenizer = store, data, store.load_tokenizer()
         self._separators = separator_ids(data, self.tokenizer.encode)
         self.demonstrator: Demonstrator | None = None
         if data.demonstrations is not None:

@@ -178,7 +178,10 @@ class Checkpoints:
         if denied := next((path for path in sorted(folder.rglob("*")) if not os.access(path, os.R_OK)), None):
             return UserError(f"{denied}: no permission to read it; the checkpoint may be intact")
         if (problem := self._other_structure(step, items)) is not None:
-            return UserError(f"{folder}: {problem}; resume it with the version and settings that wrote it")
+            return UserError(
+                f"{folder}: {problem}; resume it with the version and settings that wrote it, or move this step's "
+                "folder away to resume from the previous one"
+            )
         if any(proof in str(error) for proof in DAMAGE):
             return self._damaged(step, type(error).__name__)
         if items.keys() == {"meta"} and isinstance(error, ValueError | RecursionError):  # not JSON

@@ -39,6 +39,7 @@ from optiml_jax.data import cache_paths
 from optiml_jax.data.checksums import CACHE_AGAIN, Checker
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.readers import registered
+from optiml_jax.tokenizer import Tokenizer
 
 SPLIT = "train"  # the split that is tokenized
 TOKEN_DTYPE = np.dtype("<u2")
@@ -147,6 +148,23 @@ class Store(Protocol):
     def read_many(self, split: str, examples: Sequence[tuple[str, int]]) -> Sequence[tuple[np.ndarray, int]]: ...
 
 
+def load_tokenizer(cache_dir: str | os.PathLike, fingerprint: str) -> Tokenizer:
+    """Loads a tokenizer of a store.
+
+    Raises:
+      DataError: its files are damaged.
+    """
+    path = cache_paths.tokenizer_path(cache_dir, fingerprint)
+    if not path.is_dir():
+        raise DataError(f"{path}: missing; cache the mixture again")
+    try:
+        if (tokenizer := Tokenizer.load(path)).fingerprint == fingerprint:
+            return tokenizer
+    except UserError as error:
+        raise DataError(f"{error}; {CACHE_AGAIN}") from error
+    raise DataError(f"{path}: damaged (it is not the tokenizer that was stored); {CACHE_AGAIN}")
+
+
 class TokenStore:
     """Random access to the examples of a cached mixture; thread-safe. Has `tokenizer_fingerprint` and `vocab_size`.
 
@@ -192,6 +210,14 @@ class TokenStore:
     def tokenizer_path(self) -> Path:
         """The files of the tokenizer."""
         return cache_paths.tokenizer_path(self.directory, self.tokenizer_fingerprint)
+
+    def load_tokenizer(self) -> Tokenizer:
+        """Loads the tokenizer with which the tasks were cached.
+
+        Raises:
+          DataError: its files are damaged.
+        """
+        return load_tokenizer(self.directory, self.tokenizer_fingerprint)
 
     def content(self, task: str) -> Path:
         """The folder with the tokens of a task."""

@@ -136,7 +136,7 @@ def _train(
     """Returns the step that was reached, and whether the run is finished or was stopped by a signal. Frees the
     device."""
     model, data, mesh, directory = settings.model, settings.data, settings.mesh, settings.model_dir
-    tokenizer = Tokenizer.load(data.tokenizer or store.tokenizer_path)
+    tokenizer = Tokenizer.load(data.tokenizer) if data.tokenizer else store.load_tokenizer()
     if tokenizer.vocab_size > model.vocab_size:
         raise UserError(
             f"the tokenizer has {tokenizer.vocab_size} ids, OPTConfig.vocab_size is {model.vocab_size}; raise it"

@@ -12,7 +12,7 @@ from optiml_jax.common.errors import UserError
 from optiml_jax.common.files import atomic
 from optiml_jax.data import cache_paths
 from optiml_jax.data.specification import CacheOptions, digest
-from optiml_jax.data.store import SPLIT
+from optiml_jax.data.store import SPLIT, load_tokenizer
 from optiml_jax.tokenizer import Tokenizer
 from tasks.caching import shard
 from tasks.catalog import mixtures
@@ -129,7 +129,7 @@ def worker(job: Job, tokenizer: str) -> tuple[Mapping[str, Task], Tokenizer]:
     """The tasks and tokenizer that every item of a job needs, loaded once per process."""
     if (job, tokenizer) not in _loaded:
         benchmark = mixtures.mixture(job.mixture).discover(job.data_dir, job.options)
-        provide(job, benchmark.tasks, Tokenizer.load(cache_paths.tokenizer_path(job.cache_dir, tokenizer)))
+        provide(job, benchmark.tasks, load_tokenizer(job.cache_dir, tokenizer))
     return _loaded[job, tokenizer]
 
 

@@ -66,6 +66,7 @@ def to_seqio(
     proportions = manifest.benchmarks if proportions is None else proportions
     rates = probabilities(manifest, eps, proportions)  # raises for invalid arguments
     vocabulary = OptVocabulary(store.tokenizer_path)
+    vocabulary.tokenizer = store.load_tokenizer()  # verified
     preprocessors = _preprocessors(store, run, [name for name, p in rates.items() if p > 0], vocabulary)
     rate = functools.partial(seqio.mixing_rate_num_examples, maximum=eps)
     parts: dict[str, list[tuple]] = {}

@@ -12,7 +12,7 @@ from optiml_jax.data.lookup import find_manifest
 from optiml_jax.data.manifest import Manifest, TaskSize
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import Store, TokenStore
-from optiml_jax.tokenizer import OPT_EOS_ID, OPT_PAD_ID, Tokenizer
+from optiml_jax.tokenizer import OPT_EOS_ID, OPT_PAD_ID
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = ROOT / "tasks" / "samples" / "tokenizer"
@@ -86,7 +86,7 @@ def source(flags: argparse.Namespace, vocab_size: int) -> tuple[Store, Manifest,
         raise UserError(
             f"{flags.cache_dir}: has {store.vocab_size} ids, the model {vocab_size}; choose a different --model"
         )
-    tokenizer = Tokenizer.load(store.tokenizer_path)
+    tokenizer = store.load_tokenizer()
     return store, store.manifest, tokenizer.pad_id, tokenizer.eos_id
 
 
