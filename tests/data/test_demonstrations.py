@@ -102,6 +102,19 @@ def test_another_example_of_the_same_record_is_not_shown():
     assert (seen[:, 0:3].sum(axis=0)[None] > 0).all() and seen[:3, :3].sum() == 0
 
 
+def test_every_example_of_a_record_is_shown_equally_often():
+    """Which one does not follow from which record it is of: with four other records and two examples of each, both
+    numbers are remainders of powers of two."""
+    starts = np.arange(0, 11, 2)
+    store = MemoryStore({"t": [([1], [2])] * 10}, records={"t": starts})
+    demonstrator = make_demonstrator(store, ["t"], demonstrations=0.01, max_demonstrations=4)
+    seen = np.zeros(10)
+    for pass_ in range(4000):
+        chosen = drawn_for(demonstrator, "t", [0], pass_).examples_nK
+        seen += np.bincount(chosen[chosen != NONE], minlength=10)
+    assert seen[:2].sum() == 0 and np.abs(seen[2:] / seen[2:].mean() - 1).max() < 0.1
+
+
 def test_they_depend_on_seed_pass_and_example_alone():
     """Not on the other tasks of the mixture, nor on which examples are drawn together."""
     tasks = make_tasks()

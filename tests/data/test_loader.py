@@ -36,6 +36,15 @@ def test_every_example_comes_once_a_pass():
     assert sorted(block) == [("only", i) for i in range(500)]
 
 
+def test_equally_long_examples_share_rows_with_others_in_every_block():
+    """Eight tasks of one example each, two to a row: 28 possible pairs."""
+    loader = make_loader({f"task{i}": [([5] * 30, [6])] for i in range(8)}, row_length=64, block_draws=8)
+    blocks = [loader.plan(number) for number in range(40)]
+    loader.close()
+    pairs = {tuple(sorted(block.tasks_n[row].tolist())) for block in blocks for row in block.rows}
+    assert all(len(row) == 2 for block in blocks for row in block.rows) and len(pairs) == 28
+
+
 def test_batches_are_alike_in_length_and_task():
     """Packing sorts by length; rows shuffled afterwards make batches differ no more than random rows would."""
     rng = np.random.default_rng(0)
