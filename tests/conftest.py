@@ -10,6 +10,8 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
     # Threads of the CPU client: kernels interpreted on eight devices occupy eight, and need others to copy arrays.
     os.environ.setdefault("NPROC", "16")
+    # XLA's lowest level of optimization: programs run longer, but most tests wait for the compiler.
+    os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # What one test compiles the others, and the commands they start, need not: a quarter of the time of a run.
@@ -20,6 +22,7 @@ import pytest
 
 from optiml_jax.model.config import OPTConfig
 
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -150,7 +149,6 @@ def test_only_seqio_modules_import_seqio_and_tensorflow():
 
 
 def test_importing_tasks_is_cheap():
-    start = time.perf_counter()
-    code = "import tasks, sys; print(len([name for name in sys.modules if name.startswith(('tasks', 'optiml_jax'))]))"
+    code = "import sys; before = set(sys.modules); import tasks; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1"] and time.perf_counter() - start < 20  # a figure of a machine under load
+    assert done.stdout.split() == ["tasks"]

@@ -24,7 +24,7 @@ from optiml_jax.model import decoder
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.training import token_store
 from optiml_jax.training.loop import steps_between_agreements
-from tests.conftest import ROOT
+from tests.conftest import QUICK_TO_COMPILE, ROOT
 from tests.stores import only_manifest
 from tools import cache_tasks
 
@@ -49,7 +49,10 @@ def command(module: str, settings: dict, *flags: str, gin_file: str = "tiny.gin"
 
 
 def environment(devices: int = 1) -> dict:
-    return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    return os.environ | {
+        "XLA_FLAGS": f"{QUICK_TO_COMPILE} --xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
 
 
 def run(

@@ -194,7 +194,7 @@ def test_an_export_that_fails_on_the_first_process_fails_on_both(tmp_path, how, 
     ends = finish(start_two([sys.executable, "-c", SAVE, str(target), how], devices=1))
     assert [end for end, _ in ends] == [code, code], ends
     assert (target / "model.safetensors").exists() == (how == "new")
-    assert time.monotonic() - start < 60 and not (tmp_path / "export.partial").exists()
+    assert time.monotonic() - start < 150 and not (tmp_path / "export.partial").exists()
     if how == "full":
         assert all("No space left on device" in stderr for _, stderr in ends), ends
 

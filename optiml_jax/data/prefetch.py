@@ -37,12 +37,14 @@ class Prefetcher(Generic[Item]):
         return item, time.perf_counter() - start
 
     def close(self) -> None:
-        """Ends the thread and waits for it."""
+        """Ends the thread, waits for it, and lets go of the items and of what makes them."""
         self._closed.set()
         while self._thread is not None and self._thread.is_alive():
             self._drain()  # a thread blocked on the full queue sees `closed` once its item is taken
             self._thread.join(timeout=0.05)
         self._drain()
+        # An error refers to the frames that it went through, and these to this object.
+        self._error = self._iterator = self._make = None
 
     def _next_ready(self) -> tuple[Item | None, BaseException | None]:
         if self._thread is None:

@@ -12,7 +12,7 @@ from optiml_jax.weights.metaseq import is_metaseq
 SMALL_FILES = [
     "config.json",
     "generation_config.json",
-    "tokenizer*",
+    "tokenizer*.json",
     "vocab.json",
     "merges.txt",
     "special_tokens_map.json",

@@ -1,14 +1,17 @@
 """The stream of batches against itself: resumed, prefetched, refused."""
 
+import gc
 import json
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
 
 from optiml_jax.common.errors import UserError
+from optiml_jax.data.prefetch import Prefetcher
 from optiml_jax.data.store import TokenStore
 from tests.data.memory_store import FINGERPRINT, MemoryStore, make_loader, make_tasks, manifest_of, take
 from tests.stores import manifest, write_content
@@ -18,6 +21,28 @@ def assert_same(first, second):
     assert first.state == second.state and first.examples == second.examples
     assert first.arrays.keys() == second.arrays.keys()
     assert all(first.arrays[name].tobytes() == second.arrays[name].tobytes() for name in first.arrays)
+
+
+def test_what_makes_the_items_is_freed_when_the_thread_has_ended():
+    """At once, not when cycles are collected: it may hold the parameters of a model."""
+
+    class Model:
+        def prepare(self, number):
+            return number
+
+    gc.disable()
+    try:
+        for depth in (0, 1):
+            model = Model()
+            prefetcher, alive = Prefetcher(lambda model=model: map(model.prepare, range(2)), depth), weakref.ref(model)
+            assert [prefetcher.get()[0] for _ in range(2)] == [0, 1]
+            with pytest.raises(StopIteration):
+                prefetcher.get()
+            prefetcher.close()
+            del prefetcher, model
+            assert alive() is None
+    finally:
+        gc.enable()
 
 
 # the stream

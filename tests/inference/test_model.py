@@ -9,7 +9,9 @@ import optiml_jax
 from optiml_jax.common.errors import UserError
 from optiml_jax.inference import decoding, kv_cache, ranking
 from optiml_jax.inference.network import restarting_positions
+from optiml_jax.inference.requests import Request
 from optiml_jax.inference.row_cache import bucket
+from optiml_jax.inference.sampling import GREEDY
 from optiml_jax.model.fingerprint import fingerprint
 from tests.inference.conftest import continuation_scores, make
 
@@ -162,6 +164,14 @@ def test_finished_answers_leave_and_others_take_their_rows(model, caches):
     decoding.decode(model, [[5, 6, 7]] + [[5] * 70] * 7, [90] + [2] * 7, batch_rows=4)
     assert [(rows, busy) for rows, _, busy in caches[:3]] == [(4, 4), (4, 4), (2, 2)]
     assert {(rows, busy) for rows, _, busy in caches[3:]} == {(1, 1)}
+
+
+def test_a_stop_text_that_two_steps_generate_is_seen(model):
+    ids = model.tokenizer.encode("The end of it")
+    request = Request("p", [2], 1, 100, ("end of",), GREEDY)
+    pieces = [model.tokenizer.encode(text) for text in ("The", " e", "nd", " of", " it")]
+    assert sum(map(len, pieces)) >= len(ids) > 1
+    assert [request.add(piece, model) for piece in pieces] == [False, False, False, True, True]
 
 
 def test_a_stop_text_ends_the_work_and_is_no_part_of_the_answer(model, caches):

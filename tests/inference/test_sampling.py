@@ -79,6 +79,13 @@ def test_a_sample_depends_on_its_prompt_and_seed_alone(model, config, tokenizer)
     assert [answer.ids[:20] for answer in longer] == [answer.ids for answer in want[:2]]
 
 
+def test_every_position_is_drawn_anew():
+    """From equally likely tokens, with one seed: a hundred positions have nearly as many tokens."""
+    rows = Rows.of([Sampling(1.0, seed=3)] * 100)
+    drawn = sampling.next_token(np.zeros((100, 4), np.float32), np.zeros((10_000, 4), np.float32), rows, np.arange(100))
+    assert len(set(np.asarray(drawn).tolist())) > 95
+
+
 def test_the_nearly_cold_limit_is_greedy(model):
     assert model.generate(PROMPTS, 20, temperature=1e-4) == model.generate(PROMPTS, 20)
     assert model.generate(PROMPTS, 20, temperature=5.0, top_p=1e-6) == model.generate(PROMPTS, 20)

@@ -240,6 +240,18 @@ def test_bfloat16_is_as_close_as_its_eight_bits_allow():
         assert error < 2e-2  # 2^-8 of values up to 4
 
 
+@pytest.mark.parametrize("implementation", ALL)
+def test_large_scores_of_bfloat16_are_not_rounded(implementation):
+    """Scores up to a hundred, which bfloat16 rounds to halves: as close to float64 as small ones."""
+    rng, q, k, v, d = inputs(6, 1, 128, 2, 64)
+    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in (24 * q, k, v))
+    segment_ids_BT = layout(rng, 1, 128, 3)
+    want, _ = exact(q, k, v, segment_ids_BT, d)
+    have = attention(q, k, v, segment_ids_BT, implementation=implementation)
+    real = segment_ids_BT > 0
+    assert np.abs(np.asarray(have, np.float64)[real] - want[real]).max() < 2e-2
+
+
 def test_the_kernel_keeps_the_name_of_earlier_settings():
     _, q, k, v, _ = inputs(8, 1, 40, 1, 16)
     ids = np.ones((1, 40), np.int32)

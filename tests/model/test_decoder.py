@@ -27,6 +27,20 @@ def test_logits_equal_transformers(variant):
     np.testing.assert_allclose(have, want, atol=2e-5)  # float32, logits of size 1-10
 
 
+def test_every_layer_drops_other_units(monkeypatch):
+    config, keys, forward = VARIANTS["pre_norm"], [], decoder.block_forward
+
+    def record(block, x_BTD, attend, config, key):
+        keys.append(tuple(jax.random.key_data(key).tolist()))
+        return forward(block, x_BTD, attend, config, key)
+
+    monkeypatch.setattr(decoder, "block_forward", record)
+    ones_BT = jnp.ones((1, 8), jnp.int32)
+    params = decoder.init_params(jax.random.key(0), config)
+    decoder.forward(params, ones_BT, ones_BT, ones_BT, config, layers="unrolled", dropout_key=jax.random.key(1))
+    assert len(keys) == len(set(keys)) == config.layers > 1
+
+
 @pytest.mark.parametrize("variant", ["pre_norm", "post_norm_projected"])
 def test_left_padding_does_not_change_logits(variant):
     config = VARIANTS[variant]

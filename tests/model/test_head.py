@@ -47,6 +47,20 @@ def test_a_chunk_larger_than_the_batch_and_one_that_does_not_divide_it_drop_no_l
             np.testing.assert_allclose(have, want, rtol=1e-6)
 
 
+def test_gradients_of_bfloat16_are_summed_in_float32_over_many_chunks():
+    """As close to those of float32 as rounding inputs and results once allows: sums in bfloat16 are not."""
+    rng = np.random.default_rng(3)
+    hidden_BTD, embedding_VD = (jnp.asarray(rng.normal(size=size), jnp.bfloat16) for size in ((8, 256, 32), (96, 32)))
+    targets_BT, mask_BT = rng.integers(0, 96, (8, 256)).astype(np.int32), np.ones((8, 256), bool)
+    exact = [np.asarray(x, np.float32) for x in (hidden_BTD, embedding_VD)]
+    want = jax.grad(lambda h, e: dense_nats(h, e, targets_BT, mask_BT), (0, 1))(*exact)
+    with jax.set_mesh(mesh_of("1x1x1")):
+        loss = jax.jit(jax.grad(lambda h, e: label_nats(h, e, targets_BT, mask_BT, chunk=16).sum(), (0, 1)))
+        have = loss(hidden_BTD, embedding_VD)
+    for ours, theirs in zip(have, want):
+        assert np.linalg.norm(np.asarray(ours, np.float32) - theirs) < 2**-8 * np.linalg.norm(theirs)
+
+
 def test_each_label_has_its_own_nats_and_the_others_have_none():
     arguments = inputs(0.2)
     log_BTV = jax.nn.log_softmax(arguments[0] @ arguments[1].T)

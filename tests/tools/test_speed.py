@@ -2,10 +2,11 @@
 
 import argparse
 import dataclasses
+import itertools
 import json
+import os
 import subprocess
 import sys
-import time
 import types
 
 import numpy as np
@@ -291,20 +292,20 @@ def test_all_runs_part_after_part_and_says_what_was_left_out_and_why(tmp_path, c
     assert "left out: the time limit was reached" in capsys.readouterr().out
 
 
-def test_what_others_use_is_told_from_what_this_process_uses():
-    """Another test may start or end meanwhile: one of three tries must show it."""
-    burn = "import time; end = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
+def test_what_others_use_is_told_from_what_this_process_uses(monkeypatch, tmp_path):
+    """Two seconds in which all cores worked for 3 seconds, of them 1 for this process and its children."""
+    times, ticks = itertools.cycle([(0.0, 0.5, 100.0), (2.0, 1.5, 103.0)]), os.sysconf("SC_CLK_TCK")
 
-    def told_apart() -> bool:
-        others, end = machine.Others(), time.monotonic() + 1.5
-        while time.monotonic() < end:
-            pass
-        while_we_worked, others = others.cores(), machine.Others()
-        with subprocess.Popen([sys.executable, "-c", burn]):
-            time.sleep(1.2)
-            return others.cores() > while_we_worked + 0.3  # not waited for, it is no child of ours yet
+    def at(now: float, mine: float, everyone: float) -> None:
+        monkeypatch.setattr(machine.time, "monotonic", lambda: now)
+        monkeypatch.setattr(machine.os, "times", lambda: os.times_result((mine, 0, 0, 0, now)))
+        stat = f"cpu {round(everyone * ticks)} 0 0 999 999 0 0 0 0 0\ncpu0 1 2 3\n"
+        monkeypatch.setattr(machine.Path, "read_text", lambda path, encoding: stat)
 
-    assert any(told_apart() for _ in range(3))
+    at(*next(times))
+    others = machine.Others()
+    at(*next(times))
+    assert others.cores() == 1.0
 
 
 def test_kernels_are_told_apart_by_their_names():

@@ -1,10 +1,13 @@
 """Damaged weights: one line each, naming what is wrong and where."""
 
+import fnmatch
 import json
 import os
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,6 +16,9 @@ import torch
 
 from optiml_jax import weights
 from optiml_jax.common.errors import UserError
+from optiml_jax.tokenizer import Tokenizer
+from optiml_jax.weights import source
+from tests.conftest import ROOT
 from tests.hf import VARIANTS, write
 
 
@@ -195,3 +201,34 @@ def test_an_architecture_that_is_not_ours_is_refused(tmp_path):
     file.unlink()
     with pytest.raises(UserError, match=r"config.json: missing"):
         weights.read_config(tmp_path)
+
+
+def test_code_beside_a_model_is_never_run(tmp_path):
+    """Of a configuration, a model and a tokenizer that ask for code of their own ("auto_map", as on the hub)."""
+    folder, ran = tmp_path / "model", tmp_path / "ran"
+    config = VARIANTS["pre_norm"]
+    write(folder, config)
+    shutil.copytree(ROOT / "tasks" / "samples" / "tokenizer", folder, dirs_exist_ok=True)
+    code = f"open({str(ran)!r}, 'w').close()\n"
+    for name in ("configuration_evil", "modeling_evil", "tokenization_evil", "setup", "conftest", "__init__"):
+        (folder / f"{name}.py").write_text(code)
+    maps = {"AutoConfig": "configuration_evil.Config", "AutoModelForCausalLM": "modeling_evil.Model"}
+    for name, auto_map in (
+        ("config", maps),
+        ("tokenizer_config", {"AutoTokenizer": ["tokenization_evil.Tokens", None]}),
+    ):
+        file = folder / f"{name}.json"
+        content = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps(content | {"auto_map": auto_map, "trust_remote_code": True}))
+    assert weights.read_config(folder).layers == config.layers
+    weights.load(folder, config)
+    Tokenizer.load(folder)
+    words = [sys.executable, "-m", "tools.convert_weights", f"--source={folder}", f"--target={tmp_path / 'run'}"]
+    subprocess.run([*words, "--to=orbax"], cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, check=True)
+    assert not ran.exists()
+
+
+def test_only_data_are_downloaded_from_the_hub():
+    patterns = [*source.SMALL_FILES, *source.SAFETENSORS, *source.BIN]
+    files = ["modeling_evil.py", "tokenizer_evil.py", "tokenization.so", "handler.py", "pytorch_model.bin.py"]
+    assert not any(fnmatch.fnmatch(file, pattern) for file in files for pattern in patterns)

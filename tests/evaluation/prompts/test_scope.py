@@ -14,6 +14,14 @@ def lines(shots, about=({"suite": "bbh"}, {"suite": "mmlu"}), prompts=LEDGER):
     return notes(about, prompts, select(prompts, shots, 0), shots)
 
 
+def test_a_limit_draws_from_the_whole_task_and_subsets_are_nested():
+    """Not its first questions, which often are of one source."""
+    prompts = [prompt(f"{n:03}") for n in range(300)]
+    small, large = ({made.example_id for made in select(prompts, None, limit)} for limit in (30, 60))
+    assert len(small) == 30 and len(large) == 60 and small < large
+    assert 0.3 < sum(int(name) < 150 for name in large) / 60 < 0.7
+
+
 def test_what_shots_leave_without_prompts_is_named():
     (overlap, line) = lines([0, 5])
     assert line == "Not asked, no prompts with [0, 5] demonstrations (SHOTS): suite bbh, all 7 tasks"

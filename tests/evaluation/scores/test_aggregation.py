@@ -180,6 +180,18 @@ def test_majority_of_generated_text_tries_the_frequent_references_and_counts_eve
     assert majority(Metric("exact_match"), references) == 0.5
 
 
+def test_the_parts_of_a_question_are_one_question_of_the_ten_that_a_majority_needs(monkeypatch):
+    monkeypatch.setattr("optiml_jax.evaluation.scores.baselines.MIN_QUESTIONS", 10)
+
+    def made(questions: int, **fields) -> list[dict]:
+        return [
+            score_sample(prompt(f"{q}.{i}", part_of=str(q), **fields), "no") for q in range(questions) for i in (0, 1)
+        ]
+
+    for fields in ({}, {"candidates": None}):
+        assert baselines(made(9, **fields))["majority"] is None and baselines(made(10, **fields))["majority"] == 1.0
+
+
 def test_random_counts_every_right_candidate_and_is_unknown_without_candidates():
     two_right = score_sample(prompt(0, references=("yes", "sure"), candidates=("yes", "sure", "no", "never")), "no")
     assert baselines([two_right])["random"] == 0.5

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.evaluation.scores.comparison import compare, pair
+from optiml_jax.evaluation.scores.comparison import MUST_AGREE, compare, pair
 from optiml_jax.evaluation.scores.samples import score_sample
 from tests.evaluation.example_prompts import prompt, sample
 from tests.evaluation.scores.test_intervals import macro_f1
@@ -110,6 +110,34 @@ def test_few_tasks_are_not_tested():
             assert entry["p"] is entry["p_holm"] is entry["interval"] is None and entry["difference"] == 1.0
             assert entry["questions_interval"] == [1.0, 1.0]
     assert all(task["p_holm"] < 1e-10 for task in comparison["tasks"].values())
+
+
+def test_a_question_is_answered_if_every_wording_is():
+    """Whichever wording is wrong; both runs answer the other questions."""
+    for wrong in range(3):
+        runs = [
+            [
+                sample(float(bool(side or n or t != wrong)), number=n, template=f"t{t}")
+                for n in range(8)
+                for t in range(3)
+            ]
+            for side in (0, 1)
+        ]
+        (task,) = compare(pair(*runs))["tasks"].values()
+        assert (task["only_first"], task["only_second"]) == (0, 1)
+
+
+@pytest.mark.parametrize("field", MUST_AGREE)
+def test_prompts_that_differ_in_anything_that_matters_are_not_paired(field):
+    ours, theirs = sides([1, 0, 1], [1, 0, 1])
+    theirs[1] = theirs[1] | {field: "another"}
+    paired = pair(ours, theirs)
+    assert len(paired.first) == 2 and paired.left_out[0].startswith(f"1 prompts differ in {field}: ")
+
+
+def test_what_must_agree_is_all_that_a_score_depends_on():
+    fields = {"prompt", "references", "candidates", "metric", "pooled", "task", "template", "example_id", "shots"}
+    assert set(MUST_AGREE) == fields | {"seed", "part_of"}
 
 
 def test_equal_runs_do_not_differ():

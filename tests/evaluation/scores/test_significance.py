@@ -6,7 +6,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from optiml_jax.evaluation.scores.significance import holm, sign_flip, swap
+from optiml_jax.evaluation.scores.significance import SWAPS, holm, sign_flip, swap
 from tests.evaluation.scores import power
 
 
@@ -48,6 +48,11 @@ def test_swapped_answers_of_a_mean_have_the_exact_p_value():
         differences = rng.normal(shift, 1, 40)
         have = swap("task", 40, lambda mask, d=differences: float(np.where(mask, -d, d).mean()))
         assert have == pytest.approx(sign_flip(differences), rel=0.35, abs=5e-4)
+
+
+def test_no_p_value_of_draws_is_zero():
+    """Of a difference that no swap reaches: one in the number of draws, and the observed one."""
+    assert swap("task", 60, lambda mask: 1.0 if not mask.any() else 0.0) == 1 / (SWAPS + 1)
 
 
 def test_holm_is_that_of_statsmodels():

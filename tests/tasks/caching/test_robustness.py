@@ -17,13 +17,15 @@ from optiml_jax.data.verify import check_store
 from optiml_jax.tokenizer import Tokenizer
 from tasks.benchmarks import super_natural_instructions
 from tasks.benchmarks.samples import TOKENIZER
-from tasks.caching import build, estimate, shard
-from tasks.caching.work_item import Job
+from tasks.caching import build, estimate, shard, work_item
+from tasks.caching.work_item import Job, Origin
 from tasks.catalog import registry
+from tasks.example import Example, Skipped
 from tasks.prompting import subsampling
 from tests.stores import counted, opened
 from tests.tasks.caching.test_build import contents, job
 from tests.tasks.conftest import NAME, write_splits, write_task
+from tests.tasks.prompting.test_subsampling import task_of
 from tools import cache_tasks
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -243,6 +245,16 @@ def test_a_plan_of_few_examples_is_exact_and_leaves_out_what_cannot_be_read(data
     job_ = job(data_dir, tmp_path / "cache")
     origins = [build.origin(job_, tokenizer.fingerprint, task) for task in result.tasks]
     assert estimate.plan(job_, origins, map).examples == 150
+
+
+def test_a_plan_counts_as_many_examples_as_records_though_a_template_fits_none(tmp_path, tokenizer):
+    def render(record, template, worded_as=None):
+        return Example(record.id, "ask", "x", ("x",)) if template.id == "plain" else Skipped(record.id, "does not fit")
+
+    task = dataclasses.replace(task_of(40), render=render)
+    job_ = job(tmp_path, tmp_path / "cache")
+    work_item.provide(job_, {task.name: task}, tokenizer)
+    assert estimate.plan(job_, [Origin(task.name, tokenizer.fingerprint, "", {})], map).examples == 40
 
 
 # caps

@@ -19,7 +19,7 @@ from tasks.benchmarks.samples import TOKENIZER
 from tasks.catalog import mixtures, registry, review
 from tasks.catalog.registry import CATALOG, listed
 from tasks.decontamination import overlap
-from tasks.decontamination.overlap import N, TokenHashes, words
+from tasks.decontamination.overlap import EvaluationExample, Index, N, TokenHashes, words
 from tasks.suites import ledger_job, validation
 from tests.evaluation.example_prompts import prompt
 from tests.stores import opened
@@ -249,6 +249,22 @@ def test_a_ledger_flags_its_contaminated_examples_and_drops_what_is_decided(tmp_
     ]
     again = ledger_job.run(suites.suite("mmlu"), str(tmp_path), tmp_path / "cache", options)
     assert again.written and {prompt.contaminated for prompt in read_ledger(again.path)} == {None}
+
+
+def test_a_users_review_says_what_was_trained_on_besides_the_projects(tmp_path):
+    path = tmp_path / "review.tsv"
+    review.write(path, [review.TaskPair("own.train", "own.asked", "", "", "drop_train", "copies", "me")])
+    assert review.trained_as(["own.asked", "own.other"], path) == {"own.asked": ["own.train"]}
+    assert review.trained_as(["own.asked"], None) == {}
+
+
+def test_the_words_of_a_tasks_only_example_are_its_own():
+    """Wording is what more than half of the examples share; of one example that is nothing, of three what two share."""
+    words = " ".join(f"word{i}" for i in range(20))
+    for examples, own in (([words], [0]), ([words, words, f"{words} more"], []), ([words, "else"], [0])):
+        index = Index.build([EvaluationExample(0, str(n), (text,)) for n, text in enumerate(examples)])
+        _, beyond_wording = index.shared(np.arange(len(index.grams))[:1])
+        assert beyond_wording.tolist() == own
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Templates of others: what they may do comes out as in jinja2, what they may not is refused in one line."""
 
-import time
 import tracemalloc
 
 import jinja2
@@ -84,7 +83,6 @@ LOOPS_AND_SIZES = {
 
 @pytest.mark.parametrize("name", LOOPS_AND_SIZES)
 def test_a_template_that_never_ends_or_fills_the_memory_is_stopped(name):
-    start = time.monotonic()
     tracemalloc.start()
     try:
         with pytest.raises(TemplateError, match=r"steps|power|product|format|Recursion|Overflow|too big"):
@@ -92,7 +90,6 @@ def test_a_template_that_never_ends_or_fills_the_memory_is_stopped(name):
         assert tracemalloc.get_traced_memory()[1] < 200 << 20
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - start < 60  # seconds under tracemalloc; without, tenths
 
 
 @pytest.mark.parametrize(
