@@ -4,6 +4,7 @@ A type is a `TypedDict`, whose further fields are kept, or a dataclass. What doe
 file, line and field.
 """
 
+import hashlib
 import json
 import os
 import typing
@@ -35,6 +36,11 @@ def decode(content: bytes | str) -> Any:
         except (ValueError, RecursionError):
             raise ValueError(f"not JSON ({error})") from None
         raise ValueError("NaN, an infinite number or half a surrogate pair, which JSON does not have") from None
+
+
+def checksum(content: Any) -> str:
+    """A hash of the content of a JSON document as it is read from a file, whatever the order of its fields."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def loads(text: str | bytes) -> Any:

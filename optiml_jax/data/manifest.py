@@ -7,7 +7,6 @@ ledgers of its own suites, and a checksum.
 
 import dataclasses
 import fnmatch
-import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -85,7 +84,7 @@ class Manifest:
         except FileNotFoundError:
             close = nearest(path.stem, (other.stem for other in path.parent.glob("*.json")))
             raise UserError(f"{path}: no such manifest{close}; write it with python -m tools.cache_tasks") from None
-        if content.pop("checksum", None) not in (None, _checksum(content)):
+        if content.pop("checksum", None) not in (None, typed_json.checksum(content)):
             raise DataError(f"{path}: damaged (its checksum differs); {CACHE_AGAIN}")
         if content.pop("format") != FORMAT:
             raise UserError(f"{path}: not of format {FORMAT}, which this version reads; {CACHE_AGAIN}")
@@ -104,7 +103,7 @@ class Manifest:
         content["specification"] = dataclasses.asdict(self.specification)
         if self.coverage is not None:
             content["coverage"] = self.coverage
-        content["checksum"] = _checksum(content)
+        content["checksum"] = typed_json.checksum(content)
         write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
     def only(self, tasks: Sequence[str] | None = None, categories: Sequence[str] | None = None) -> "Manifest":
@@ -178,10 +177,6 @@ def _matching(
     if not selected:
         raise UserError(f"{setting}: the data of {', '.join(patterns)} were left out of the mixture; name others")
     return tuple(task for task in tasks if getattr(task, field) in selected)
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def coverage_text(coverage: Coverage) -> str:

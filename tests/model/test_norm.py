@@ -58,7 +58,9 @@ def test_without_a_residual_connection_the_gradients_are_those_of_the_norm_alone
 
 
 @needs_triton
-@pytest.mark.parametrize(("axes", "pre_norm"), [(None, True), (None, False), ((2, 2, 2), True)])
+@pytest.mark.parametrize(
+    ("axes", "pre_norm"), [(None, True), pytest.param(None, False, marks=pytest.mark.slow), ((2, 2, 2), True)]
+)
 def test_gradients_of_a_model_with_the_kernel_equal_those_without(config, axes, pre_norm, monkeypatch):
     config = dataclasses.replace(config, pre_norm=pre_norm)
     params = decoder.init_params(jax.random.key(0), config)

@@ -15,6 +15,7 @@ from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.decoder import abstract_params, parameter_count
 from optiml_jax.planning import evaluation
 from optiml_jax.planning.kernels import loop_kernels
+from tests.commands import run_all
 from tests.conftest import ROOT
 from tests.planning.test_plan import needs_plugin
 from tests.test_train import environment
@@ -64,14 +65,15 @@ def test_30b_is_evaluated_on_one_card_of_80_gb(tmp_path):
 
 
 def test_mistakes_are_named():
-    for flags, message in (
-        (["--gin.FSDP_AXIS=3"], "the axes multiply to 3, but --devices=2"),
-        (["--gin.PRECISION=bf61"], "no PRECISION bf61"),
-        (["--gin.WEIGHTS=nowhere/at_all"], "nowhere/at_all"),
-    ):
-        words = [sys.executable, "-m", "tools.plan", "--evaluation", "--gin_file=evaluate.gin", "--devices=2", *flags]
-        done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True)
-        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr[-2000:]
+    messages = {
+        "--gin.FSDP_AXIS=3": "the axes multiply to 3, but --devices=2",
+        "--gin.PRECISION=bf61": "no PRECISION bf61",
+        "--gin.WEIGHTS=nowhere/at_all": "nowhere/at_all",
+    }
+    words = ["--evaluation", "--gin_file=evaluate.gin", "--devices=2"]
+    ends = run_all([("tools.plan", [*words, flag]) for flag in messages], environment())
+    for (code, stderr), message in zip(ends, messages.values(), strict=True):
+        assert code == 2 and message in stderr and "Traceback" not in stderr, stderr[-2000:]
 
 
 LOOP = """HloModule decode

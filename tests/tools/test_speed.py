@@ -136,7 +136,7 @@ def test_vllm_is_asked_for_greedy_answers_of_the_same_lengths(tmp_path, monkeypa
     assert len(rows) == 2 and all(row["same_answers"] == 1 and row["exact"] for row in rows)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_answers_are_those_of_the_peer_in_either_precision(precision, tmp_path):
     pytest.importorskip("lm_eval")
     path = tmp_path / "evaluate.json"

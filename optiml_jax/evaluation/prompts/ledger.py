@@ -274,14 +274,9 @@ def about(path: str | Path) -> About:
         content = typed_json.read(file, About, "cache again")
     except FileNotFoundError:
         return {}
-    if content.pop("checksum", None) not in (None, _checksum(content)):
+    if content.pop("checksum", None) not in (None, typed_json.checksum(content)):
         raise DataError(f"{file}: its checksum differs; cache again")
     return content
-
-
-def _checksum(metadata: Mapping[str, Any]) -> str:
-    """A hash of metadata as they are read from a file."""
-    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def write_ledger(path: str | Path, prompts: Iterable[Prompt], metadata: Mapping[str, Any]) -> int:
@@ -308,7 +303,7 @@ def write_ledger(path: str | Path, prompts: Iterable[Prompt], metadata: Mapping[
             digest.update(line)
             file.write(line)
     content = json.loads(json.dumps({"sha256": digest.hexdigest(), **metadata}))
-    content["checksum"] = _checksum(content)
+    content["checksum"] = typed_json.checksum(content)
     write_atomically(about_file(path), json.dumps(content, indent=1) + "\n")
     return count
 
