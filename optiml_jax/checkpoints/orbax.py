@@ -34,7 +34,7 @@ DAMAGE = ("DATA_LOSS", "checksum", "CRC-32C")  # in messages of TensorStore abou
 class Saveable(Protocol):
     """State that can be saved and restored: a named tuple of trees of arrays (`training.step.TrainState`)."""
 
-    params: Any
+    trainable: Any
     optimizer: Any
     scale: Any
 
@@ -75,7 +75,7 @@ class Checkpoints:
         """Starts saving. Returns once the values are copied, so that the state may be donated afterwards."""
         optimizer = {"optimizer": state.optimizer, "scale": state.scale}
         meta = meta | {"optimizer": fingerprint((state.optimizer, state.scale))}
-        self._save(step, state.params, meta, optimizer=ocp.args.StandardSave(optimizer))
+        self._save(step, state.trainable, meta, optimizer=ocp.args.StandardSave(optimizer))
 
     def save_weights(self, step: int, params: Any, meta: dict[str, Any]) -> None:
         """Starts saving only parameters, for loading and initialization; a run cannot resume from them."""
@@ -111,19 +111,20 @@ class Checkpoints:
         return meta
 
     def restore(self, step: int, like: S) -> S:
-        """Restores a step, in the shardings and dtypes of `like` (`ShapeDtypeStruct`s with shardings).
+        """Restores a step, in the shardings and dtypes of `like` (`ShapeDtypeStruct`s with shardings); what is frozen
+        is not in it, and stays as in `like`.
 
         Raises:
           UserError: the arrays do not match their hashes.
         """
         items = self._read(
             step,
-            params=ocp.args.StandardRestore(like.params),
+            params=ocp.args.StandardRestore(like.trainable),
             optimizer=ocp.args.StandardRestore({"optimizer": like.optimizer, "scale": like.scale}),
         )
-        state = like._replace(params=items["params"], **items["optimizer"])
+        state = like._replace(trainable=items["params"], **items["optimizer"])
         meta = self.meta(step)
-        self._check(step, "params", state.params, meta)
+        self._check(step, "params", state.trainable, meta)
         self._check(step, "optimizer", (state.optimizer, state.scale), meta)
         return state
 

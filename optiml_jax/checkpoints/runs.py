@@ -2,19 +2,27 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from optiml_jax import weights
 from optiml_jax.checkpoints.orbax import Checkpoints, with_shardings
 from optiml_jax.common.errors import UserError
-from optiml_jax.model import decoder, sharding
+from optiml_jax.model import adapter, decoder, layers, sharding, trainable
+from optiml_jax.model.adapter import Lora
 from optiml_jax.model.config import OPTConfig
 
-INIT_WEIGHTS = "train.init_weights"  # the setting in a checkpoint's metadata that names the weights of step 0
+# Settings in a checkpoint's metadata: the weights of step 0, their content, and what was trained.
+INIT_WEIGHTS, INIT_CONTENT = "train.init_weights", "content of train.init_weights"
+TRAINABLE = "Optimization.trainable"
+WEIGHT_FILES = ("config.json", "*.safetensors", "*.bin", "*.pt")
+MEGABYTE = 1 << 20
 
 
 def is_run(directory: str | os.PathLike) -> bool:
@@ -23,13 +31,14 @@ def is_run(directory: str | os.PathLike) -> bool:
 
 
 def read_run_config(directory: str | os.PathLike, step: int | None = None) -> tuple[OPTConfig, dict[str, Any]]:
-    """Reads configuration and metadata of a run's checkpoint; arguments and errors as in `read_run`."""
+    """Reads configuration (without adapters) and metadata of a run's checkpoint; arguments and errors as in
+    `read_run`."""
     with contextlib.closing(Checkpoints(directory)) as checkpoints:
         number = checkpoints.latest if step is None else step
         if number is None:
             raise UserError(f"{directory}/checkpoints holds no complete checkpoint; train first")
         meta = checkpoints.meta(number)
-    return _config(meta["model"], directory), meta
+    return _config(meta["model"], directory).base, meta
 
 
 def _config(fields: dict[str, Any], directory: str | os.PathLike) -> OPTConfig:
@@ -40,7 +49,37 @@ def _config(fields: dict[str, Any], directory: str | os.PathLike) -> OPTConfig:
             f"{directory}: its model has {unknown[0]} = {fields[unknown[0]]}, which this version does not have; read "
             "it with the version that wrote it"
         )
-    return OPTConfig(**fields)
+    adapter = fields.get("adapter")
+    return OPTConfig(**fields | {"adapter": adapter and Lora(**adapter)})
+
+
+def content(source: str | None) -> str | None:
+    """A hash of initial weights, by which they are known when their folder has moved: the fingerprint of a run's
+    parameters, else names, sizes, first and last megabyte of the weight files. None if there are no weights.
+
+    Args:
+      source: INIT_WEIGHTS.
+    """
+    if source is None:
+        return None
+    if is_run(source):
+        return read_run_config(source)[1]["params"]
+    path = Path(source)
+    if path.is_dir():
+        files = [file for pattern in WEIGHT_FILES for file in sorted(path.glob(pattern))]
+    else:  # the files of a metaseq checkpoint; a name on the hub has none, and is its own identity
+        files = sorted(path.parent.glob(f"{path.name.removesuffix('.pt')}*.pt"))
+    if not files:
+        return source if weights.is_hub_name(source) else None
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as bytes_:
+            digest.update(bytes_.read(MEGABYTE))
+            bytes_.seek(max(0, size - MEGABYTE))
+            digest.update(bytes_.read(MEGABYTE))
+    return digest.hexdigest()[:32]
 
 
 def read_run(
@@ -49,20 +88,60 @@ def read_run(
     step: int | None = None,
     dtype: jnp.dtype = jnp.float32,
     separate: bool = False,
+    merged: bool = True,
 ) -> tuple[OPTConfig, dict, dict[str, Any]]:
     """Reads configuration, parameters (on `mesh`, in `dtype`) and metadata of a run's checkpoint; None: of its latest.
 
     Args:
       separate: as in `Checkpoints.restore_params`.
+      merged: whether the products of adapters are added to the kernels; the configuration then has none.
 
     Raises:
-      UserError: there is no checkpoint of that step, or it cannot be verified.
+      UserError: there is no checkpoint of that step, it cannot be verified, or the weights that it started from and did
+        not train are missing or have changed.
     """
-    config, meta = read_run_config(directory, step)
+    _, meta = read_run_config(directory, step)
+    config = _config(meta["model"], directory)
+    sharding.check_divides(config, mesh)
+    trained = meta["settings"].get(TRAINABLE, "all")
+    if trained == "all":
+        return config, _restored(directory, meta, decoder.abstract_params(config, dtype), mesh, separate), meta
+    like, _ = trainable.split(decoder.abstract_params(config, jnp.float32 if merged else dtype), trained)
+    params = trainable.join(_restored(directory, meta, like, mesh), _frozen(config, directory, meta, mesh, dtype))
+    if merged and config.adapter is not None:
+        params = jax.jit(lambda params: adapter.merge(params, config.adapter), donate_argnums=(0,))(params)
+        config = config.base
+    params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, decoder.abstract_params(config, dtype))
+    return config, layers.separate(params) if separate else params, meta
+
+
+def _restored(
+    directory: str | os.PathLike, meta: dict[str, Any], like: dict, mesh: Mesh, separate: bool = False
+) -> dict:
+    """The parameters in a checkpoint."""
     with contextlib.closing(Checkpoints(directory)) as checkpoints:
-        sharding.check_divides(config, mesh)
-        abstract = decoder.abstract_params(config, dtype)
-        params = checkpoints.restore_params(
-            meta["step"], with_shardings(abstract, sharding.parameter_shardings(abstract, mesh)), separate
+        shardings = sharding.parameter_shardings(like, mesh)
+        return checkpoints.restore_params(meta["step"], with_shardings(like, shardings), separate)
+
+
+def _frozen(
+    config: OPTConfig, directory: str | os.PathLike, meta: dict[str, Any], mesh: Mesh, dtype: jnp.dtype
+) -> dict:
+    """The parameters that a run did not train: those that it started from."""
+    settings = meta["settings"]
+    source = settings[INIT_WEIGHTS]
+    if source is None:
+        shardings = sharding.parameter_shardings(decoder.abstract_params(config), mesh)
+        init = jax.jit(lambda key: decoder.init_params(key, config), out_shardings=shardings)
+        return trainable.split(init(jax.random.key(settings["Data.seed"])), settings[TRAINABLE])[1]
+    if content(source) != settings[INIT_CONTENT]:
+        raise UserError(
+            f"{directory}: trained a part of the parameters of {source}, which is not there or has changed since; put "
+            "the weights back"
         )
-    return config, params, meta
+    if is_run(source):
+        _, params, _ = read_run(source, mesh, dtype=dtype)
+    else:
+        shardings = sharding.parameter_shardings(decoder.abstract_params(config.base), mesh)
+        params = weights.load(source, config.base, shardings, dtype)
+    return trainable.split(params, settings[TRAINABLE])[1]

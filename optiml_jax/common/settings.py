@@ -108,7 +108,10 @@ def _converted(value: Any, kind: Any) -> Any:
 
 def _check_object(name: str, value: Any, kind: Any) -> Any:
     """Checks a setting that no literal can be, such as a mesh or a function."""
-    if isinstance(value, str | numbers.Number | list | tuple | dict | set):
+    classes = tuple(filter(inspect.isclass, kinds := _alternatives(kind)))
+    checkable = len(classes) == len(kinds) and not any(getattr(each, "_is_protocol", False) for each in classes)
+    literal = isinstance(value, str | numbers.Number | list | tuple | dict | set)
+    if literal or (checkable and not isinstance(value, classes)):
         raise UserError(f"{name} is {value!r}; it must be {_description(kind)}")
     return value
 

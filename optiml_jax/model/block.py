@@ -10,6 +10,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from optiml_jax.model import sharding
+from optiml_jax.model.adapter import TARGETS, Lora
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.norm import Norm
 
@@ -29,23 +30,43 @@ class Affine(nnx.Module):
         if bias:
             self.bias = nnx.Param(jnp.zeros(shape[-out_axes:]))
         self._in_axes = len(shape) - out_axes
+        self._adapter: Lora | None = None
 
-    def __call__(self, x: jax.Array, scale: float = 1.0) -> jax.Array:
-        """[B, T, *in] -> [B, T, *out]. `scale` is folded into the weights when they are cast."""
+    def adapt(self, adapter: Lora, rngs: nnx.Rngs) -> None:
+        """Adds an adapter that changes nothing yet; A is drawn as `peft` draws it."""
+        shape = self.kernel[...].shape
+        inputs, outputs = shape[: self._in_axes], shape[self._in_axes :]
+        bound = math.prod(inputs) ** -0.5
+        self.lora_a = nnx.Param(jax.random.uniform(rngs.params(), (*inputs, adapter.rank), minval=-bound, maxval=bound))
+        self.lora_b = nnx.Param(jnp.zeros((adapter.rank, *outputs)))
+        self._adapter = adapter
+
+    def __call__(self, x: jax.Array, scale: float = 1.0, dropout_key: jax.Array | None = None) -> jax.Array:
+        """[B, T, *in] -> [B, T, *out]. `scale` is folded into the weights when they are cast; the key is of the
+        adapter's dropout."""
         rows_BTI = x.reshape(*x.shape[:2], -1)
         if math.prod(x.shape[:2]) < rows_BTI.shape[2] and scale != 1.0:
-            return self(x) * scale  # few positions, as in decoding: scaling the result is cheaper
+            # few positions, as in decoding: scaling the result is cheaper
+            return self(x, dropout_key=dropout_key) * scale
         shape = self.kernel[...].shape[self._in_axes :]
         y = rows_BTI @ (self.kernel[...] * scale).astype(x.dtype).reshape(-1, math.prod(shape))
         if hasattr(self, "bias"):
             y += (self.bias[...] * scale).astype(x.dtype).reshape(-1)
+        if self._adapter is not None:
+            y += self._low_rank(rows_BTI, self._adapter, scale, dropout_key)
         return y.reshape(*y.shape[:2], *shape)
+
+    def _low_rank(self, rows_BTI: jax.Array, adapter: Lora, scale: float, key: jax.Array | None) -> jax.Array:
+        """The product of the adapter, [B, T, O]."""
+        a_IR = self.lora_a[...].astype(rows_BTI.dtype).reshape(-1, adapter.rank)
+        b_RO = (self.lora_b[...] * (scale * adapter.scale)).astype(rows_BTI.dtype).reshape(adapter.rank, -1)
+        return dropout(rows_BTI, adapter.dropout, key) @ a_IR @ b_RO
 
 
 class Block(nnx.Module):
     """Parameters of one block. NNX only declares them; `decoder.py` stacks them over layers."""
 
-    def __init__(self, config: OPTConfig, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: OPTConfig, rngs: nnx.Rngs, adapter_rngs: nnx.Rngs) -> None:
         D, H, K, F = config.model_dim, config.heads, config.head_dim, config.ffn_dim
         # metaseq divides the weights that write to the residual stream by sqrt(2 * layers), as GPT-2 does.
         scale = config.init_scale
@@ -58,6 +79,8 @@ class Block(nnx.Module):
         self.mlp_norm = Norm(D)
         self.up = Affine((D, F), 1, rngs, scale, config.biases)
         self.down = Affine((F, D), 1, rngs, residual, config.biases)
+        for name in config.adapter.targets if config.adapter else ():
+            getattr(self, name).adapt(config.adapter, adapter_rngs)
 
 
 # (q, k, v), each [B, T, H, K] -> ([B, T, H, K], auxiliary output of the caller's choice, such as a KV cache)
@@ -75,17 +98,23 @@ def block_forward(
       dropout_key: None for inference.
     """
     keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+
+    def adapter_key(name: str) -> jax.Array | None:
+        return None if dropout_key is None else jax.random.fold_in(dropout_key, 2 + TARGETS.index(name))
+
     constrain = sharding.constrain
 
     x_BTD, y_BTD = block.attention_norm.branch(x_BTD) if config.pre_norm else (x_BTD, x_BTD)
     y_BTD = gather_positions(y_BTD)
     # OPT scales the query, not the scores: the same in exact arithmetic, not in bf16.
-    scaled = ((block.query, config.head_dim**-0.5), (block.key, 1.0), (block.value, 1.0))
-    q_BTHK, k_BTHK, v_BTHK = (constrain(project(y_BTD, scale), "BTHK") for project, scale in scaled)
+    scaled = (("query", config.head_dim**-0.5), ("key", 1.0), ("value", 1.0))
+    q_BTHK, k_BTHK, v_BTHK = (
+        constrain(getattr(block, name)(y_BTD, scale, adapter_key(name)), "BTHK") for name, scale in scaled
+    )
     q_BTHK, k_BTHK, v_BTHK = map(checkpoint_name, (q_BTHK, k_BTHK, v_BTHK), PRODUCTS[:3])
     out_BTHK, auxiliary = attend(q_BTHK, k_BTHK, v_BTHK)
     # Without this constraint the backward pass shards the scores over T: gigabytes of all-to-alls per layer.
-    y_BTD = block.out(constrain(out_BTHK, "BTHK"))
+    y_BTD = block.out(constrain(out_BTHK, "BTHK"), dropout_key=adapter_key("out"))
     x_BTD = constrain(x_BTD + dropout(y_BTD, config.dropout, keys[0]), "BTD", sharding.RESIDUAL)
     x_BTD = checkpoint_name(x_BTD, "residual")
     if not config.pre_norm:
@@ -94,8 +123,8 @@ def block_forward(
     x_BTD, y_BTD = block.mlp_norm.branch(x_BTD) if config.pre_norm else (x_BTD, x_BTD)
     y_BTD = gather_positions(y_BTD)
     activate = relu if config.activation == "relu" else gelu
-    y_BTF = constrain(activate(block.up(y_BTD)), "BTF")
-    y_BTD = block.down(y_BTF)
+    y_BTF = constrain(activate(block.up(y_BTD, dropout_key=adapter_key("up"))), "BTF")
+    y_BTD = block.down(y_BTF, dropout_key=adapter_key("down"))
     x_BTD = constrain(x_BTD + dropout(y_BTD, config.dropout, keys[1]), "BTD", sharding.RESIDUAL)
     if not config.pre_norm:
         x_BTD = block.mlp_norm(x_BTD)

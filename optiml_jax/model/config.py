@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.settings import check_fields
+from optiml_jax.model.adapter import Lora
 
 PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}  # compute dtypes
 POSITION_OFFSET = 2  # metaseq starts learned positions at padding_idx + 1; the table's first two rows are unused
@@ -25,6 +26,7 @@ class OPTConfig:
         block, in training only. Attention weights have no dropout: metaseq pre-trained with 0.1 (`opt_baselines.py`),
         the released configurations say 0.0, and OPT-IML does not mention it.
       init_scale: standard deviation of random weights (Zhang et al. 2022, section 2.2).
+      adapter: low-rank adapters of the blocks' matrices; None for none.
     """
 
     vocab_size: int = 50_272
@@ -39,6 +41,7 @@ class OPTConfig:
     biases: bool = True
     dropout: float = 0.1
     init_scale: float = 0.006
+    adapter: Lora | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, dropout=(0.0, 1.0 - 1e-9))
@@ -46,6 +49,11 @@ class OPTConfig:
             raise UserError(f"OPTConfig: model_dim {self.model_dim} is not a multiple of heads {self.heads}")
         if self.activation not in ("relu", "gelu"):
             raise UserError(f"OPTConfig.activation: {self.activation!r} is unknown; use 'relu' or 'gelu'")
+
+    @property
+    def base(self) -> "OPTConfig":
+        """The architecture without adapters."""
+        return dataclasses.replace(self, adapter=None)
 
     @property
     def head_dim(self) -> int:

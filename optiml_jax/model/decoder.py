@@ -42,7 +42,7 @@ LAYERS = {"auto": _is_gpu_with_whole_layers, "scan": lambda: False, "unrolled": 
 @functools.cache
 def block_graphdef(config: OPTConfig) -> nnx.GraphDef:
     """The structure of a block without its arrays, to be merged with one layer's arrays."""
-    return nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(0))))[0]
+    return nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(0), nnx.Rngs(0))))[0]
 
 
 def init_params(key: jax.Array, config: OPTConfig) -> dict:
@@ -54,7 +54,8 @@ def init_params(key: jax.Array, config: OPTConfig) -> dict:
     block_key, token_key, position_key, in_key, out_key = jax.random.split(key, 5)
 
     def layer(layer_key: jax.Array) -> dict:
-        return nnx.to_pure_dict(nnx.split(Block(config, nnx.Rngs(layer_key)))[1])
+        adapter_rngs = nnx.Rngs(jax.random.fold_in(layer_key, 1))  # the rest is as without adapters
+        return nnx.to_pure_dict(nnx.split(Block(config, nnx.Rngs(layer_key), adapter_rngs))[1])
 
     def normal(key: jax.Array, *shape: int) -> jax.Array:
         return config.init_scale * jax.random.normal(key, shape)

@@ -22,7 +22,7 @@ ACTIVATIONS = {"B": BATCH_AXES, "Y": BATCH_AXES, "H": "tensor", "F": "tensor", "
 RESIDUAL = ACTIVATIONS | {"T": "tensor"}  # between blocks only
 GATHERED = {"V": "tensor"}  # the embedding in use: whole in D, so that lookup and head need no communication
 
-# N layers, P positions, E embedding width (350M: 512, else the embedding is VD)
+# N layers, P positions, R rank of adapters, E embedding width (350M: 512, else the embedding is VD)
 SHAPES = {
     "token_embedding": "VD",
     "position_embedding": "PD",  # 2,050 rows: only D divides
@@ -44,6 +44,18 @@ SHAPES = {
     "blocks/up/bias": "NF",
     "blocks/down/kernel": "NFD",
     "blocks/down/bias": "ND",
+    "blocks/query/lora_a": "NDR",
+    "blocks/query/lora_b": "NRHK",
+    "blocks/key/lora_a": "NDR",
+    "blocks/key/lora_b": "NRHK",
+    "blocks/value/lora_a": "NDR",
+    "blocks/value/lora_b": "NRHK",
+    "blocks/out/lora_a": "NHKR",
+    "blocks/out/lora_b": "NRD",
+    "blocks/up/lora_a": "NDR",
+    "blocks/up/lora_b": "NRF",
+    "blocks/down/lora_a": "NFR",
+    "blocks/down/lora_b": "NRD",
     "final_norm/scale": "D",
     "final_norm/bias": "D",
 }

@@ -117,6 +117,7 @@ def make_plan(setup: Setup, card: Card) -> Plan:
     memory = compiled.memory_analysis()
     shardings = step.state_shardings(state, setup.optimization, mesh)
     parameter_bytes = shard_bytes(state.params, shardings.params)
+    trained_bytes = shard_bytes(state.trainable, shardings.trainable)
     instructions = collectives(compiled.as_text(), mesh.size)
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     return Plan(
@@ -126,9 +127,9 @@ def make_plan(setup: Setup, card: Card) -> Plan:
         argument_bytes=arguments,
         temporary_bytes=temporaries,
         peak_bytes=arguments + temporaries + memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        gradient_bytes=parameter_bytes * (2 if computation.accumulation > 1 else 1),
+        gradient_bytes=trained_bytes * (2 if computation.accumulation > 1 else 1),
         collectives=instructions,
-        seconds=_seconds(setup, card, parameter_bytes, instructions),
+        seconds=_seconds(setup, card, trained_bytes, instructions),
         compiled_for=compiled_for,
     )
 
@@ -139,17 +140,18 @@ def shard_bytes(tree: Any, shardings: Any) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
-def _seconds(setup: Setup, card: Card, parameter_bytes: int, instructions: list[Collective]) -> dict[str, float]:
+def _seconds(setup: Setup, card: Card, trained_bytes: int, instructions: list[Collective]) -> dict[str, float]:
     """Lower bounds on step time with no overlap, ignoring kernel launches and stragglers."""
     model, devices = setup.model, math.prod(setup.axes)
-    passes = EXECUTED[setup.computation.remat]
+    frozen = setup.optimization.trainable != "all"  # no product for the gradient of a matrix
+    passes = EXECUTED[setup.computation.remat] - frozen
     tokens = setup.batch_rows * setup.row_length
     body = model.layers * (4 * model.model_dim**2 + 2 * model.model_dim * model.ffn_dim)
     head = LABEL_SHARES[setup.objective] * model.vocab_size * model.embedding_width
     # Scores, and their product with the values, where attention skips other documents ("dense" does not).
     pairs = 2 * model.layers * VISITED[setup.document_attention] * setup.row_length * model.model_dim
-    flops = 2 * tokens * (passes * (body + pairs) + 4 * head)
-    state = 7 * parameter_bytes + 2 * parameter_bytes * setup.computation.accumulation  # Adam; sums of gradients
+    flops = 2 * tokens * (passes * (body + pairs) + (4 - frozen) * head)
+    state = 7 * trained_bytes + 2 * trained_bytes * setup.computation.accumulation  # Adam; sums of gradients
     sent = {"node": 0, "network": 0}
     for instruction in instructions:
         nodes = {device // DEVICES_PER_NODE for device in instruction.group}

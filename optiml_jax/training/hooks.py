@@ -56,6 +56,7 @@ class StepLog:
         self._latest = latest
         self._run, self._every, self._first = run, logging.log_every, run.step + 1
         self._parameters = decoder.parameter_count(run.config)
+        self._trained = sum(x.size for x in jax.tree.leaves(run.state.trainable))
         self._peak = flops.peak_flops(logging.peak_flops)
         self._log = MetricsLog(model_dir, run.step, run.optimization.train_steps, active=jax.process_index() == 0)
         self._pending: tuple | None = None  # step, metrics, batch
@@ -102,8 +103,8 @@ class StepLog:
                 "tokens_per_second": tokens / seconds,
                 "step_seconds": seconds,
                 "data_wait_seconds": batch.wait_seconds,
-                "mfu": flops.mfu(self._parameters, tokens, seconds, self._run.mesh.size, self._peak),
-                "mfu_formula": flops.FORMULA,
+                "mfu": flops.mfu(self._parameters, tokens, seconds, self._run.mesh.size, self._peak, self._trained),
+                "mfu_formula": flops.FORMULA if self._trained == self._parameters else flops.FORMULA_FROZEN,
                 "device_peak_bytes": memory.device_peak(),
                 "host_peak_bytes": memory.host_peak(),
             }
@@ -228,4 +229,4 @@ class Validator:
             with together():
                 self._run.loader.check()  # do not save weights trained on damaged tokens
             self._best = average
-            self._checkpoints.save_weights(step, params, self._meta(self._run.loader.state))
+            self._checkpoints.save_weights(step, self._run.state.trainable, self._meta(self._run.loader.state))

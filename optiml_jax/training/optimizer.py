@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optiml_jax.common.errors import check_known
 from optiml_jax.common.settings import FROM_ZERO, check_fields
+from optiml_jax.model.trainable import TRAINABLE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Optimization:
       clip_norm: maximum global gradient norm.
       weight_decay: decoupled, times the learning rate, of all parameters (AdamW, Loshchilov and Hutter 2019). The paper
         says "Adam", and that it inherits most settings from OPT, which was trained with 0.1; its own is not known.
+      trainable: which parameters are updated, a name in `trainable.TRAINABLE`.
     """
 
     learning_rate: float = 5e-5
@@ -30,10 +33,12 @@ class Optimization:
     epsilon: float = 1e-8
     clip_norm: float = 1.0
     weight_decay: float = 0.0
+    trainable: str = "all"
 
     def __post_init__(self) -> None:
         below_one = (0.0, 1.0 - 1e-9)
         check_fields(self, warmup_steps=FROM_ZERO, beta1=below_one, beta2=below_one, weight_decay=(0, math.inf))
+        check_known("Optimization.trainable", self.trainable, TRAINABLE)
 
 
 def learning_rate(settings: Optimization, updates: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from optiml_jax.checkpoints.orbax import Checkpoints
+from optiml_jax.checkpoints.runs import content
 from optiml_jax.common import distributed, paths
 from optiml_jax.common.errors import EmptyLedgerError, UserError
 from optiml_jax.common.files import check_output, exclusive, write_atomically
@@ -22,14 +23,14 @@ from optiml_jax.data.sampling import shares_text
 from optiml_jax.data.settings import Data
 from optiml_jax.data.store import TokenStore
 from optiml_jax.data.subset import selected
-from optiml_jax.model import attention, decoder, sharding
+from optiml_jax.model import attention, decoder, sharding, trainable
 from optiml_jax.model.config import PRECISIONS, OPTConfig
 from optiml_jax.tokenizer import Tokenizer
 from optiml_jax.training.hooks import Logging, Saver, StepLog, Validator
 from optiml_jax.training.loop import Hook, Run, run_steps
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.settings import RunSettings, ValidationSettings
-from optiml_jax.training.start import content, start_state
+from optiml_jax.training.start import start_state
 from optiml_jax.training.step import Computation
 from optiml_jax.training.token_store import open_store
 
@@ -94,6 +95,11 @@ def train(
         raise UserError(f"ROW_LENGTH {data.row_length} exceeds the model's {model.max_positions} positions; lower it")
     if problem := attention.unavailable(computation.attention):
         raise UserError(f"Computation.attention: {problem}")
+    if (model.adapter is None) == (optimization.trainable == "lora"):
+        raise UserError(
+            f"OPTConfig.adapter is {model.adapter}, Optimization.trainable is {optimization.trainable!r}; to train "
+            "adapters set both, OPTConfig.adapter = @Lora() and Optimization.trainable = 'lora', and else neither"
+        )
     directory = Path(model_dir)
     validation = validation if validation is not None and validation.every else None
     run = RunSettings(model, optimization, computation, data, mesh, logging, directory, init_weights, validation)
@@ -212,9 +218,13 @@ def _train(
 def _announce(settings: RunSettings, store: TokenStore, manifest: Manifest, loader: Loader, first: int) -> None:
     """Prints the model, the data and the steps of the run."""
     parameters, device = decoder.parameter_count(settings.model) / 1e6, jax.devices()[0].device_kind
+    trained, _ = trainable.split(decoder.abstract_params(settings.model), settings.optimization.trainable)
     axes = " x ".join(f"{size} {name}" for name, size in settings.mesh.shape.items())
     examples = sum(task.examples for task in manifest.tasks)
     print(f"model     {parameters:,.1f} M parameters on {axes} ({device})")
+    if settings.optimization.trainable != "all":
+        count = sum(leaf.size for leaf in jax.tree.leaves(trained)) / 1e6
+        print(f"          {count:,.3f} M of them are trained ({settings.optimization.trainable}), the others frozen")
     print(f"data      {len(manifest.tasks)} tasks, {examples:,} examples in {store.directory}")
     if manifest.coverage:
         print(f"          {coverage_text(manifest.coverage)}")

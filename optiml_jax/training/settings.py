@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from jax.sharding import Mesh
 
-from optiml_jax.checkpoints.runs import INIT_WEIGHTS
+from optiml_jax.checkpoints.runs import INIT_CONTENT, INIT_WEIGHTS
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.settings import Data
@@ -20,7 +20,7 @@ from optiml_jax.training.step import Computation
 # Settings that may differ when a run resumes: a larger TRAIN_STEPS extends it. Mesh, paths and logging are not
 # compared.
 MAY_DIFFER = ("Optimization.train_steps",)
-INIT_CONTENT, TOKENS = "content of train.init_weights", "tokens of "
+TOKENS = "tokens of "
 
 
 class ValidationSettings(Protocol):
@@ -72,6 +72,9 @@ class RunSettings:
         settings: dict[str, Any] = {INIT_WEIGHTS: self.init_weights}
         settings[INIT_CONTENT] = init_content
         settings |= {f"OPTConfig.{name}": value for name, value in dataclasses.asdict(self.model).items()}
+        if self.model.adapter is not None:
+            adapter = dataclasses.asdict(self.model.adapter)
+            settings["OPTConfig.adapter"] = adapter | {"targets": list(self.model.adapter.targets)}
         settings |= {f"Optimization.{name}": value for name, value in dataclasses.asdict(self.optimization).items()}
         settings |= self.data.order()
         settings["Data.eps"] = manifest.cap(self.data.eps)

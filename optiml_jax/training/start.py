@@ -1,25 +1,21 @@
 """The state from which a run starts: its latest checkpoint, given weights, or random ones."""
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from optiml_jax import weights
 from optiml_jax.checkpoints.orbax import Checkpoints, with_shardings
-from optiml_jax.checkpoints.runs import is_run, read_run, read_run_config
+from optiml_jax.checkpoints.runs import is_run, read_run
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.loader import Loader
 from optiml_jax.data.store import TokenStore
-from optiml_jax.model import decoder, sharding
-from optiml_jax.model.config import OPTConfig
+from optiml_jax.model import decoder, sharding, trainable
+from optiml_jax.model.config import PRECISIONS, OPTConfig
 from optiml_jax.training import step
 from optiml_jax.training.settings import RunSettings, check_same_run
-
-WEIGHT_FILES = ("config.json", "*.safetensors", "*.bin", "*.pt")
-MEGABYTE = 1 << 20
 
 
 def start_state(
@@ -50,47 +46,49 @@ def start_state(
                 "raise TRAIN_STEPS or choose another MODEL_DIR"
             )
         loader.restore(meta["data"])
-        return checkpoints.restore(meta["step"], with_shardings(abstract, shardings)), meta["step"]
-    if run.init_weights is None:
-        return step.init_state(jax.random.key(run.data.seed), model, optimization, computation, run.mesh), 0
-    params = read_weights(run.init_weights, model, run.mesh, fixed["tokenizer"])
-    return step.state_from_params(params, optimization, computation, run.mesh), 0
+        state = checkpoints.restore(meta["step"], with_shardings(abstract, shardings))
+        if optimization.trainable != "all":  # the frozen parameters are in no checkpoint
+            state = state._replace(frozen=first_state(run, fixed["tokenizer"]).frozen)
+        return state, meta["step"]
+    return first_state(run, fixed["tokenizer"]), 0
 
 
-def content(source: str | None) -> str | None:
-    """A hash of initial weights, by which they are known when their folder has moved: the fingerprint of a run's
-    parameters, else names, sizes, first and last megabyte of the weight files. None if there are no weights.
+def first_state(run: RunSettings, tokenizer: str) -> step.TrainState:
+    """The state before the first step.
 
     Args:
-      source: INIT_WEIGHTS.
+      tokenizer: its fingerprint.
+
+    Raises:
+      UserError: the initial weights do not fit the model.
     """
-    if source is None:
-        return None
-    if is_run(source):
-        return read_run_config(source)[1]["params"]
-    path = Path(source)
-    if path.is_dir():
-        files = [file for pattern in WEIGHT_FILES for file in sorted(path.glob(pattern))]
-    else:  # the files of a metaseq checkpoint; a name on the hub has none, and is its own identity
-        files = sorted(path.parent.glob(f"{path.name.removesuffix('.pt')}*.pt"))
-    if not files:
-        return source if weights.is_hub_name(source) else None
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as bytes_:
-            digest.update(bytes_.read(MEGABYTE))
-            bytes_.seek(max(0, size - MEGABYTE))
-            digest.update(bytes_.read(MEGABYTE))
-    return digest.hexdigest()[:32]
+    key = jax.random.key(run.data.seed)
+    if run.init_weights is None:
+        return step.init_state(key, run.model, run.optimization, run.computation, run.mesh)
+    # What stays as it is need never be in memory in float32.
+    only_adapters = run.optimization.trainable == "lora"
+    dtype = PRECISIONS[run.computation.precision] if only_adapters else jnp.float32
+    params = read_weights(run.init_weights, run.model.base, run.mesh, tokenizer, dtype)
+    if run.model.adapter is not None:
+        params = trainable.join(params, new_adapters(key, run.model, run.mesh))
+    return step.state_from_params(params, run.model, run.optimization, run.computation, run.mesh)
 
 
-def read_weights(source: str, model: OPTConfig, mesh: Mesh, tokenizer: str) -> dict:
+def new_adapters(key: jax.Array, model: OPTConfig, mesh: Mesh) -> dict:
+    """The leaves of new adapters, in a tree like the parameters'."""
+
+    def init(key: jax.Array) -> dict:
+        return trainable.split(decoder.init_params(key, model), "lora")[0]
+
+    return jax.jit(init, out_shardings=sharding.parameter_shardings(jax.eval_shape(init, key), mesh))(key)
+
+
+def read_weights(source: str, model: OPTConfig, mesh: Mesh, tokenizer: str, dtype: jnp.dtype = jnp.float32) -> dict:
     """Reads the initial parameters of a run.
 
     Args:
       source: INIT_WEIGHTS.
+      model: without adapters.
       tokenizer: fingerprint of the run's tokenizer.
 
     Raises:
@@ -98,13 +96,14 @@ def read_weights(source: str, model: OPTConfig, mesh: Mesh, tokenizer: str) -> d
     """
     origin = f"INIT_WEIGHTS {source}"
     if is_run(source):
-        config, params, meta = read_run(source, mesh)
+        config, params, meta = read_run(source, mesh, dtype=dtype)
         weights.check_config(config, model, origin)
         if meta["settings"]["tokenizer"] != tokenizer:
             raise UserError(f"{origin}: was trained with another tokenizer; set TOKENIZER to {source}/tokenizer")
         return params
     path = weights.resolve(source)
     weights.check_config(weights.read_config(path), model, origin)
-    params = weights.load(path, model, sharding.parameter_shardings(decoder.abstract_params(model), mesh))
+    shardings = sharding.parameter_shardings(decoder.abstract_params(model), mesh)
+    params = weights.load(path, model, shardings, dtype)
     decoder.check_params(params, model, source)
     return params

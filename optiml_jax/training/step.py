@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.settings import check_fields
-from optiml_jax.model import decoder, head, sharding
+from optiml_jax.model import decoder, head, sharding, trainable
 from optiml_jax.model.attention import IMPLEMENTATIONS
 from optiml_jax.model.config import PRECISIONS, OPTConfig
 from optiml_jax.training import loss_scale
@@ -59,57 +59,77 @@ class Computation:
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes. The loop counts batches, `optimizer` counts updates."""
+    """Everything that a step needs beside a batch. The loop counts batches, `optimizer` counts updates.
 
-    params: dict
+    Attributes:
+      trainable, frozen: the parameters that change, float32, and the others, in the compute dtype (`trainable.py`).
+    """
+
+    trainable: dict
+    frozen: dict
     optimizer: optax.OptState
     scale: LossScale
+
+    @property
+    def params(self) -> dict:
+        """All parameters."""
+        return trainable.join(self.trainable, self.frozen)
 
 
 def abstract_state(config: OPTConfig, settings: Optimization, computation: Computation) -> TrainState:
     """The state as `ShapeDtypeStruct`s."""
-    params = decoder.abstract_params(config)
-    optimizer = jax.eval_shape(make_optimizer(settings).init, params)
-    return TrainState(params, optimizer, jax.eval_shape(lambda: loss_scale.initial(computation.precision)))
+    trained, _ = trainable.split(decoder.abstract_params(config), settings.trainable)
+    _, frozen = trainable.split(decoder.abstract_params(config, PRECISIONS[computation.precision]), settings.trainable)
+    optimizer = jax.eval_shape(make_optimizer(settings).init, trained)
+    return TrainState(trained, frozen, optimizer, jax.eval_shape(lambda: loss_scale.initial(computation.precision)))
 
 
 def state_shardings(state: TrainState, settings: Optimization, mesh: Mesh) -> TrainState:
     """`NamedSharding`s of a state. Adam's moments are sharded like their parameters; by default they would be
     replicated, because the zeros they start from depend on no sharded array."""
     replicated = NamedSharding(mesh, PartitionSpec())
-    params = sharding.parameter_shardings(state.params, mesh)
+    trained, frozen = (sharding.parameter_shardings(part, mesh) for part in (state.trainable, state.frozen))
     optimizer = optax.tree_map_params(
         make_optimizer(settings),
         lambda _, param_sharding: param_sharding,
         state.optimizer,
-        params,
+        trained,
         transform_non_params=lambda _: replicated,
     )
-    return TrainState(params, optimizer, jax.tree.map(lambda _: replicated, state.scale))
+    return TrainState(trained, frozen, optimizer, jax.tree.map(lambda _: replicated, state.scale))
 
 
 def init_state(
     key: jax.Array, config: OPTConfig, settings: Optimization, computation: Computation, mesh: Mesh
 ) -> TrainState:
     """Random parameters, created sharded, with a new optimizer state."""
-    shardings = state_shardings(abstract_state(config, settings, computation), settings, mesh)
+    abstract = abstract_state(config, settings, computation)
+    shardings = state_shardings(abstract, settings, mesh)
 
     def init(key: jax.Array) -> TrainState:
-        params = decoder.init_params(key, config)
-        return TrainState(params, make_optimizer(settings).init(params), loss_scale.initial(computation.precision))
+        return _new_state(decoder.init_params(key, config), abstract, settings, computation)
 
     return jax.jit(init, out_shardings=shardings)(key)
 
 
-def state_from_params(params: dict, settings: Optimization, computation: Computation, mesh: Mesh) -> TrainState:
-    """A new optimizer state for existing, already sharded parameters."""
-    abstract = jax.eval_shape(
-        lambda p: TrainState(p, make_optimizer(settings).init(p), loss_scale.initial(computation.precision)), params
-    )
+def _new_state(params: dict, abstract: TrainState, settings: Optimization, computation: Computation) -> TrainState:
+    parts = zip(trainable.split(params, settings.trainable), (abstract.trainable, abstract.frozen))
+    trained, frozen = (jax.tree.map(lambda x, like: x.astype(like.dtype), part, like) for part, like in parts)
+    scale = loss_scale.initial(computation.precision)
+    return TrainState(trained, frozen, make_optimizer(settings).init(trained), scale)
+
+
+def state_from_params(
+    params: dict, config: OPTConfig, settings: Optimization, computation: Computation, mesh: Mesh
+) -> TrainState:
+    """A new state with existing, already sharded parameters, which are donated."""
+    abstract = abstract_state(config, settings, computation)
     shardings = state_shardings(abstract, settings, mesh)
-    optimizer = jax.jit(make_optimizer(settings).init, out_shardings=shardings.optimizer)(params)
-    scale = jax.device_put(loss_scale.initial(computation.precision), shardings.scale)
-    return TrainState(params, optimizer, scale)
+
+    def init(params: dict) -> TrainState:
+        return _new_state(params, abstract, settings, computation)
+
+    return jax.jit(init, out_shardings=shardings, donate_argnums=(0,))(params)
 
 
 def batch_nats(
@@ -141,6 +161,7 @@ def gradients(
     computation: Computation,
     dropout_key: jax.Array | None,
     scale: jax.Array | float = 1.0,
+    frozen: dict | None = None,
 ) -> tuple[jax.Array, dict]:
     """Mean nats per label token of the global batch, and its gradients in float32.
 
@@ -149,11 +170,13 @@ def gradients(
     the 78,600 labels of a 30B batch at the initial scale, below its smallest normal number.
 
     Args:
+      params: those that are trained.
       scale: of the loss; gradients are infinite or NaN where the scaled ones overflow float16.
+      frozen: the other parameters.
     """
 
     def loss(params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
-        return batch_nats(params, batch, config, computation, key) * scale
+        return batch_nats(trainable.join(params, frozen or {}), batch, config, computation, key) * scale
 
     def mean(scaled: jax.Array, grads: dict) -> tuple[jax.Array, dict]:
         total = scale * jnp.maximum(batch["label_mask_BT"].sum(), 1)
@@ -190,15 +213,15 @@ def train_step(
       The next state, and scalars: loss (nats per label token), grad_norm, learning_rate, loss_scale, label_tokens,
       updates.
     """
-    loss, grads = gradients(state.params, batch, config, computation, key, state.scale.scale)
+    loss, grads = gradients(state.trainable, batch, config, computation, key, state.scale.scale, state.frozen)
     norm = optax.tree.norm(grads)  # not finite if any gradient is not
     rate = learning_rate(settings, update_count(state.optimizer))
-    changes, optimizer = make_optimizer(settings).update(grads, state.optimizer, state.params)
-    updated = (optax.apply_updates(state.params, changes), optimizer)
+    changes, optimizer = make_optimizer(settings).update(grads, state.optimizer, state.trainable)
+    updated = (optax.apply_updates(state.trainable, changes), optimizer)
     scale = state.scale
     if computation.precision == "fp16":
         finite = jnp.isfinite(norm)
-        before = (state.params, state.optimizer)
+        before = (state.trainable, state.optimizer)
         updated = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, before)
         scale = loss_scale.adjust(scale, finite)
     metrics = {
@@ -209,7 +232,7 @@ def train_step(
         "label_tokens": batch["label_mask_BT"].sum(),
         "updates": update_count(updated[1]),
     }
-    return TrainState(*updated, scale), metrics
+    return TrainState(updated[0], state.frozen, updated[1], scale), metrics
 
 
 @functools.lru_cache(maxsize=4)

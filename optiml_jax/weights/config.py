@@ -70,7 +70,7 @@ def check_config(actual: OPTConfig, expected: OPTConfig, origin: str) -> None:
     """Refuses weights of another architecture; heads, activation and norm placement do not show in any shape.
 
     Args:
-      actual, expected: of the weights and of the model. Dropout and the scale of random weights may differ.
+      actual, expected: of the weights and of the model. Dropout, the scale of random weights and adapters may differ.
       origin: names the weights in the message.
 
     Raises:
@@ -79,7 +79,7 @@ def check_config(actual: OPTConfig, expected: OPTConfig, origin: str) -> None:
     """
     for field in dataclasses.fields(OPTConfig):
         theirs, ours = getattr(actual, field.name), getattr(expected, field.name)
-        if field.name not in ("dropout", "init_scale") and theirs != ours:
+        if field.name not in ("dropout", "init_scale", "adapter") and theirs != ours:
             raise UserError(
                 f"{origin}: has {field.name} = {theirs}, OPTConfig.{field.name} is {ours}; "
                 "include the gin file of its size (gin/models) or set it"

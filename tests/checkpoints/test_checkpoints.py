@@ -103,9 +103,9 @@ def test_deleting_a_step_is_advised_only_where_a_checksum_proves_damage(saved, a
 
     like = on_mesh(abstract, "1x1x1")
     wide = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((3, *leaf.shape), leaf.dtype, sharding=leaf.sharding), like.params
+        lambda leaf: jax.ShapeDtypeStruct((3, *leaf.shape), leaf.dtype, sharding=leaf.sharding), like.trainable
     )
-    other = message(like._replace(params=wide))
+    other = message(like._replace(trainable=wide))
     assert re.search(r"7: its params has [\w/]+ \[[\d, ]+\], where \[3, [\d, ]+\] is expected", other)
     more = message(like._replace(optimizer={"first": like.optimizer, "second": like.optimizer}))
     assert re.search(r"7: its optimizer has optimizer/[\w/]+ .*where .* is expected", more)

@@ -12,7 +12,7 @@ from optiml_jax.common.errors import UserError
 from optiml_jax.common.metrics_log import read_metrics, read_validation
 from optiml_jax.data.settings import Data
 from optiml_jax.inference.model import load_model
-from optiml_jax.model import sharding
+from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.tokenizer import Tokenizer
 from optiml_jax.training import hooks
@@ -95,6 +95,7 @@ def test_a_row_has_the_mean_time_of_its_steps_without_checkpoints(tmp_path, monk
         config=MODEL,
         step=0,
         optimization=SimpleNamespace(train_steps=25),
+        state=SimpleNamespace(trainable=decoder.abstract_params(MODEL)),
         computation=Computation(precision="fp32"),
         mesh=SimpleNamespace(size=1),
         metrics={"loss": np.float32(2.0), "grad_norm": np.float32(1.0)},

@@ -29,7 +29,7 @@ def test_every_step_drops_other_units(config, batch):
 def test_the_first_of_equal_validations_is_kept():
     saved, scores = [], iter([0.5, 0.5, 0.4, 0.6])
     loader = SimpleNamespace(check=lambda: None, state={})
-    run = SimpleNamespace(step=0, stopping=lambda: False, loader=loader)
+    run = SimpleNamespace(step=0, stopping=lambda: False, loader=loader, state=SimpleNamespace(trainable={}))
     log = SimpleNamespace(flush=lambda: None, resume_timing=lambda: None, validated=lambda *_: None)
     best = SimpleNamespace(
         delete_after=lambda step: None, latest=None, save_weights=lambda step, *_: saved.append(step)

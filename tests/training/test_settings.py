@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from optiml_jax.checkpoints import runs
 from optiml_jax.checkpoints.runs import INIT_WEIGHTS
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.store import TokenStore
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.training import settings as settings_module
-from optiml_jax.training import start
 from optiml_jax.training.settings import INIT_CONTENT, RunSettings, check_same_run, defaults
 from tests.evaluation.small_model import small_model
 from tests.training.test_hooks import cache, run  # noqa: F401
@@ -77,12 +77,12 @@ def test_the_content_of_weights_is_that_of_their_files(tmp_path):
     for name in ("one", "two"):
         model.save(str(tmp_path / name))
     (tmp_path / "two" / "evaluation").mkdir()
-    one, two = (start.content(str(tmp_path / name)) for name in ("one", "two"))
-    assert one == two and start.content(None) is start.content(str(tmp_path / "nowhere")) is None
+    one, two = (runs.content(str(tmp_path / name)) for name in ("one", "two"))
+    assert one == two and runs.content(None) is runs.content(str(tmp_path / "nowhere")) is None
     (weights,) = (tmp_path / "two").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert start.content(str(tmp_path / "two")) != one
-    assert start.content("facebook/opt-125m") == "facebook/opt-125m"
+    assert runs.content(str(tmp_path / "two")) != one
+    assert runs.content("facebook/opt-125m") == "facebook/opt-125m"
 
 
 def test_a_run_of_an_earlier_version_resumes_from_its_checkpoint(cache, tmp_path, monkeypatch):  # noqa: F811

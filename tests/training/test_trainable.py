@@ -1,0 +1,194 @@
+"""Training a part of the parameters: what changes, what is saved, and what goes on."""
+
+import dataclasses
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optiml_jax.checkpoints.runs import read_run
+from optiml_jax.common.errors import UserError
+from optiml_jax.data.settings import Data
+from optiml_jax.evaluation.validation import Validation
+from optiml_jax.inference.model import load_model
+from optiml_jax.model import decoder, sharding, trainable
+from optiml_jax.model.adapter import Lora, merge
+from optiml_jax.training import step
+from optiml_jax.training.hooks import Logging
+from optiml_jax.training.optimizer import Optimization
+from optiml_jax.training.run import train
+from optiml_jax.training.step import Computation
+from optiml_jax.weights import save_hf
+from tasks.caching.work_item import Job
+from tests.meshes import EVERY_MESH, mesh_of
+from tests.tasks.conftest import ask
+from tests.training.test_hooks import MODEL, cache  # noqa: F401 - a fixture
+
+LORA = Lora(rank=4, alpha=8)
+
+
+def leaves(tree: dict) -> dict[str, jax.Array]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+@pytest.mark.parametrize("name", ["lora", "biases", "embeddings"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_only_what_is_trained_changes_and_has_moments(config, batch, name, precision):
+    config = dataclasses.replace(config, adapter=LORA if name == "lora" else None)
+    settings = Optimization(learning_rate=1e-3, train_steps=10, warmup_steps=1, trainable=name)
+    computation, mesh = Computation(precision=precision), mesh_of("1x1x1")
+    with jax.set_mesh(mesh):
+        state = step.init_state(jax.random.key(0), config, settings, computation, mesh)
+        before, moments = jax.tree.map(np.asarray, state), leaves(state.optimizer[1].mu)
+        for number in range(2):  # the first update of A is zero, as B is
+            state, metrics = step.compiled_step(config, settings, computation, mesh)(
+                state, batch, jax.random.fold_in(jax.random.key(1), number)
+            )
+    trained, frozen = leaves(before.trainable), leaves(before.frozen)
+    assert moments.keys() == trained.keys() and not trained.keys() & frozen.keys()
+    assert (
+        leaves(state.params).keys() == leaves(decoder.abstract_params(config)).keys() == trained.keys() | frozen.keys()
+    )
+    assert {str(x.dtype) for x in trained.values()} == {"float32"}
+    types = {str(x.dtype) for path, x in frozen.items() if "norm" not in path}
+    assert types == {"bfloat16" if precision == "bf16" else "float32"}
+    assert all(np.array_equal(leaves(state.frozen)[path], x) for path, x in frozen.items())
+    changed = {path for path, x in trained.items() if not np.array_equal(leaves(state.trainable)[path], x)}
+    assert changed == trained.keys() and np.isfinite(float(metrics["loss"]))
+
+
+@pytest.mark.parametrize("mesh_name", EVERY_MESH)
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_meshes_and_microbatches_give_the_same_adapters(config, batch, mesh_name, accumulation):
+    config = dataclasses.replace(config, adapter=LORA, dropout=0.0)
+    settings = Optimization(learning_rate=1e-2, train_steps=10, warmup_steps=1, trainable="lora", epsilon=1e-4)
+
+    def run(mesh, computation):
+        with jax.set_mesh(mesh):
+            state = step.init_state(jax.random.key(0), config, settings, computation, mesh)
+            for number in range(3):
+                key = jax.random.fold_in(jax.random.key(1), number)
+                state, metrics = step.compiled_step(config, settings, computation, mesh)(state, batch, key)
+        return jax.tree.map(np.asarray, state.trainable), float(metrics["loss"])
+
+    # Microbatches of eight rows are split over four batch parts at most.
+    have, loss = run(mesh_of(mesh_name), Computation(precision="fp32", accumulation=accumulation))
+    want, want_loss = run(mesh_of("1x1x1"), Computation(precision="fp32"))
+    assert abs(loss - want_loss) < 3e-6
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), have, want)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """Weights to start from."""
+    directory = tmp_path_factory.mktemp("base") / "weights"
+    params = jax.jit(lambda: decoder.init_params(jax.random.key(7), MODEL))()
+    save_hf(jax.tree.map(lambda x: x * 8, params), MODEL, None, directory)
+    return directory
+
+
+def run(cache, directory, base, steps=6, adapter=LORA, name="lora", hooks=(), **options):  # noqa: F811
+    data = Data("samples", cache, row_length=128, batch_rows=2, block_draws=64)
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    optimization = Optimization(learning_rate=3e-2, train_steps=steps, warmup_steps=1, trainable=name)
+    model = dataclasses.replace(MODEL, adapter=adapter)
+    settings = model, optimization, Computation(precision="fp32"), data, mesh, Logging(log_every=1, checkpoint_every=3)
+    return train(*settings, str(directory), None if base is None else str(base), hooks=hooks, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(cache, base, tmp_path_factory):  # noqa: F811
+    directory, seen = tmp_path_factory.mktemp("lora") / "run", {}
+    record = run(
+        cache, directory, base, hooks=[(6, lambda number, params: seen.update(jax.tree.map(np.asarray, params)))]
+    )
+    return directory, record, seen
+
+
+@pytest.mark.parametrize("start", ["weights", "random"])
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(cache, base, finished, tmp_path, start):  # noqa: F811
+    if start == "weights":
+        whole, record, _ = finished
+    else:
+        base, whole = None, tmp_path / "whole"
+        record = run(cache, whole, None)
+    shutil.copytree(whole, tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / "6")
+    again = run(cache, tmp_path / "again", base)
+    assert [row["loss"] for row in again.metrics] == [row["loss"] for row in record.metrics]
+    for directory in (whole, tmp_path / "again"):
+        model = load_model(directory)
+        assert model.config == MODEL
+    jax.tree.map(np.testing.assert_array_equal, load_model(whole).params, load_model(tmp_path / "again").params)
+
+
+def test_a_checkpoint_holds_the_adapters_and_is_read_merged_and_not(finished, base):
+    directory, _, seen = finished
+    step_folder = directory / "checkpoints" / "6"
+    size = sum(path.stat().st_size for path in step_folder.rglob("*") if path.is_file())
+    assert size < 0.8 * sum(path.stat().st_size for path in base.glob("*.safetensors"))
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    config, apart, _ = read_run(directory, mesh, merged=False)
+    assert config == dataclasses.replace(MODEL, adapter=LORA)
+    jax.tree.map(np.testing.assert_array_equal, apart, seen)
+    model = load_model(directory)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), model.params, merge(apart, LORA))
+    tokens_BT = np.random.default_rng(0).integers(4, 1500, (2, 40)).astype(np.int32)
+    ones_BT, positions_BT = np.ones_like(tokens_BT), np.tile(np.arange(40, dtype=np.int32), (2, 1))
+    logits = [
+        decoder.project_vocabulary(decoder.forward(p, tokens_BT, ones_BT, positions_BT, c), p["token_embedding"])
+        for p, c in ((apart, config), (model.params, MODEL))
+    ]
+    np.testing.assert_allclose(*logits, atol=1e-5 * float(jnp.abs(logits[0]).max()))
+
+
+def test_validation_keeps_the_best_adapters(cache, base, finished, tmp_path):  # noqa: F811
+    """The whole model is validated; `best` holds what was trained, and is read like the run."""
+    ask(Job("samples", None, cache))
+    validation = Validation(every=3, mixture="samples", cache_dir=cache, limit=1, max_new_tokens=2)
+    run(cache, tmp_path / "run", base, validation=validation)
+    best = load_model(tmp_path / "run" / "best")
+    assert best.config == MODEL and leaves(best.params).keys() == leaves(decoder.abstract_params(MODEL)).keys()
+
+
+def test_another_base_is_refused_by_name(cache, base, finished, tmp_path):  # noqa: F811
+    directory, _, _ = finished
+    shutil.copytree(directory, tmp_path / "run")
+    other = tmp_path / "weights"
+    save_hf(decoder.init_params(jax.random.key(8), MODEL), MODEL, None, other)
+    with pytest.raises(UserError, match=r"was started with train\.init_weights = .*, now it is .*weights"):
+        run(cache, tmp_path / "run", other, steps=9)
+    shutil.copytree(base, tmp_path / "moved")
+    run(cache, tmp_path / "run", tmp_path / "moved", steps=9)  # the same weights elsewhere
+    shutil.rmtree(tmp_path / "moved")
+    with pytest.raises(
+        UserError, match=r"trained a part of the parameters of .*moved, which is not there or has changed"
+    ):
+        load_model(tmp_path / "run")
+    with pytest.raises(UserError, match=r"OPTConfig\.adapter = .*'rank': 4.*, now it is .*'rank': 8"):
+        run(cache, directory, base, adapter=Lora(rank=8, alpha=8))
+    with pytest.raises(UserError, match=r"Optimization\.trainable is 'all'; to train adapters set both"):
+        run(cache, tmp_path / "new", base, name="all")
+
+
+def test_a_run_may_start_from_one_with_adapters(cache, finished, tmp_path):  # noqa: F811
+    directory, _, _ = finished
+    first = {}
+    hooks = [(1, lambda number, params: first.setdefault("loss", number))]
+    record = run(cache, tmp_path / "next", directory, steps=1, adapter=None, name="biases", hooks=hooks)
+    assert first and np.isfinite(record.metrics[0]["loss"])
+    kernel = load_model(tmp_path / "next").params["blocks"]["query"]["kernel"]
+    np.testing.assert_array_equal(kernel, load_model(directory).params["blocks"]["query"]["kernel"])
+
+
+def test_parts_are_joined_to_the_whole(config):
+    params = decoder.abstract_params(dataclasses.replace(config, adapter=LORA))
+    for name in trainable.TRAINABLE:
+        trained, frozen = trainable.split(params, name)
+        assert leaves(trainable.join(trained, frozen)).keys() == leaves(params).keys()
+        assert bool(leaves(frozen)) == (name != "all") and leaves(trained)
