@@ -2,11 +2,13 @@
 loads.
 
 python -m tools.convert_weights --source=runs/tiny --target=exported --to=hf
+python -m tools.convert_weights --source=runs/lora --target=adapter --to=peft
 python -m tools.convert_weights --source=opt_1.3b/reshard.pt --tokenizer=facebook/opt-1.3b --target=opt-1.3b --to=hf
 
 The format of the source is detected. `hf` loads in transformers' OPTForCausalLM and keeps the type of the weights,
-unless --dtype changes it; `orbax` is a MODEL_DIR with parameters only, in float32, which `load_model`, WEIGHTS and
-INIT_WEIGHTS accept. The weights must fit into the memory of this machine.
+unless --dtype changes it; the adapter of a run is merged. `peft` is that adapter alone, in float32. `orbax` is a
+MODEL_DIR with parameters only, in float32, which `load_model`, WEIGHTS and INIT_WEIGHTS accept. The weights must fit
+into the memory of this machine.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import jax.numpy as jnp
 
 from optiml_jax import weights
 from optiml_jax.checkpoints.orbax import Checkpoints
-from optiml_jax.checkpoints.runs import is_run, read_run, read_run_config
+from optiml_jax.checkpoints.runs import INIT_WEIGHTS, is_run, read_adapter, read_run, read_run_config
 from optiml_jax.common.errors import UserError, exit_on_user_error
 from optiml_jax.common.tables import Parser, output_folder
 from optiml_jax.model import decoder, sharding
@@ -52,12 +54,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--source", required=True, help="Hugging Face directory or hub name, metaseq checkpoint, MODEL_DIR of a run")
     add("--target", type=output_folder, required=True, help="folder to write; it appears when it is complete")
-    add("--to", required=True, choices=("hf", "orbax"), help="what to write")
+    add("--to", required=True, choices=("hf", "orbax", "peft"), help="what to write")
     add("--dtype", choices=DTYPES, help="type of the written tensors, for --to=hf (that of the source)")
     add("--tokenizer", help="directory or hub name, for weights without a tokenizer (metaseq)")
     flags = parser.parse_args(arguments)
-    if flags.dtype and flags.to == "orbax":
-        parser.error("--dtype applies only to --to=hf; an orbax folder has float32 weights")
+    if flags.dtype and flags.to != "hf":
+        parser.error(f"--dtype applies only to --to=hf; --to={flags.to} writes float32")
     return flags
 
 
@@ -118,10 +120,33 @@ def write_run(params: dict, source: WeightSource, origin: str, target: Path) -> 
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def write_adapter(source: str, target: Path) -> None:
+    """Writes the adapter of a run in the format of `peft`.
+
+    Raises:
+      UserError: the source is no run with adapters.
+    """
+    if not is_run(source):
+        raise UserError(f"--source={source}: is no run; --to=peft writes the adapter of a run")
+    lora, tree, meta = read_adapter(source)
+    partial = targets.prepare(target, sum(x.nbytes for x in jax.tree.leaves(tree)), weights.peft.is_adapter)
+    try:
+        weights.peft.write(partial, lora, tree, meta["settings"][INIT_WEIGHTS])
+        targets.put_in_place(partial, target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(f"wrote {target}: peft, rank {lora.rank}, of {', '.join(lora.targets)}, step {meta['step']}")
+
+
 @exit_on_user_error
 def main(arguments: Sequence[str] | None = None) -> None:
     flags = parse(arguments)
     _check_apart(Path(flags.source), Path(flags.target))
+    if flags.to == "peft":
+        write_adapter(flags.source, Path(flags.target))
+        return
     source = recognise(flags.source, flags.tokenizer)
     count = decoder.parameter_count(source.config)
     stored = jnp.dtype(source.dtype).name

@@ -21,7 +21,7 @@ from optiml_jax.model.config import OPTConfig
 # Settings in a checkpoint's metadata: the weights of step 0, their content, and what was trained.
 INIT_WEIGHTS, INIT_CONTENT = "train.init_weights", "content of train.init_weights"
 TRAINABLE = "Optimization.trainable"
-WEIGHT_FILES = ("config.json", "*.safetensors", "*.bin", "*.pt")
+WEIGHT_FILES = ("config.json", weights.peft.CONFIG, "*.safetensors", "*.bin", "*.pt")
 MEGABYTE = 1 << 20
 
 
@@ -72,6 +72,8 @@ def content(source: str | None) -> str | None:
     if not files:
         return source if weights.is_hub_name(source) else None
     digest = hashlib.sha256()
+    if weights.peft.is_adapter(path):
+        digest.update(str(content(weights.peft.base_of(path))).encode())
     for file in files:
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
@@ -113,6 +115,21 @@ def read_run(
         config = config.base
     params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, decoder.abstract_params(config, dtype))
     return config, layers.separate(params) if separate else params, meta
+
+
+def read_adapter(directory: str | os.PathLike, step: int | None = None) -> tuple[Lora, dict, dict[str, Any]]:
+    """Reads the shape of a run's adapters, their parameters (on the first device) and the metadata; arguments and
+    further errors as in `read_run`.
+
+    Raises:
+      UserError: the run has no adapters.
+    """
+    _, meta = read_run_config(directory, step)
+    config = _config(meta["model"], directory)
+    if config.adapter is None:
+        raise UserError(f"{directory}: was trained without adapters")
+    like, _ = trainable.split(decoder.abstract_params(config), "lora")
+    return config.adapter, _restored(directory, meta, like, sharding.make_mesh(devices=jax.devices()[:1])), meta
 
 
 def _restored(

@@ -1,5 +1,6 @@
 """Foreign weight formats: Hugging Face (safetensors and `.bin`, directories and hub names) and metaseq, on any mesh."""
 
+from optiml_jax.weights import peft
 from optiml_jax.weights.config import check_config, hf_config, was_exported
 from optiml_jax.weights.load import load, load_hf, read_config, stored_dtype
 from optiml_jax.weights.metaseq import is_metaseq, load_metaseq
@@ -15,6 +16,7 @@ __all__ = [
     "load",
     "load_hf",
     "load_metaseq",
+    "peft",
     "read_config",
     "resolve",
     "save_hf",

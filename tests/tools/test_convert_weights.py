@@ -1,5 +1,7 @@
 """Converting weights there and back: no bit changes, every kind is recognised, and mistakes leave nothing behind."""
 
+import contextlib
+import dataclasses
 import shutil
 
 import jax
@@ -9,8 +11,12 @@ import torch
 from transformers import OPTForCausalLM
 
 import optiml_jax
+from optiml_jax import weights
+from optiml_jax.checkpoints.orbax import Checkpoints
+from optiml_jax.checkpoints.runs import INIT_CONTENT, INIT_WEIGHTS, TRAINABLE, content
 from optiml_jax.inference.model import Model
-from optiml_jax.model import decoder
+from optiml_jax.model import decoder, trainable
+from optiml_jax.model.adapter import Lora, merge
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.tokenizer import Tokenizer
 from tests.conftest import ROOT
@@ -98,3 +104,30 @@ def test_mistakes_take_one_line_and_leave_nothing(model, tmp_path, monkeypatch, 
     monkeypatch.setattr(Tokenizer, "save", full)
     refused("b: cannot be written (No space left on device)", source, target, "--to=orbax")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "metaseq", "run", "used"]
+
+
+def test_the_adapter_of_a_run_is_written_for_peft_and_merged_for_transformers(tmp_path):
+    """Adapters of a run that started from exported weights."""
+    lora, config = Lora(2, 4.0, targets=("query", "down")), CONFIG
+    params = decoder.init_params(jax.random.key(0), dataclasses.replace(config, adapter=lora))
+    trained, frozen = trainable.split(jax.tree.map(lambda x: x + 0.01, params), "lora")
+    weights.save_hf(frozen, config, None, tmp_path / "base")
+    settings = {INIT_WEIGHTS: str(tmp_path / "base"), INIT_CONTENT: content(str(tmp_path / "base")), TRAINABLE: "lora"}
+    vocabulary = Tokenizer.load(TOKENIZER)
+    settings |= {"tokenizer": vocabulary.fingerprint, "Data.leading_eos": True}
+    vocabulary.save(tmp_path / "run" / "tokenizer")
+    with contextlib.closing(Checkpoints(tmp_path / "run", keep=1)) as checkpoints:
+        model = dataclasses.asdict(dataclasses.replace(config, adapter=lora))
+        checkpoints.save_weights(3, trained, {"settings": settings, "model": model})
+        checkpoints.wait()
+    for to in ("peft", "hf"):
+        convert_weights.main([f"--source={tmp_path / 'run'}", f"--target={tmp_path / to}", f"--to={to}"])
+    want = merge(jax.tree.map(lambda x: x + 0.01, params), lora)
+    for source in ("peft", "hf"):
+        have = weights.load(tmp_path / source, weights.read_config(tmp_path / source))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), have, want)
+    with pytest.raises(SystemExit):
+        convert_weights.main([f"--source={tmp_path / 'base'}", f"--target={tmp_path / 'x'}", "--to=peft"])
+    convert_weights.main(
+        [f"--source={tmp_path / 'run'}", f"--target={tmp_path / 'peft'}", "--to=peft"]
+    )  # replaces its own

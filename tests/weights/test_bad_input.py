@@ -154,15 +154,6 @@ def test_a_truncated_file_of_torch_before_1_6_is_refused(keep, good, tmp_path):
     refused(directory, "a pickle that is not torch's")
 
 
-def test_an_adapter_is_named_as_one(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(
-        UserError, match=r"holds an adapter \(adapter_config.json\), not a whole model; merge it first: peft"
-    ):
-        weights.read_config(tmp_path)
-
-
 def test_a_damaged_safetensors_header_is_refused(good, tmp_path):
     directory = tmp_path / "x"
     directory.mkdir()
