@@ -35,7 +35,8 @@ class Computation:
     Attributes:
       precision: "fp32"; "bf16" (compute; parameters and Adam stay float32); "fp16" (with dynamic loss scaling).
       remat: what is saved for the backward pass, a name in `decoder.REMAT`.
-      layers: "scan" or "unrolled"; "auto" unrolls on GPUs that hold whole layers (`decoder.LAYERS`).
+      layers: "scan" or "unrolled"; "auto" unrolls on GPUs that hold whole layers (`decoder.LAYERS`), if all parameters
+        are trained.
       accumulation: microbatches per step; the loss is the mean over the labels of all of them.
       attention: implementation passed to `model.attention.attention`.
     """
@@ -174,6 +175,10 @@ def gradients(
       scale: of the loss; gradients are infinite or NaN where the scaled ones overflow float16.
       frozen: the other parameters.
     """
+
+    if frozen and computation.layers == "auto":
+        # An unrolled program copies every layer out of the stacked arrays before it runs the first: the model twice.
+        computation = dataclasses.replace(computation, layers="scan")
 
     def loss(params: dict, batch: dict, key: jax.Array | None) -> jax.Array:
         return batch_nats(trainable.join(params, frozen or {}), batch, config, computation, key) * scale
