@@ -140,6 +140,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_with_the_same_numbers(whole, c
     assert losses(tmp_path) == losses(whole)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_losses_of_one(whole, cache, tmp_path):
     settings = SMALL | {"CACHE_DIR": cache, "MODEL_DIR": str(tmp_path)}
     axes = {"DATA_AXIS": 2, "FSDP_AXIS": 2, "TENSOR_AXIS": 2}
@@ -161,6 +162,7 @@ def demonstrated(cache, tmp_path_factory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_a_run_with_demonstrations_goes_on_with_the_same_numbers(demonstrated, whole, cache, tmp_path):
     """To the bit; and with another objective or distribution it does not go on."""
     shutil.copytree(demonstrated, tmp_path / "run")

@@ -170,6 +170,7 @@ def test_texts_are_those_of_plain_jax(mesh, count, limits, model, config, tokeni
     )
 
 
+@pytest.mark.slow
 def test_prompts_wait_for_pages_and_share_them(model, config, tokenizer, monkeypatch):
     """In a cache with room for two prompts of the longest length, of which most pages are shared."""
     kernel = with_separate_layers(config, tokenizer)

@@ -116,7 +116,7 @@ def test_greedy_text_equals_transformers_for_prompts_and_answers_of_different_le
         assert answer.truncated == (len(answer.ids) == limit) and not answer.prompt_cut
 
 
-@pytest.mark.parametrize("mesh", [None, "2x2x2", pytest.param("1x1x8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mesh", [None, *(pytest.param(name, marks=pytest.mark.slow) for name in ("2x2x2", "1x1x8"))])
 def test_greedy_text_does_not_depend_on_batch_order_memory_or_mesh(
     model, config, tokenizer, long_and_short, mesh, monkeypatch
 ):

@@ -57,7 +57,7 @@ def test_auto_is_half_precision_on_gpus(platform, capability, dtype):
 
 
 @pytest.mark.parametrize("kind", ["hf", "run"])
-@pytest.mark.parametrize("mesh_name", ["1x1x1", "2x2x2"])
+@pytest.mark.parametrize("mesh_name", ["1x1x1", pytest.param("2x2x2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("precision", HALF)
 def test_weights_are_loaded_in_the_dtype_that_computes(exact, sources, kind, mesh_name, precision):
     loaded = optiml_jax.load_model(sources / kind, precision=precision, mesh=mesh_of(mesh_name))

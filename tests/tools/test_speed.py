@@ -84,6 +84,7 @@ def test_attention_is_compared_with_exact_and_with_leaking_ways(tmp_path):
     assert all(row["ratio"] == pytest.approx(row["ours"] / row["peer"]) for row in by_name.values())
 
 
+@pytest.mark.slow
 def test_evaluation_is_measured_by_kind_of_prompt(tmp_path):
     path = tmp_path / "evaluate.json"
     flags = ["--model=tiny", "--no_peer", "--prompts=3", "--rounds=1", "--new=2", f"--json={path}"]

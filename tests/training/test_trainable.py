@@ -22,7 +22,7 @@ from optiml_jax.training.run import train
 from optiml_jax.training.step import Computation
 from optiml_jax.weights import save_hf
 from tasks.caching.work_item import Job
-from tests.meshes import EVERY_MESH, mesh_of
+from tests.meshes import mesh_of
 from tests.tasks.conftest import ask
 from tests.training.test_hooks import MODEL, cache  # noqa: F401 - a fixture
 
@@ -36,8 +36,17 @@ def leaves(tree: dict) -> dict[str, jax.Array]:
     }
 
 
-@pytest.mark.parametrize("name", ["lora", "biases", "embeddings"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        ("lora", "bf16"),
+        ("biases", "fp32"),
+        ("embeddings", "bf16"),
+        pytest.param("lora", "fp32", marks=pytest.mark.slow),
+        pytest.param("lora", "fp16", marks=pytest.mark.slow),
+        pytest.param("biases", "bf16", marks=pytest.mark.slow),
+    ],
+)
 def test_only_what_is_trained_changes_and_has_moments(config, batch, name, precision):
     config = dataclasses.replace(config, adapter=LORA if name == "lora" else None)
     settings = Optimization(learning_rate=1e-3, train_steps=10, warmup_steps=1, trainable=name)
@@ -56,14 +65,16 @@ def test_only_what_is_trained_changes_and_has_moments(config, batch, name, preci
     )
     assert {str(x.dtype) for x in trained.values()} == {"float32"}
     types = {str(x.dtype) for path, x in frozen.items() if "norm" not in path}
-    assert types == {"bfloat16" if precision == "bf16" else "float32"}
+    assert types == {{"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[precision]}
     assert all(np.array_equal(leaves(state.frozen)[path], x) for path, x in frozen.items())
     changed = {path for path, x in trained.items() if not np.array_equal(leaves(state.trainable)[path], x)}
     assert changed == trained.keys() and np.isfinite(float(metrics["loss"]))
 
 
-@pytest.mark.parametrize("mesh_name", EVERY_MESH)
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    ("mesh_name", "accumulation"),
+    [("1x1x1", 2), ("2x2x2", 1), *(pytest.param(name, 2, marks=pytest.mark.slow) for name in ("2x2x2", "1x1x8"))],
+)
 def test_meshes_and_microbatches_give_the_same_adapters(config, batch, mesh_name, accumulation):
     config = dataclasses.replace(config, adapter=LORA, dropout=0.0)
     settings = Optimization(learning_rate=1e-2, train_steps=10, warmup_steps=1, trainable="lora", epsilon=1e-4)
@@ -110,7 +121,7 @@ def finished(cache, base, tmp_path_factory):  # noqa: F811
     return directory, record, seen
 
 
-@pytest.mark.parametrize("start", ["weights", "random"])
+@pytest.mark.parametrize("start", ["weights", pytest.param("random", marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(cache, base, finished, tmp_path, start):  # noqa: F811
     if start == "weights":
         whole, record, _ = finished

@@ -25,8 +25,7 @@ CONFIG = dataclasses.replace(VARIANTS["pre_norm"], dropout=0.0)
 TOKENS_BT = np.random.default_rng(0).integers(4, CONFIG.vocab_size, (2, 24)).astype(np.int32)
 SHAPES = [
     Lora(4, 8.0),
-    Lora(4, 8.0, targets=("query", "value"), rank_stabilized=True),
-    Lora(2, 3.0, targets=("out", "down")),
+    Lora(2, 3.0, targets=("value", "out"), rank_stabilized=True),
 ]
 
 
