@@ -124,7 +124,7 @@ def test_greedy_text_does_not_depend_on_batch_order_memory_or_mesh(
     want = decoding.decode(model, prompts, limits)
     order = np.random.default_rng(0).permutation(len(prompts))
     other = model if mesh is None else make(config, tokenizer, mesh)
-    for batch_rows in (7,) if mesh else (1, 2, 7, 32):
+    for batch_rows in (7,) if mesh else (1, 7):
         have = decoding.decode(other, [prompts[i] for i in order], [limits[i] for i in order], batch_rows)
         assert have == [want[i] for i in order]
     monkeypatch.setattr(other, "capacity", other.capacity._replace(cache_positions=400, prefill_positions=128))

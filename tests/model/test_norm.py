@@ -59,7 +59,8 @@ def test_without_a_residual_connection_the_gradients_are_those_of_the_norm_alone
 
 @needs_triton
 @pytest.mark.parametrize(
-    ("axes", "pre_norm"), [(None, True), pytest.param(None, False, marks=pytest.mark.slow), ((2, 2, 2), True)]
+    ("axes", "pre_norm"),
+    [((2, 2, 2), True), *(pytest.param(None, pre, marks=pytest.mark.slow) for pre in (True, False))],
 )
 def test_gradients_of_a_model_with_the_kernel_equal_those_without(config, axes, pre_norm, monkeypatch):
     config = dataclasses.replace(config, pre_norm=pre_norm)

@@ -76,6 +76,7 @@ def results(folder: Path) -> dict:
     return record
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_names_its_mistakes_and_skips_what_is_finished(folder, cache):
     (folder / "300.gin").unlink()
     (folder / "2.gin").unlink()

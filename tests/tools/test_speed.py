@@ -113,6 +113,7 @@ def test_a_whole_evaluation_of_a_ledger_is_measured(tmp_path, monkeypatch):
     assert all(row["ours"] > 0 for row in rows.values())
 
 
+@pytest.mark.slow
 def test_vllm_is_asked_for_greedy_answers_of_the_same_lengths(tmp_path, monkeypatch):
     """With an engine that answers as this project does, in the forms of vLLM's interface."""
 
@@ -137,7 +138,8 @@ def test_vllm_is_asked_for_greedy_answers_of_the_same_lengths(tmp_path, monkeypa
     assert len(rows) == 2 and all(row["same_answers"] == 1 and row["exact"] for row in rows)
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_answers_are_those_of_the_peer_in_either_precision(precision, tmp_path):
     pytest.importorskip("lm_eval")
     path = tmp_path / "evaluate.json"

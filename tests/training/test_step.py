@@ -216,7 +216,7 @@ def test_optax_chain_keeps_adams_count_where_the_schedule_reads_it():
 
 def test_fp16_clips_gradients_that_are_divided_by_the_loss_scale(config, batch):
     """The first moment is 1 - beta1 of the gradients after clipping, whatever the scale of the loss."""
-    fp16 = Computation(precision="fp16")
+    fp16, config = Computation(precision="fp16"), dataclasses.replace(config, layers=1)
     with jax.set_mesh(mesh_of("1x1x1")):
         params = decoder.init_params(jax.random.key(0), config)
         _, grads = jax.jit(lambda p: step.gradients(p, batch, config, FP32, jax.random.key(1)))(params)

@@ -370,6 +370,7 @@ def test_held_out_instances_are_not_in_the_store(tmp_path):
     assert shown and not any("dev" in text for text in shown)  # solved examples come from the train split
 
 
+@pytest.mark.slow
 def test_opt_iml_shares_nothing_with_the_evaluations_at_hand(shared, tmp_path):
     """Real files: what Super-NaturalInstructions' own list trains on shares 65 pairs above 1%, opt_iml none at all."""
     flags = [f"--data_dir={shared / 'data'}", f"--cache_dir={tmp_path}", "--missing_benchmarks=leave_out"]
