@@ -5,13 +5,15 @@ import os
 import shutil
 from pathlib import Path
 
+from tests import QUICK_TO_COMPILE
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # "cuda" runs tests of tests/model on a GPU
 if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
     # Threads of the CPU client: kernels interpreted on eight devices occupy eight, and need others to copy arrays.
     os.environ.setdefault("NPROC", "16")
     # XLA's lowest level of optimization: programs run longer, but most tests wait for the compiler.
-    os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+    os.environ["XLA_FLAGS"] = f"{QUICK_TO_COMPILE} {os.environ.get('XLA_FLAGS', '')}"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault(
@@ -25,7 +27,6 @@ import pytest
 
 from optiml_jax.model.config import OPTConfig
 
-QUICK_TO_COMPILE = "--xla_backend_optimization_level=0"
 ROOT = Path(__file__).resolve().parents[1]
 
 

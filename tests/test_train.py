@@ -24,7 +24,8 @@ from optiml_jax.model import decoder
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.training import token_store
 from optiml_jax.training.loop import steps_between_agreements
-from tests.conftest import QUICK_TO_COMPILE, ROOT
+from tests import QUICK_TO_COMPILE
+from tests.conftest import ROOT
 from tests.stores import only_manifest
 from tools import cache_tasks
 

@@ -57,7 +57,7 @@ def merge(params: dict, adapter: Lora) -> dict:
 
 
 def _merge(part: dict, adapter: Lora) -> dict:
-    """Of one matrix, stacked over layers (N)."""
+    """Adds the adapter of one matrix to its kernel; the arrays are stacked over layers (N)."""
     kernel, a, b = (part[name].astype(jnp.float32) for name in ("kernel", *NAMES))
     layers, rank = a.shape[0], a.shape[-1]
     rows, columns = a.reshape(layers, -1, rank), b.reshape(layers, rank, -1)

@@ -1,6 +1,6 @@
-"""What a run trains: parameters chosen by name. The others are frozen, in the type that computes.
+"""The choice of the parameters that a run trains, by their names. The others are frozen, in the compute dtype.
 
-Both parts are trees of the same form as the parameters (`decoder.init_params`), with the leaves that they have.
+Trained and frozen parameters are two trees with the paths of `decoder.init_params`; each leaf is in one of them.
 """
 
 from collections.abc import Callable

@@ -65,7 +65,7 @@ def first_state(run: RunSettings, tokenizer: str) -> step.TrainState:
     key = jax.random.key(run.data.seed)
     if run.init_weights is None:
         return step.init_state(key, run.model, run.optimization, run.computation, run.mesh)
-    # What stays as it is need never be in memory in float32.
+    # With adapters every base parameter is frozen, so it is loaded in the compute dtype, never in float32.
     only_adapters = run.optimization.trainable == "lora"
     dtype = PRECISIONS[run.computation.precision] if only_adapters else jnp.float32
     params = read_weights(run.init_weights, run.model.base, run.mesh, tokenizer, dtype)

@@ -138,7 +138,7 @@ def read(directory: str | os.PathLike, config: OPTConfig) -> tuple[Lora, dict]:
 
 
 def _to_torch(array: np.ndarray, leaf: str) -> np.ndarray:
-    """One layer's A [*in, R] as [R, in], or B [R, *out] as [out, R]."""
+    """Returns A [*in, R] of one layer as peft's lora_A [R, in], or B [R, *out] as lora_B [out, R]."""
     is_a = leaf == adapter.NAMES[0]
     return array.reshape((-1, array.shape[-1]) if is_a else (array.shape[0], -1)).T
 

@@ -1,4 +1,4 @@
-"""One flipped bit at a random place of what the project writes is refused by name, or changes nothing that is read."""
+"""A random bit is flipped in a written file: reading it fails with the file's name, or gives the same values."""
 
 import contextlib
 from collections import Counter
@@ -62,7 +62,7 @@ def read_store(folder: Path) -> Any:
 
 
 def verify_store(folder: Path) -> Any:
-    """What `tools.cache_tasks --verify` reads."""
+    """Runs the checks of `tools.cache_tasks --verify`; raises the first fault."""
     for fault in verify(folder / sound.CACHE):
         raise DataError(fault)
     return None
@@ -91,7 +91,7 @@ def read_weights(folder: Path) -> Any:
 
 
 class Kind(NamedTuple):
-    """What is damaged.
+    """A kind of data on disk, and how it is read.
 
     Attributes:
       part: of the material.

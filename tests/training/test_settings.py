@@ -77,11 +77,11 @@ def test_the_content_of_weights_is_that_of_their_files(tmp_path):
     for name in ("one", "two"):
         model.save(str(tmp_path / name))
     (tmp_path / "two" / "evaluation").mkdir()
-    one, two = (runs.content(str(tmp_path / name)) for name in ("one", "two"))
-    assert one == two and runs.content(None) is runs.content(str(tmp_path / "nowhere")) is None
+    first, second = (runs.content(str(tmp_path / name)) for name in ("one", "two"))
+    assert first == second and runs.content(None) is runs.content(str(tmp_path / "nowhere")) is None
     (weights,) = (tmp_path / "two").glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert runs.content(str(tmp_path / "two")) != one
+    assert runs.content(str(tmp_path / "two")) != first
     assert runs.content("facebook/opt-125m") == "facebook/opt-125m"
 
 

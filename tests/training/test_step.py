@@ -241,8 +241,8 @@ def test_each_microbatch_has_dropout_of_its_own(config, batch):
     params = decoder.init_params(jax.random.key(0), config)
     twice = jax.tree.map(lambda x_BT: np.repeat(x_BT, 2, 0), rows)  # microbatch i takes every second row
     with jax.set_mesh(mesh_of("1x1x1")):
-        one = jax.jit(lambda p, key: step.gradients(p, rows, config, FP32, key))
-        alone = [one(params, jax.random.fold_in(key, i)) for i in range(2)]
+        microbatch = jax.jit(lambda p, key: step.gradients(p, rows, config, FP32, key))
+        alone = [microbatch(params, jax.random.fold_in(key, i)) for i in range(2)]
         twofold = dataclasses.replace(FP32, accumulation=2)
         both = jax.jit(lambda p: step.gradients(p, twice, config, twofold, key))(params)
     want = jax.tree.map(lambda a, b: (a + b) / 2, *alone)

@@ -195,7 +195,7 @@ def test_an_architecture_that_is_not_ours_is_refused(tmp_path):
 
 
 def test_code_beside_a_model_is_never_run(tmp_path):
-    """Of a configuration, a model and a tokenizer that ask for code of their own ("auto_map", as on the hub)."""
+    """The configuration, model and tokenizer name Python classes in the folder ("auto_map", as on the hub)."""
     folder, ran = tmp_path / "model", tmp_path / "ran"
     config = VARIANTS["pre_norm"]
     write(folder, config)

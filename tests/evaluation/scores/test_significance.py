@@ -51,7 +51,7 @@ def test_swapped_answers_of_a_mean_have_the_exact_p_value():
 
 
 def test_no_p_value_of_draws_is_zero():
-    """Of a difference that no swap reaches: one in the number of draws, and the observed one."""
+    """If no draw is as extreme as the observed difference, the p-value is 1 / (draws + 1)."""
     assert swap("task", 60, lambda mask: 1.0 if not mask.any() else 0.0) == 1 / (SWAPS + 1)
 
 
