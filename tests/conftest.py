@@ -12,7 +12,7 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
     # Threads of the CPU client: kernels interpreted on eight devices occupy eight, and need others to copy arrays.
     os.environ.setdefault("NPROC", "16")
-    # XLA's lowest level of optimization: programs run longer, but most tests wait for the compiler.
+    # Programs run longer, but most tests wait for the compiler.
     os.environ["XLA_FLAGS"] = f"{QUICK_TO_COMPILE} {os.environ.get('XLA_FLAGS', '')}"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
