@@ -27,7 +27,7 @@ from optiml_jax.evaluation.run import evaluate
 from optiml_jax.evaluation.validation import Validation
 from optiml_jax.inference.placement import Axes
 from optiml_jax.model.adapter import Lora
-from optiml_jax.model.config import OPTConfig
+from optiml_jax.model.config import NOT_IN_WEIGHTS, OPTConfig
 from optiml_jax.model.sharding import make_mesh
 from optiml_jax.training.hooks import Logging
 from optiml_jax.training.optimizer import Optimization
@@ -63,7 +63,6 @@ def shipped_gin_files() -> Path:
     return checkout if (checkout / "train.gin").is_file() else Path(__file__).parent / "gin_files"
 
 
-NOT_IN_WEIGHTS = ("dropout", "init_scale", "adapter")  # fields of OPTConfig that no weights have
 VERBOSE = "--verbose"
 SEARCH_PATH = shipped_gin_files()
 USAGE = """usage: python -m {module} --gin_file=FILE [...] [--gin.NAME=VALUE ...] [--gin_search_paths=A,B] [--verbose]

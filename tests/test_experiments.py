@@ -27,7 +27,11 @@ from tools import cache_tasks, paper_tables
 from tools.sweep import members, state
 from tools.sweep.members import Member
 
-SWEEPS = sorted({path.parent.name for path in gin_cli.SEARCH_PATH.glob("experiments/*/sweep.toml")} - {"small"})
+SWEEPS = sorted(  # of the paper
+    path.parent.name
+    for path in gin_cli.SEARCH_PATH.glob("experiments/*/sweep.toml")
+    if not path.parent.name.startswith("small")
+)
 MEMBERS = [path for name in SWEEPS for path in sorted(gin_cli.SEARCH_PATH.glob(f"experiments/{name}/*.gin"))]
 INSTRUCTIONS = ("crossfit", "exmix", "flan", "super_natural_instructions", "promptsource", "t5", "unifiedskg")
 SHORT = {"metaicl", "tasks", "categories", "attention"}  # 2,000 steps

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from optiml_jax import weights
 from optiml_jax.checkpoints.orbax import Checkpoints, with_shardings
 from optiml_jax.common.errors import UserError
-from optiml_jax.model import adapter, decoder, layers, sharding, trainable
+from optiml_jax.model import adapter, decoder, int8, layers, sharding, trainable
 from optiml_jax.model.adapter import Lora
 from optiml_jax.model.config import OPTConfig
 
@@ -96,7 +96,8 @@ def read_run(
 
     Args:
       separate: as in `Checkpoints.restore_params`.
-      merged: whether the products of adapters are added to the kernels; the configuration then has none.
+      merged: whether the products of adapters are added to the kernels, and int8 kernels become float ones; the
+        configuration is then `OPTConfig.base`.
 
     Raises:
       UserError: there is no checkpoint of that step, it cannot be verified, or the weights that it started from and did
@@ -110,8 +111,10 @@ def read_run(
         return config, _restored(directory, meta, decoder.abstract_params(config, dtype), mesh, separate), meta
     like, _ = trainable.split(decoder.abstract_params(config, jnp.float32 if merged else dtype), trained)
     params = trainable.join(_restored(directory, meta, like, mesh), _frozen(config, directory, meta, mesh, dtype))
-    if merged and config.adapter is not None:
-        params = jax.jit(lambda params: adapter.merge(params, config.adapter), donate_argnums=(0,))(params)
+    if merged:
+        merge = jax.jit(lambda part: adapter.merge_matrix(part, config.adapter, dtype))
+        for name, part in params["blocks"].items():  # one at a time, so that only one is held twice
+            params["blocks"][name] = merge(part)
         config = config.base
     params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, decoder.abstract_params(config, dtype))
     return config, layers.separate(params) if separate else params, meta
@@ -156,9 +159,30 @@ def _frozen(
             f"{directory}: trained a part of the parameters of {source}, which is not there or has changed since; put "
             "the weights back"
         )
-    if is_run(source):
-        _, params, _ = read_run(source, mesh, dtype=dtype)
-    else:
-        shardings = sharding.parameter_shardings(decoder.abstract_params(config.base), mesh)
-        params = weights.load(source, config.base, shardings, dtype)
+    params = initial_params(source, config, mesh, dtype)
     return trainable.split(params, settings[TRAINABLE])[1]
+
+
+def initial_params(source: str | os.PathLike, config: OPTConfig, mesh: Mesh, dtype: jnp.dtype) -> dict:
+    """Reads the weights that a run starts from, and rounds them if the run has int8 kernels; without adapters.
+
+    A run and a folder of `peft` are read in floating point, and rounded on the devices; other weights tensor by tensor.
+
+    Args:
+      source: INIT_WEIGHTS.
+    """
+    config = dataclasses.replace(config, adapter=None)
+    like = decoder.abstract_params(config, dtype)
+    shardings = sharding.parameter_shardings(like, mesh)
+    is_whole = is_run(source) or weights.peft.is_adapter(weights.resolve(source))
+    if not is_whole:
+        return weights.load(source, config, shardings, dtype)
+    if is_run(source):
+        params = read_run(source, mesh, dtype=dtype)[1]
+    else:
+        base = decoder.abstract_params(config.base, dtype)
+        params = weights.load(source, config.base, sharding.parameter_shardings(base, mesh), dtype)
+    if config.kernels == "float":
+        return params
+    quantize = jax.jit(lambda params: int8.quantize_blocks(params, like), out_shardings=shardings, donate_argnums=(0,))
+    return quantize(params)

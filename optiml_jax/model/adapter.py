@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from optiml_jax.common.errors import UserError, check_known
 from optiml_jax.common.settings import check_fields
+from optiml_jax.model import int8
 
 TARGETS = ("query", "key", "value", "out", "up", "down")  # the matrices of a block
 NAMES = ("lora_a", "lora_b")
@@ -50,17 +51,29 @@ class Lora:
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
 
 
-def merge(params: dict, adapter: Lora) -> dict:
-    """The parameters without adapters, whose products are added to the kernels, in float32."""
-    blocks = {name: part if NAMES[0] not in part else _merge(part, adapter) for name, part in params["blocks"].items()}
-    return params | {"blocks": blocks}
+def merge(params: dict, adapter: Lora | None) -> dict:
+    """The parameters of the base model: the adapters' products are added to the kernels, and int8 kernels become float
+    ones."""
+    return params | {"blocks": {name: merge_matrix(part, adapter) for name, part in params["blocks"].items()}}
 
 
-def _merge(part: dict, adapter: Lora) -> dict:
-    """Adds the adapter of one matrix to its kernel; the arrays are stacked over layers (N)."""
-    kernel, a, b = (part[name].astype(jnp.float32) for name in ("kernel", *NAMES))
-    layers, rank = a.shape[0], a.shape[-1]
-    rows, columns = a.reshape(layers, -1, rank), b.reshape(layers, rank, -1)
-    product = jnp.einsum("nir,nro->nio", rows, columns, precision=jax.lax.Precision.HIGHEST)
-    merged = (kernel + adapter.scale * product.reshape(kernel.shape)).astype(part["kernel"].dtype)
-    return {name: leaf for name, leaf in part.items() if name not in NAMES} | {"kernel": merged}
+def merge_matrix(part: dict, adapter: Lora | None, dtype: jnp.dtype | None = None) -> dict:
+    """Adds the adapter of one matrix to its kernel; the arrays are stacked over layers (N). A part without adapter and
+    integers stays as it is.
+
+    Args:
+      dtype: of the sum; None: that of the kernel, and float32 for integers.
+    """
+    if not part.keys() & {NAMES[0], int8.SCALE}:
+        return part
+    kernel = int8.float_kernel(part)
+    if adapter is not None and NAMES[0] in part:
+        a, b = (part[name].astype(jnp.float32) for name in NAMES)
+        layers, rank = a.shape[0], a.shape[-1]
+        rows, columns = a.reshape(layers, -1, rank), b.reshape(layers, rank, -1)
+        product = jnp.einsum("nir,nro->nio", rows, columns, precision=jax.lax.Precision.HIGHEST)
+        kernel += adapter.scale * product.reshape(kernel.shape)
+    if dtype is None:
+        dtype = jnp.float32 if int8.SCALE in part else part["kernel"].dtype
+    rest = {name: leaf for name, leaf in part.items() if name not in (*NAMES, int8.SCALE)}
+    return rest | {"kernel": kernel.astype(dtype)}

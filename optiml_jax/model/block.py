@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from optiml_jax.model import sharding
+from optiml_jax.model import int8, sharding
 from optiml_jax.model.adapter import TARGETS, Lora
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.norm import Norm
@@ -25,11 +25,15 @@ class Affine(nnx.Module):
     the dimensions of `DHK`, XLA would first broadcast it to every position.
     """
 
-    def __init__(self, shape: tuple[int, ...], out_axes: int, rngs: nnx.Rngs, scale: float, bias: bool) -> None:
-        self.kernel = nnx.Param(scale * jax.random.normal(rngs.params(), shape))
-        if bias:
-            self.bias = nnx.Param(jnp.zeros(shape[-out_axes:]))
+    def __init__(self, shape: tuple[int, ...], out_axes: int, rngs: nnx.Rngs, scale: float, config: OPTConfig) -> None:
         self._in_axes = len(shape) - out_axes
+        kernel = scale * jax.random.normal(rngs.params(), shape)
+        if config.kernels == "int8":
+            kernel, kernel_scale = int8.quantize(kernel, range(self._in_axes))
+            self.kernel_scale = nnx.Param(kernel_scale)
+        self.kernel = nnx.Param(kernel)
+        if config.biases:
+            self.bias = nnx.Param(jnp.zeros(shape[-out_axes:]))
         self._adapter: Lora | None = None
 
     def adapt(self, adapter: Lora, rngs: nnx.Rngs) -> None:
@@ -49,7 +53,11 @@ class Affine(nnx.Module):
             # few positions, as in decoding: scaling the result is cheaper
             return self(x, dropout_key=dropout_key) * scale
         shape = self.kernel[...].shape[self._in_axes :]
-        y = rows_BTI @ (self.kernel[...] * scale).astype(x.dtype).reshape(-1, math.prod(shape))
+        if hasattr(self, int8.SCALE):
+            y = rows_BTI @ self.kernel[...].astype(x.dtype).reshape(-1, math.prod(shape))
+            y *= (self.kernel_scale[...] * scale).astype(x.dtype).reshape(-1)
+        else:
+            y = rows_BTI @ (self.kernel[...] * scale).astype(x.dtype).reshape(-1, math.prod(shape))
         if hasattr(self, "bias"):
             y += (self.bias[...] * scale).astype(x.dtype).reshape(-1)
         if self._adapter is not None:
@@ -72,13 +80,13 @@ class Block(nnx.Module):
         scale = config.init_scale
         residual = scale / (2 * config.layers) ** 0.5
         self.attention_norm = Norm(D)
-        self.query = Affine((D, H, K), 2, rngs, scale, config.biases)
-        self.key = Affine((D, H, K), 2, rngs, scale, config.biases)
-        self.value = Affine((D, H, K), 2, rngs, scale, config.biases)
-        self.out = Affine((H, K, D), 1, rngs, residual, config.biases)
+        self.query = Affine((D, H, K), 2, rngs, scale, config)
+        self.key = Affine((D, H, K), 2, rngs, scale, config)
+        self.value = Affine((D, H, K), 2, rngs, scale, config)
+        self.out = Affine((H, K, D), 1, rngs, residual, config)
         self.mlp_norm = Norm(D)
-        self.up = Affine((D, F), 1, rngs, scale, config.biases)
-        self.down = Affine((F, D), 1, rngs, residual, config.biases)
+        self.up = Affine((D, F), 1, rngs, scale, config)
+        self.down = Affine((F, D), 1, rngs, residual, config)
         for name in config.adapter.targets if config.adapter else ():
             getattr(self, name).adapt(config.adapter, adapter_rngs)
 

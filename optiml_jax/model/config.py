@@ -9,6 +9,7 @@ from optiml_jax.common.settings import check_fields
 from optiml_jax.model.adapter import Lora
 
 PRECISIONS = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}  # compute dtypes
+NOT_IN_WEIGHTS = ("dropout", "init_scale", "adapter", "kernels")  # the fields that weights do not determine
 POSITION_OFFSET = 2  # metaseq starts learned positions at padding_idx + 1; the table's first two rows are unused
 
 
@@ -27,6 +28,7 @@ class OPTConfig:
         the released configurations say 0.0, and OPT-IML does not mention it.
       init_scale: standard deviation of random weights (Zhang et al. 2022, section 2.2).
       adapter: low-rank adapters of the blocks' matrices; None for none.
+      kernels: how the blocks' matrices are stored: "float", or "int8" (`int8.py`), which cannot be trained.
     """
 
     vocab_size: int = 50_272
@@ -42,6 +44,7 @@ class OPTConfig:
     dropout: float = 0.1
     init_scale: float = 0.006
     adapter: Lora | None = None
+    kernels: str = "float"
 
     def __post_init__(self) -> None:
         check_fields(self, dropout=(0.0, 1.0 - 1e-9))
@@ -49,11 +52,13 @@ class OPTConfig:
             raise UserError(f"OPTConfig: model_dim {self.model_dim} is not a multiple of heads {self.heads}")
         if self.activation not in ("relu", "gelu"):
             raise UserError(f"OPTConfig.activation: {self.activation!r} is unknown; use 'relu' or 'gelu'")
+        if self.kernels not in ("float", "int8"):
+            raise UserError(f"OPTConfig.kernels: {self.kernels!r} is unknown; use 'float' or 'int8'")
 
     @property
     def base(self) -> "OPTConfig":
-        """The architecture without adapters."""
-        return dataclasses.replace(self, adapter=None)
+        """The architecture of the weights that it starts from: without adapters, in floating point."""
+        return dataclasses.replace(self, adapter=None, kernels="float")
 
     @property
     def head_dim(self) -> int:

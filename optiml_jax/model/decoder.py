@@ -1,5 +1,6 @@
 """The OPT decoder: a plain parameter tree with layers stacked on axis 0, and a forward pass scanned or unrolled."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from optiml_jax.common.errors import UserError, nearest
-from optiml_jax.model import flash_attention, sharding
+from optiml_jax.model import flash_attention, int8, sharding
 from optiml_jax.model.attention import attention
 from optiml_jax.model.block import PRODUCTS, Block, block_forward, dropout
 from optiml_jax.model.config import POSITION_OFFSET, OPTConfig
@@ -75,18 +76,20 @@ def init_params(key: jax.Array, config: OPTConfig) -> dict:
 
 
 def abstract_params(config: OPTConfig, dtype: jnp.dtype = jnp.float32) -> dict:
-    """The parameter tree as `ShapeDtypeStruct`s: float32 norms, in which they compute, and the rest in `dtype`."""
+    """The parameter tree as `ShapeDtypeStruct`s: norms in float32, in which they compute, integers and their scales in
+    their own dtypes, and the rest in `dtype`."""
     tree = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
 
     def leaf(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        is_norm = any(key.key.endswith("norm") for key in path)
-        return jax.ShapeDtypeStruct(leaf.shape, jnp.float32 if is_norm else dtype)
+        keeps_dtype = leaf.dtype == jnp.int8 or any(key.key.endswith(("norm", int8.SCALE)) for key in path)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if keeps_dtype else dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
 def parameter_count(config: OPTConfig) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(config)))
+    """The number of parameters, adapters included; the scales of integers are no parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(dataclasses.replace(config, kernels="float"))))
 
 
 def check_params(params: dict, config: OPTConfig, origin: str) -> None:

@@ -100,6 +100,11 @@ def train(
             f"OPTConfig.adapter is {model.adapter}, Optimization.trainable is {optimization.trainable!r}; to train "
             "adapters set both, OPTConfig.adapter = @Lora() and Optimization.trainable = 'lora', and else neither"
         )
+    if model.kernels == "int8" and optimization.trainable == "all":
+        raise UserError(
+            "OPTConfig.kernels: int8 matrices cannot be trained; add adapters (OPTConfig.adapter = @Lora(), "
+            "Optimization.trainable = 'lora'), or set 'float'"
+        )
     directory = Path(model_dir)
     validation = validation if validation is not None and validation.every else None
     run = RunSettings(model, optimization, computation, data, mesh, logging, directory, init_weights, validation)

@@ -1,5 +1,6 @@
 """The state from which a run starts: its latest checkpoint, given weights, or random ones."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ from jax.sharding import Mesh
 
 from optiml_jax import weights
 from optiml_jax.checkpoints.orbax import Checkpoints, with_shardings
-from optiml_jax.checkpoints.runs import is_run, read_run
+from optiml_jax.checkpoints.runs import initial_params, is_run, read_run_config
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.loader import Loader
 from optiml_jax.data.store import TokenStore
@@ -68,7 +69,7 @@ def first_state(run: RunSettings, tokenizer: str) -> step.TrainState:
     # With adapters every base parameter is frozen, so it is loaded in the compute dtype, never in float32.
     only_adapters = run.optimization.trainable == "lora"
     dtype = PRECISIONS[run.computation.precision] if only_adapters else jnp.float32
-    params = read_weights(run.init_weights, run.model.base, run.mesh, tokenizer, dtype)
+    params = read_weights(run.init_weights, run.model, run.mesh, tokenizer, dtype)
     if run.model.adapter is not None:
         params = trainable.join(params, new_adapters(key, run.model, run.mesh))
     return step.state_from_params(params, run.model, run.optimization, run.computation, run.mesh)
@@ -88,7 +89,7 @@ def read_weights(source: str, model: OPTConfig, mesh: Mesh, tokenizer: str, dtyp
 
     Args:
       source: INIT_WEIGHTS.
-      model: without adapters.
+      model: of the run; its adapters are not read.
       tokenizer: fingerprint of the run's tokenizer.
 
     Raises:
@@ -96,14 +97,12 @@ def read_weights(source: str, model: OPTConfig, mesh: Mesh, tokenizer: str, dtyp
     """
     origin = f"INIT_WEIGHTS {source}"
     if is_run(source):
-        config, params, meta = read_run(source, mesh, dtype=dtype)
-        weights.check_config(config, model, origin)
+        config, meta = read_run_config(source)
         if meta["settings"]["tokenizer"] != tokenizer:
             raise UserError(f"{origin}: was trained with another tokenizer; set TOKENIZER to {source}/tokenizer")
-        return params
-    path = weights.resolve(source)
-    weights.check_config(weights.read_config(path), model, origin)
-    shardings = sharding.parameter_shardings(decoder.abstract_params(model), mesh)
-    params = weights.load(path, model, shardings, dtype)
-    decoder.check_params(params, model, source)
+    else:
+        config = weights.read_config(weights.resolve(source))
+    weights.check_config(config, model, origin)
+    params = initial_params(source, model, mesh, dtype)
+    decoder.check_params(params, dataclasses.replace(model, adapter=None), source)
     return params

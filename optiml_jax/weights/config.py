@@ -5,7 +5,7 @@ from pathlib import Path
 
 from optiml_jax.common import typed_json
 from optiml_jax.common.errors import UserError
-from optiml_jax.model.config import OPTConfig
+from optiml_jax.model.config import NOT_IN_WEIGHTS, OPTConfig
 from optiml_jax.tokenizer import OPT_EOS_ID, OPT_PAD_ID
 
 MARKER = "optiml_jax_version"  # in config.json: marks a directory that an export wrote and may replace
@@ -70,7 +70,7 @@ def check_config(actual: OPTConfig, expected: OPTConfig, origin: str) -> None:
     """Refuses weights of another architecture; heads, activation and norm placement do not show in any shape.
 
     Args:
-      actual, expected: of the weights and of the model. Dropout, the scale of random weights and adapters may differ.
+      actual, expected: of the weights and of the model. What weights do not have may differ, such as dropout.
       origin: names the weights in the message.
 
     Raises:
@@ -79,7 +79,7 @@ def check_config(actual: OPTConfig, expected: OPTConfig, origin: str) -> None:
     """
     for field in dataclasses.fields(OPTConfig):
         theirs, ours = getattr(actual, field.name), getattr(expected, field.name)
-        if field.name not in ("dropout", "init_scale", "adapter") and theirs != ours:
+        if field.name not in NOT_IN_WEIGHTS and theirs != ours:
             raise UserError(
                 f"{origin}: has {field.name} = {theirs}, OPTConfig.{field.name} is {ours}; "
                 "include the gin file of its size (gin/models) or set it"

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from optiml_jax.common.errors import UserError, nearest
+from optiml_jax.model import int8
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.model.decoder import abstract_params
 from optiml_jax.model.fingerprint import fingerprint
@@ -34,7 +35,7 @@ def place(
 
     Args:
       shardings: a tree like the parameters'; None puts them on the first device.
-      dtype: of the parameters but norms (`abstract_params`); tensors are cast on the device.
+      dtype: as in `abstract_params`; tensors are cast on the device, or rounded to integers (`OPTConfig.kernels`).
       separate: whether the blocks get one array per layer (`model.layers`).
       origin: names the source in errors.
       sums: hashes of tensors that are checked, see `checksums.py`.
@@ -71,13 +72,18 @@ def place(
                 f"{tensor.file.parent / checksums.FILE} if you changed the weights"
             )
         shape, dtype_of = like[slot.path].shape, like[slot.path].dtype
+        made = (slot.path, slot.path.replace("kernel", int8.SCALE)) if dtype_of == jnp.int8 else (slot.path,)
         if slot.layer is None:
-            params[slot.path], finite = _convert(sharding, slot.inputs, shape, dtype_of)(array)
+            (params[slot.path],), finite = _convert((sharding,), slot.inputs, shape, dtype_of)(array)
         elif separate:
-            convert = _convert(layer_sharding(sharding), slot.inputs, shape[1:], dtype_of)
-            params[slot.path][slot.layer], finite = convert(array)
+            layer_shardings = tuple(layer_sharding(sharding_of[path]) for path in made)
+            leaves, finite = _convert(layer_shardings, slot.inputs, shape[1:], dtype_of)(array)
+            for path, leaf in zip(made, leaves):
+                params[path][slot.layer] = leaf
         else:
-            params[slot.path], finite = _write_layer(sharding, slot.inputs)(params[slot.path], array, slot.layer)
+            write = _write_layer(tuple(sharding_of[path] for path in made), slot.inputs)
+            leaves, finite = write([params[path] for path in made], array, slot.layer)
+            params |= zip(made, leaves)
         if not finite:  # waits for the device, so that the host holds one tensor at a time
             raise UserError(f"{tensor.file}: tensor {name} has NaN or infinite values (as {jnp.dtype(dtype).name})")
         del array, host
@@ -164,19 +170,27 @@ def _zeros(shape: tuple[int, ...], dtype: jnp.dtype, sharding: Sharding) -> jax.
     return _zeros_function(shape, dtype, sharding)()
 
 
+def _converted(
+    tensor: jax.Array, inputs: int, shape: tuple[int, ...], dtype: jnp.dtype
+) -> tuple[list[jax.Array], jax.Array]:
+    """A tensor as an array of this shape, or as integers and their scales, and whether its values are finite."""
+    leaf = (tensor.T if inputs else tensor).reshape(shape)
+    leaf = leaf.astype(jnp.float32 if dtype == jnp.int8 else dtype)
+    # Zero, or NaN. XLA's `max` on CPUs passes over NaN, and `all` would need a flag for each element of the embedding.
+    finite = jnp.isfinite((leaf * 0).sum())
+    return list(int8.quantize(leaf, range(inputs))) if dtype == jnp.int8 else [leaf], finite
+
+
 @functools.cache
-def _convert(sharding: Sharding, inputs: int, shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
-    def convert(tensor: jax.Array) -> tuple[jax.Array, jax.Array]:
-        leaf = (tensor.T if inputs else tensor).reshape(shape).astype(dtype)
-        return leaf, jnp.isfinite(jnp.abs(leaf).max())  # `all` would need a flag for each element of the embedding
-
-    return jax.jit(convert, out_shardings=(sharding, None))
+def _convert(shardings: Sequence[Sharding], inputs: int, shape: tuple[int, ...], dtype: jnp.dtype) -> Any:
+    return jax.jit(lambda tensor: _converted(tensor, inputs, shape, dtype), out_shardings=([*shardings], None))
 
 
 @functools.cache
-def _write_layer(sharding: Sharding, inputs: int) -> Any:
-    def write(leaf: jax.Array, tensor: jax.Array, layer: jax.Array) -> tuple[jax.Array, jax.Array]:
-        update = (tensor.T if inputs else tensor).reshape(leaf.shape[1:]).astype(leaf.dtype)
-        return jax.lax.dynamic_update_index_in_dim(leaf, update, layer, 0), jnp.isfinite(update).all()
+def _write_layer(shardings: Sequence[Sharding], inputs: int) -> Any:
+    def write(stacked: list[jax.Array], tensor: jax.Array, layer: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+        updates, finite = _converted(tensor, inputs, stacked[0].shape[1:], stacked[0].dtype)
+        update = functools.partial(jax.lax.dynamic_update_index_in_dim, index=layer, axis=0)
+        return [update(whole, part) for whole, part in zip(stacked, updates)], finite
 
-    return jax.jit(write, donate_argnums=0, out_shardings=(sharding, None))
+    return jax.jit(write, donate_argnums=0, out_shardings=([*shardings], None))

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from optiml_jax import weights
 from optiml_jax.checkpoints.runs import read_run
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.settings import Data
 from optiml_jax.evaluation.validation import Validation
 from optiml_jax.inference.model import load_model
-from optiml_jax.model import decoder, sharding, trainable
+from optiml_jax.model import decoder, int8, sharding, trainable
 from optiml_jax.model.adapter import Lora, merge
 from optiml_jax.training import step
 from optiml_jax.training.hooks import Logging
@@ -25,6 +26,7 @@ from tasks.caching.work_item import Job
 from tests.meshes import mesh_of
 from tests.tasks.conftest import ask
 from tests.training.test_hooks import MODEL, cache  # noqa: F401 - a fixture
+from tools import convert_weights
 
 LORA = Lora(rank=4, alpha=8)
 
@@ -103,11 +105,11 @@ def base(tmp_path_factory):
     return directory
 
 
-def run(cache, directory, base, steps=6, adapter=LORA, name="lora", hooks=(), **options):  # noqa: F811
+def run(cache, directory, base, steps=6, adapter=LORA, name="lora", hooks=(), kernels="float", **options):  # noqa: F811
     data = Data("samples", cache, row_length=128, batch_rows=2, block_draws=64)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     optimization = Optimization(learning_rate=3e-2, train_steps=steps, warmup_steps=1, trainable=name)
-    model = dataclasses.replace(MODEL, adapter=adapter)
+    model = dataclasses.replace(MODEL, adapter=adapter, kernels=kernels)
     settings = model, optimization, Computation(precision="fp32"), data, mesh, Logging(log_every=1, checkpoint_every=3)
     return train(*settings, str(directory), None if base is None else str(base), hooks=hooks, **options)
 
@@ -185,6 +187,40 @@ def test_another_base_is_refused_by_name(cache, base, finished, tmp_path):  # no
         run(cache, directory, base, adapter=Lora(rank=8, alpha=8))
     with pytest.raises(UserError, match=r"Optimization\.trainable is 'all'; to train adapters set both"):
         run(cache, tmp_path / "new", base, name="all")
+
+
+@pytest.mark.parametrize("start", ["weights", "run", "peft"])
+def test_a_run_on_int8_kernels_resumes_to_the_bit_and_is_merged(cache, base, finished, tmp_path, start):  # noqa: F811
+    """What is merged is the integers that were trained on, not the weights that they were rounded from."""
+    if start == "run":
+        base = finished[0]
+    elif start == "peft":
+        words = [f"--source={finished[0]}", f"--target={tmp_path / 'peft'}", "--to=peft"]
+        convert_weights.main(words)
+        base = tmp_path / "peft"
+    steps, seen = (6, {}) if start == "weights" else (3, {})
+    hooks = [(steps, lambda number, params: seen.update(jax.tree.map(np.asarray, params)))]
+    record = run(cache, tmp_path / "run", base, steps, kernels="int8", hooks=hooks)
+    assert seen["blocks"]["up"]["kernel"].dtype == np.int8
+    model = load_model(tmp_path / "run")
+    assert model.config == MODEL
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6)  # noqa: E731
+    jax.tree.map(close, model.params, merge(seen, LORA))
+    params = weights.load(base, MODEL) if start == "weights" else load_model(finished[0]).params
+    float_kernel = params["blocks"]["up"]["kernel"]
+    rounded = merge(int8.quantize_blocks({"blocks": {"up": {"kernel": float_kernel}}}, seen), None)
+    close(
+        seen["blocks"]["up"]["kernel"] * seen["blocks"]["up"]["kernel_scale"][:, None],
+        rounded["blocks"]["up"]["kernel"],
+    )
+    if start == "weights":
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+        again = run(cache, tmp_path / "run", base, kernels="int8")
+        assert [row["loss"] for row in again.metrics] == [row["loss"] for row in record.metrics]
+        with pytest.raises(UserError, match=r"OPTConfig\.kernels = int8, now it is float"):
+            run(cache, tmp_path / "run", base)
+        with pytest.raises(UserError, match=r"OPTConfig\.kernels: int8 matrices cannot be trained"):
+            run(cache, tmp_path / "new", base, adapter=None, name="all", kernels="int8")
 
 
 def test_a_run_may_start_from_one_with_adapters(cache, finished, tmp_path):  # noqa: F811

@@ -1,6 +1,8 @@
 """Damaged weights: one line each, naming what is wrong and where."""
 
+import dataclasses
 import fnmatch
+import itertools
 import json
 import os
 import pickle
@@ -113,6 +115,24 @@ def test_wrong_tensors_are_refused_by_name(good, tmp_path):
         directory = shutil.copytree(good / "bin", tmp_path / name)
         edit_bin(directory, edit)
         refused(directory, message)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["embed_tokens", "layers.1.fc2", "layers.0.self_attn.q_proj", "final_layer_norm"])
+def test_values_that_are_not_finite_are_refused_wherever_they_are(good, tmp_path, value, name):
+    """In the first, a middle and the last element, for stacked layers, layers of their own, and integers."""
+    for place in (0, 1234, -1):
+        directory = shutil.copytree(good / "bin", tmp_path / str(place))
+
+        def edit(state: dict) -> None:
+            tensor = state[f"model.decoder.{name}.weight"].view(-1)
+            tensor[place % len(tensor)] = value  # noqa: B023
+
+        edit_bin(directory, edit)
+        config = weights.read_config(directory)
+        for separate, kernels in itertools.product((False, True), ("float", "int8")):
+            with pytest.raises(UserError, match=f"{name}.weight has NaN or infinite values"):
+                weights.load(directory, dataclasses.replace(config, kernels=kernels), separate=separate)
 
 
 def test_weights_too_large_for_the_dtype_are_refused(good, tmp_path):
