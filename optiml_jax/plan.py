@@ -236,7 +236,7 @@ def advice(setup: "Setup", plan: "Plan", card: "Card") -> str:
     if alternative:
         words, other = alternative
         return f"fits with {words}: peak {other.peak_bytes / GIB:.1f} GiB"
-    state = (plan.argument_bytes + plan.parameter_bytes) * math.prod(setup.axes) / setup.axes[0]
+    state = (plan.argument_bytes + plan.gradient_bytes) * math.prod(setup.axes) / setup.axes[0]
     devices_needed = math.ceil(state / card.limit_bytes)
     return (
         f"no change of accumulation, remat or axes on {math.prod(setup.axes)} devices fits; parameters, optimizer and "

@@ -10,7 +10,7 @@ from jax.experimental import topologies
 
 from optiml_jax.common.cards import DEVICES_PER_NODE, Card
 from optiml_jax.common.errors import UserError
-from optiml_jax.model import sharding
+from optiml_jax.model import decoder, sharding, trainable
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.planning.collectives import Collective, collectives
 from optiml_jax.training import step
@@ -143,14 +143,15 @@ def shard_bytes(tree: Any, shardings: Any) -> int:
 def _seconds(setup: Setup, card: Card, trained_bytes: int, instructions: list[Collective]) -> dict[str, float]:
     """Lower bounds on step time with no overlap, ignoring kernel launches and stragglers."""
     model, devices = setup.model, math.prod(setup.axes)
-    frozen = setup.optimization.trainable != "all"  # no product for the gradient of a matrix
-    passes = EXECUTED[setup.computation.remat] - frozen
+    # A frozen matrix has no product for its gradient.
+    passes = EXECUTED[setup.computation.remat] - (setup.optimization.trainable != "all")
+    head_passes = 3 + _trains_embedding(setup)
     tokens = setup.batch_rows * setup.row_length
     body = model.layers * (4 * model.model_dim**2 + 2 * model.model_dim * model.ffn_dim)
     head = LABEL_SHARES[setup.objective] * model.vocab_size * model.embedding_width
     # Scores, and their product with the values, where attention skips other documents ("dense" does not).
     pairs = 2 * model.layers * VISITED[setup.document_attention] * setup.row_length * model.model_dim
-    flops = 2 * tokens * (passes * (body + pairs) + (4 - frozen) * head)
+    flops = 2 * tokens * (passes * (body + pairs) + head_passes * head)
     state = 7 * trained_bytes + 2 * trained_bytes * setup.computation.accumulation  # Adam; sums of gradients
     sent = {"node": 0, "network": 0}
     for instruction in instructions:
@@ -163,6 +164,10 @@ def _seconds(setup: Setup, card: Card, trained_bytes: int, instructions: list[Co
     }
 
 
+def _trains_embedding(setup: Setup) -> bool:
+    return trainable.TRAINABLE[setup.optimization.trainable](("token_embedding",))
+
+
 def temporary_estimate(setup: Setup) -> int:
     """Estimates the temporaries of a device: gradients, saved activations, and one layer's work space.
 
@@ -173,12 +178,14 @@ def temporary_estimate(setup: Setup) -> int:
     width = 4 if computation.precision == "fp32" else 2
     body = model.layers * (4 * model.model_dim**2 + 2 * model.model_dim * model.ffn_dim)
     embedding = model.vocab_size * model.embedding_width
-    gradients = 4 * (body + embedding) // (fsdp * tensor) * (2 if computation.accumulation > 1 else 1)
+    trained, _ = trainable.split(decoder.abstract_params(model), setup.optimization.trainable)
+    gradients = 4 * sum(leaf.size for leaf in jax.tree.leaves(trained)) // (fsdp * tensor)
+    gradients *= 2 if computation.accumulation > 1 else 1
     positions = setup.local_rows * setup.row_length
     stream = positions * model.model_dim * width
     layer = 6 * stream + (4 * stream + positions * model.ffn_dim * width) // tensor
     weights = 2 * body // model.layers // tensor * width
-    table = embedding // tensor * (8 + width)
+    table = embedding // tensor * (8 * _trains_embedding(setup) + width)
     saved = {
         "full": stream // tensor,
         "attention-saved": 2 * stream // tensor,

@@ -7,15 +7,26 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, TypedDict
 
+import msgspec
 import numpy as np
 
 from optiml_jax.common import typed_json
 from optiml_jax.common.errors import UserError
+from optiml_jax.common.typed_json import Count
 from optiml_jax.weights.stored import FLOATS, Stored
 
 NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 MAX_HEADER = 100_000_000  # the library's own limit
+
+
+class Entry(TypedDict):
+    """A tensor in the header of a file."""
+
+    dtype: str
+    shape: list[Count]
+    data_offsets: tuple[Count, Count]
 
 
 def read_header(file: Path) -> dict[str, Stored]:
@@ -30,12 +41,12 @@ def read_header(file: Path) -> dict[str, Stored]:
             size = int.from_bytes(stream.read(8), "little")
             if total < 8 or size > min(MAX_HEADER, total - 8):
                 raise UserError(f"{file}: truncated or not a safetensors file; fetch or write it again")
-            header = typed_json.loads(stream.read(size))
+            header = msgspec.convert(typed_json.loads(stream.read(size)), dict[str, Any])
         header.pop("__metadata__", None)
         tensors = {name: _entry(file, name, entry, 8 + size) for name, entry in header.items()}
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, msgspec.ValidationError) as error:
         raise UserError(
             f"{file}: the safetensors header is damaged ({error}); fetch or write the file again"
         ) from error
@@ -47,12 +58,13 @@ def read_header(file: Path) -> dict[str, Stored]:
     return tensors
 
 
-def _entry(file: Path, name: str, entry: dict, base: int) -> Stored:
+def _entry(file: Path, name: str, content: Any, base: int) -> Stored:
+    entry = msgspec.convert(content, Entry)
     begin, end = entry["data_offsets"]
     if entry["dtype"] not in NAMES:
         raise UserError(f"{file}: tensor {name} is {entry['dtype']}; only F64, F32, F16 and BF16 weights can be loaded")
-    dtype, shape = FLOATS[NAMES[entry["dtype"]]], tuple(int(size) for size in entry["shape"])
-    if end - begin != math.prod(shape) * dtype.itemsize or begin < 0:
+    dtype, shape = FLOATS[NAMES[entry["dtype"]]], tuple(entry["shape"])
+    if end - begin != math.prod(shape) * dtype.itemsize:
         raise UserError(
             f"{file}: tensor {name} has {end - begin:,} bytes, which does not match {entry['dtype']} {shape}"
         )

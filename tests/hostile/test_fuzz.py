@@ -5,6 +5,7 @@ the folder. A few hundred inputs per parser, and ten thousand with the mark `slo
 """
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import random
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import gin
+import jax
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -31,6 +33,8 @@ from optiml_jax.data.store import SPLIT, TokenStore
 from optiml_jax.evaluation.answers.cache import AnswerStore, key
 from optiml_jax.evaluation.prompts.ledger import read_ledger
 from optiml_jax.evaluation.scores.samples import read_samples
+from optiml_jax.model import decoder, trainable
+from optiml_jax.model.adapter import Lora
 from optiml_jax.tokenizer import Tokenizer
 from optiml_jax.weights import torch_file
 from tasks.benchmarks import jsonl, promptsource, super_natural_instructions
@@ -133,6 +137,11 @@ class Parsers:
         self.task = "samples.sample001_hotel_review_sentiment"
         write(folder / "safetensors", VARIANTS["pre_norm"], sharded=True)
         write(folder / "bin", VARIANTS["pre_norm"], form="bin")
+        (folder / "peft").mkdir()
+        lora = Lora(rank=2, targets=("query", "down"))
+        adapted = dataclasses.replace(VARIANTS["pre_norm"], adapter=lora)
+        adapters, _ = trainable.split(decoder.init_params(jax.random.key(0), adapted), "lora")
+        weights.peft.write(folder / "peft", lora, adapters, "base")
         legacy = {"x": torch.arange(6.0).reshape(2, 3), "y": torch.ones(2)}
         torch.save(legacy, folder / "legacy.bin", _use_new_zipfile_serialization=False)
         (folder / "rows").mkdir()
@@ -201,6 +210,14 @@ class Parsers:
                 self.folder / "safetensors" / "model.safetensors.index.json",
                 lambda path: weights.load_hf(path.parent, VARIANTS["pre_norm"]),
             ),
+            "settings of peft": (
+                self.folder / "peft" / weights.peft.CONFIG,
+                lambda path: weights.peft.read(path.parent, VARIANTS["pre_norm"]),
+            ),
+            "adapters of peft": (
+                self.folder / "peft" / weights.peft.TENSORS,
+                lambda path: weights.peft.read(path.parent, VARIANTS["pre_norm"]),
+            ),
             "config.json": (self.folder / "safetensors" / "config.json", lambda path: weights.read_config(path.parent)),
             "file of torch": (self.folder / "bin" / "pytorch_model.bin", torch_file.load),
             "legacy file of torch": (self.folder / "legacy.bin", torch_file.load),
@@ -255,7 +272,15 @@ NAMES = (
     *("task of Super-NaturalInstructions", "own data in JSON lines", "own data in a table", "table", "lines of text"),
     *("templates of PromptSource", "rows of PromptSource", "ledger", "answers", "samples", "log of a run"),
     *("header of a store", "manifest", "counts of a store", "index of a store", "safetensors", "index of safetensors"),
-    *("config.json", "file of torch", "legacy file of torch", "merges", "vocabulary"),
+    *(
+        "settings of peft",
+        "adapters of peft",
+        "config.json",
+        "file of torch",
+        "legacy file of torch",
+        "merges",
+        "vocabulary",
+    ),
 )
 
 

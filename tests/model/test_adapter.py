@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.model import decoder, sharding
+from optiml_jax.model import block, decoder, sharding
 from optiml_jax.model.adapter import NAMES, TARGETS, Lora, merge
 from optiml_jax.model.head import label_nats
 from tests.meshes import EVERY_MESH, mesh_of
@@ -119,6 +119,21 @@ def test_dropout_is_of_the_adapters_input_alone(adapted):
     for arguments, equal in (((new, config), True), ((params, adapted), True), ((params, config), False)):
         without, with_key = (np.asarray(forward(*arguments, dropout_key=k)) for k in (None, key))
         assert np.array_equal(without, with_key) == equal
+
+
+def test_every_matrix_of_every_layer_drops_other_units(adapted, monkeypatch):
+    keys = []
+    original = block.dropout
+
+    def recorded(x, rate, key):
+        keys.append(tuple(np.asarray(jax.random.key_data(key)).tolist()))
+        return original(x, rate, key)
+
+    monkeypatch.setattr(block, "dropout", recorded)
+    config = dataclasses.replace(adapted, adapter=dataclasses.replace(LORA, dropout=0.5), dropout=0.5)
+    params = jax.jit(lambda: decoder.init_params(jax.random.key(0), config))()
+    forward(params, config, dropout_key=jax.random.key(3), layers="unrolled")
+    assert len(keys) == config.layers * (len(TARGETS) + 2) == len(set(keys))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 
 from optiml_jax.common.cards import CARDS
 from optiml_jax.common.errors import UserError
-from optiml_jax.model import sharding
+from optiml_jax.model import decoder, sharding
 from optiml_jax.model.config import OPTConfig
 from optiml_jax.plan import read_setup
 from optiml_jax.planning import compiled as planning
@@ -268,6 +268,27 @@ def test_the_seconds_of_a_step_equal_hand_arithmetic():
     assert seconds["memory"] == pytest.approx((7 + 2 * 3) * 700 / card.memory_bandwidth)
     assert seconds["network"] == pytest.approx(5000 / card.node_bandwidth + 10 / card.network_bandwidth)
     assert totals(sent) == {"all-gather": {"count": 5, "bytes": 5000}, "all-reduce": {"count": 1, "bytes": 10}}
+    # A frozen matrix has no product for its gradient; the head's is the embedding.
+    for name, body_passes, head_passes in (("biases", 3, 3), ("embeddings", 3, 4)):
+        part = dataclasses.replace(setup, optimization=Optimization(trainable=name))
+        flops = 2 * 6 * 64 * (body_passes * (body + pairs) + head_passes * head)
+        have = planning._seconds(part, card, 700, sent)["compute"]
+        assert have == pytest.approx(flops / 8 / (0.6 * card.flops))
+
+
+def test_the_state_of_adapters_on_int8_kernels_equals_hand_arithmetic():
+    """OPT-30B: a byte for each number of a matrix, a float32 scale for each of its outputs, the rest in bfloat16."""
+    words = ["--gin_file=opt30b_lora.gin", "--gin.OPTConfig.kernels=int8"]
+    setup, _ = read_setup(words, 1)
+    state = step.abstract_state(setup.model, setup.optimization, setup.computation)
+    L, D, F, V = 48, 7168, 4 * 7168, 50272
+    matrices, outputs, biases = L * (4 * D * D + 2 * D * F), L * (5 * D + F), L * (5 * D + F)
+    norms, embeddings = 4 * L * D + 2 * D, (V + 2050) * D
+    sizes = [sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(part)) for part in state[:3]]
+    assert sizes[1] == matrices + 4 * outputs + 2 * (biases + embeddings) + 4 * norms
+    adapters = 16 * L * (4 * 2 * D + 2 * (D + F))
+    assert sizes[0] == 4 * adapters and sizes[2] == 2 * 4 * adapters + 8
+    assert decoder.parameter_count(setup.model) == matrices + biases + norms + embeddings + adapters
 
 
 def test_what_is_saved_between_layers_is_split_over_rows_and_positions():

@@ -183,6 +183,8 @@ def test_a_damaged_safetensors_header_is_refused(good, tmp_path):
         (b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}', "does not match"),
         (b'{"a": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}', "tensor a is I64"),
         (b'{"a": {"dtype": "F32", "shape": [2]}}', "header is damaged"),
+        (b'{"a": {"dtype": "F32", "shape": [1e999], "data_offsets": [0, 4]}}', "header is damaged"),
+        (b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}', "header is damaged"),
         (b"{}", "longer than its header says"),
     ]:
         (directory / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"1234")

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -61,9 +62,11 @@ def _run(member: Member, steps: int, progress: "Progress", index: int) -> Outcom
     first = last_step(member)
     with log.open("a", encoding="utf-8") as output:
         start = output.tell()
-        process = subprocess.Popen(
-            [sys.executable, *member.words], stdout=output, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # of JAX; another program follows at once
+            process = subprocess.Popen(
+                [sys.executable, *member.words], stdout=output, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent
+            )
         previous = signal.signal(signal.SIGTERM, _interrupt)
         try:
             while process.poll() is None:
