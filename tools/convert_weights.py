@@ -91,7 +91,7 @@ def recognise(source: str, tokenizer: str | None) -> WeightSource:
         return WeightSource(kind, config, jnp.float32, vocabulary, meta["settings"]["Data.leading_eos"])
     path = weights.resolve(source)
     config, metaseq = weights.read_config(path), weights.is_metaseq(path)
-    vocabulary = None if metaseq and tokenizer is None else Tokenizer.load(tokenizer or path)
+    vocabulary = None if metaseq and tokenizer is None else Tokenizer.load(tokenizer or weights.tokenizer_source(path))
     kind = "metaseq checkpoint" if metaseq else "Hugging Face directory"
     return WeightSource(kind, config, weights.stored_dtype(path, config), vocabulary)
 

@@ -288,7 +288,8 @@ def load_model(
         sharding.check_divides(config, mesh)
         shardings = sharding.parameter_shardings(decoder.abstract_params(config), mesh)
         params = weights.load(path, config, shardings, dtype, separate)
-        tokenizer_source, leading_eos, name, trained_with = path, True, str(source), None
+        tokenizer_source, leading_eos = weights.tokenizer_source(path), True
+        name, trained_with = str(source), None
     decoder.check_params(params, config, name)
     vocabulary = Tokenizer.load(tokenizer or tokenizer_source)
     if trained_with not in (None, vocabulary.fingerprint):

@@ -2,7 +2,7 @@
 
 from optiml_jax.weights import peft
 from optiml_jax.weights.config import check_config, hf_config, was_exported
-from optiml_jax.weights.load import load, load_hf, read_config, stored_dtype
+from optiml_jax.weights.load import load, load_hf, read_config, stored_dtype, tokenizer_source
 from optiml_jax.weights.metaseq import is_metaseq, load_metaseq
 from optiml_jax.weights.save import save_hf
 from optiml_jax.weights.source import is_hf, is_hub_name, resolve
@@ -21,5 +21,6 @@ __all__ = [
     "resolve",
     "save_hf",
     "stored_dtype",
+    "tokenizer_source",
     "was_exported",
 ]

@@ -1,9 +1,11 @@
 """Loads configuration and parameters from foreign checkpoints."""
 
 import os
+from pathlib import Path
 
 import jax.numpy as jnp
 
+from optiml_jax import tokenizer_files
 from optiml_jax.common import typed_json
 from optiml_jax.common.errors import UserError
 from optiml_jax.model import layers
@@ -64,6 +66,12 @@ def stored_dtype(source: str | os.PathLike, config: OPTConfig) -> jnp.dtype:
     tensors = metaseq.read_tensors(path, config) if is_metaseq(path) else read_tensors(path)
     widest = max((tensor.dtype for tensor in tensors.values()), key=lambda dtype: dtype.itemsize)
     return jnp.dtype(jnp.float32) if widest.itemsize > 4 else widest
+
+
+def tokenizer_source(path: Path) -> str | Path:
+    """Where the tokenizer is: in the folder of the weights, or in that of an adapter's base, as `peft` writes none."""
+    own = (path / tokenizer_files.PIPELINE, path / tokenizer_files.FILES[0])
+    return peft.base_of(path) if peft.is_adapter(path) and not any(file.exists() for file in own) else path
 
 
 def load_hf(

@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from optiml_jax.common.errors import UserError
 from optiml_jax.harness.model import OptimlLM
@@ -64,6 +67,25 @@ def test_log_likelihoods_are_those_of_the_hugging_face_backend(ours, peer):
         ours.loglikelihood(prompts), peer.loglikelihood(prompts, disable_tqdm=True), strict=True
     ):
         assert have == pytest.approx(want, abs=2e-4) and greedy == is_greedy
+
+
+def test_adapters_of_peft_are_scored_as_the_hugging_face_backend_scores_them(exported, peer, tmp_path):
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(exported)
+    shape = LoraConfig(r=4, target_modules=["q_proj", "fc2"], init_lora_weights=False)
+    get_peft_model(base, shape).save_pretrained(tmp_path / "adapter")
+    theirs = HFLM(pretrained=str(exported), peft=str(tmp_path / "adapter"), dtype="float32", batch_size=4, device="cpu")
+    prompts = instances("loglikelihood", PAIRS)
+    scores = [
+        np.array([score for score, _ in scored])
+        for scored in (
+            OptimlLM(str(tmp_path / "adapter")).loglikelihood(prompts),
+            theirs.loglikelihood(prompts, disable_tqdm=True),
+            peer.loglikelihood(prompts, disable_tqdm=True),
+        )
+    ]
+    np.testing.assert_allclose(scores[0], scores[1], atol=2e-4)
+    assert np.abs(scores[0] - scores[2]).max() > 0.1
 
 
 def test_a_greedy_continuation_is_known(ours, peer):
