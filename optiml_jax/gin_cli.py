@@ -17,7 +17,7 @@ from typing import Any
 
 import gin
 
-from optiml_jax import weights
+from optiml_jax import settings_page, weights
 from optiml_jax.checkpoints.runs import is_run, read_run_config
 from optiml_jax.common import distributed, paths, programs, xla_flags
 from optiml_jax.common.errors import UserError, exit_on_user_error, named, nearest
@@ -70,7 +70,8 @@ USAGE = """usage: python -m {module} --gin_file=FILE [...] [--gin.NAME=VALUE ...
 
 FILE is searched for here, in gin/ and in the search paths. NAME is a macro (MODEL_DIR) or a parameter (Data.eps); VALUE
 is a Python literal. Where a string is expected, a bare word or path is accepted: --gin.MODEL_DIR=runs/tiny. --verbose
-prints the programs that are compiled, and for how long."""
+prints the programs that are compiled, and for how long. --help_settings lists every NAME with its default and meaning,
+--help_settings=WORD those that have a word in either."""
 
 
 @exit_on_user_error
@@ -160,6 +161,10 @@ def parse(
         flag, _, value = argument.partition("=")
         if flag in ("--help", "-h"):
             print(USAGE.format(module=module))
+            raise SystemExit(0)
+        if flag == "--help_settings":
+            everything = settings_page.sections(configurables, SEARCH_PATH)
+            print(settings_page.plain_text(settings_page.selected(everything, value) if value else everything))
             raise SystemExit(0)
         if flag == "--gin_file" and value:
             files.append(value)

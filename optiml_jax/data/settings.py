@@ -32,8 +32,8 @@ class Data(CacheOptions):
       data_dir: raw files, one folder per benchmark; `samples` needs none. What they and the options say is cached
         before training, unless it already is. None: the store is used as it is.
       tokenizer: directory or hub name; None takes the store's own.
-      row_length: T; an option of the cache too.
-      batch_rows: B, over all devices.
+      row_length: T, tokens per row; an option of the cache too.
+      batch_rows: B, rows per step, over all devices and microbatches.
       seed: of the data order, the initial weights and dropout.
       eps: cap on the examples per task in the sampling rates (paper 4.2); None for the mixture's own.
       proportions: share of each benchmark, by name; "natural": tasks are drawn by their capped sizes alone (the first

@@ -36,7 +36,8 @@ class CacheOptions:
       all_templates: includes templates that alter the original task (PromptSource, FLAN).
       t0_truncation: truncates fields of PromptSource's rows to 2,048 characters, as for T0.
       fields: of a user's own records: "column=field, ..." for columns of other names ("ask=prompt, reply=completion").
-      allow_bad_records, allow_empty_tasks: see `Pool`.
+      allow_bad_records: skips unusable records even if they are more than 1% of a split.
+      allow_empty_tasks: leaves out tasks without usable records.
       missing_benchmarks: what to do with benchmarks of a mixture whose data are missing: "refuse" or "leave_out".
       review: a file of decisions on pairs of tasks (`tasks/catalog/review.py`), in addition to the project's.
     """

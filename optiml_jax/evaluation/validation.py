@@ -34,7 +34,7 @@ class Validation:
 
     Attributes:
       every: interval in steps; also runs after the last step; 0: never.
-      ledger, suite, mixture, cache_dir, shots, batch_rows, max_new_tokens: as in `evaluation.run.evaluate`.
+      ledger, suite, mixture, cache_dir, shots, batch_rows, max_new_tokens: as in `evaluate`.
       limit: questions per task and number of shots; 0: all. The paper uses 250 (section 4.1).
       templates: how several templates make the score of a task, see `prompts.selection.set_pooling`.
       best_by: the average by which the best weights are chosen: "average", the paper's over categories, also its

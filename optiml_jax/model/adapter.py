@@ -24,7 +24,7 @@ class Lora:
     """The shape of adapters.
 
     Attributes:
-      rank: R.
+      rank: R, width of the product.
       alpha: the adapter's product is scaled by alpha / rank.
       dropout: rate on the input of A, in training only.
       targets: names of the matrices that have an adapter.

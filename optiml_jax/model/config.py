@@ -19,6 +19,11 @@ class OPTConfig:
 
     Attributes:
       vocab_size: V, rows of the embedding (50,272: OPT's 50,265 ids padded to a multiple of 32).
+      layers: N, blocks.
+      model_dim: D, width of the residual stream.
+      heads: H, attention heads per block.
+      ffn_dim: F, width of the feed-forward.
+      max_positions: learned positions, the longest row.
       embedding_dim: width of the embedding where it differs from `model_dim` (350M: 512); None means `model_dim`.
       pre_norm: norm before attention and MLP, and a final norm. Only 350M normalizes after them, without a final norm.
       activation: "relu" (OPT) or "gelu" (Galactica).
@@ -28,7 +33,8 @@ class OPTConfig:
         the released configurations say 0.0, and OPT-IML does not mention it.
       init_scale: standard deviation of random weights (Zhang et al. 2022, section 2.2).
       adapter: low-rank adapters of the blocks' matrices; None for none.
-      kernels: how the blocks' matrices are stored: "float", or "int8" (`int8.py`), which cannot be trained.
+      kernels: how the blocks' matrices are stored: "float", or "int8" with a scale per output (`int8.py`), which
+        cannot be trained.
     """
 
     vocab_size: int = 50_272

@@ -19,10 +19,12 @@ class Optimization:
     Attributes:
       learning_rate: the peak.
       train_steps: total number of batches, which sets the end of the decay.
+      warmup_steps: updates until the learning rate reaches its peak; it then decays linearly to zero.
+      beta1, beta2, epsilon: of Adam.
       clip_norm: maximum global gradient norm.
       weight_decay: decoupled, times the learning rate, of all parameters (AdamW, Loshchilov and Hutter 2019). The paper
         says "Adam", and that it inherits most settings from OPT, which was trained with 0.1; its own is not known.
-      trainable: which parameters are updated, a name in `trainable.TRAINABLE`.
+      trainable: which parameters are updated: "all", "lora", "biases" or "embeddings" (`trainable.TRAINABLE`).
     """
 
     learning_rate: float = 5e-5

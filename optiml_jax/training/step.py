@@ -34,11 +34,12 @@ class Computation:
 
     Attributes:
       precision: "fp32"; "bf16" (compute; parameters and Adam stay float32); "fp16" (with dynamic loss scaling).
-      remat: what is saved for the backward pass, a name in `decoder.REMAT`.
+      remat: what is saved for the backward pass (`decoder.REMAT`), from fast to small: "none" (everything), "dots"
+        (results of matrix products and attention), "attention-saved", "full" (the input of each block).
       layers: "scan" or "unrolled"; "auto" unrolls on GPUs that hold whole layers (`decoder.LAYERS`), if all parameters
         are trained.
       accumulation: microbatches per step; the loss is the mean over the labels of all of them.
-      attention: implementation passed to `model.attention.attention`.
+      attention: "auto" (the fastest on the device), "triton" (GPUs), "blocked" or "dense".
     """
 
     precision: str = "bf16"
