@@ -1,11 +1,36 @@
-"""Conversations as text, the same in training, evaluation and lm-evaluation-harness."""
+"""Requests to a tuned model as text: instructions and conversations, as the model was trained on them.
 
-from collections.abc import Sequence
+The same in training, evaluation, lm-evaluation-harness, `Model.chat`, `Model.instruct` and the exports.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 
 from optiml_jax.common.errors import UserError, nearest
 from optiml_jax.tokenizer import join
 
 SPOKEN = {"user": "User:", "assistant": "Assistant:", "system": "", "tool": "Tool:"}  # before what a role says
+
+# The texts after which an answer of an assistant is over, for models that do not end it with `</s>`.
+STOPS = ("\nUser:", "\nTool:", "\nAssistant:")
+
+# `prompt_of` as a template of transformers; a role that is unknown is an error there too.
+TEMPLATE = """\
+{{- bos_token }}
+{%- set names = {'user': 'User:', 'assistant': 'Assistant:', 'system': '', 'tool': 'Tool:'} %}
+{%- for message in messages %}
+    {%- if message['role'] not in names %}
+        {{- raise_exception('role ' + message['role'] + ' is unknown: user, assistant, system, tool') }}
+    {%- endif %}
+    {%- set text = message['content'].rstrip() %}
+    {%- if text[:1] == ' ' and text[1:2] and not text[1:2].isspace() %}
+        {%- set text = text[1:] %}
+    {%- endif %}
+    {{- '' if loop.first else '\\n' }}
+    {{- names[message['role']] }}
+    {{- ' ' if names[message['role']] and not text[:1].isspace() }}
+    {{- text }}
+{%- endfor %}
+{{- '\\nAssistant:' if add_generation_prompt }}"""
 
 
 def trim(text: str) -> str:
@@ -42,3 +67,26 @@ def prompt_of(messages: Sequence[dict[str, str]], asks: bool = True) -> str:
             )
     text, _ = spoken([(message["role"], message["content"]) for message in messages])
     return f"{text}\n{SPOKEN['assistant']}" if asks else text
+
+
+def until_stop(pieces: Iterable[str], stops: Sequence[str] = STOPS) -> Iterator[str]:
+    """Yields the pieces of a text up to the first of the stops; what may be the start of one is held back."""
+    text, yielded = "", 0
+    for piece in pieces:
+        text += piece
+        ends = [text.find(stop) for stop in stops if stop in text]
+        if ends:
+            yield text[yielded : min(ends)]
+            return
+        held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        if len(text) - held > yielded:
+            yield text[yielded : len(text) - held]
+            yielded = len(text) - held
+    yield text[yielded:]
+
+
+def instruction_prompt(instruction: str, text: str = "") -> str:
+    """The prompt of an instruction and what it is about, in one of the forms that the paper trains on (section 2.4)."""
+    text = text.rstrip()
+    prompt = instruction.strip() + (f"\nInput: {trim(text)}" if text else "")
+    return prompt if prompt.endswith(":") else f"{prompt}\nOutput:"

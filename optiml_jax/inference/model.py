@@ -5,12 +5,12 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
-from optiml_jax import weights
+from optiml_jax import chat, weights
 from optiml_jax.checkpoints.runs import is_run, read_run, read_run_config
 from optiml_jax.common import paths
 from optiml_jax.common.errors import UserError, check_known
@@ -146,6 +146,39 @@ class Model(Network):
         """
         sampling = [Sampling(temperature, top_p, seed, index) for index in range(len(prompts))]
         return [generated.text for generated in self.generate_prompts(prompts, max_new_tokens, sampling=sampling)]
+
+    def chat(self, messages: Sequence[dict[str, str]], **options: Any) -> str:
+        """The next message of the assistant, of at most 256 tokens unless `options` say otherwise.
+
+        Args:
+          messages: with "role" ("system", "user", "assistant" or "tool") and "content".
+          options: max_new_tokens, temperature, top_p and seed, as in `generate`.
+
+        Raises:
+          UserError: a role is unknown.
+        """
+        return chat.trim(self._answer(chat.prompt_of(messages), chat.STOPS, **options))
+
+    def instruct(self, instruction: str, text: str = "", **options: Any) -> str:
+        """The answer to an instruction.
+
+        Args:
+          text: what the instruction is about.
+          options: as in `chat`.
+        """
+        return chat.trim(self._answer(chat.instruction_prompt(instruction, text), (), **options))
+
+    def _answer(
+        self,
+        prompt: str,
+        stop: Sequence[str],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> str:
+        sampling = [Sampling(temperature, top_p, seed)]
+        return self.generate_prompts([prompt], max_new_tokens, [stop], sampling=sampling)[0].text
 
     def stream(
         self,

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from optiml_jax import chat
 from optiml_jax.common.distributed import together
 from optiml_jax.common.errors import UserError
 from optiml_jax.model.config import OPTConfig
@@ -121,6 +122,7 @@ def _write_rest(directory: Path, config: OPTConfig, tokenizer: Tokenizer | None,
         "tokenizer_class": "GPT2Tokenizer" if tokenizer.is_plain else "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": config.max_positions,
+        "chat_template": chat.TEMPLATE,
     }
     if tokenizer.is_plain:
         settings |= {"add_bos_token": True, "add_prefix_space": False, "errors": "replace"}
