@@ -42,14 +42,14 @@ class Section(NamedTuple):
 
 def meanings(configurable: Callable[..., Any]) -> dict[str, str]:
     """Parameter -> its description in the docstring of a function, or of a class and those that it extends."""
-    found: dict[str, str] = {}
+    described: dict[str, str] = {}
     for owner in getattr(configurable, "__mro__", (configurable,)):
         section = re.search(r"^(?:Args|Attributes):\n((?:[ \n].*\n?)*)", inspect.cleandoc(owner.__doc__ or ""), re.M)
         for entry in re.split(r"\n(?=  \S)", "\n" + section[1] if section else ""):
             if names := re.match(r"\s*([\w, ]+): ", entry):
                 text = " ".join(entry[names.end() :].split()).removesuffix(".")
-                found = {name.strip(): text for name in names[1].split(",")} | found
-    return found
+                described = {name.strip(): text for name in names[1].split(",")} | described
+    return described
 
 
 class _Macro(NamedTuple):
@@ -131,12 +131,12 @@ def selected(everything: Iterable[Section], word: str) -> list[Section]:
     """
     everything = list(everything)
     for part in (lambda setting: setting.name + setting.sets, lambda setting: setting.meaning):
-        found = [
-            section._replace(settings=[one for one in section.settings if word.lower() in part(one).lower()])
+        reduced = [
+            section._replace(settings=[item for item in section.settings if word.lower() in part(item).lower()])
             for section in everything
         ]
-        if found := [section for section in found if section.settings]:
-            return found
+        if matching := [section for section in reduced if section.settings]:
+            return matching
     names = [setting.name for section in everything for setting in section.settings]
     raise UserError(f"--help_settings={word}: no setting has it in its name or meaning{nearest(word.upper(), names)}")
 

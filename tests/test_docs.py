@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from optiml_jax import __version__
 from tests.conftest import ROOT
 
 
@@ -86,3 +88,13 @@ def test_your_own_data_goes_from_file_to_report(tmp_path):
         report = json.loads((tmp_path / "runs/recipes" / folder / "results.json").read_text())
         assert report["tasks"]["jsonl.recipes"]["examples"] == 20
         assert (tmp_path / "runs/recipes" / folder / "report.html").stat().st_size > 1000
+
+
+def test_the_version_is_that_of_the_changelog_and_the_citation():
+    newest, date = re.search(r"^## (\S+) \((.*)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE).groups()
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert newest == __version__ == citation["version"] and str(citation["date-released"]) == date
+    forms = list((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+    assert len(forms) == 3
+    for form in forms:
+        assert {"name", "description", "labels", "body"} == yaml.safe_load(form.read_text()).keys()
