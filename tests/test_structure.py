@@ -1,4 +1,4 @@
-"""Checks the imports in the sources: no circles, and only the arrows of the README's map."""
+"""Checks the imports in the sources: no circles, and only the arrows of the map in CONTRIBUTING.md."""
 
 import subprocess
 import sys
