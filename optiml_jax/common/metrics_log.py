@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TextIO, TypedDict, TypeVar
 
@@ -16,6 +17,10 @@ from optiml_jax.common.files import write_atomically, writing
 
 METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
 TENSORBOARD = "tensorboard"
+# Groups of the curves in TensorBoard; others are "train", and those of validations "validation".
+GROUPS = dict.fromkeys(("real_tokens", "row_fill", "data_wait_seconds"), "data") | dict.fromkeys(
+    ("tokens_per_second", "step_seconds", "mfu", "device_peak_bytes", "host_peak_bytes"), "system"
+)
 REMEDY = "remove the line, or the file, which no step depends on"
 
 
@@ -23,10 +28,12 @@ T = TypeVar("T")
 
 
 class Row(TypedDict):
-    """A row of `metrics.jsonl`: among others, the loss in nats per label token; None if it was not finite."""
+    """A row of `metrics.jsonl`, among others, in nats per label token: the loss of the step, None if it was not finite,
+    and the mean over the label tokens since the last row, which the rows of earlier versions do not have."""
 
     step: int
     loss: float | None
+    mean_loss: NotRequired[float | None]
 
 
 class ValidationRow(TypedDict):
@@ -71,8 +78,8 @@ class MetricsLog:
             self._file.flush()
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
-                self._events.add_scalar(name, value, row["step"])
-        loss = "not finite" if row["loss"] is None else f"{row['loss']:.3f}"
+                self._events.add_scalar(f"{GROUPS.get(name, 'train')}/{name}", value, row["step"])
+        loss = "not finite" if _loss(row) is None else f"{_loss(row):.3f}"
         self._bar.set_postfix_str(f"loss {loss}, {row['tokens_per_second']:,.0f} tok/s", refresh=False)
 
     def validated(self, step: int, scores: dict[str, float], message: str) -> None:
@@ -132,21 +139,26 @@ def read_validation(model_dir: str | os.PathLike) -> list[ValidationRow]:
     return _rows(Path(model_dir) / VALIDATION, ValidationRow)
 
 
+def _loss(row: Mapping[str, Any]) -> float | None:
+    return row.get("mean_loss", row["loss"])
+
+
 def training_losses(model_dir: str | os.PathLike) -> dict[str, Any] | None:
     """Summarizes the losses of a run, or returns None if there is no log.
 
     Returns:
-      "first_loss" and "last_loss", each the mean of up to five logged rows; "curve", [[step, loss], ...];
-      "validation", [[step, average], ...].
+      "first_loss" and "last_loss", each the mean of "rows" rows of the log; "curve", [[step, loss], ...]; "validation",
+      [[step, average], ...]. The loss of a row is that since the last one.
     """
-    rows = [row for row in read_metrics(model_dir) if row["loss"] is not None]  # None: an overflow in fp16
-    losses = [row["loss"] for row in rows]
+    rows = [row for row in read_metrics(model_dir) if _loss(row) is not None]  # None: an overflow in fp16
+    losses = [_loss(row) for row in rows]
     if not losses:
         return None
     few = max(1, min(5, len(losses) // 4))
     return {
+        "rows": few,
         "first_loss": sum(losses[:few]) / few,
         "last_loss": sum(losses[-few:]) / few,
-        "curve": [[row["step"], row["loss"]] for row in rows],
+        "curve": [[row["step"], loss] for row, loss in zip(rows, losses)],
         "validation": [[row["step"], row["average"]] for row in read_validation(model_dir)],
     }

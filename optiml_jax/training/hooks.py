@@ -63,6 +63,7 @@ class StepLog:
         self._last, self._steady = time.perf_counter(), True
         self._timed: list[tuple[float, int]] = []  # seconds and tokens of the steps since the last row
         self._usual: list[tuple[float, int]] = []  # those of the last row
+        self._nats, self._labels = 0.0, 0  # of the steps since the last row whose loss is finite
 
     def __call__(self, step: int, params: Any) -> None:
         self.flush(followed=True)
@@ -87,6 +88,9 @@ class StepLog:
         self._last, self._steady = now, followed
         _check_finite(step, values, self._run.computation.precision, self._latest)
         self._log.advance()
+        if math.isfinite(values["loss"]):
+            self._nats += values["loss"] * values["label_tokens"]
+            self._labels += values["label_tokens"]
         if step % self._every and step not in (1, self._run.optimization.train_steps):
             return
         self._usual, self._timed = self._timed or self._usual, []
@@ -98,6 +102,7 @@ class StepLog:
             {"step": step}
             | values
             | {
+                "mean_loss": self._nats / self._labels if self._labels else math.nan,
                 "real_tokens": batch.real_tokens,
                 "row_fill": batch.row_fill,
                 "tokens_per_second": tokens / seconds,
@@ -109,6 +114,7 @@ class StepLog:
                 "host_peak_bytes": memory.host_peak(),
             }
         )
+        self._nats, self._labels = 0.0, 0
 
     def validated(self, step: int, scores: dict[str, float], message: str) -> None:
         """Logs a validation."""

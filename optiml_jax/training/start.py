@@ -16,6 +16,7 @@ from optiml_jax.data.store import TokenStore
 from optiml_jax.model import decoder, sharding, trainable
 from optiml_jax.model.config import PRECISIONS, OPTConfig
 from optiml_jax.training import step
+from optiml_jax.training.optimizer import Optimization, learning_rate
 from optiml_jax.training.settings import RunSettings, check_same_run
 
 
@@ -46,12 +47,26 @@ def start_state(
                 f"{checkpoints.directory} is at step {meta['step']}, beyond TRAIN_STEPS = {optimization.train_steps}; "
                 "raise TRAIN_STEPS or choose another MODEL_DIR"
             )
+        _tell_learning_rate(meta["settings"]["Optimization.train_steps"], optimization, meta["step"])
         loader.restore(meta["data"])
         state = checkpoints.restore(meta["step"], with_shardings(abstract, shardings))
         if optimization.trainable != "all":  # the frozen parameters are in no checkpoint
             state = state._replace(frozen=first_state(run, fixed["tokenizer"]).frozen)
         return state, meta["step"]
     return first_state(run, fixed["tokenizer"]), 0
+
+
+def _tell_learning_rate(before: int, optimization: Optimization, number: int) -> None:
+    """Prints what another number of steps does to the learning rate, which decays to zero at their end."""
+    now = optimization.train_steps
+    if before == now or jax.process_index() != 0:
+        return
+    former = dataclasses.replace(optimization, train_steps=before)
+    rates = [float(learning_rate(each, number)) for each in (former, optimization)]
+    print(
+        f"TRAIN_STEPS was {before:,} and is {now:,}: the learning rate decays to the new end, and goes on at step "
+        f"{number:,} with {rates[1]:.2g} instead of {rates[0]:.2g}"
+    )
 
 
 def first_state(run: RunSettings, tokenizer: str) -> step.TrainState:

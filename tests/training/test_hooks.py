@@ -96,14 +96,21 @@ def test_a_row_has_the_mean_time_of_its_steps_without_checkpoints(tmp_path, monk
         step=0,
         optimization=SimpleNamespace(train_steps=25),
         state=SimpleNamespace(trainable=decoder.abstract_params(MODEL)),
-        computation=Computation(precision="fp32"),
+        computation=Computation(precision="fp16"),
         mesh=SimpleNamespace(size=1),
-        metrics={"loss": np.float32(2.0), "grad_norm": np.float32(1.0)},
+        metrics=None,
         batch=SimpleNamespace(real_tokens=900, row_fill=0.9, wait_seconds=0.0),
     )
     log = hooks.StepLog(state, tmp_path, Logging(log_every=10))
     for step in range(1, 26):
         clock.now += 5.0 if step == 1 else 0.045
+        loss = np.inf if step == 15 else step  # an overflow in fp16 is in no mean
+        state.metrics = {
+            "loss": np.float32(loss),
+            "grad_norm": np.float32(1.0),
+            "loss_scale": np.float32(128),
+            "label_tokens": np.int32(step),
+        }
         log(step, None)
         if step in (13, 25):  # a checkpoint after step 13 and after the last one
             clock.now += 0.028
@@ -113,6 +120,10 @@ def test_a_row_has_the_mean_time_of_its_steps_without_checkpoints(tmp_path, monk
     log.close()
     rows = {row["step"]: row for row in read_metrics(tmp_path)}
     assert list(rows) == [1, 10, 20, 25]
+    for first, step in ((1, 1), (2, 10), (11, 20), (21, 25)):
+        steps = np.array([number for number in range(first, step + 1) if number != 15])
+        assert rows[step]["loss"] == step
+        assert rows[step]["mean_loss"] == pytest.approx((steps * steps).sum() / steps.sum())
     for step in (10, 20, 25):
         assert rows[step]["step_seconds"] == pytest.approx(0.045)
         assert rows[step]["tokens_per_second"] == pytest.approx(900 / 0.045)

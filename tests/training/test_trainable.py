@@ -225,6 +225,16 @@ def test_a_run_on_int8_kernels_resumes_to_the_bit_and_is_merged(cache, base, fin
             run(cache, tmp_path / "new", base, adapter=None, name="all", kernels="int8")
 
 
+def test_what_more_steps_do_to_the_learning_rate_is_printed(cache, base, finished, tmp_path, capsys):  # noqa: F811
+    """After step 6 of 8, with one of warm-up, 2 / 7 of the peak of 0.03 are left."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    run(cache, tmp_path / "run", base, steps=6)
+    assert "TRAIN_STEPS" not in capsys.readouterr().out
+    run(cache, tmp_path / "run", base, steps=8)
+    assert "TRAIN_STEPS was 6 and is 8" in (out := capsys.readouterr().out)
+    assert "goes on at step 6 with 0.0086 instead of 0\n" in out
+
+
 def test_a_run_may_start_from_one_with_adapters(cache, finished, tmp_path):  # noqa: F811
     directory, _, _ = finished
     first = {}

@@ -93,7 +93,9 @@ def summary(
     lines = [headline(results), *scope(context, samples)]
     if context.training:
         first, last = context.training["first_loss"], context.training["last_loss"]
-        lines.append(f"Training loss {first:.3f} -> {last:.3f} nats per label token ({last / first - 1:+.0%})")
+        rows = context.training.get("rows", 1)
+        of = f", means of the first and the last {rows} rows of the log" if rows > 1 else ""
+        lines.append(f"Training loss {first:.3f} -> {last:.3f} nats per label token ({last / first - 1:+.0%}){of}")
     return [*lines, *templates_text(results), *averages(results)]
 
 
