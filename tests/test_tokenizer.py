@@ -225,7 +225,10 @@ def save_pipeline(directory, vocab_dir, added, pre_tokenizer, normalizer, option
     return directory
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in ("opt", "galactica", "llama") else pytest.mark.slow) for name in PIPELINES],
+)
 def test_ids_equal_transformers_whatever_the_pipeline(name, shared, tmp_path):
     directory = save_pipeline(tmp_path / name, shared / "tokenizer", *PIPELINES[name])
     tokenizer = Tokenizer.load(directory)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from optiml_jax.common import typed_json
 from optiml_jax.common.files import write_atomically, writing
+from optiml_jax.common.trackers import Tracker
 
 METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
 TENSORBOARD = "tensorboard"
@@ -51,9 +52,17 @@ class MetricsLog:
       start: the step from which the run resumes, 0 for a new run.
       total: the last step.
       active: whether this process writes; exactly one process does.
+      tracker: receives what TensorBoard does.
     """
 
-    def __init__(self, model_dir: str | os.PathLike, start: int, total: int, active: bool = True) -> None:
+    def __init__(
+        self,
+        model_dir: str | os.PathLike,
+        start: int,
+        total: int,
+        active: bool = True,
+        tracker: Tracker | None = None,
+    ) -> None:
         self._active = active
         if not active:
             return
@@ -63,6 +72,7 @@ class MetricsLog:
         self._validation = directory / VALIDATION
         if self._validation.exists():
             _open_after(self._validation, ValidationRow, start).close()
+        self._tracker = tracker
         self._events = SummaryWriter(str(directory / TENSORBOARD), purge_step=start + 1 if start else None)
         # Without a terminal, one line per second would flood a log file.
         quiet = not sys.stderr.isatty()
@@ -76,9 +86,8 @@ class MetricsLog:
         with writing(self._path):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
-        for name, value in row.items():
-            if name != "step" and isinstance(value, int | float):
-                self._events.add_scalar(f"{GROUPS.get(name, 'train')}/{name}", value, row["step"])
+        numbers = {name: value for name, value in row.items() if name != "step" and isinstance(value, int | float)}
+        self._draw({f"{GROUPS.get(name, 'train')}/{name}": value for name, value in numbers.items()}, row["step"])
         loss = "not finite" if _loss(row) is None else f"{_loss(row):.3f}"
         self._bar.set_postfix_str(f"loss {loss}, {row['tokens_per_second']:,.0f} tok/s", refresh=False)
 
@@ -88,9 +97,15 @@ class MetricsLog:
             return
         with writing(self._validation), self._validation.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | scores) + "\n")
-        for name, value in scores.items():
-            self._events.add_scalar(f"validation/{name}", value, step)
+        self._draw({f"validation/{name}": value for name, value in scores.items()}, step)
         self.note(message)
+
+    def _draw(self, values: Mapping[str, float], step: int) -> None:
+        """Adds a point to each curve."""
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+        if self._tracker is not None:
+            self._tracker.log(values, step)
 
     def note(self, message: str) -> None:
         """Prints a line beside the progress bar."""
@@ -105,6 +120,8 @@ class MetricsLog:
     def close(self) -> None:
         if self._active:
             self._bar.close()
+            if self._tracker is not None:
+                self._tracker.close()
             with contextlib.suppress(OSError):  # of a full disk, which the row that was not written has named
                 self._events.close()
                 self._file.close()

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from optiml_jax.common.distributed import from_first, together
 from optiml_jax.common.errors import UserError
 from optiml_jax.common.metrics_log import MetricsLog
 from optiml_jax.common.settings import check_fields
+from optiml_jax.common.trackers import TRACKERS
 from optiml_jax.model import decoder
 from optiml_jax.training import flops, loss_scale
 from optiml_jax.training.loop import Run
@@ -23,18 +24,21 @@ from optiml_jax.training.loop import Run
 
 @dataclasses.dataclass(frozen=True)
 class Logging:
-    """Intervals of logging and checkpointing.
+    """What is logged and saved, and when.
 
     Attributes:
       log_every, checkpoint_every: in steps; the last step is always saved.
       keep_checkpoints: number of newest checkpoints to keep.
       peak_flops: of one device, for devices that are not in `optiml_jax.common.cards`.
+      tracker: "wandb" logs to Weights & Biases too, by its own environment variables (WANDB_PROJECT, WANDB_MODE); None:
+        to TensorBoard alone.
     """
 
     log_every: int = 10
     checkpoint_every: int = 500
     keep_checkpoints: int = 2
     peak_flops: float | None = None
+    tracker: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -50,15 +54,22 @@ class StepLog:
     """
 
     def __init__(
-        self, run: Run, model_dir: Path, logging: Logging, latest: Callable[[], int | None] = lambda: None
+        self,
+        run: Run,
+        model_dir: Path,
+        logging: Logging,
+        latest: Callable[[], int | None] = lambda: None,
+        settings: Mapping[str, Any] = {},
     ) -> None:
-        """`latest` returns the step of the last checkpoint, for messages."""
+        """`latest` returns the step of the last checkpoint, for messages; `settings` are recorded by the tracker."""
         self._latest = latest
         self._run, self._every, self._first = run, logging.log_every, run.step + 1
         self._parameters = decoder.parameter_count(run.config)
         self._trained = sum(x.size for x in jax.tree.leaves(run.state.trainable))
         self._peak = flops.peak_flops(logging.peak_flops)
-        self._log = MetricsLog(model_dir, run.step, run.optimization.train_steps, active=jax.process_index() == 0)
+        writes = jax.process_index() == 0
+        tracker = TRACKERS[logging.tracker](model_dir, settings) if writes and logging.tracker else None
+        self._log = MetricsLog(model_dir, run.step, run.optimization.train_steps, writes, tracker)
         self._pending: tuple | None = None  # step, metrics, batch
         self._last, self._steady = time.perf_counter(), True
         self._timed: list[tuple[float, int]] = []  # seconds and tokens of the steps since the last row

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from optiml_jax.checkpoints.orbax import Checkpoints
 from optiml_jax.checkpoints.runs import content
-from optiml_jax.common import distributed, paths
+from optiml_jax.common import distributed, paths, trackers
 from optiml_jax.common.errors import EmptyLedgerError, UserError
 from optiml_jax.common.files import check_output, exclusive, write_atomically
 from optiml_jax.common.metrics_log import METRICS, TENSORBOARD, VALIDATION, read_metrics, read_validation
@@ -95,6 +95,8 @@ def train(
         raise UserError(f"ROW_LENGTH {data.row_length} exceeds the model's {model.max_positions} positions; lower it")
     if problem := attention.unavailable(computation.attention):
         raise UserError(f"Computation.attention: {problem}")
+    if problem := trackers.unavailable(logging.tracker):
+        raise UserError(f"Logging.tracker: {problem}")
     if (model.adapter is None) == (optimization.trainable == "lora"):
         raise UserError(
             f"OPTConfig.adapter is {model.adapter}, Optimization.trainable is {optimization.trainable!r}; to train "
@@ -191,7 +193,7 @@ def _train(
         )
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(
-                contextlib.closing(StepLog(run, directory, settings.logging, lambda: checkpoints.latest))
+                contextlib.closing(StepLog(run, directory, settings.logging, lambda: checkpoints.latest, fixed))
             )
             save = Saver(run, checkpoints, log, meta)
             validators: list[Hook] = []

@@ -329,7 +329,7 @@ def test_ten_thousand_changed_inputs_are_read_or_refused(parsers, name, capsys):
         print(f"\n{name}: {outcomes['read']:,} read, {outcomes['refused']:,} refused")
 
 
-@pytest.mark.parametrize("count", [SOME, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [SOME // 2, pytest.param(MANY, marks=pytest.mark.slow)])
 def test_values_of_gin_are_read_or_refused(count):
     """In a process of its own, because gin's configuration is that of the process."""
     words = [sys.executable, "-m", "tests.hostile.test_fuzz", str(count)]

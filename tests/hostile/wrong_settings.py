@@ -1,10 +1,11 @@
 """Reads every shipped gin file with a value of no setting's type in each of its macros.
 
 Run by itself it prints a JSON list of [file, macro, outcome]: the `UserError`, the traceback of another exception, or
-null where the value was accepted.
+null where the value was accepted. With the argument "once", each macro is tried in one file.
 """
 
 import json
+import sys
 import traceback
 from collections.abc import Iterator
 
@@ -37,13 +38,16 @@ def read(file: str, macro: str) -> str | None:
     return None
 
 
-def outcomes() -> Iterator[tuple[str, str, str | None]]:
-    """What comes of each macro of each file."""
+def outcomes(once: bool) -> Iterator[tuple[str, str, str | None]]:
+    """What comes of each macro of each file, or of the first file that has it."""
+    tried = set()
     for path in sorted(gin_cli.SEARCH_PATH.glob("*.gin")):
         if path.name not in ("train.gin", "evaluate.gin"):  # included by the others
             for macro in macros(path.name):
-                yield path.name, macro, read(path.name, macro)
+                if not (once and macro in tried):
+                    tried.add(macro)
+                    yield path.name, macro, read(path.name, macro)
 
 
 if __name__ == "__main__":
-    print("\n" + json.dumps(list(outcomes())))
+    print("\n" + json.dumps(list(outcomes("once" in sys.argv))))

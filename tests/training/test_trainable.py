@@ -28,7 +28,7 @@ from tests.tasks.conftest import ask
 from tests.training.test_hooks import MODEL, cache  # noqa: F401 - a fixture
 from tools import convert_weights
 
-LORA = Lora(rank=4, alpha=8)
+LORA, LOGGING = Lora(rank=4, alpha=8), Logging(log_every=1, checkpoint_every=3)
 
 
 def leaves(tree: dict) -> dict[str, jax.Array]:
@@ -105,12 +105,23 @@ def base(tmp_path_factory):
     return directory
 
 
-def run(cache, directory, base, steps=6, adapter=LORA, name="lora", hooks=(), kernels="float", **options):  # noqa: F811
+def run(
+    cache,  # noqa: F811
+    directory,
+    base,
+    steps=6,
+    adapter=LORA,
+    name="lora",
+    hooks=(),
+    kernels="float",
+    logging=LOGGING,
+    **options,
+):
     data = Data("samples", cache, row_length=128, batch_rows=2, block_draws=64)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     optimization = Optimization(learning_rate=3e-2, train_steps=steps, warmup_steps=1, trainable=name)
     model = dataclasses.replace(MODEL, adapter=adapter, kernels=kernels)
-    settings = model, optimization, Computation(precision="fp32"), data, mesh, Logging(log_every=1, checkpoint_every=3)
+    settings = model, optimization, Computation(precision="fp32"), data, mesh, logging
     return train(*settings, str(directory), None if base is None else str(base), hooks=hooks, **options)
 
 
@@ -191,7 +202,7 @@ def test_another_base_is_refused_by_name(cache, base, finished, tmp_path):  # no
         run(cache, tmp_path / "new", base, name="all")
 
 
-@pytest.mark.parametrize("start", ["weights", "run", "peft"])
+@pytest.mark.parametrize("start", ["weights", pytest.param("run", marks=pytest.mark.slow), "peft"])
 def test_a_run_on_int8_kernels_resumes_to_the_bit_and_is_merged(cache, base, finished, tmp_path, start):  # noqa: F811
     """What is merged is the integers that were trained on, not the weights that they were rounded from."""
     if start == "run":

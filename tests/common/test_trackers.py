@@ -1,0 +1,89 @@
+"""What a run logs reaches its tracker, once and under one run, also after a resume."""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from optiml_jax.common import trackers
+from optiml_jax.common.errors import UserError
+from optiml_jax.common.metrics_log import MetricsLog
+from optiml_jax.training.hooks import Logging
+from tests.training.test_hooks import cache  # noqa: F401 - a fixture
+from tests.training.test_trainable import run
+
+ROW = {"step": 1, "loss": 2.0, "mean_loss": 2.5, "mfu": None, "mfu_formula": "x", "tokens_per_second": 9.0}
+
+
+def records(path: Path) -> Iterator[bytes]:
+    """The records of a file of wandb: seven bytes, then LevelDB's log, blocks of 32 KiB with parts of records."""
+    data, place, whole = path.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if (left := 32_768 - place % 32_768) < 7:
+            place += left
+            continue
+        length, kind = struct.unpack("<HB", data[place + 4 : place + 7])
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield whole
+            whole = b""
+
+
+class Recorder:
+    def __init__(self):
+        self.points, self.closed = [], False
+
+    def log(self, values, step):
+        self.points.append((step, dict(values)))
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_tracker_gets_what_tensorboard_gets(tmp_path):
+    recorder = Recorder()
+    log = MetricsLog(tmp_path, 0, 3, tracker=recorder)
+    log.write(ROW)
+    log.validated(2, {"average": 0.5}, "validated")
+    log.close()
+    assert recorder.closed and recorder.points == [
+        (1, {"train/loss": 2.0, "train/mean_loss": 2.5, "system/tokens_per_second": 9.0}),
+        (2, {"validation/average": 0.5}),
+    ]
+
+
+def test_a_run_and_its_resume_are_one_run_of_weights_and_biases(cache, tmp_path, monkeypatch):  # noqa: F811
+    pytest.importorskip("wandb")
+    from wandb.proto import wandb_internal_pb2
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_PROJECT", "tests")
+    for steps in (3, 4):
+        run(cache, tmp_path / "run", None, steps, logging=Logging(log_every=1, checkpoint_every=3, tracker="wandb"))
+    runs, points, settings = set(), [], set()
+    for path in sorted((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")):
+        for data in records(path):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            if record.HasField("run"):
+                runs.add((record.run.project, record.run.run_id, record.run.display_name))
+                settings |= {update.key for update in record.run.config.update}
+            if record.HasField("history"):
+                items = {(item.key or "/".join(item.nested_key)): item.value_json for item in record.history.item}
+                points.append((int(items["step"]), float(items["train/loss"])))
+    ((project, name, shown),) = runs
+    assert (project, shown) == ("tests", "run")
+    assert name == (tmp_path / "run" / "wandb" / trackers.ID).read_text()
+    assert [step for step, _ in points] == [1, 2, 3, 4] and all(loss > 0 for _, loss in points)
+    assert "Optimization.learning_rate" in settings
+
+
+def test_a_mistake_is_told_before_the_run(cache, tmp_path, monkeypatch):  # noqa: F811
+    with pytest.raises(UserError, match=r"Logging\.tracker: 'wandb ' is unknown; use 'wandb' or None"):
+        run(cache, tmp_path / "run", None, 2, logging=Logging(tracker="wandb "))
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"Logging\.tracker: 'wandb' is not installed: pip install wandb"):
+        run(cache, tmp_path / "run", None, 2, logging=Logging(tracker="wandb"))
+    assert not (tmp_path / "run").exists()
