@@ -10,27 +10,27 @@ from optiml_jax.tokenizer import join
 
 SPOKEN = {"user": "User:", "assistant": "Assistant:", "system": "", "tool": "Tool:"}  # before what a role says
 
-# The texts after which an answer of an assistant is over, for models that do not end it with `</s>`.
-STOPS = ("\nUser:", "\nTool:", "\nAssistant:")
+# Texts before which a message of the assistant ends, for models that do not end it with `</s>`.
+STOPS = tuple(f"\n{name}" for name in SPOKEN.values() if name)
 
-# `prompt_of` as a template of transformers; a role that is unknown is an error there too.
-TEMPLATE = """\
-{{- bos_token }}
-{%- set names = {'user': 'User:', 'assistant': 'Assistant:', 'system': '', 'tool': 'Tool:'} %}
-{%- for message in messages %}
-    {%- if message['role'] not in names %}
-        {{- raise_exception('role ' + message['role'] + ' is unknown: user, assistant, system, tool') }}
-    {%- endif %}
-    {%- set text = message['content'].rstrip() %}
-    {%- if text[:1] == ' ' and text[1:2] and not text[1:2].isspace() %}
-        {%- set text = text[1:] %}
-    {%- endif %}
-    {{- '' if loop.first else '\\n' }}
-    {{- names[message['role']] }}
-    {{- ' ' if names[message['role']] and not text[:1].isspace() }}
-    {{- text }}
-{%- endfor %}
-{{- '\\nAssistant:' if add_generation_prompt }}"""
+# `prompt_of` as a template of transformers; an unknown role is an error there too.
+TEMPLATE = f"""\
+{{{{- bos_token }}}}
+{{%- set names = {SPOKEN} %}}
+{{%- for message in messages %}}
+    {{%- if message['role'] not in names %}}
+        {{{{- raise_exception('role ' + message['role'] + ' is unknown: {", ".join(SPOKEN)}') }}}}
+    {{%- endif %}}
+    {{%- set text = message['content'].rstrip() %}}
+    {{%- if text[:1] == ' ' and text[1:2] and not text[1:2].isspace() %}}
+        {{%- set text = text[1:] %}}
+    {{%- endif %}}
+    {{{{- '' if loop.first else '\\n' }}}}
+    {{{{- names[message['role']] }}}}
+    {{{{- ' ' if names[message['role']] and not text[:1].isspace() }}}}
+    {{{{- text }}}}
+{{%- endfor %}}
+{{{{- '\\n{SPOKEN["assistant"]}' if add_generation_prompt }}}}"""
 
 
 def trim(text: str) -> str:
@@ -69,20 +69,20 @@ def prompt_of(messages: Sequence[dict[str, str]], asks: bool = True) -> str:
     return f"{text}\n{SPOKEN['assistant']}" if asks else text
 
 
-def until_stop(pieces: Iterable[str], stops: Sequence[str] = STOPS) -> Iterator[str]:
+def until_stop(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     """Yields the pieces of a text up to the first of the stops; what may be the start of one is held back."""
     text, yielded = "", 0
     for piece in pieces:
         text += piece
-        ends = [text.find(stop) for stop in stops if stop in text]
-        if ends:
-            yield text[yielded : min(ends)]
-            return
+        if ends := [text.find(stop) for stop in stops if stop in text]:
+            text = text[: min(ends)]
+            break
         held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
         if len(text) - held > yielded:
             yield text[yielded : len(text) - held]
             yielded = len(text) - held
-    yield text[yielded:]
+    if len(text) > yielded:
+        yield text[yielded:]
 
 
 def instruction_prompt(instruction: str, text: str = "") -> str:

@@ -10,9 +10,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypedDict
+
+import msgspec
 
 from optiml_jax import chat
 from optiml_jax.common import typed_json
@@ -23,6 +25,7 @@ from optiml_jax.common.tables import Parser, output_file
 if TYPE_CHECKING:
     from optiml_jax.inference.model import Model
 
+REMEDY = "correct the line"
 INSTRUCTION, CHAT, PLAIN = "instruction", "chat", "plain"
 HELP = {
     INSTRUCTION: "Write an instruction and press Enter; an empty line or Ctrl-D ends.",
@@ -58,56 +61,67 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command, also installed as `optiml-generate`."""
     flags = parse(arguments)
-    requests = None if flags.input is None else read_requests(flags.input, flags.form)
+    questions = None if flags.input is None else read_questions(flags.input, flags.form)
     from optiml_jax.inference.model import load_model  # after the mistakes that need no model
 
     model = load_model(flags.weights, step=flags.step, tokenizer=flags.tokenizer, precision=flags.precision)
-    if requests is not None:
-        answer_file(model, requests, flags)
+    if questions is not None:
+        answer_file(model, questions, flags)
     elif flags.prompt is not None:
-        show(model, prompt_of({_field(flags.form): flags.prompt}), flags)
+        show(model, question(request_of(flags.prompt, flags.form)), flags)
     else:
         converse(model, flags)
 
 
-def _field(form: str) -> str:
-    return {INSTRUCTION: "instruction", PLAIN: "prompt", CHAT: "message"}[form]
+class Message(TypedDict):
+    """A turn of a conversation."""
+
+    role: str
+    content: str
 
 
-def prompt_of(request: Mapping[str, Any]) -> str:
-    """The prompt of a request, by its fields; `chat` has the forms.
+class Request(TypedDict, total=False):
+    """A line of a file of requests: an instruction with its input, a prompt as it is, or a conversation."""
+
+    instruction: str
+    input: str
+    prompt: str
+    messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
+
+
+class Question(NamedTuple):
+    """A request with its prompt, and the texts that end its answer."""
+
+    request: Request
+    prompt: str
+    stop: Sequence[str]
+
+
+def request_of(text: str, form: str) -> Request:
+    """The request that a line of text is in this form."""
+    if form == CHAT:
+        return {"messages": [{"role": "user", "content": text}]}
+    return {"instruction": text} if form == INSTRUCTION else {"prompt": text}
+
+
+def question(request: Request) -> Question:
+    """Writes the prompt of a request.
 
     Raises:
-      UserError: the request has none of the fields, or a field is not text.
+      UserError: it has not exactly one of the forms, or a role is unknown.
     """
-    kinds = [kind for kind in ("messages", "message", "instruction", "prompt") if kind in request]
-    if len(kinds) != 1:
-        raise UserError(f'has {" and ".join(kinds) or "none"} of "instruction", "prompt" and "messages"; give one')
-    if kinds == ["messages"]:
-        messages = request["messages"]
-        if not (
-            isinstance(messages, list)
-            and messages
-            and all(
-                isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
-                for message in messages
-            )
-        ):
-            raise UserError('"messages" is no list of objects with texts "role" and "content"')
-        return chat.prompt_of(messages)
-    texts = {name: request.get(name, "") for name in (*kinds, "input")}
-    for name, text in texts.items():
-        if not isinstance(text, str):
-            raise UserError(f'"{name}" is not text')
-    if "message" in request:
-        return chat.prompt_of([{"role": "user", "content": texts["message"]}])
-    return (
-        chat.instruction_prompt(texts["instruction"], texts["input"]) if "instruction" in request else texts["prompt"]
-    )
+    forms = [name for name in ("messages", "instruction", "prompt") if name in request]
+    if len(forms) != 1:
+        raise UserError(f'has {" and ".join(forms) or "none"} of "instruction", "prompt" and "messages"; give one')
+    if "messages" in request:
+        return Question(request, chat.prompt_of(request["messages"]), chat.STOPS)
+    if "instruction" in request:
+        return Question(request, chat.instruction_prompt(request["instruction"], request.get("input", "")), ())
+    return Question(request, request["prompt"], ())
 
 
-def read_requests(file: str, form: str) -> list[dict[str, Any]]:
-    """Reads the requests of a file: JSON lines if its first line is an object, else lines of text in this form.
+def read_questions(file: str, form: str) -> list[Question]:
+    """Reads a file of requests: JSON lines if its first line is an object, else lines of text in this form.
 
     Raises:
       UserError: the file cannot be read, is empty, or has a line that is no request; names the line.
@@ -120,55 +134,43 @@ def read_requests(file: str, form: str) -> list[dict[str, Any]]:
     lines = [(number, line) for number, line in enumerate(content.splitlines(), start=1) if line.strip()]
     if not lines:
         raise UserError(f"{where}: has no requests")
-    requests = []
+    is_json = lines[0][1].lstrip().startswith("{")
+    questions = []
     for number, line in lines:
+        place = f"{where}:{number}"
+        request = typed_json.parse(line, Request, place, REMEDY) if is_json else request_of(line, form)
         try:
-            request = typed_json.loads(line) if lines[0][1].lstrip().startswith("{") else {_field(form): line}
-            if not isinstance(request, dict):
-                raise UserError("is no JSON object")
-            prompt_of(request)
-        except (ValueError, UserError) as error:
-            reason = error if isinstance(error, UserError) else f"is no JSON ({error})"
-            raise UserError(f"{where}:{number}: {reason}") from None
-        requests.append(request)
-    return requests
+            questions.append(question(request))
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from None
+    return questions
 
 
-def answer_file(model: "Model", requests: Sequence[dict[str, Any]], flags: argparse.Namespace) -> None:
-    """Answers requests together, and writes them with their answers."""
+def answer_file(model: "Model", questions: Sequence[Question], flags: argparse.Namespace) -> None:
+    """Answers questions together, and writes their requests with the answers."""
     from optiml_jax.inference.sampling import Sampling
 
-    prompts = [prompt_of(request) for request in requests]
-    stops = [chat.STOPS if {"messages", "message"} & request.keys() else () for request in requests]
+    _, prompts, stops = zip(*questions)
     sampling = [Sampling(flags.temperature, flags.top_p, flags.seed, index) for index in range(len(prompts))]
     answers = model.generate_prompts(prompts, flags.max_new_tokens, stops, sampling=sampling)
     text = "".join(
-        json.dumps(request | {"answer": chat.trim(answer.text)}, ensure_ascii=False) + "\n"
-        for request, answer in zip(requests, answers)
+        json.dumps(asked.request | {"answer": chat.trim(answer.text)}, ensure_ascii=False) + "\n"
+        for asked, answer in zip(questions, answers)
     )
     if flags.output:
         write_atomically(flags.output, text)
-        print(f"{len(requests)} answers in {flags.output}")
+        print(f"{len(questions)} answers in {flags.output}")
     else:
         print(text, end="")
 
 
-def answer(model: "Model", prompt: str, flags: argparse.Namespace) -> Iterator[str]:
-    """Yields the answer to a prompt as it is generated, without the space that stands before it."""
+def show(model: "Model", asked: Question, flags: argparse.Namespace) -> str:
+    """Prints an answer as it is generated, without the space that stands before it; returns it."""
     options = {name: getattr(flags, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
-    pieces = model.stream(prompt, **options)
-    started = False
-    for piece in chat.until_stop(pieces, chat.STOPS if flags.form == CHAT else ()):
-        if not started and flags.form != PLAIN:
-            piece = piece.removeprefix(" ")
-        started = started or bool(piece)
-        yield piece
-
-
-def show(model: "Model", prompt: str, flags: argparse.Namespace) -> str:
-    """Prints an answer as it is generated; returns it."""
     text = ""
-    for piece in answer(model, prompt, flags):
+    for piece in model.stream(asked.prompt, stop=asked.stop, **options):
+        if not text and flags.form != PLAIN:
+            piece = piece.removeprefix(" ")
         print(piece, end="", flush=True)
         text += piece
     print()
@@ -177,16 +179,16 @@ def show(model: "Model", prompt: str, flags: argparse.Namespace) -> str:
 
 def converse(model: "Model", flags: argparse.Namespace) -> None:
     """Reads requests from the terminal and answers them until an empty line."""
-    messages: list[dict[str, str]] = []
+    messages: list[Message] = []
     print(HELP[flags.form], file=sys.stderr)
     while line := _line():
         if flags.form == CHAT and line.strip() == "/reset":
             messages = []
         elif flags.form == CHAT:
             messages.append({"role": "user", "content": line})
-            messages.append({"role": "assistant", "content": show(model, chat.prompt_of(messages), flags)})
+            messages.append({"role": "assistant", "content": show(model, question({"messages": messages}), flags)})
         else:
-            show(model, prompt_of({_field(flags.form): line}), flags)
+            show(model, question(request_of(line, flags.form)), flags)
 
 
 def _line() -> str:

@@ -58,21 +58,21 @@ class _Macro(NamedTuple):
 
 
 def macros(file: Path) -> tuple[dict[str, _Macro], dict[str, str]]:
-    """Reads the macros of a gin file, and parameter -> macro for the parameters that one sets."""
-    made: dict[str, _Macro] = {}
-    sets: dict[str, str] = {}
+    """Reads a gin file; returns its macros by name, and the name of the macro that sets each parameter."""
+    by_name: dict[str, _Macro] = {}
+    macro_of: dict[str, str] = {}
     last = None
     for line in file.read_text(encoding="utf-8").splitlines():
         if match := re.match(r"([A-Z][A-Z_]*) = (.*?)(?:\s+# (.*))?$", line):
             last = match[1]
-            made[last] = _Macro(match[2], match[3] or "")
+            by_name[last] = _Macro(match[2], match[3] or "")
         elif last and (more := re.match(r"\s+# (.*)", line)):
-            made[last] = made[last]._replace(comment=f"{made[last].comment} {more[1]}".strip())
+            by_name[last] = by_name[last]._replace(comment=f"{by_name[last].comment} {more[1]}".strip())
         else:
             last = None
             if match := re.match(r"([A-Za-z]+\.\w+) = %([A-Z_]+)$", line):
-                sets[match[1]] = match[2]
-    return made, sets
+                macro_of[match[1]] = match[2]
+    return by_name, macro_of
 
 
 def _parameters(configurable: Callable[..., Any]) -> Iterator[tuple[str, str]]:
@@ -93,34 +93,34 @@ def sections(configurables: Mapping[str, Callable[..., Any]], gin_files: Path) -
         for owner, configurable in configurables.items()
         for name, text in meanings(configurable).items()
     }
-    made: list[Section] = []
-    taken: dict[str, str] = {}  # parameter -> the macro that sets it
-    defined: set[str] = set()
+    listed: list[Section] = []
+    macro_of: dict[str, str] = {}  # parameter -> the macro that sets it, in the files read so far
+    names_so_far: set[str] = set()
     for file, about in (
         ("train.gin", "Names for `python -m optiml_jax.train`."),
         ("evaluate.gin", "Names for `python -m optiml_jax.evaluate`, and for the evaluation at the end of training."),
     ):
-        own, sets = macros(gin_files / file)
+        file_macros, file_macro_of = macros(gin_files / file)
         rows = []
-        for name, macro in own.items():
-            # train.gin sets parameters by names of evaluate.gin, too, unless it defines the name itself.
-            known = sets if name in defined else taken | sets
-            targets = [parameter for parameter, used in known.items() if used == name]
+        for name, macro in file_macros.items():
+            # train.gin, which is read first, also sets parameters by macros of evaluate.gin that it does not redefine.
+            candidates = file_macro_of if name in names_so_far else macro_of | file_macro_of
+            targets = [parameter for parameter, used in candidates.items() if used == name]
             text = macro.comment or next((described[target] for target in targets if target in described), "")
             rows.append(Setting(name, macro.default, text, ", ".join(targets)))
-        made.append(Section(file, about, rows))
-        taken, defined = taken | sets, defined | own.keys()
+        listed.append(Section(file, about, rows))
+        macro_of, names_so_far = macro_of | file_macro_of, names_so_far | file_macros.keys()
     for owner, configurable in configurables.items():
         if not isinstance(configurable, type):
             continue  # what functions take beside macros are these classes
         rows = [
             Setting(f"{owner}.{name}", default, described.get(f"{owner}.{name}", ""))
             for name, default in _parameters(configurable)
-            if f"{owner}.{name}" not in taken
+            if f"{owner}.{name}" not in macro_of
         ]
         if rows:
-            made.append(Section(owner, inspect.cleandoc(configurable.__doc__ or "").split("\n\n")[0], rows))
-    return made
+            listed.append(Section(owner, inspect.cleandoc(configurable.__doc__ or "").split("\n\n")[0], rows))
+    return listed
 
 
 def selected(everything: Iterable[Section], word: str) -> list[Section]:

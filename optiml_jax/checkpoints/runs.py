@@ -111,7 +111,7 @@ def read_run(
         return config, _restored(directory, meta, decoder.abstract_params(config, dtype), mesh, separate), meta
     like, _ = trainable.split(decoder.abstract_params(config, jnp.float32 if merged else dtype), trained)
     params = trainable.join(_restored(directory, meta, like, mesh), _frozen(config, directory, meta, mesh, dtype))
-    if merged:
+    if merged and config != config.base:
         merge = jax.jit(lambda part: adapter.merge_matrix(part, config.adapter, dtype))
         for name, part in params["blocks"].items():  # one at a time, so that only one is held twice
             params["blocks"][name] = merge(part)
@@ -174,11 +174,10 @@ def initial_params(source: str | os.PathLike, config: OPTConfig, mesh: Mesh, dty
     config = dataclasses.replace(config, adapter=None)
     like = decoder.abstract_params(config, dtype)
     shardings = sharding.parameter_shardings(like, mesh)
-    is_whole = is_run(source) or weights.peft.is_adapter(weights.resolve(source))
-    if not is_whole:
-        return weights.load(source, config, shardings, dtype)
     if is_run(source):
         params = read_run(source, mesh, dtype=dtype)[1]
+    elif not weights.peft.is_adapter(weights.resolve(source)):
+        return weights.load(source, config, shardings, dtype)
     else:
         base = decoder.abstract_params(config.base, dtype)
         params = weights.load(source, config.base, sharding.parameter_shardings(base, mesh), dtype)

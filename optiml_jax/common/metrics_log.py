@@ -157,6 +157,7 @@ def read_validation(model_dir: str | os.PathLike) -> list[ValidationRow]:
 
 
 def _loss(row: Mapping[str, Any]) -> float | None:
+    """The mean since the last row; the step's own loss in rows of earlier versions."""
     return row.get("mean_loss", row["loss"])
 
 
@@ -167,15 +168,16 @@ def training_losses(model_dir: str | os.PathLike) -> dict[str, Any] | None:
       "first_loss" and "last_loss", each the mean of "rows" rows of the log; "curve", [[step, loss], ...]; "validation",
       [[step, average], ...]. The loss of a row is that since the last one.
     """
-    rows = [row for row in read_metrics(model_dir) if _loss(row) is not None]  # None: an overflow in fp16
-    losses = [_loss(row) for row in rows]
-    if not losses:
+    curve = [[row["step"], _loss(row)] for row in read_metrics(model_dir)]
+    curve = [[step, loss] for step, loss in curve if loss is not None]  # None: an overflow in fp16
+    if not curve:
         return None
+    losses = [loss for _, loss in curve]
     few = max(1, min(5, len(losses) // 4))
     return {
         "rows": few,
         "first_loss": sum(losses[:few]) / few,
         "last_loss": sum(losses[-few:]) / few,
-        "curve": [[row["step"], loss] for row, loss in zip(rows, losses)],
+        "curve": curve,
         "validation": [[row["step"], row["average"]] for row in read_validation(model_dir)],
     }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from optiml_jax.common.errors import UserError
 from optiml_jax.common.files import write_atomically
 
 ID = "run_id"  # in MODEL_DIR/wandb, so that a resumed run goes on in the same curves
@@ -30,15 +31,21 @@ class WandB:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, uuid.uuid4().hex[:12])
-        self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "optiml-jax"),
-            name=model_dir.resolve().name,
-            id=path.read_text(encoding="utf-8"),
-            resume="allow",
-            dir=str(model_dir),
-            config=dict(settings),
-            settings=wandb.Settings(silent=True),
-        )
+        try:
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "optiml-jax"),
+                name=model_dir.resolve().name,
+                id=path.read_text(encoding="utf-8"),
+                resume="allow",
+                dir=str(model_dir),
+                config=dict(settings),
+                settings=wandb.Settings(silent=True),
+            )
+        except wandb.errors.Error as error:
+            raise UserError(
+                f"Logging.tracker: wandb cannot start ({str(error).splitlines()[0]}); run `wandb login`, or set "
+                "WANDB_MODE=offline"
+            ) from error
         # A resumed run logs the steps after its checkpoint again, which the tracker's own count of steps would drop.
         self._run.define_metric("*", step_metric="step")
 

@@ -135,17 +135,22 @@ class Model(Network):
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        stop: Sequence[str] = (),
     ) -> list[str]:
-        """Continuations, each up to `</s>` or `max_new_tokens`.
+        """Continuations, each up to `</s>`, a text in `stop` or `max_new_tokens`.
 
         Args:
           temperature: 0 takes the most likely tokens (greedy decoding); otherwise tokens are drawn from the logits
             divided by it.
           top_p: only the most likely tokens whose probabilities sum to it are drawn (nucleus sampling).
           seed: another seed draws other texts. Equal prompts of a list are drawn independently of each other.
+          stop: texts that end a continuation and are excluded from it.
         """
         sampling = [Sampling(temperature, top_p, seed, index) for index in range(len(prompts))]
-        return [generated.text for generated in self.generate_prompts(prompts, max_new_tokens, sampling=sampling)]
+        stops = [stop] * len(prompts)
+        return [
+            generated.text for generated in self.generate_prompts(prompts, max_new_tokens, stops, sampling=sampling)
+        ]
 
     def chat(self, messages: Sequence[dict[str, str]], **options: Any) -> str:
         """The next message of the assistant, of at most 256 tokens unless `options` say otherwise.
@@ -157,7 +162,7 @@ class Model(Network):
         Raises:
           UserError: a role is unknown.
         """
-        return chat.trim(self._answer(chat.prompt_of(messages), chat.STOPS, **options))
+        return chat.trim(self.generate([chat.prompt_of(messages)], stop=chat.STOPS, **options)[0])
 
     def instruct(self, instruction: str, text: str = "", **options: Any) -> str:
         """The answer to an instruction.
@@ -166,19 +171,7 @@ class Model(Network):
           text: what the instruction is about.
           options: as in `chat`.
         """
-        return chat.trim(self._answer(chat.instruction_prompt(instruction, text), (), **options))
-
-    def _answer(
-        self,
-        prompt: str,
-        stop: Sequence[str],
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> str:
-        sampling = [Sampling(temperature, top_p, seed)]
-        return self.generate_prompts([prompt], max_new_tokens, [stop], sampling=sampling)[0].text
+        return chat.trim(self.generate([chat.instruction_prompt(instruction, text)], **options)[0])
 
     def stream(
         self,
@@ -187,6 +180,7 @@ class Model(Network):
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        stop: Sequence[str] = (),
         steps: int = 4,
     ) -> Iterator[str]:
         """Yields the continuation of a prompt piece by piece, as it is generated; arguments as in `generate`.
@@ -197,8 +191,12 @@ class Model(Network):
           steps: tokens per piece at most. A character that several tokens encode is yielded whole.
         """
         _refuse_list(prompt)
-        sampling, ids, yielded = Sampling(temperature, top_p, seed), self.prompt_ids(prompt), 0
-        text = ""
+        sampling = Sampling(temperature, top_p, seed)
+        yield from chat.until_stop(self._pieces(self.prompt_ids(prompt), max_new_tokens, sampling, steps), stop)
+
+    def _pieces(self, ids: Sequence[int], max_new_tokens: int, sampling: Sampling, steps: int) -> Iterator[str]:
+        """Yields the text of an answer as its tokens are generated, whole characters at a time."""
+        text, yielded = "", 0
         for answer in decoding.stream(self, ids, max_new_tokens, steps, sampling):
             text = self.tokenizer.decode(answer.ids)
             whole = len(text.rstrip(REPLACEMENT))

@@ -24,7 +24,7 @@ from optiml_jax.training.loop import Run
 
 @dataclasses.dataclass(frozen=True)
 class Logging:
-    """What is logged and saved, and when.
+    """Intervals of logging and checkpointing, and where metrics go.
 
     Attributes:
       log_every, checkpoint_every: in steps; the last step is always saved.

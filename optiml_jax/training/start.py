@@ -47,7 +47,7 @@ def start_state(
                 f"{checkpoints.directory} is at step {meta['step']}, beyond TRAIN_STEPS = {optimization.train_steps}; "
                 "raise TRAIN_STEPS or choose another MODEL_DIR"
             )
-        _tell_learning_rate(meta["settings"]["Optimization.train_steps"], optimization, meta["step"])
+        _print_change_of_learning_rate(meta["settings"]["Optimization.train_steps"], optimization, meta["step"])
         loader.restore(meta["data"])
         state = checkpoints.restore(meta["step"], with_shardings(abstract, shardings))
         if optimization.trainable != "all":  # the frozen parameters are in no checkpoint
@@ -56,7 +56,7 @@ def start_state(
     return first_state(run, fixed["tokenizer"]), 0
 
 
-def _tell_learning_rate(before: int, optimization: Optimization, number: int) -> None:
+def _print_change_of_learning_rate(before: int, optimization: Optimization, number: int) -> None:
     """Prints what another number of steps does to the learning rate, which decays to zero at their end."""
     now = optimization.train_steps
     if before == now or jax.process_index() != 0:

@@ -70,8 +70,8 @@ def stored_dtype(source: str | os.PathLike, config: OPTConfig) -> jnp.dtype:
 
 def tokenizer_source(path: Path) -> str | Path:
     """Where the tokenizer is: in the folder of the weights, or in that of an adapter's base, as `peft` writes none."""
-    own = (path / tokenizer_files.PIPELINE, path / tokenizer_files.FILES[0])
-    return peft.base_of(path) if peft.is_adapter(path) and not any(file.exists() for file in own) else path
+    has_tokenizer = any((path / name).exists() for name in (tokenizer_files.PIPELINE, *tokenizer_files.FILES))
+    return path if has_tokenizer or not peft.is_adapter(path) else peft.base_of(path)
 
 
 def load_hf(

@@ -72,18 +72,19 @@ def place(
                 f"{tensor.file.parent / checksums.FILE} if you changed the weights"
             )
         shape, dtype_of = like[slot.path].shape, like[slot.path].dtype
-        made = (slot.path, slot.path.replace("kernel", int8.SCALE)) if dtype_of == jnp.int8 else (slot.path,)
+        # A matrix that is stored as integers fills two arrays, the integers and their scales.
+        paths_of_slot = (slot.path, slot.path.replace("kernel", int8.SCALE))[: 1 + (dtype_of == jnp.int8)]
         if slot.layer is None:
             (params[slot.path],), finite = _convert((sharding,), slot.inputs, shape, dtype_of)(array)
         elif separate:
-            layer_shardings = tuple(layer_sharding(sharding_of[path]) for path in made)
+            layer_shardings = tuple(layer_sharding(sharding_of[path]) for path in paths_of_slot)
             leaves, finite = _convert(layer_shardings, slot.inputs, shape[1:], dtype_of)(array)
-            for path, leaf in zip(made, leaves):
+            for path, leaf in zip(paths_of_slot, leaves):
                 params[path][slot.layer] = leaf
         else:
-            write = _write_layer(tuple(sharding_of[path] for path in made), slot.inputs)
-            leaves, finite = write([params[path] for path in made], array, slot.layer)
-            params |= zip(made, leaves)
+            write = _write_layer(tuple(sharding_of[path] for path in paths_of_slot), slot.inputs)
+            leaves, finite = write([params[path] for path in paths_of_slot], array, slot.layer)
+            params |= zip(paths_of_slot, leaves)
         if not finite:  # waits for the device, so that the host holds one tensor at a time
             raise UserError(f"{tensor.file}: tensor {name} has NaN or infinite values (as {jnp.dtype(dtype).name})")
         del array, host

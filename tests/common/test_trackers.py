@@ -1,6 +1,7 @@
-"""What a run logs reaches its tracker, once and under one run, also after a resume."""
+"""Experiment trackers: they receive every logged value, and a resumed run continues its W&B run."""
 
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,16 +55,12 @@ def test_a_tracker_gets_what_tensorboard_gets(tmp_path):
     ]
 
 
-def test_a_run_and_its_resume_are_one_run_of_weights_and_biases(cache, tmp_path, monkeypatch):  # noqa: F811
-    pytest.importorskip("wandb")
+def logged(folder: Path) -> tuple[set[tuple], list[tuple[int, float]], set[str]]:
+    """What wandb has written: (project, id, name) of runs, (step, loss) of points, and the names of settings."""
     from wandb.proto import wandb_internal_pb2
 
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_PROJECT", "tests")
-    for steps in (3, 4):
-        run(cache, tmp_path / "run", None, steps, logging=Logging(log_every=1, checkpoint_every=3, tracker="wandb"))
     runs, points, settings = set(), [], set()
-    for path in sorted((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")):
+    for path in sorted(folder.glob("offline-run-*/*.wandb")):
         for data in records(path):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
@@ -73,9 +70,22 @@ def test_a_run_and_its_resume_are_one_run_of_weights_and_biases(cache, tmp_path,
             if record.HasField("history"):
                 items = {(item.key or "/".join(item.nested_key)): item.value_json for item in record.history.item}
                 points.append((int(items["step"]), float(items["train/loss"])))
+    return runs, points, settings
+
+
+def test_a_run_and_its_resume_are_one_run_of_weights_and_biases(cache, tmp_path, monkeypatch):  # noqa: F811
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_PROJECT", "tests")
+    for steps in (3, 4):
+        run(cache, tmp_path / "run", None, steps, logging=Logging(log_every=1, checkpoint_every=3, tracker="wandb"))
+    folder, end = tmp_path / "run" / "wandb", time.monotonic() + 30
+    while len(logged(folder)[1]) < 4 and time.monotonic() < end:  # a process of wandb's writes the files
+        time.sleep(0.2)
+    runs, points, settings = logged(folder)
     ((project, name, shown),) = runs
     assert (project, shown) == ("tests", "run")
-    assert name == (tmp_path / "run" / "wandb" / trackers.ID).read_text()
+    assert name == (folder / trackers.ID).read_text()
     assert [step for step, _ in points] == [1, 2, 3, 4] and all(loss > 0 for _, loss in points)
     assert "Optimization.learning_rate" in settings
 
@@ -87,3 +97,14 @@ def test_a_mistake_is_told_before_the_run(cache, tmp_path, monkeypatch):  # noqa
     with pytest.raises(UserError, match=r"Logging\.tracker: 'wandb' is not installed: pip install wandb"):
         run(cache, tmp_path / "run", None, 2, logging=Logging(tracker="wandb"))
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_and_biases_without_a_login_is_one_line(cache, tmp_path, monkeypatch):  # noqa: F811
+    wandb = pytest.importorskip("wandb")
+
+    def refuse(**options):
+        raise wandb.errors.UsageError("No API key configured.\nmore")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(UserError, match=r"wandb cannot start \(No API key configured\.\); run `wandb login`, or set"):
+        run(cache, tmp_path / "run", None, 2, logging=Logging(tracker="wandb"))

@@ -46,7 +46,7 @@ def test_rows_hold_examples_and_demonstrations_as_plain_python_lays_them_out():
 )
 def compare_rows(shown, seed, objective, leading_eos, a, row):
     """Compares the rows of a random store; appends the number of demonstrations in them to `shown`."""
-    rng = np.random.default_rng(seed)
+    rng, (row_length, max_demonstrations) = np.random.default_rng(seed), row
     tasks = make_tasks(seed, 4, 60, 12)
     inputs = {"task1": np.array([rng.integers(0, len(source) + 1) for source, _ in tasks["task1"]], np.uint32)}
     pairs = len(tasks["task2"])
@@ -56,8 +56,8 @@ def compare_rows(shown, seed, objective, leading_eos, a, row):
         tasks,
         store,
         separators=SEP,
-        row_length=row[0],
-        max_demonstrations=row[1],
+        row_length=row_length,
+        max_demonstrations=max_demonstrations,
         leading_eos=leading_eos,
         demonstrations=a,
         demonstration_separator="random",
@@ -93,6 +93,7 @@ def compare_rows(shown, seed, objective, leading_eos, a, row):
                 demonstrations += len(document.demonstrations)
             assert (batch.arrays["segment_ids_BT"][b, position:] == 0).all()
             assert (batch.arrays["tokens_BT"][b, position:] == PAD).all()
+    assert demonstrations > 0 or a == 4.0 or row_length == 64, "a row of 64 may have room for none"
     shown.append(demonstrations)
 
 

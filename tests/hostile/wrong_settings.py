@@ -39,7 +39,7 @@ def read(file: str, macro: str) -> str | None:
 
 
 def outcomes(once: bool) -> Iterator[tuple[str, str, str | None]]:
-    """What comes of each macro of each file, or of the first file that has it."""
+    """Yields [file, macro, outcome] for each macro of each file; with `once`, for each macro in the first file only."""
     tried = set()
     for path in sorted(gin_cli.SEARCH_PATH.glob("*.gin")):
         if path.name not in ("train.gin", "evaluate.gin"):  # included by the others

@@ -57,10 +57,10 @@ def test_a_role_that_is_unknown_is_an_error_in_both(model, exported):
 
 
 def test_instructions_have_a_form_of_training():
-    """One of those that are drawn by the names of examples."""
+    """The paper's openers, markers and delimiters vary by example; the prompt is among 400 examples' variants."""
     for instruction, text in (("Say it again.", "a\n  b"), ("What is red?", ""), ("List:", "")):
-        asked = chat.instruction_prompt(instruction, text)
-        assert asked in {prompts.task_level_source("t", str(n), instruction, text)[0] for n in range(400)}
+        prompt = chat.instruction_prompt(instruction, text)
+        assert prompt in {prompts.task_level_source("t", str(n), instruction, text)[0] for n in range(400)}
 
 
 def test_answers_are_those_of_the_prompts(model):
@@ -76,7 +76,7 @@ def test_a_text_ends_before_the_first_stop_however_it_arrives(text, cuts):
     places = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
     pieces = [text[start:end] for start, end in itertools.pairwise(places)]
     end = min((text.find(stop) for stop in chat.STOPS if stop in text), default=len(text))
-    assert "".join(chat.until_stop(pieces)) == text[:end]
+    assert "".join(chat.until_stop(pieces, chat.STOPS)) == text[:end]
 
 
 @pytest.fixture
@@ -139,11 +139,12 @@ def test_a_file_of_requests_becomes_a_file_of_answers(model, command, tmp_path):
     [
         ("", "has no requests"),
         ('{"a": 1}', ':1: has none of "instruction", "prompt" and "messages"'),
-        ('{"prompt": "x"}\n{', ":2: is no JSON"),
-        ('{"prompt": "x"}\n[]', ":2: is no JSON object"),
-        ('{"prompt": 3}', ':1: "prompt" is not text'),
-        ('{"prompt": "x", "messages": []}', ":1: has messages and prompt"),
-        ('{"messages": [{"role": "user"}]}', ':1: "messages" is no list of objects'),
+        ('{"prompt": "x"}\n{', ":2: not JSON (Input data was truncated)"),
+        ('{"prompt": "x"}\n[]', ":2: expected object, got array"),
+        ('{"prompt": 3}', ":1: prompt: expected str, got int"),
+        ('{"prompt": "x", "messages": []}', ":1: messages: expected array of length >= 1"),
+        ('{"prompt": "x", "instruction": "y"}', ":1: has instruction and prompt"),
+        ('{"messages": [{"role": "user"}]}', ":1: messages[0]: object missing required field content"),
         ('{"messages": [{"role": "usr", "content": ""}]}', ":1: role 'usr' is unknown"),
         (b"\xff", "cannot be read as text"),
     ],

@@ -8,8 +8,8 @@ import pytest
 
 from optiml_jax import weights
 from optiml_jax.common.errors import UserError
-from optiml_jax.model import decoder, int8, sharding
-from optiml_jax.model.adapter import NAMES, merge
+from optiml_jax.model import decoder, int8, sharding, trainable
+from optiml_jax.model.adapter import merge
 from optiml_jax.weights import save_hf
 from tests.meshes import EVERY_MESH, mesh_of
 from tests.model.test_adapter import LORA, forward, loss, random_params
@@ -37,26 +37,17 @@ def test_outputs_and_gradients_equal_those_of_float_kernels(integers, mesh_name)
     """With adapters, whose gradients are compared, on the float kernels that the integers stand for."""
     config = dataclasses.replace(integers, adapter=LORA)
     params = random_params(config)
-    plain = merge(params, None)  # keeps no adapter apart, so they are put back
-    for name, part in params["blocks"].items():
-        plain["blocks"][name] |= {leaf: part[leaf] for leaf in NAMES if leaf in part}
+    adapters, base = trainable.split(params, "lora")
 
-    def function(rest, config):
-        def adapters_loss(adapters):
-            blocks = {name: part | adapters.get(name, {}) for name, part in rest["blocks"].items()}
-            return loss(rest | {"blocks": blocks}, config)
+    def gradients(adapters, base, config):
+        return jax.jit(jax.value_and_grad(lambda part: loss(trainable.join(part, base), config)))(adapters)
 
-        return jax.jit(jax.value_and_grad(adapters_loss))
-
-    adapters = {
-        name: {leaf: part[leaf] for leaf in NAMES} for name, part in params["blocks"].items() if NAMES[0] in part
-    }
     with jax.set_mesh(mesh_of("1x1x1")):
-        want, want_grads = function(plain, dataclasses.replace(config, kernels="float"))(adapters)
+        want, want_grads = gradients(adapters, merge(base, None), dataclasses.replace(config, kernels="float"))
     mesh = mesh_of(mesh_name)
     placed = jax.device_put(params, sharding.parameter_shardings(params, mesh))
     with jax.set_mesh(mesh):
-        have, have_grads = function(placed, config)(adapters)
+        have, have_grads = gradients(*trainable.split(placed, "lora"), config)
     assert abs(float(have) - float(want)) < 1e-6
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), have_grads, want_grads)
 

@@ -204,7 +204,7 @@ def test_another_base_is_refused_by_name(cache, base, finished, tmp_path):  # no
 
 @pytest.mark.parametrize("start", ["weights", pytest.param("run", marks=pytest.mark.slow), "peft"])
 def test_a_run_on_int8_kernels_resumes_to_the_bit_and_is_merged(cache, base, finished, tmp_path, start):  # noqa: F811
-    """What is merged is the integers that were trained on, not the weights that they were rounded from."""
+    """The merged model has the int8 kernels that were trained on, not the float weights before rounding."""
     if start == "run":
         base = finished[0]
     elif start == "peft":

@@ -30,7 +30,8 @@ class Context:
 
     Attributes:
       training: {"first_loss", "last_loss"}, nats per label token, when the evaluation follows a training; also, if
-        known, its "curve", [[step, loss], ...], and "validation", [[step, average], ...].
+        known, the number of "rows" of the log that each of them averages, its "curve", [[step, loss], ...], and
+        "validation", [[step, average], ...].
       coverage: how much of each benchmark has data (`data.manifest.coverage_text`).
       dropped: tasks that a review excluded, with the reason.
       provenance: result of `provenance.provenance`.
@@ -94,8 +95,9 @@ def summary(
     if context.training:
         first, last = context.training["first_loss"], context.training["last_loss"]
         rows = context.training.get("rows", 1)
-        of = f", means of the first and the last {rows} rows of the log" if rows > 1 else ""
-        lines.append(f"Training loss {first:.3f} -> {last:.3f} nats per label token ({last / first - 1:+.0%}){of}")
+        averaged_over = f", means of the first and the last {rows} rows of the log" if rows > 1 else ""
+        change = f"{first:.3f} -> {last:.3f} nats per label token ({last / first - 1:+.0%})"
+        lines.append(f"Training loss {change}{averaged_over}")
     return [*lines, *templates_text(results), *averages(results)]
 
 
