@@ -5,22 +5,23 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TextIO, TypedDict, TypeVar
+from typing import Any, NamedTuple, NotRequired, TextIO, TypedDict, TypeVar
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from optiml_jax.common import typed_json
 from optiml_jax.common.files import write_atomically, writing
-from optiml_jax.common.trackers import Tracker
+from optiml_jax.common.trackers import COLUMNS, Tracker
 
 METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
 TENSORBOARD = "tensorboard"
 # Groups of the curves in TensorBoard; others are "train", and those of validations "validation".
 GROUPS = dict.fromkeys(("real_tokens", "row_fill", "data_wait_seconds"), "data") | dict.fromkeys(
-    ("tokens_per_second", "step_seconds", "mfu", "device_peak_bytes", "host_peak_bytes"), "system"
+    ("tokens_per_second", "step_seconds", "mfu", "device_peak_bytes", "host_peak_bytes", "startup_seconds"),
+    "system",
 )
 REMEDY = "remove the line, or the file, which no step depends on"
 
@@ -43,6 +44,18 @@ class ValidationRow(TypedDict):
     step: int
     average: float
     benchmark_average: NotRequired[float]
+
+
+class Validated(NamedTuple):
+    """The outcome of a validation.
+
+    Attributes:
+      scores: name -> fraction.
+      samples: some prompts with their answers, rows of `trackers.COLUMNS`.
+    """
+
+    scores: dict[str, float]
+    samples: Sequence[Sequence[str]] = ()
 
 
 class MetricsLog:
@@ -91,21 +104,36 @@ class MetricsLog:
         loss = "not finite" if _loss(row) is None else f"{_loss(row):.3f}"
         self._bar.set_postfix_str(f"loss {loss}, {row['tokens_per_second']:,.0f} tok/s", refresh=False)
 
-    def validated(self, step: int, scores: dict[str, float], message: str) -> None:
-        """Adds a row to `validation.jsonl` and prints `message`."""
+    def validated(
+        self, step: int, scores: dict[str, float], message: str, samples: Sequence[Sequence[str]] = ()
+    ) -> None:
+        """Adds a row to `validation.jsonl` and prints `message`; shows `samples`, rows of `trackers.COLUMNS`."""
         if not self._active:
             return
         with writing(self._validation), self._validation.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step} | scores) + "\n")
         self._draw({f"validation/{name}": value for name, value in scores.items()}, step)
+        if samples:
+            self._events.add_text("validation/samples", _markdown(samples), step)
+            self._track(lambda tracker: tracker.log_samples(samples, step))
         self.note(message)
 
     def _draw(self, values: Mapping[str, float], step: int) -> None:
         """Adds a point to each curve."""
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
-        if self._tracker is not None:
-            self._tracker.log(values, step)
+        self._track(lambda tracker: tracker.log(values, step))
+
+    def _track(self, call: Callable[[Tracker], None]) -> None:
+        """Calls the tracker. A run does not end because its tracker cannot be reached: it says so and goes on."""
+        if self._tracker is None:
+            return
+        try:
+            call(self._tracker)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            self.note(f"Logging.tracker: {reason}; nothing more is logged to it, metrics.jsonl has every row")
+            self._tracker = None
 
     def note(self, message: str) -> None:
         """Prints a line beside the progress bar."""
@@ -120,11 +148,17 @@ class MetricsLog:
     def close(self) -> None:
         if self._active:
             self._bar.close()
-            if self._tracker is not None:
-                self._tracker.close()
+            self._track(lambda tracker: tracker.close())
             with contextlib.suppress(OSError):  # of a full disk, which the row that was not written has named
                 self._events.close()
                 self._file.close()
+
+
+def _markdown(samples: Sequence[Sequence[str]]) -> str:
+    """A table for TensorBoard; prompts keep their lines."""
+    escapes = {"|": "&#124;", "<": "&lt;", "*": "&#42;", "_": "&#95;", "`": "&#96;", "\n": "<br>"}
+    lines = [" | ".join(text.translate(str.maketrans(escapes)) for text in row) for row in samples]
+    return "\n".join([" | ".join(COLUMNS), " | ".join("---" for _ in COLUMNS), *lines])
 
 
 def _open_after(path: Path, kind: type[Row] | type[ValidationRow], start: int) -> TextIO:

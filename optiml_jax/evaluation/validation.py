@@ -2,7 +2,7 @@
 settings."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from optiml_jax.common import paths
 from optiml_jax.common.errors import UserError, check_known
+from optiml_jax.common.metrics_log import Validated
 from optiml_jax.common.settings import FROM_ZERO, check_fields
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.evaluation.answers.answering import answer_all
@@ -25,7 +26,8 @@ from optiml_jax.tokenizer import Tokenizer
 
 BATCHES_PER_GROUP = 4  # after which a signal to stop is looked at: smaller groups than an evaluation's
 
-Scores = dict[str, float]
+SHOWN = 8  # tasks of which trackers show a prompt with its answer
+SHOWN_CHARACTERS = 1500  # of a prompt's end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +87,12 @@ class Validation:
         leading_eos: bool,
         dtype: jnp.dtype,
         prompts: Sequence[Prompt],
-    ) -> Callable[[dict, Callable[[], bool]], Scores | None]:
-        """Returns a function from parameters on `mesh`, and one that says whether to stop, to their scores; None if it
+    ) -> Callable[[dict, Callable[[], bool]], Validated | None]:
+        """Returns a function from parameters on `mesh`, and one that says whether to stop, to the outcome; None if it
         stopped. It is called by every process of a run."""
         new_tokens = min(self.max_new_tokens, config.max_positions // 2)
 
-        def score(params: dict, stopping: Callable[[], bool] = lambda: False) -> Scores | None:
+        def score(params: dict, stopping: Callable[[], bool] = lambda: False) -> Validated | None:
             options = {"source": "training", "leading_eos": leading_eos, "dtype": dtype}
             model = Model(config, params, tokenizer, mesh, **options)
             limits = {"batch_rows": self.batch_rows, "max_new_tokens": new_tokens}
@@ -99,12 +101,33 @@ class Validation:
                 samples += [score_sample(prompt, **answer) for prompt, answer in zip(group, answers, strict=True)]
                 if stopping():
                     return None
-            return validation_scores(scored(samples))
+            return Validated(validation_scores(scored(samples)), shown_samples(samples))
 
         return score
 
 
-def validation_scores(samples: Iterable[dict[str, Any]]) -> Scores:
+def shown_samples(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Some samples as texts, in `trackers.COLUMNS`: one of each of up to `SHOWN` tasks, spread evenly, those with
+    generated answers first. The same prompts are shown at every validation."""
+    first = {sample["task"]: sample for sample in reversed(samples)}
+    chosen: list[Mapping[str, Any]] = []
+    for ranked in (False, True):
+        kind = [first[task] for task in sorted(first) if (first[task]["candidates"] is not None) == ranked]
+        count = min(SHOWN - len(chosen), len(kind))
+        chosen += [kind[i * len(kind) // count] for i in range(count)]
+    return [
+        (
+            sample["task"],
+            sample["prompt"][-SHOWN_CHARACTERS:],
+            " | ".join(sample["references"]),
+            sample["prediction"] or "",
+            "" if sample["score"] is None else f"{100 * sample['score']:.1f}",
+        )
+        for sample in chosen
+    ]
+
+
+def validation_scores(samples: Iterable[dict[str, Any]]) -> dict[str, float]:
     """Returns the averages, by one of which checkpoints are compared, and the scores of levels and categories; nothing
     if no prompt could be scored."""
     aggregated = scores(samples)

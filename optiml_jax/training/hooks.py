@@ -14,7 +14,7 @@ from optiml_jax.checkpoints.orbax import Checkpoints
 from optiml_jax.common import memory
 from optiml_jax.common.distributed import from_first, together
 from optiml_jax.common.errors import UserError
-from optiml_jax.common.metrics_log import MetricsLog
+from optiml_jax.common.metrics_log import MetricsLog, Validated
 from optiml_jax.common.settings import check_fields
 from optiml_jax.common.trackers import TRACKERS
 from optiml_jax.model import decoder
@@ -30,8 +30,8 @@ class Logging:
       log_every, checkpoint_every: in steps; the last step is always saved.
       keep_checkpoints: number of newest checkpoints to keep.
       peak_flops: of one device, for devices that are not in `optiml_jax.common.cards`.
-      tracker: "wandb" logs to Weights & Biases too, by its own environment variables (WANDB_PROJECT, WANDB_MODE); None:
-        to TensorBoard alone.
+      tracker: "wandb" logs to Weights & Biases too, "mlflow" to MLflow, by their own environment variables
+        (WANDB_PROJECT, WANDB_MODE; MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME); None: to TensorBoard alone.
     """
 
     log_every: int = 10
@@ -60,8 +60,10 @@ class StepLog:
         logging: Logging,
         latest: Callable[[], int | None] = lambda: None,
         settings: Mapping[str, Any] = {},
+        started: float | None = None,
     ) -> None:
-        """`latest` returns the step of the last checkpoint, for messages; `settings` are recorded by the tracker."""
+        """`latest` returns the step of the last checkpoint, for messages; `settings` are recorded by the tracker;
+        `started` is when the run was started, by `time.perf_counter`."""
         self._latest = latest
         self._run, self._every, self._first = run, logging.log_every, run.step + 1
         self._parameters = decoder.parameter_count(run.config)
@@ -72,6 +74,7 @@ class StepLog:
         self._log = MetricsLog(model_dir, run.step, run.optimization.train_steps, writes, tracker)
         self._pending: tuple | None = None  # step, metrics, batch
         self._last, self._steady = time.perf_counter(), True
+        self._started = self._last if started is None else started
         self._timed: list[tuple[float, int]] = []  # seconds and tokens of the steps since the last row
         self._usual: list[tuple[float, int]] = []  # those of the last row
         self._nats, self._labels = 0.0, 0  # of the steps since the last row whose loss is finite
@@ -107,8 +110,10 @@ class StepLog:
         self._usual, self._timed = self._timed or self._usual, []
         total_seconds, total_tokens = map(sum, zip(*self._usual))
         seconds, tokens = total_seconds / len(self._usual), total_tokens / len(self._usual)
+        startup = {}
         if step == self._first:  # it was compiled
             self._usual = []
+            startup = {"startup_seconds": now - self._started}
         self._log.write(
             {"step": step}
             | values
@@ -124,12 +129,13 @@ class StepLog:
                 "device_peak_bytes": memory.device_peak(),
                 "host_peak_bytes": memory.host_peak(),
             }
+            | startup
         )
         self._nats, self._labels = 0.0, 0
 
-    def validated(self, step: int, scores: dict[str, float], message: str) -> None:
+    def validated(self, step: int, validated: Validated, message: str) -> None:
         """Logs a validation."""
-        self._log.validated(step, scores, message)
+        self._log.validated(step, validated.scores, message, validated.samples)
 
     def note(self, message: str) -> None:
         """Prints a line beside the progress bar."""
@@ -204,7 +210,7 @@ class Validator:
         self,
         run: Run,
         log: StepLog,
-        score: Callable[[Any, Callable[[], bool]], dict[str, float] | None],
+        score: Callable[[Any, Callable[[], bool]], Validated | None],
         best: Checkpoints,
         best_by: str,
         meta: Callable[[dict], dict[str, Any]],
@@ -229,10 +235,11 @@ class Validator:
 
     def _validate(self, step: int, params: Any) -> None:
         start = time.perf_counter()
-        scores = self._score(params, self._run.stopping)
-        if scores is None:
+        validated = self._score(params, self._run.stopping)
+        if validated is None:
             self._run.interrupted = True
             return
+        scores = validated.scores
         if self._best_by not in scores:
             self._log.note(f"validation at step {step}: none of the prompts can be scored; evaluate them to see why")
             return
@@ -241,7 +248,7 @@ class Validator:
         average, better = from_first(np.array([score, score > self._best])).tolist()
         name = self._best_by.replace("_", " ")
         message = f"validation at step {step}: {name} {100 * average:.1f}{', the best so far' if better else ''}"
-        self._log.validated(step, scores, f"{message} ({time.perf_counter() - start:.0f} s)")
+        self._log.validated(step, validated, f"{message} ({time.perf_counter() - start:.0f} s)")
         if better:
             with together():
                 self._run.loader.check()  # do not save weights trained on damaged tokens

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from optiml_jax.tokenizer import Tokenizer
 from optiml_jax.training.hooks import Logging, Saver, StepLog, Validator
 from optiml_jax.training.loop import Hook, Run, run_steps
 from optiml_jax.training.optimizer import Optimization
-from optiml_jax.training.settings import RunSettings, ValidationSettings
+from optiml_jax.training.settings import TOKENS, RunSettings, ValidationSettings
 from optiml_jax.training.start import start_state
 from optiml_jax.training.step import Computation
 from optiml_jax.training.token_store import open_store
@@ -87,6 +88,7 @@ def train(
       UserError: a setting, the data or the weights are not usable.
       SystemExit: code 143 when a signal stopped the run, after saving.
     """
+    started = time.perf_counter()
     if not model_dir:
         raise UserError("MODEL_DIR is not set; say where the run goes with --gin.MODEL_DIR=\"'runs/NAME'\"")
     model_dir, init_weights = paths.local("MODEL_DIR", model_dir), paths.local("INIT_WEIGHTS", init_weights)
@@ -129,7 +131,7 @@ def train(
                 print(f"neither validated nor evaluated: {str(error).splitlines()[0]}")  # gin adds lines
             evaluate_after = None
             run = dataclasses.replace(run, validation=None)
-        last_step, finished = _train(run, store, manifest, prompts, operative_config, hooks)
+        last_step, finished = _train(run, store, manifest, prompts, operative_config, hooks, started)
         if not finished:
             raise SystemExit(143)
         evaluation = None
@@ -145,6 +147,7 @@ def _train(
     validation_prompts: Sequence[Any],
     operative_config: Callable[[], str],
     hooks: Sequence[Hook],
+    started: float,
 ) -> tuple[int, bool]:
     """Returns the step that was reached, and whether the run is finished or was stopped by a signal. Frees the
     device."""
@@ -179,6 +182,7 @@ def _train(
             manifest.write(directory / RECORD)
             _announce(settings, store, manifest, loader, first)
         key = jax.random.fold_in(jax.random.key(data.seed), 1)
+        recorded = {name: value for name, value in fixed.items() if not name.startswith(TOKENS)}
         run = Run(
             model,
             settings.optimization,
@@ -193,7 +197,9 @@ def _train(
         )
         with contextlib.ExitStack() as stack:
             log = stack.enter_context(
-                contextlib.closing(StepLog(run, directory, settings.logging, lambda: checkpoints.latest, fixed))
+                contextlib.closing(
+                    StepLog(run, directory, settings.logging, lambda: checkpoints.latest, recorded, started)
+                )
             )
             save = Saver(run, checkpoints, log, meta)
             validators: list[Hook] = []

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from optiml_jax.checkpoints.runs import INIT_CONTENT, INIT_WEIGHTS
 from optiml_jax.common.errors import UserError
+from optiml_jax.common.metrics_log import Validated
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.data.settings import Data
 from optiml_jax.model.config import OPTConfig
@@ -38,7 +39,7 @@ class ValidationSettings(Protocol):
         leading_eos: bool,
         dtype: Any,
         prompts: Sequence[Any],
-    ) -> Callable[[dict, Callable[[], bool]], dict[str, float] | None]: ...
+    ) -> Callable[[dict, Callable[[], bool]], Validated | None]: ...
 
 
 @dataclasses.dataclass(frozen=True)

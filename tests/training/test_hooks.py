@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from optiml_jax.common.errors import UserError
-from optiml_jax.common.metrics_log import read_metrics, read_validation
+from optiml_jax.common.metrics_log import Validated, read_metrics, read_validation
 from optiml_jax.data.settings import Data
 from optiml_jax.inference.model import load_model
 from optiml_jax.model import decoder, sharding
@@ -149,7 +149,7 @@ class Stopped:
             if self.calls == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return None if stopping() else {}
-            return {"average": 0.5, "benchmark_average": 0.5}
+            return Validated({"average": 0.5, "benchmark_average": 0.5})
 
         return score
 

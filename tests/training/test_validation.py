@@ -1,13 +1,11 @@
 """Validation inside a run: its scores, the best weights, and the curve of a killed run."""
 
 import json
-import struct
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from tensorboardX.proto import event_pb2
 
 import optiml_jax
 from optiml_jax.common.metrics_log import training_losses
@@ -15,7 +13,8 @@ from optiml_jax.data.manifest import Manifest
 from optiml_jax.evaluation.answers.answering import answer_all
 from optiml_jax.evaluation.scores.aggregation import aggregate
 from optiml_jax.evaluation.scores.samples import score_sample
-from optiml_jax.evaluation.validation import Validation
+from optiml_jax.evaluation.validation import SHOWN, Validation, shown_samples
+from tests.common.test_trackers import events
 from tests.conftest import ROOT
 from tests.test_train import SMALL, cache, command, environment, run  # noqa: F401 - cache is a fixture
 
@@ -63,15 +62,11 @@ def test_scores_are_logged_and_the_best_weights_kept(whole, cache):  # noqa: F81
 
 
 def scalars(directory: Path, name: str) -> list[tuple[int, float]]:
-    """(step, value) of a scalar in a folder's event files: records of length, its checksum, content, its checksum."""
+    """(step, value) of a scalar in a folder's event files."""
     items = []
     for file in sorted(directory.glob("events.*")):
-        left = file.read_bytes()
-        while left:
-            (size,) = struct.unpack("<Q", left[:8])
-            event = event_pb2.Event.FromString(left[12 : 12 + size])
+        for event in events(file):
             items += [(event.step, value.simple_value) for value in event.summary.value if value.tag == name]
-            left = left[16 + size :]
     return items
 
 
@@ -81,7 +76,42 @@ def test_the_curve_is_in_tensorboard_and_in_what_reports_are_given(whole):
     assert logged == [(row["step"], pytest.approx(row["average"])) for row in rows(directory)]
     assert len(scalars(directory / "tensorboard", "validation/level/fully_held_out")) == 3
     assert training_losses(directory)["validation"] == [[row["step"], row["average"]] for row in rows(directory)]
-    assert len((directory / "metrics.jsonl").read_text().splitlines()) == 6
+    logged = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert len(logged) == 6 and ["startup_seconds" in row for row in logged] == [True] + 5 * [False]
+    assert logged[0]["startup_seconds"] > logged[0]["step_seconds"] > 0
+
+
+def shown(directory: Path) -> list[tuple[int, list[str]]]:
+    """(step, lines of the table) of the samples of each validation."""
+    return [
+        (event.step, value.tensor.string_val[0].decode().splitlines())
+        for file in sorted((directory / "tensorboard").glob("events.*"))
+        for event in events(file)
+        for value in event.summary.value
+        if value.tag == "validation/samples/text_summary"
+    ]
+
+
+def test_the_same_prompts_are_shown_at_every_validation_with_their_answers(whole):
+    tables = shown(whole[0])
+    assert [step for step, _ in tables] == [2, 4, 6]
+    prompts = [[line.split(" | ")[:3] for line in lines[2:]] for _, lines in tables]
+    assert prompts[0] == prompts[1] == prompts[2] and len(prompts[0]) == SHOWN
+    tasks = [task for task, _, _ in prompts[0]]
+    assert len(set(tasks)) == SHOWN and all(prompt.strip() for _, prompt, _ in prompts[0])
+
+
+def test_tasks_with_generated_answers_are_shown_first():
+    def sample(task, candidates, score=0.5):
+        fields = {"prompt": f"{task}?", "references": ["a", "b"], "prediction": None, "score": score}
+        return {"task": task, "candidates": candidates} | fields
+
+    ranked = [sample(f"r{i:02}", ["a", "b"]) for i in range(20)]
+    generated = [sample("g2", None), sample("g1", None, None), sample("g2", None, 0.75)]
+    rows = shown_samples(ranked + generated)
+    assert [row[0] for row in rows] == ["g1", "g2", "r00", "r03", "r06", "r10", "r13", "r16"]
+    assert rows[0] == ("g1", "g1?", "a | b", "", "") and rows[1][-1] == "50.0"
+    assert [row[0] for row in shown_samples(generated)] == ["g1", "g2"] and shown_samples([]) == []
 
 
 @pytest.mark.slow
