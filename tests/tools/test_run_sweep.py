@@ -241,8 +241,8 @@ def test_the_slurm_array_runs_a_command_per_index(folder, tmp_path):
     expected = members.runs(loaded, folder.parent / "runs", (1, 2), ["--gin.INIT_WEIGHTS='my weights/opt'"])
     for index, member in enumerate(expected):
         variables = {"SLURM_ARRAY_TASK_ID": str(index), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        done = subprocess.run(["bash", script], env=variables, capture_output=True, text=True, check=True)
-        wanted = ["--kill-on-bad-exit=1", ".venv/bin/python", *member.words]
+        done = subprocess.run(["bash", script], env=variables, cwd=ROOT, capture_output=True, text=True, check=True)
+        wanted = ["--kill-on-bad-exit=0", "--wait=300", ".venv/bin/python", *member.words]
         assert done.stdout == f"{wanted}\n"
 
 

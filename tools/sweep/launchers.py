@@ -24,9 +24,9 @@ def command(member: Member, python: str = "python") -> str:
 
 def slurm(name: str, members: Sequence[Member], resources: Resources, output: str) -> str:
     """A script for sbatch: an array with one run per index, which a requeued job resumes."""
-    start = "srun --kill-on-bad-exit=1"  # one task per GPU, which find each other through Slurm's variables
+    # one task per GPU, which find each other through Slurm's variables
     lines = "\n".join(
-        f"    {index}) {start} {command(member, '.venv/bin/python')} ;;" for index, member in enumerate(members)
+        f"    {index}) run_step {command(member, '.venv/bin/python')} ;;" for index, member in enumerate(members)
     )
     return f"""#!/bin/bash
 # {len(members)} runs of the sweep {name}, one per index of the array. Submit it again to resume what was not finished.
@@ -41,7 +41,7 @@ def slurm(name: str, members: Sequence[Member], resources: Resources, output: st
 #SBATCH --open-mode=append
 #SBATCH --output={output}/%a-%A.log
 set -euo pipefail
-export XLA_PYTHON_CLIENT_MEM_FRACTION=0.9
+source tools/launch/slurm_step.sh
 case "$SLURM_ARRAY_TASK_ID" in
 {lines}
 esac
@@ -82,12 +82,11 @@ spec:
 
 def _job(label: str, completions: int, words: Sequence[str], resources: Resources, coordinator: str | None) -> str:
     """An indexed job. With a coordinator its pods are the processes of one run, else each pod is a run."""
-    variables = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}
+    variables = {}
     if coordinator:
-        variables |= {"OPTIML_COORDINATOR": coordinator, "OPTIML_PROCESSES": str(completions)}
-    environment = "".join(
-        f"            - {{ name: {key}, value: {json.dumps(text)} }}\n" for key, text in variables.items()
-    )
+        variables = {"OPTIML_COORDINATOR": coordinator, "OPTIML_PROCESSES": str(completions)}
+    lines = (f"            - {{ name: {key}, value: {json.dumps(text)} }}\n" for key, text in variables.items())
+    environment = f"          env:\n{''.join(lines)}" if variables else ""
     subdomain = f"      subdomain: {label}\n" if coordinator else ""
     return f"""apiVersion: batch/v1
 kind: Job
@@ -106,7 +105,6 @@ spec:
           image: {resources.image}
           workingDir: /optiml-jax
           command: {json.dumps(list(words))}
-          env:
 {environment}          resources:
             limits: {{ nvidia.com/gpu: {resources.gpus} }}
           volumeMounts:
