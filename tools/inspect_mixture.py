@@ -229,15 +229,16 @@ def write_page(flags: argparse.Namespace, mixture: Mapping, prompts: Prompts, ma
 
 
 def _task(name: str, names: Sequence[str], cache_dir: str) -> str:
-    """Finds a task by its name, with or without the benchmark."""
+    """Finds a task by its name, with or without the benchmark, or by a part that no other name has."""
     if name in names:
         return name
     exact = [task for task in names if task.split(".", 1)[-1] == name]
-    if len(exact) == 1:
-        return exact[0]
     matches = exact or [task for task in names if name in task]
+    if len(matches) == 1:
+        return matches[0]
     close = f"; did you mean {' or '.join(sorted(matches)[:3])}?" if matches else nearest(name, names)
-    raise UserError(f"--show={name}: no task of {cache_dir}{close}")
+    which = f"{len(matches)} training tasks match" if matches else "no such training task"
+    raise UserError(f"--show={name}: {which} in the mixture of {cache_dir}{close}")
 
 
 @exit_on_user_error

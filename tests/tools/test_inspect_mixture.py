@@ -97,13 +97,15 @@ def test_prompts_are_shown_with_source_and_target_apart(cache_dir, capsys):
     shown = [line[4:] for line in out.split("\n") if line.startswith("  | ")]
     assert "\n".join(shown) == source and f"  > {target}\n" in out
     assert "100 examples pack into" in out and "rows of 64 tokens" in out
+    run(cache_dir, "show=sk2", "examples=1", "row_length=64")  # a part of one name alone
+    assert capsys.readouterr().out == out
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
         ([f"show={NAME}.tsk2"], f"did you mean {NAME}.task2"),
-        (["show=sk3"], f"did you mean {NAME}.task3?"),
+        (["show=task"], "training tasks match in the mixture of"),
         (["gin_file=nowhere.gin"], "nowhere.gin is not in"),
         (["cache_dir=/nowhere"], "/nowhere/store.json: no token store here; write one with"),
         (["mixture=super_natural"], "holds no mixture super_natural; did you mean super_natural_instructions?"),

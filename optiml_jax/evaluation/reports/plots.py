@@ -11,7 +11,7 @@ from optiml_jax.evaluation.reports.tables import TableRow, interval_text, per_ce
 
 WIDTH, LEFT, RIGHT = 460, 132, 46  # of a plot, of the labels on its left, of the numbers on its right
 LINE = 40  # height of one bar with its margins
-CURVE_HEIGHT, MARGIN = 190, 42
+CURVE_HEIGHT, MARGIN, TITLE = 194, 42, 26  # TITLE: above the curve
 MAX_POINTS = 400  # of a curve; more are not distinguishable
 
 
@@ -66,19 +66,20 @@ def curve(points: Sequence[Sequence[float]], label: str, scale: float = 1.0) -> 
     xs, ys = [step for step, _ in shown], [scale * value for _, value in shown]
     x_marks, y_marks = list(_marks(min(0, *xs), max(xs))), list(_marks(min(ys), max(ys)))
     x_span, y_span = (x_marks[0], max(x_marks[-1], *xs)), (min(y_marks[0], *ys), max(y_marks[-1], *ys))
-    width, height = WIDTH - MARGIN - 16, CURVE_HEIGHT - MARGIN - 20
+    width, height = WIDTH - MARGIN - 16, CURVE_HEIGHT - MARGIN - TITLE
 
     def at(x: float, y: float) -> tuple[float, float]:
         right = (x - x_span[0]) / ((x_span[1] - x_span[0]) or 1)
         up = (y - y_span[0]) / ((y_span[1] - y_span[0]) or 1)
-        return MARGIN + width * right, 20 + height * (1 - up)
+        return MARGIN + width * right, TITLE + height * (1 - up)
 
     parts = [_text("name", 4, 12, label, "start")]
     for mark in y_marks:
         _, y = at(x_span[0], mark)
         parts += [_line("grid", MARGIN, y, MARGIN + width, y), _text("tick", MARGIN - 6, y + 4, f"{mark:,g}", "end")]
-    for mark in x_marks:
+    for mark in x_marks[:-1]:
         parts.append(_text("tick", at(mark, y_span[0])[0], CURVE_HEIGHT - 8, f"{mark:,g}", "middle"))
+    parts.append(_text("tick", WIDTH, CURVE_HEIGHT - 8, f"{x_marks[-1]:,g}", "end"))  # else the edge would cut it
     coordinates = [at(x, y) for x, y in zip(xs, ys)]
     parts.append(f'<polyline class="curve" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in coordinates)}"/>')
     if len(coordinates) <= 30:
