@@ -22,8 +22,8 @@ def pictures(notebook) -> list[int]:
     return [sum("image/png" in output.get("data", {}) for output in cell.outputs) for cell in cells(notebook)]
 
 
-def test_there_are_the_three_that_the_readme_names():
-    assert NOTEBOOKS == ["evaluate", "experiments", "mixture"]
+def test_there_are_those_that_the_readme_names():
+    assert NOTEBOOKS == ["evaluate", "experiments", "mixture", "plan", "tune"]
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
