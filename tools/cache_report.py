@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from optiml_jax.common.tables import table
+from optiml_jax.common.tables import counted, table
 from optiml_jax.data.manifest import coverage_text
 from optiml_jax.data.sampling import shares_text
 from tasks.caching import build
@@ -69,7 +69,10 @@ def ledger_report(suite: str, result: ledger_job.LedgerResult, seconds: float, a
             *_skipped(result.skipped, result.skipped_count, left_out, result.path.with_suffix(".skipped.txt")),
         ]
     done = "written" if result.written else "already written, checked"
-    lines.append(f"ledger: {result.path}, {result.count:,} prompts of {len(rows):,} tasks, {done} in {seconds:.1f} s")
+    lines.append(
+        f"ledger: {result.path}, {counted(result.count, 'prompt')} of {counted(len(rows), 'task')}, "
+        f"{done} in {seconds:.1f} s"
+    )
     return "\n".join(lines)
 
 
@@ -80,7 +83,7 @@ def _row(stats: dict, task: str) -> tuple:
 def _sum(stats: Sequence[dict], benchmark: str) -> tuple:
     matching = [s for s in stats if s["benchmark"] == benchmark]
     keys = ("examples", "tokens", "label_tokens", "skipped_count")
-    return _row({key: sum(s[key] for s in matching) for key in keys}, f"{benchmark} ({len(matching)} tasks)")
+    return _row({key: sum(s[key] for s in matching) for key in keys}, f"{benchmark} ({counted(len(matching), 'task')})")
 
 
 def _folded(header: Sequence[str], rows: list[tuple], totals: list[tuple], by: int, path: Path) -> list[str]:
@@ -100,5 +103,5 @@ def _skipped(skipped: Sequence[Skipped], count: int, left_out: Sequence[Skipped]
         return ["skipped: nothing"]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     more = [f"  ... all of them: {path}"] if len(lines) > LISTED else []
-    counted = f"skipped: {count:,} records; {len(left_out):,} tasks left out"
-    return [counted, *(f"  {line}" for line in lines[:LISTED]), *more]
+    total = f"skipped: {counted(count, 'record')}; {counted(len(left_out), 'task')} left out"
+    return [total, *(f"  {line}" for line in lines[:LISTED]), *more]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from optiml_jax.common.errors import UserError, exit_on_user_error, nearest
-from optiml_jax.common.tables import Parser, table
+from optiml_jax.common.tables import Parser, counted, table
 from optiml_jax.data.manifest import matching_names
 from optiml_jax.data.specification import CacheOptions
 from tasks import suites
@@ -94,7 +94,9 @@ def catalog_lines(pattern: str, category: str) -> str:
         categories = sorted({row.category for row in named})
         raise UserError(f"none of these {len(named):,} tasks is of category {category}{nearest(category, categories)}")
     lines = [(row.name, row.category, row.split, row.metric, row.style, row.level or "-") for row in matching]
-    return table(("task", "category", "split", "metric", "style", "level"), lines) + f"\n{len(matching):,} tasks"
+    return (
+        table(("task", "category", "split", "metric", "style", "level"), lines) + f"\n{counted(len(matching), 'task')}"
+    )
 
 
 def suite_lines(name: str, data_dir: str | None) -> str:

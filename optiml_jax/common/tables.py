@@ -27,6 +27,11 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns "1 task" or "2,000 tasks"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def output_file(text: str) -> str:
     """The type of a flag that names a file to write: refuses what cannot be written before any work is done."""
     files.check_output(text)

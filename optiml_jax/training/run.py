@@ -17,6 +17,7 @@ from optiml_jax.common import distributed, paths, trackers
 from optiml_jax.common.errors import EmptyLedgerError, UserError
 from optiml_jax.common.files import check_output, exclusive, write_atomically
 from optiml_jax.common.metrics_log import METRICS, TENSORBOARD, VALIDATION, read_metrics, read_validation
+from optiml_jax.common.tables import counted
 from optiml_jax.data.demonstrations import separator_ids
 from optiml_jax.data.loader import Loader, local_rows
 from optiml_jax.data.manifest import RECORD, Manifest, coverage_text
@@ -238,7 +239,7 @@ def _announce(settings: RunSettings, store: TokenStore, manifest: Manifest, load
     if settings.optimization.trainable != "all":
         count = sum(leaf.size for leaf in jax.tree.leaves(trained)) / 1e6
         print(f"          {count:,.3f} M of them are trained ({settings.optimization.trainable}), the others frozen")
-    print(f"data      {len(manifest.tasks)} tasks, {examples:,} examples in {store.directory}")
+    print(f"data      {counted(len(manifest.tasks), 'task')}, {counted(examples, 'example')} in {store.directory}")
     if manifest.coverage:
         print(f"          {coverage_text(manifest.coverage)}")
     if shares := shares_text(manifest, loader.rates):

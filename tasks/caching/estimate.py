@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from optiml_jax.common.errors import UserError
+from optiml_jax.common.tables import counted
 from optiml_jax.data.store import INDEX_DTYPE, INPUT_DTYPE, SPLIT, TOKEN_DTYPE
 from tasks.caching import shard
 from tasks.caching.work_item import Job, Origin, worker
@@ -30,7 +31,8 @@ class StorePlan:
 
     def __str__(self) -> str:
         size = f"{self.bytes / 1e9:,.1f} GB" if self.bytes >= 1e9 else f"{self.bytes / 1e6:,.1f} MB"
-        return f"planned: {self.tasks:,} tasks, {self.examples:,} examples, {self.tokens:,} tokens, {size}"
+        contents = f"{counted(self.tasks, 'task')}, {counted(self.examples, 'example')}"
+        return f"planned: {contents}, {self.tokens:,} tokens, {size}"
 
 
 def plan(job: Job, origins: Sequence[Origin], map_: Callable[[Callable, Iterable], Iterable]) -> StorePlan:

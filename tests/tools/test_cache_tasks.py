@@ -84,7 +84,7 @@ def test_every_skipped_record_is_listed_with_its_reason(data_dir, tmp_path, caps
     assert lists == [f"{path}#{i}: output is empty" for i in range(30)] + [
         f"{data_dir / NAME / 'tasks' / 'task6_nowhere.json'}: in no split"
     ]
-    assert "skipped: 30 records; 1 tasks left out" in printed and printed.count("output is empty") == 20
+    assert "skipped: 30 records; 1 task left out" in printed and printed.count("output is empty") == 20
     assert re.search(r"\.\.\. all of them: .*skipped.txt", printed)
 
 

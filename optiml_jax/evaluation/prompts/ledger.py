@@ -170,7 +170,8 @@ def ledger_file(path: str | Path) -> Path:
         command = "python -m tools.cache_tasks --suite=SUITE --data_dir=DATA --cache_dir=CACHE"
         if path.parent.name == "ledgers":  # the suite's, in the folder of a store
             command = command.replace("SUITE", path.stem).replace("CACHE", str(path.parent.parent))
-        raise DataError(f"{path}: no such ledger; write it with {command}")
+        close = nearest(path.stem, [file.stem for file in path.parent.glob("*.jsonl")])
+        raise DataError(f"{path}: no such ledger; write it with {command}{close}")
     return path
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from optiml_jax.checkpoints.runs import INIT_WEIGHTS, is_run, read_run_config
 from optiml_jax.common.errors import UserError
-from optiml_jax.common.tables import first_few
+from optiml_jax.common.tables import counted, first_few
 from optiml_jax.data.manifest import RECORD, Manifest
 from optiml_jax.evaluation.prompts.ledger import LEVELS, Prompt
 
@@ -85,12 +85,15 @@ def apply(
 
     leveled = [dataclasses.replace(prompt, level=level(prompt)) for prompt in prompts]
     changed = {now.task for before, now in zip(prompts, leveled) if before.level != now.level}
-    names = " after ".join(f"{mixture.name} ({len(mixture.tasks):,} tasks)" for mixture in training.mixtures)
+    names = " after ".join(f"{mixture.name} ({counted(len(mixture.tasks), 'task')})" for mixture in training.mixtures)
     note = f"Levels: for a model trained on {names}"
     note += "" if training.complete else ", after weights whose training is unknown"
-    note += f"; {len(changed):,} tasks are at another level than in their suite" if changed else ""
+    note += f"; at another level than in their suite: {counted(len(changed), 'task')}" if changed else ""
     evaluated = {prompt.task for prompt in prompts}
     twins = sorted({name for task in evaluated for name in tasks.intersection(trained_as.get(task, ()))})
     if not twins:
         return leveled, [note]
-    return leveled, [note, f"Trained on the data of evaluated tasks: {len(twins):,} tasks ({first_few(twins)})"]
+    return leveled, [
+        note,
+        f"Trained on the data of evaluated tasks: {counted(len(twins), 'task')} ({first_few(twins)})",
+    ]

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from optiml_jax.common.tables import first_few
+from optiml_jax.common.tables import counted, first_few
 from optiml_jax.data.manifest import coverage_text
 from optiml_jax.evaluation.reports.tables import (
     category_table,
@@ -81,10 +81,11 @@ def _remarks(samples: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def headline(results: Mapping[str, Any]) -> str:
     """Describes in one line what was scored."""
-    prompts = sum(task["examples"] for task in results["tasks"].values())
+    prompts = counted(sum(task["examples"] for task in results["tasks"].values()), "prompt")
     eos = "with" if results["bos"] else "without"
     ranked = "" if results["ranked_by"] == "sum" else f", candidates ranked by {results['ranked_by']}"
-    return f"{results['weights']}: {len(results['tasks']):,} tasks, {prompts:,} prompts, {eos} a leading </s>{ranked}"
+    tasks = counted(len(results["tasks"]), "task")
+    return f"{results['weights']}: {tasks}, {prompts}, {eos} a leading </s>{ranked}"
 
 
 def summary(
@@ -105,8 +106,8 @@ def templates_text(results: Mapping[str, Any]) -> list[str]:
     """A line that says how the templates of tasks with several make a score; none if there are no such tasks."""
     several = [task for task in results["tasks"].values() if max(map(len, task["templates"].values())) > 1]
     pooled = sum(task["pooled"] for task in several)
-    ways = [f"the mean over the prompts of all templates in {pooled:,} tasks"] * bool(pooled)
-    ways += [f"the mean of the templates' means in {len(several) - pooled:,} tasks"] * (pooled < len(several))
+    ways = [f"the mean over the prompts of all templates in {counted(pooled, 'task')}"] * bool(pooled)
+    ways += [f"the mean of the templates' means in {counted(len(several) - pooled, 'task')}"] * (pooled < len(several))
     return [f"With several templates, the score is {' and '.join(ways)} (TEMPLATES)"] * bool(several)
 
 

@@ -82,6 +82,7 @@ MEANING = {
 EXPLAINED = ("95%", "majority", "random", "floor", "gain", "spread", "shared", "clean", *CHECKS)
 SCORE_COLUMNS = ("score", "95%", "floor", "gain")
 TASK_COLUMNS = ["task", "level", "metric", "score", "95%", "majority", "random", "gain", "prompts", "shared", "clean"]
+NAMES_OF_TASK = 3  # columns before the bar
 
 
 def per_cent(fraction: float | None) -> str:
@@ -106,8 +107,7 @@ def short_name(name: str, benchmark: str) -> str:
 
 def level_table(results: Mapping[str, Any]) -> Table:
     """Returns one row per level, hardest first, with a column for each number of shots if there are several."""
-    shots = sorted({k for entry in results["levels"].values() for k in entry["shots"]}, key=int)
-    shots = shots if len(shots) > 1 else []
+    shots = _shots(results["levels"].values())
     rows = []
     for level in (level for level in LEVELS if level in results["levels"]):
         entry = results["levels"][level]
@@ -179,7 +179,9 @@ def task_table(results: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] 
     left_out = {"95%", "outside", "repeated", "same"} if short else set()
     left_out |= set() if checked else set(CHECKS)
     left_out |= set() if any("contaminated" in task for task in results["tasks"].values()) else {"shared", "clean"}
-    columns = tuple(name for name in (*TASK_COLUMNS, *CHECKS) if name not in left_out)
+    shots = [] if short else _shots(results["tasks"].values())
+    named, others = TASK_COLUMNS[:NAMES_OF_TASK], (*TASK_COLUMNS[NAMES_OF_TASK:], *CHECKS)
+    columns = (*named, *(f"{k}-shot" for k in shots), *(name for name in others if name not in left_out))
     order = {level: index for index, level in enumerate([*LEVELS, None])}
     rows = []
     for name, task in sorted(results["tasks"].items(), key=lambda item: (order[item[1]["level"]], item[0])):
@@ -189,6 +191,7 @@ def task_table(results: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] 
             "task": short_name(name, task["benchmark"]),
             "level": level_name(task["level"]),
             "metric": task["metric"],
+            **{f"{k}-shot": per_cent(task["shots"].get(k)) for k in shots},
             "score": per_cent(task["score"]),
             "95%": interval_of(task),
             "majority": per_cent(floors["majority"]),
@@ -200,7 +203,13 @@ def task_table(results: Mapping[str, Any], samples: Iterable[Mapping[str, Any]] 
             **{check: per_cent(checked.get(name, {}).get(check)) for check in CHECKS},
         }
         rows.append(TableRow(tuple(cells[column] for column in columns), task["score"], baseline, task["interval"]))
-    return Table("Tasks", columns, 3, tuple(rows))
+    return Table("Tasks", columns, NAMES_OF_TASK, tuple(rows))
+
+
+def _shots(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The numbers of demonstrations, in order, if there are several."""
+    shots = sorted({k for entry in entries for k in entry["shots"]}, key=int)
+    return shots if len(shots) > 1 else []
 
 
 def _row(names: tuple[str, ...], entry: Mapping[str, Any], counts: tuple[str, ...]) -> TableRow:

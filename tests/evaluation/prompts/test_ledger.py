@@ -80,6 +80,8 @@ def test_missing_ambiguous_and_empty_ledgers_are_named(tmp_path):
     with pytest.raises(DataError, match=r"holds no \.jsonl ledger"):
         read_ledger(tmp_path)
     (tmp_path / "dev.jsonl").touch()
+    with pytest.raises(DataError, match=r"dve\.jsonl: no such ledger; .*; did you mean dev\?"):
+        read_ledger(tmp_path / "dve.jsonl")
     with pytest.raises(DataError, match="the ledger is empty"):
         read_ledger(tmp_path)
     (tmp_path / "test.jsonl").touch()

@@ -37,13 +37,13 @@ def test_a_run_on_other_tasks_has_others():
     """A run on one task of another category has seen no task of the suite; a task without a level still has none."""
     made, lines = levels(("a.else", "nli"))
     assert made == ["fully_held_out", "fully_held_out", "held_out_task", "fully_held_out", None]
-    assert "4 tasks are at another level than in their suite" in lines[0]
+    assert "at another level than in their suite: 4 tasks" in lines[0]
 
 
 def test_a_task_whose_data_were_trained_on_was_seen():
     made, lines = levels(("ni.task_law", "question_answering"))
     assert made[3] == "held_out_instances" and made[0] == "fully_held_out"
-    assert "Trained on the data of evaluated tasks: 1 tasks (ni.task_law)" in lines
+    assert "Trained on the data of evaluated tasks: 1 task (ni.task_law)" in lines
 
 
 def test_what_weights_from_elsewhere_were_trained_on_is_unknown(tmp_path):

@@ -203,3 +203,20 @@ def test_several_wordings_have_a_line_with_their_spread():
     (row,) = tables.template_table(report).rows
     assert row.cells == ("sky", "0", "3", "50.0", "25.0", "25.0", "75.0") and sorted(row.dots) == [0.25, 0.5, 0.75]
     assert html_text(report).count('class="dot"') == 3
+
+
+def test_tasks_have_a_column_for_each_number_of_demonstrations():
+    samples = [
+        score_sample(prompt(i, shots=k), "yes" if i < 3 - k else "no", scores=[-1.5, -1.25])
+        for k in (0, 2)
+        for i in range(4)
+    ]
+    scored = results(samples, {"weights": "w", "tokenizer": "f", "bos": "", "ranked_by": "sum", "code_version": "1"})
+    table = tables.task_table(scored, samples)
+    (row,) = table.rows
+    cells = dict(zip(table.columns, row.cells, strict=True))
+    (task,) = scored["tasks"].values()
+    assert table.columns[3:6] == ("0-shot", "2-shot", "score")
+    assert [cells["0-shot"], cells["2-shot"]] == [tables.per_cent(task["shots"][k]) for k in ("0", "2")]
+    assert cells["0-shot"] != cells["2-shot"]
+    assert not {"0-shot", "2-shot"} & {*tables.task_table(scored, short=True).columns}

@@ -252,7 +252,7 @@ def test_prompts_of_a_pooled_task_weigh_alike_whatever_their_template():
     assert task["score"] == pytest.approx(3 / 5) and report["average"] == pytest.approx(3 / 5)
     assert task["templates"]["0"] == {"a": [2 / 3, 3], "b": [0.5, 2]} and task["questions"] == 4
     assert "     60.00  weather / 0-shot / bench.sky / bench / 5 prompts of 2 templates" in breakdown(report)
-    assert "the mean over the prompts of all templates in 1 tasks (TEMPLATES)" in "\n".join(summary(report))
+    assert "the mean over the prompts of all templates in 1 task (TEMPLATES)" in "\n".join(summary(report))
     (task,) = aggregate([each | {"pooled": False} for each in made])["tasks"].values()
     assert task["score"] == pytest.approx((2 / 3 + 1 / 2) / 2)
 
