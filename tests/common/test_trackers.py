@@ -125,6 +125,7 @@ def test_a_run_and_its_resume_are_one_run_of_weights_and_biases(cache, tmp_path,
     assert "Optimization.learning_rate" in settings
 
 
+@pytest.mark.slow
 def test_a_run_and_its_resume_are_one_run_of_mlflow(cache, tmp_path, monkeypatch):  # noqa: F811
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")

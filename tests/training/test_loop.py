@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import jax
 
+from optiml_jax.common.metrics_log import Validated
 from optiml_jax.training import hooks, step
 from optiml_jax.training.loop import Run, run_steps
 from optiml_jax.training.optimizer import Optimization
@@ -34,9 +35,11 @@ def test_the_first_of_equal_validations_is_kept():
     best = SimpleNamespace(
         delete_after=lambda step: None, latest=None, save_weights=lambda step, *_: saved.append(step)
     )
-    validator = hooks.Validator(
-        run, log, lambda params, stopping: {"average": next(scores)}, best, "average", lambda state: {}, []
-    )
+
+    def score(params, stopping):
+        return Validated({"average": next(scores)})
+
+    validator = hooks.Validator(run, log, score, best, "average", lambda state: {}, [])
     for number in (1, 2, 3, 4):
         validator(number, None)
     assert saved == [1, 4]
