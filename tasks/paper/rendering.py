@@ -152,7 +152,7 @@ def latex(grid: Grid) -> str:
     groups, place = ["", ""], 3
     rules = []
     for name, span in grid.groups:
-        groups.append(rf"\multicolumn{{{span}}}{{c}}{{{_escaped(name)}}}")
+        groups.append(rf"\multicolumn{{{span}}}{{c}}{{{escaped(name)}}}")
         if name:
             rules.append(rf"\cmidrule(lr){{{place}-{place + span - 1}}}")
         place += span
@@ -160,16 +160,19 @@ def latex(grid: Grid) -> str:
     for index, row in enumerate(_rows(grid, part)):
         if row[0] and index and several:
             rows.append(r"\midrule")
-        rows.append(" & ".join([_escaped(row[0]), {"±": r"$\pm$"}.get(row[1], row[1]), *row[2:]]) + r" \\")
-    header = " & ".join(map(_escaped, grid.columns)) + r" \\"
-    notes = " ".join(map(_escaped, grid.notes))
+        rows.append(" & ".join([escaped(row[0]), {"±": r"$\pm$"}.get(row[1], row[1]), *row[2:]]) + r" \\")
+    header = " & ".join(map(escaped, grid.columns)) + r" \\"
+    notes = " ".join(map(escaped, grid.notes))
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{ll{'r' * (len(grid.columns) - 2)}}}", r"\toprule"]
     if any(name for name, _ in grid.groups):
         lines += [" & ".join(groups) + r" \\", "".join(rules)]
     lines += [header, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*lines, rf"\caption{{{_escaped(grid.title)}. {notes}}}", r"\end{table}"]) + "\n"
+    return "\n".join([*lines, rf"\caption{{{escaped(grid.title)}. {notes}}}", r"\end{table}"]) + "\n"
 
 
-def _escaped(text: str) -> str:
-    signs = {"%": r"\%", "#": r"\#", "&": r"\&", "_": r"\_", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+def escaped(text: str) -> str:
+    """The text without a sign that LaTeX reads as a command."""
+    signs = {sign: rf"\{sign}" for sign in "%#&_{}$"}
+    signs |= {"^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "\\": r"\textbackslash{}", "±": r"$\pm$"}
+    signs |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
     return "".join(signs.get(sign, sign) for sign in text)

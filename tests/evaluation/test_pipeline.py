@@ -176,6 +176,11 @@ def test_a_report_is_rendered_again_without_a_model(model, prompts, tmp_path, mo
         (tmp_path / name).unlink()
     render_report.main([str(tmp_path)])
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    render_report.main([str(tmp_path), f"--tables={tmp_path / 'tables'}"])
+    names = {path.name for path in (tmp_path / "tables").iterdir()}
+    assert {"levels_of_generalization.csv", "levels_of_generalization.tex", "tasks.csv", "tasks.tex"} <= names
+    tasks = (tmp_path / "tables" / "tasks.csv").read_text().splitlines()
+    assert len(tasks) == 1 + len(json.loads(before["results.json"])["tasks"])
     written = Metric("exact_match", (("normalization", "none"),))
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     for line in lines:
