@@ -108,6 +108,7 @@ def logged(folder: Path) -> tuple[set[tuple], list[tuple[int, float]], set[str]]
     return runs, points, settings
 
 
+@pytest.mark.slow
 def test_a_run_and_its_resume_are_one_run_of_weights_and_biases(cache, tmp_path, monkeypatch):  # noqa: F811
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
