@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if questions is not None:
         answer_file(model, questions, flags)
     elif flags.prompt is not None:
-        show(model, question(request_of(flags.prompt, flags.form)), flags)
+        show(model, prepare(request_of(flags.prompt, flags.form)), flags)
     else:
         converse(model, flags)
 
@@ -104,7 +104,7 @@ def request_of(text: str, form: str) -> Request:
     return {"instruction": text} if form == INSTRUCTION else {"prompt": text}
 
 
-def question(request: Request) -> Question:
+def prepare(request: Request) -> Question:
     """Writes the prompt of a request.
 
     Raises:
@@ -140,7 +140,7 @@ def read_questions(file: str, form: str) -> list[Question]:
         place = f"{where}:{number}"
         request = typed_json.parse(line, Request, place, REMEDY) if is_json else request_of(line, form)
         try:
-            questions.append(question(request))
+            questions.append(prepare(request))
         except UserError as error:
             raise UserError(f"{place}: {error}") from None
     return questions
@@ -154,8 +154,8 @@ def answer_file(model: "Model", questions: Sequence[Question], flags: argparse.N
     sampling = [Sampling(flags.temperature, flags.top_p, flags.seed, index) for index in range(len(prompts))]
     answers = model.generate_prompts(prompts, flags.max_new_tokens, stops, sampling=sampling)
     text = "".join(
-        json.dumps(asked.request | {"answer": chat.trim(answer.text)}, ensure_ascii=False) + "\n"
-        for asked, answer in zip(questions, answers)
+        json.dumps(question.request | {"answer": chat.trim(answer.text)}, ensure_ascii=False) + "\n"
+        for question, answer in zip(questions, answers)
     )
     if flags.output:
         write_atomically(flags.output, text)
@@ -164,11 +164,11 @@ def answer_file(model: "Model", questions: Sequence[Question], flags: argparse.N
         print(text, end="")
 
 
-def show(model: "Model", asked: Question, flags: argparse.Namespace) -> str:
+def show(model: "Model", question: Question, flags: argparse.Namespace) -> str:
     """Prints an answer as it is generated, without the space that stands before it; returns it."""
     options = {name: getattr(flags, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
     text = ""
-    for piece in model.stream(asked.prompt, stop=asked.stop, **options):
+    for piece in model.stream(question.prompt, stop=question.stop, **options):
         if not text and flags.form != PLAIN:
             piece = piece.removeprefix(" ")
         print(piece, end="", flush=True)
@@ -186,9 +186,9 @@ def converse(model: "Model", flags: argparse.Namespace) -> None:
             messages = []
         elif flags.form == CHAT:
             messages.append({"role": "user", "content": line})
-            messages.append({"role": "assistant", "content": show(model, question({"messages": messages}), flags)})
+            messages.append({"role": "assistant", "content": show(model, prepare({"messages": messages}), flags)})
         else:
-            show(model, question(request_of(line, flags.form)), flags)
+            show(model, prepare(request_of(line, flags.form)), flags)
 
 
 def _line() -> str:

@@ -42,9 +42,14 @@ DOCUMENTS = [
     "docs/small_study/report.md",
     "CONTRIBUTING.md",
 ]
-ANEW = {
-    "README.md": ("cache", "runs/before", "runs/after", "exported")
-}  # names that an earlier document has used otherwise
+# Document -> command that prepares the checkout for it.
+BEFORE = {
+    # The tutorial has used these names otherwise.
+    "README.md": "rm -r cache runs/before runs/after exported",
+    # The mixture that is searched for what it shares with the evaluations.
+    "docs/evaluation.md": "python -m tools.cache_tasks --mixture=opt_iml --missing_benchmarks=leave_out "
+    "--data_dir=data --cache_dir=cache --tokenizer=facebook/opt-125m",
+}
 WITHOUT = {"bibtex", "json", "dockerfile"}  # languages of blocks that are neither commands nor Python
 
 # Start of a command or of a Python block -> why it is not run.
@@ -70,12 +75,7 @@ NOT_RUN = {
     '"""Attention mask': "an example of style",
 }
 SHORT = {  # start of a command -> flags that make it short
-    "python -m optiml_jax.train --gin_file=tiny.gin": (
-        "TRAIN_STEPS=4",
-        "WARMUP_STEPS=2",
-        "LIMIT=2",
-        "MAX_NEW_TOKENS=4",
-    ),
+    "python -m optiml_jax.train --gin_file=tiny.gin": (),
     "python -m optiml_jax.train": (
         *(
             "TRAIN_STEPS=2",
@@ -89,6 +89,7 @@ SHORT = {  # start of a command -> flags that make it short
         *("OPTConfig.layers=2", "OPTConfig.model_dim=64", "OPTConfig.heads=2", "OPTConfig.ffn_dim=128"),
         *("LIMIT=1", "MAX_NEW_TOKENS=4"),
     ),
+    "python -m optiml_jax.evaluate --gin_file=evaluate.gin --gin.WEIGHTS=runs/r": (),  # recipes and riddles
     "python -m optiml_jax.evaluate": ("LIMIT=1", "MAX_NEW_TOKENS=4"),
 }
 # The module that a Python block is, or to which it is added, by its first line.
@@ -245,7 +246,8 @@ class Checkout:
 @pytest.fixture(scope="module")
 def checkout(shared, tmp_path_factory) -> Checkout:
     copy = Checkout(tmp_path_factory.mktemp("documents"))
-    copy.run(short("python -m optiml_jax.train --gin_file=tiny.gin"))  # that of tools/demo.sh
+    flags = "--gin.TRAIN_STEPS=4 --gin.WARMUP_STEPS=2 --gin.LIMIT=2 --gin.MAX_NEW_TOKENS=4"
+    copy.run(f"python -m optiml_jax.train --gin_file=tiny.gin {flags}")  # that of tools/demo.sh, shorter
     return copy
 
 
@@ -270,10 +272,8 @@ def starts_nothing(key: str, texts: list[str]) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_a_document_is_followed_to_the_letter(checkout, document):
-    if document == "docs/evaluation.md":
-        cache_opt_iml(checkout)
-    for name in ANEW.get(document, ()):
-        shutil.rmtree(checkout.folder / name)
+    if document in BEFORE:
+        checkout.run(BEFORE[document])
     skipped = []
     for block in blocks(document):
         if block.language == "python":
@@ -291,20 +291,17 @@ def test_a_document_is_followed_to_the_letter(checkout, document):
     CHECKS.get(document, lambda folder: None)(checkout.folder)
 
 
-# What the documents promise of the files that they lead to.
-
-
-def cache_opt_iml(checkout: Checkout) -> None:
-    """The mixture of which docs/evaluation.md looks for what it shares with the evaluations."""
-    flags = "--data_dir=data --cache_dir=cache --tokenizer=facebook/opt-125m"
-    checkout.run(f"python -m tools.cache_tasks --mixture=opt_iml --missing_benchmarks=leave_out {flags}")
+# Checks of the files that a document's commands write.
 
 
 def check_recipes(folder: Path) -> None:
+    assert len(commands(blocks("docs/your_own_data.md")[0].text)) == 4
+    steps = [json.loads(line)["step"] for line in (folder / "runs/recipes/metrics.jsonl").read_text().splitlines()]
+    assert steps[-1] == 20
     assert "<title>" in (folder / "recipes.html").read_text(encoding="utf-8")
     for name in ("evaluation/jsonl", "again"):
         report = json.loads((folder / "runs/recipes" / name / "results.json").read_text())
-        assert report["tasks"]["jsonl.recipes"]["examples"]
+        assert report["tasks"]["jsonl.recipes"]["examples"] == 20
         assert (folder / "runs/recipes" / name / "report.html").stat().st_size > 1000
 
 
@@ -312,7 +309,8 @@ def check_riddles(folder: Path) -> None:
     written = [block.text for block in blocks("docs/adding_a_benchmark.md") if block.language]
     assert len("".join(written).splitlines()) < 60
     report = json.loads((folder / "runs/riddles/evaluation/riddles/results.json").read_text())
-    assert report["tasks"].keys() == {"riddles.animals", "riddles.things"}
+    requests = {name: task["examples"] for name, task in report["tasks"].items()}
+    assert requests == {"riddles.animals": 20, "riddles.things": 20}
     assert report["levels"].keys() == {"held_out_task", "held_out_instances"}
     assert (folder / "runs/riddles/evaluation/riddles/report.html").stat().st_size > 1000
 

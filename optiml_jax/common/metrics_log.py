@@ -104,18 +104,16 @@ class MetricsLog:
         loss = "not finite" if _loss(row) is None else f"{_loss(row):.3f}"
         self._bar.set_postfix_str(f"loss {loss}, {row['tokens_per_second']:,.0f} tok/s", refresh=False)
 
-    def validated(
-        self, step: int, scores: dict[str, float], message: str, samples: Sequence[Sequence[str]] = ()
-    ) -> None:
-        """Adds a row to `validation.jsonl` and prints `message`; shows `samples`, rows of `trackers.COLUMNS`."""
+    def validated(self, step: int, validated: Validated, message: str) -> None:
+        """Adds a row to `validation.jsonl`, prints `message`, and shows the samples in TensorBoard and the tracker."""
         if not self._active:
             return
         with writing(self._validation), self._validation.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step} | scores) + "\n")
-        self._draw({f"validation/{name}": value for name, value in scores.items()}, step)
-        if samples:
-            self._events.add_text("validation/samples", _markdown(samples), step)
-            self._track(lambda tracker: tracker.log_samples(samples, step))
+            file.write(json.dumps({"step": step} | validated.scores) + "\n")
+        self._draw({f"validation/{name}": value for name, value in validated.scores.items()}, step)
+        if validated.samples:
+            self._events.add_text("validation/samples", _markdown(validated.samples), step)
+            self._track(lambda tracker: tracker.log_samples(validated.samples, step))
         self.note(message)
 
     def _draw(self, values: Mapping[str, float], step: int) -> None:

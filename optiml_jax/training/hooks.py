@@ -135,7 +135,7 @@ class StepLog:
 
     def validated(self, step: int, validated: Validated, message: str) -> None:
         """Logs a validation."""
-        self._log.validated(step, validated.scores, message, validated.samples)
+        self._log.validated(step, validated, message)
 
     def note(self, message: str) -> None:
         """Prints a line beside the progress bar."""

@@ -10,7 +10,7 @@ from tensorboardX.proto import event_pb2
 
 from optiml_jax.common import trackers
 from optiml_jax.common.errors import UserError
-from optiml_jax.common.metrics_log import MetricsLog, read_metrics
+from optiml_jax.common.metrics_log import MetricsLog, Validated, read_metrics
 from optiml_jax.training.hooks import Logging
 from tests.training.test_hooks import cache  # noqa: F401 - a fixture
 from tests.training.test_trainable import run
@@ -61,7 +61,7 @@ def test_a_tracker_gets_what_tensorboard_gets(tmp_path):
     log = MetricsLog(tmp_path, 0, 3, tracker=recorder)
     log.write(ROW)
     samples = [("a", "Is *it* | <b>?\nA:", "yes", " no_", "0.0")]
-    log.validated(2, {"average": 0.5}, "validated", samples)
+    log.validated(2, Validated({"average": 0.5}, samples), "validated")
     log.close()
     assert recorder.closed and recorder.points == [
         (1, {"train/loss": 2.0, "train/mean_loss": 2.5, "system/tokens_per_second": 9.0}),
@@ -91,7 +91,8 @@ def test_a_run_goes_on_without_a_tracker_that_fails(tmp_path, capsys):
 
 
 def logged(folder: Path) -> tuple[set[tuple], list[tuple[int, float]], set[str]]:
-    """What wandb has written: (project, id, name) of runs, (step, loss) of points, and the names of settings."""
+    """Reads wandb's files; returns (project, id, name) of each run, (step, loss) of each logged point, and the names of
+    the logged settings."""
     from wandb.proto import wandb_internal_pb2
 
     runs, points, settings = set(), [], set()

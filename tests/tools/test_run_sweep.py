@@ -242,8 +242,8 @@ def test_the_slurm_array_runs_a_command_per_index(folder, tmp_path):
     for index, member in enumerate(expected):
         variables = {"SLURM_ARRAY_TASK_ID": str(index), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
         done = subprocess.run(["bash", script], env=variables, cwd=ROOT, capture_output=True, text=True, check=True)
-        wanted = ["--kill-on-bad-exit=0", "--wait=300", ".venv/bin/python", *member.words]
-        assert done.stdout == f"{wanted}\n"
+        arguments = ["--kill-on-bad-exit=0", "--wait=300", ".venv/bin/python", *member.words]
+        assert done.stdout == f"{arguments}\n"
 
 
 def test_kubernetes_jobs_run_the_same_commands(folder, tmp_path):
