@@ -147,8 +147,11 @@ def test_a_position_outside_its_block_is_refused():
 # the thread
 
 
+@pytest.fixture
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "data"]
+    """Lists the loaders' threads started in this test; other tests of the process may have left theirs."""
+    before = set(threading.enumerate())
+    return lambda: [thread for thread in threading.enumerate() if thread.name == "data" and thread not in before]
 
 
 def test_the_state_is_that_of_the_batch_in_hand_not_of_those_made_ahead():
@@ -175,7 +178,7 @@ def test_the_state_is_that_of_the_batch_in_hand_not_of_those_made_ahead():
 
 
 @pytest.mark.parametrize("prefetch", [0, 3])
-def test_what_fails_in_the_thread_is_raised_to_the_consumer_in_its_place(prefetch):
+def test_what_fails_in_the_thread_is_raised_to_the_consumer_in_its_place(threads, prefetch):
     tasks = make_tasks()
     store = MemoryStore(tasks)
     good = take(make_loader(tasks, prefetch=0), 3)
@@ -199,7 +202,7 @@ def test_what_fails_in_the_thread_is_raised_to_the_consumer_in_its_place(prefetc
     assert not threads()
 
 
-def test_closing_ends_the_thread_and_restoring_starts_again():
+def test_closing_ends_the_thread_and_restoring_starts_again(threads):
     tasks = make_tasks()
     loader = make_loader(tasks)
     assert not threads()  # nothing runs before the first batch
