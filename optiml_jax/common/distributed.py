@@ -18,6 +18,8 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from optiml_jax.common.errors import UserError, as_user_error
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 MESSAGE_BYTES = 1024  # length of an error message that is sent to the other processes
 FAILURES = "optiml/failures/"  # keys of failed processes
 HEARTBEATS = "optiml/heartbeats/"  # keys of running processes
+# Status of the runtime where a collective lost another process.
+LOST_CONNECTION = ("UNKNOWN: ", "INTERNAL: ", "UNAVAILABLE: ", "ABORTED: ", "CANCELLED: ", "DEADLINE_EXCEEDED: ")
 WATCH_SECONDS = 2.0
 SILENT_SECONDS = 40.0  # without a heartbeat, after which a process counts as dead
 _exiting = threading.Lock()  # never released
@@ -189,7 +193,7 @@ def failing_together() -> Iterator[None]:
     except Exception as error:
         _end_if_another_failed(client, jax.process_index())  # of which this may be a consequence
         user_error = as_user_error(error)
-        if user_error is None and isinstance(error, jax.errors.JaxRuntimeError):
+        if user_error is None and _is_of_the_runtime(error):
             # Perhaps the connection to a process that was killed: the thread finds out.
             time.sleep(SILENT_SECONDS + 2 * WATCH_SECONDS)
         code = 1 if user_error is None else 2
@@ -203,6 +207,14 @@ def failing_together() -> Iterator[None]:
         watching.join()
         with contextlib.suppress(RuntimeError):  # the others may go on, and need not hear from this one any more
             client.key_value_delete(f"{HEARTBEATS}{jax.process_index()}")
+
+
+def _is_of_the_runtime(error: Exception) -> bool:
+    """Whether XLA raised the error: some functions of jax raise its failures as `ValueError`, starting with the
+    status."""
+    import jax
+
+    return isinstance(error, jax.errors.JaxRuntimeError) or str(error).startswith(LOST_CONNECTION)
 
 
 def _watch(client: Any, index: int, ended: threading.Event) -> None:
@@ -244,7 +256,8 @@ def _exit(code: int, message: str, index: int) -> None:
     """Ends this process after the others have had the time to see the failure; process 0, which runs the service, last.
     The first of two threads decides the message."""
     _exiting.acquire()
-    print(f"\n{message}", file=sys.stderr, flush=True)  # below a progress bar
+    tqdm.get_lock().acquire(timeout=1)  # so that no progress bar is drawn below the message
+    print(f"\n{message}", file=sys.stderr, flush=True)
     time.sleep(WATCH_SECONDS * (4 if index == 0 else 2))
     sys.stdout.flush()
     os._exit(code)

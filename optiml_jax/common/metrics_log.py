@@ -26,6 +26,8 @@ GROUPS = dict.fromkeys(("real_tokens", "row_fill", "data_wait_seconds"), "data")
 REMEDY = "remove the line, or the file, which no step depends on"
 
 
+LOSS = "loss"  # of a validation
+
 T = TypeVar("T")
 
 
@@ -39,11 +41,13 @@ class Row(TypedDict):
 
 
 class ValidationRow(TypedDict):
-    """A row of `validation.jsonl`: among others, "level/..." and "category/..." as fractions."""
+    """A row of `validation.jsonl`: among others, "level/..." and "category/..." as fractions, and "loss/..."; rows of
+    earlier versions have no loss."""
 
     step: int
     average: float
     benchmark_average: NotRequired[float]
+    loss: NotRequired[float]
 
 
 class Validated(NamedTuple):
@@ -51,10 +55,12 @@ class Validated(NamedTuple):
 
     Attributes:
       scores: name -> fraction.
+      losses: name -> nats per label token; "loss" is that of all prompts.
       samples: some prompts with their answers, rows of `trackers.COLUMNS`.
     """
 
     scores: dict[str, float]
+    losses: dict[str, float]
     samples: Sequence[Sequence[str]] = ()
 
 
@@ -108,9 +114,10 @@ class MetricsLog:
         """Adds a row to `validation.jsonl`, prints `message`, and shows the samples in TensorBoard and the tracker."""
         if not self._active:
             return
+        values = validated.scores | validated.losses
         with writing(self._validation), self._validation.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step} | validated.scores) + "\n")
-        self._draw({f"validation/{name}": value for name, value in validated.scores.items()}, step)
+            file.write(json.dumps({"step": step} | values) + "\n")
+        self._draw({f"validation/{name}": value for name, value in values.items()}, step)
         if validated.samples:
             self._events.add_text("validation/samples", _markdown(validated.samples), step)
             self._track(lambda tracker: tracker.log_samples(validated.samples, step))
@@ -198,7 +205,7 @@ def training_losses(model_dir: str | os.PathLike) -> dict[str, Any] | None:
 
     Returns:
       "first_loss" and "last_loss", each the mean of "rows" rows of the log; "curve", [[step, loss], ...]; "validation",
-      [[step, average], ...]. The loss of a row is that since the last one.
+      [[step, average], ...]; "validation_loss", [[step, loss], ...]. The loss of a row is that since the last one.
     """
     curve = [[row["step"], _loss(row)] for row in read_metrics(model_dir)]
     curve = [[step, loss] for step, loss in curve if loss is not None]  # None: an overflow in fp16
@@ -206,10 +213,12 @@ def training_losses(model_dir: str | os.PathLike) -> dict[str, Any] | None:
         return None
     losses = [loss for _, loss in curve]
     few = max(1, min(5, len(losses) // 4))
+    validation = read_validation(model_dir)
     return {
         "rows": few,
         "first_loss": sum(losses[:few]) / few,
         "last_loss": sum(losses[-few:]) / few,
         "curve": curve,
-        "validation": [[row["step"], row["average"]] for row in read_validation(model_dir)],
+        "validation": [[row["step"], row["average"]] for row in validation],
+        "validation_loss": [[row["step"], row[LOSS]] for row in validation if LOSS in row],
     }

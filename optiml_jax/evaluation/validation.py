@@ -2,6 +2,7 @@
 settings."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,12 +11,13 @@ from jax.sharding import Mesh
 
 from optiml_jax.common import paths
 from optiml_jax.common.errors import UserError, check_known
-from optiml_jax.common.metrics_log import Validated
+from optiml_jax.common.metrics_log import LOSS, Validated
 from optiml_jax.common.settings import FROM_ZERO, check_fields
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.evaluation.answers.answering import answer_all
+from optiml_jax.evaluation.answers.reference_loss import ReferenceLoss, reference_losses
 from optiml_jax.evaluation.prompts import levels
-from optiml_jax.evaluation.prompts.ledger import Prompt, about, read_ledgers, with_prompts
+from optiml_jax.evaluation.prompts.ledger import LEVELS, Prompt, about, read_ledgers, with_prompts
 from optiml_jax.evaluation.prompts.selection import TEMPLATES, ledgers, of_split, select, set_pooling
 from optiml_jax.evaluation.scores.aggregation import scores
 from optiml_jax.evaluation.scores.samples import score_sample, scored
@@ -39,8 +41,8 @@ class Validation:
       ledger, suite, mixture, cache_dir, shots, batch_rows, max_new_tokens: as in `evaluate`.
       limit: questions per task and number of shots; 0: all. The paper uses 250 (section 4.1).
       templates: how several templates make the score of a task, see `prompts.selection.set_pooling`.
-      best_by: the average by which the best weights are chosen: "average", the paper's over categories, also its
-        "benchmark_average" (Table 5), or the "level_average".
+      best_by: what the best weights are chosen by: "average", the paper's over categories, also its
+        "benchmark_average" (Table 5), the "level_average", or the lowest "loss".
     """
 
     every: int = 0
@@ -59,7 +61,7 @@ class Validation:
         for name in ("ledger", "cache_dir"):
             object.__setattr__(self, name, paths.local(f"Validation.{name}", getattr(self, name)))
         check_fields(self, every=FROM_ZERO, limit=FROM_ZERO)
-        check_known("Validation.best_by", self.best_by, AVERAGES)
+        check_known("Validation.best_by", self.best_by, (*AVERAGES, LOSS))
         check_known("Validation.templates", self.templates, TEMPLATES)
 
     def prompts(self, manifest: Manifest, init_weights: str | None = None) -> list[Prompt]:
@@ -101,9 +103,30 @@ class Validation:
                 samples += [score_sample(prompt, **answer) for prompt, answer in zip(group, answers, strict=True)]
                 if stopping():
                     return None
-            return Validated(validation_scores(scored(samples)), shown_samples(samples))
+            losses = []
+            for group in reference_losses(model, prompts, batch_rows=self.batch_rows, batches=BATCHES_PER_GROUP):
+                losses += group
+                if stopping():
+                    return None
+            return Validated(
+                validation_scores(scored(samples)), validation_losses(prompts, losses), shown_samples(samples)
+            )
 
         return score
+
+
+def validation_losses(prompts: Sequence[Prompt], losses: Sequence[ReferenceLoss]) -> dict[str, float]:
+    """Returns the loss of the references per token, like training's, as "loss" and, for each level, "loss/LEVEL"."""
+    by_name: dict[str, list[ReferenceLoss]] = {LOSS: list(losses)}
+    for level in LEVELS:
+        by_name[f"{LOSS}/{level}"] = [
+            loss for prompt, loss in zip(prompts, losses, strict=True) if prompt.level == level
+        ]
+    return {
+        name: math.fsum(loss.nats for loss in group) / sum(loss.tokens for loss in group)
+        for name, group in by_name.items()
+        if group
+    }
 
 
 def shown_samples(samples: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

@@ -14,7 +14,7 @@ from optiml_jax.checkpoints.orbax import Checkpoints
 from optiml_jax.common import memory
 from optiml_jax.common.distributed import from_first, together
 from optiml_jax.common.errors import UserError
-from optiml_jax.common.metrics_log import MetricsLog, Validated
+from optiml_jax.common.metrics_log import LOSS, MetricsLog, Validated
 from optiml_jax.common.settings import check_fields
 from optiml_jax.common.trackers import TRACKERS
 from optiml_jax.model import decoder
@@ -194,7 +194,7 @@ class Saver:
 
 
 class Validator:
-    """Hook that validates: logs the scores, and saves the weights with the best average to MODEL_DIR/best.
+    """Hook that validates: logs scores and losses, and saves the best weights to MODEL_DIR/best.
 
     It is called after the checkpoint of the same step is saved. A signal to stop ends it after the prompts that are
     being answered; the run that resumes from the checkpoint then validates first (`missing`).
@@ -202,7 +202,7 @@ class Validator:
     Args:
       score: scores parameters, see `evaluation.validation.Validation.scorer`; None if it was told to stop.
       best: checkpoints of the best weights.
-      best_by: name of the score by which they are chosen.
+      best_by: name of the score by which they are chosen, or "loss", the lower the better.
       before: the rows of `validation.jsonl` at the start of this run.
     """
 
@@ -221,8 +221,11 @@ class Validator:
         self._best_by = best_by
         # A row of another version may lack the score, or name another one so: it has no benchmark average.
         comparable = (row for row in before if row["step"] == best.latest and "benchmark_average" in row)
-        self._best = max((row[best_by] for row in comparable if best_by in row), default=-math.inf)
+        self._best = max((self._goodness(row) for row in comparable if best_by in row), default=-math.inf)
         self._done = {row["step"] for row in before}
+
+    def _goodness(self, values: Mapping[str, Any]) -> float:
+        return -values[LOSS] if self._best_by == LOSS else values[self._best_by]
 
     def missing(self, step: int) -> bool:
         """Whether a run that resumes at this step was stopped before its validation was complete."""
@@ -239,18 +242,20 @@ class Validator:
         if validated is None:
             self._run.interrupted = True
             return
-        scores = validated.scores
-        if self._best_by not in scores:
+        values = validated.scores | validated.losses
+        if not {"average", self._best_by} <= values.keys():
             self._log.note(f"validation at step {step}: none of the prompts can be scored; evaluate them to see why")
             return
         # One process decides for all, because every process must take part in saving.
-        score = scores[self._best_by]
-        average, better = from_first(np.array([score, score > self._best])).tolist()
-        name = self._best_by.replace("_", " ")
-        message = f"validation at step {step}: {name} {100 * average:.1f}{', the best so far' if better else ''}"
+        value = self._goodness(values)
+        goodness, better = from_first(np.array([value, value > self._best])).tolist()
+        shown = "average" if self._best_by == LOSS else self._best_by
+        message = f"validation at step {step}: {shown.replace('_', ' ')} {100 * values[shown]:.1f}"
+        message += f", loss {values[LOSS]:.3f}" if LOSS in values else ""
+        message += ", the best so far" if better else ""
         self._log.validated(step, validated, f"{message} ({time.perf_counter() - start:.0f} s)")
         if better:
             with together():
                 self._run.loader.check()  # do not save weights trained on damaged tokens
-            self._best = average
+            self._best = goodness
             self._checkpoints.save_weights(step, self._run.state.trainable, self._meta(self._run.loader.state))

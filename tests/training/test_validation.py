@@ -11,9 +11,10 @@ import optiml_jax
 from optiml_jax.common.metrics_log import training_losses
 from optiml_jax.data.manifest import Manifest
 from optiml_jax.evaluation.answers.answering import answer_all
+from optiml_jax.evaluation.answers.reference_loss import reference_losses
 from optiml_jax.evaluation.scores.aggregation import aggregate
 from optiml_jax.evaluation.scores.samples import score_sample
-from optiml_jax.evaluation.validation import SHOWN, Validation, shown_samples
+from optiml_jax.evaluation.validation import SHOWN, Validation, shown_samples, validation_losses
 from tests.common.test_trackers import events
 from tests.conftest import ROOT
 from tests.test_train import SMALL, cache, command, environment, run  # noqa: F401 - cache is a fixture
@@ -55,10 +56,12 @@ def test_scores_are_logged_and_the_best_weights_kept(whole, cache):  # noqa: F81
         score_sample(item, **answer) for group, members in answered for item, answer in zip(group, members, strict=True)
     ]
     assert aggregate(samples)["average"] == pytest.approx(best["average"], abs=1e-12)
-    assert (
-        len(samples) == 15 * 3
-        and f"validation at step 2: average {100 * by_name[0]['average']:.1f}, the best" in output
-    )
+    losses = [loss for group in reference_losses(model, prompts, batch_rows=16) for loss in group]
+    expected = validation_losses(prompts, losses)
+    assert len(expected) == 4 and {name: best[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    first = by_name[0]
+    assert len(samples) == len(losses) == 15 * 3
+    assert f"step 2: average {100 * first['average']:.1f}, loss {first['loss']:.3f}, the best" in output
 
 
 def scalars(directory: Path, name: str) -> list[tuple[int, float]]:
@@ -76,6 +79,9 @@ def test_the_curve_is_in_tensorboard_and_in_what_reports_are_given(whole):
     assert logged == [(row["step"], pytest.approx(row["average"])) for row in rows(directory)]
     assert len(scalars(directory / "tensorboard", "validation/level/fully_held_out")) == 3
     assert training_losses(directory)["validation"] == [[row["step"], row["average"]] for row in rows(directory)]
+    losses = [(row["step"], pytest.approx(row["loss"])) for row in rows(directory)]
+    assert scalars(directory / "tensorboard", "validation/loss") == losses
+    assert list(map(tuple, training_losses(directory)["validation_loss"])) == losses
     logged = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert len(logged) == 6 and ["startup_seconds" in row for row in logged] == [True] + 5 * [False]
     assert logged[0]["startup_seconds"] > logged[0]["step_seconds"] > 0

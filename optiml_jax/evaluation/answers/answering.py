@@ -60,7 +60,7 @@ def _prepared_ahead(prepare: Callable[[Item], Prepared], groups: Sequence[Item])
             yield prefetcher.get()[0]
 
 
-def _fit(model: Model, prompt: Prompt, answers: Sequence[str], tokens: int = 0) -> tuple[list[tuple[str, str]], int]:
+def fit(model: Model, prompt: Prompt, answers: Sequence[str], tokens: int = 0) -> tuple[list[tuple[str, str]], int]:
     """Drops demonstrations that do not fit the model.
 
     Args:
@@ -101,7 +101,7 @@ def _rank(
     model: Model, groups: Sequence[list[Prompt]], batch_rows: int | None, ranked_by: str
 ) -> Iterator[tuple[list[Prompt], list[Answer]]]:
     def prepare(prompts: list[Prompt]) -> _Rankable:
-        pairs, dropped = zip(*(_fit(model, prompt, prompt.candidates) for prompt in prompts))
+        pairs, dropped = zip(*(fit(model, prompt, prompt.candidates) for prompt in prompts))
         given = list(map(_given_with_separator, prompts, pairs))
         reasons = [_unrankable(model, *arguments) for arguments in zip(prompts, pairs, given)]
         rankable = [i for i, reason in enumerate(reasons) if reason is None]
@@ -181,7 +181,7 @@ def _generate(
     def prepare(index: int) -> Window:
         prompts = groups[index]
         limits = [min(prompt.max_new_tokens or max_new_tokens, max_new_tokens) for prompt in prompts]
-        fitted, counts = zip(*(_fit(model, prompt, ("",), limit + 1) for prompt, limit in zip(prompts, limits)))
+        fitted, counts = zip(*(fit(model, prompt, ("",), limit + 1) for prompt, limit in zip(prompts, limits)))
         dropped.update(enumerate(counts, starts[index]))
         ids = [model.prompt_ids(pairs[0][0]) for pairs in fitted]
         return Window(ids, limits, [prompt.id for prompt in prompts], [prompt.stop for prompt in prompts])

@@ -65,12 +65,12 @@ def _plots(results: Mapping[str, Any], context: plain_text.Context) -> str:
     if results["levels"]:
         plots_.append(plots.levels([(row.cells[0], row) for row in level_table(results).rows]))
     training = context.training or {}
-    for name, label, scale in (
-        ("curve", "Training loss, nats per label token, by step", 1.0),
-        ("validation", "Validation: average, %, by step", 100.0),
-    ):
-        if len(training.get(name, ())) > 1:
-            plots_.append(plots.curve(training[name], label, scale))
+    losses, validated = training.get("curve", ()), training.get("validation_loss", ())
+    if len(losses) > 1:
+        name = "Loss of training (line) and validation (circles)" if validated else "Training loss"
+        plots_.append(plots.curve(losses, f"{name}, nats per label token, by step", validated=validated))
+    if len(averages := training.get("validation", ())) > 1:
+        plots_.append(plots.curve(averages, "Validation: average, %, by step", 100.0))
     note = '<p class="dim">Bars: scores in per cent, with 95% intervals; dashed: the floor.</p>'
     return f'<div class="plots">{"".join(f"<div>{plot}</div>" for plot in plots_)}</div>{note}' if plots_ else ""
 

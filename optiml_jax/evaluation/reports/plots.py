@@ -54,16 +54,20 @@ def levels(rows: Sequence[tuple[str, TableRow]]) -> str:
     return _svg("plot", WIDTH, height, parts, "; ".join(f"{name} {per_cent(row.score)}" for name, row in rows))
 
 
-def curve(points: Sequence[Sequence[float]], label: str, scale: float = 1.0) -> str:
+def curve(
+    points: Sequence[Sequence[float]], label: str, scale: float = 1.0, validated: Sequence[Sequence[float]] = ()
+) -> str:
     """A line through the (step, value) points of a training run.
 
     Args:
       label: description of the values.
       scale: factor applied to the values, such as 100 for per cent.
+      validated: (step, value) points of validations in the same unit, drawn as circles on the same axes.
     """
     stride = max(1, math.ceil(len(points) / MAX_POINTS))
     shown = [*points[::stride], *points[-1:]] if (len(points) - 1) % stride else list(points[::stride])
-    xs, ys = [step for step, _ in shown], [scale * value for _, value in shown]
+    both = [*shown, *validated]
+    xs, ys = [step for step, _ in both], [scale * value for _, value in both]
     x_marks, y_marks = list(_marks(min(0, *xs), max(xs))), list(_marks(min(ys), max(ys)))
     x_span, y_span = (x_marks[0], max(x_marks[-1], *xs)), (min(y_marks[0], *ys), max(y_marks[-1], *ys))
     width, height = WIDTH - MARGIN - 16, CURVE_HEIGHT - MARGIN - TITLE
@@ -80,11 +84,15 @@ def curve(points: Sequence[Sequence[float]], label: str, scale: float = 1.0) -> 
     for mark in x_marks[:-1]:
         parts.append(_text("tick", at(mark, y_span[0])[0], CURVE_HEIGHT - 8, f"{mark:,g}", "middle"))
     parts.append(_text("tick", WIDTH, CURVE_HEIGHT - 8, f"{x_marks[-1]:,g}", "end"))  # else the edge would cut it
-    coordinates = [at(x, y) for x, y in zip(xs, ys)]
+    coordinates = [at(x, scale * y) for x, y in shown]
     parts.append(f'<polyline class="curve" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in coordinates)}"/>')
-    if len(coordinates) <= 30:
+    if len(coordinates) <= 30 and not validated:
         parts += [f'<circle class="full" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in coordinates]
-    title = f"{label} from {ys[0]:.3f} at step {xs[0]:,} to {ys[-1]:.3f} at step {xs[-1]:,}"
+    for step, value in validated:
+        x, y = at(step, scale * value)
+        parts.append(f'<circle class="validated" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+    (first, start), (last, end) = shown[0], shown[-1]
+    title = f"{label} from {scale * start:.3f} at step {first:,} to {scale * end:.3f} at step {last:,}"
     return _svg("plot", WIDTH, CURVE_HEIGHT, parts, title)
 
 
