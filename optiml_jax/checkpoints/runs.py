@@ -88,13 +88,14 @@ def read_run(
     directory: str | os.PathLike,
     mesh: Mesh,
     step: int | None = None,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: jnp.dtype | dict = jnp.float32,
     separate: bool = False,
     merged: bool = True,
 ) -> tuple[OPTConfig, dict, dict[str, Any]]:
     """Reads configuration, parameters (on `mesh`, in `dtype`) and metadata of a run's checkpoint; None: of its latest.
 
     Args:
+      dtype: as in `abstract_params`.
       separate: as in `Checkpoints.restore_params`.
       merged: whether the products of adapters are added to the kernels, and int8 kernels become float ones; the
         configuration is then `OPTConfig.base`.
@@ -112,9 +113,10 @@ def read_run(
     like, _ = trainable.split(decoder.abstract_params(config, jnp.float32 if merged else dtype), trained)
     params = trainable.join(_restored(directory, meta, like, mesh), _frozen(config, directory, meta, mesh, dtype))
     if merged and config != config.base:
-        merge = jax.jit(lambda part: adapter.merge_matrix(part, config.adapter, dtype))
+        merge = jax.jit(lambda part, dtype: adapter.merge_matrix(part, config.adapter, dtype), static_argnums=1)
+        like = decoder.abstract_params(config.base, dtype)["blocks"]
         for name, part in params["blocks"].items():  # one at a time, so that only one is held twice
-            params["blocks"][name] = merge(part)
+            params["blocks"][name] = merge(part, like[name]["kernel"].dtype if "kernel" in part else None)
         config = config.base
     params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, decoder.abstract_params(config, dtype))
     return config, layers.separate(params) if separate else params, meta
@@ -145,7 +147,7 @@ def _restored(
 
 
 def _frozen(
-    config: OPTConfig, directory: str | os.PathLike, meta: dict[str, Any], mesh: Mesh, dtype: jnp.dtype
+    config: OPTConfig, directory: str | os.PathLike, meta: dict[str, Any], mesh: Mesh, dtype: jnp.dtype | dict
 ) -> dict:
     """The parameters that a run did not train: those that it started from."""
     settings = meta["settings"]
@@ -163,13 +165,14 @@ def _frozen(
     return trainable.split(params, settings[TRAINABLE])[1]
 
 
-def initial_params(source: str | os.PathLike, config: OPTConfig, mesh: Mesh, dtype: jnp.dtype) -> dict:
+def initial_params(source: str | os.PathLike, config: OPTConfig, mesh: Mesh, dtype: jnp.dtype | dict) -> dict:
     """Reads the weights that a run starts from, and rounds them if the run has int8 kernels; without adapters.
 
     A run and a folder of `peft` are read in floating point, and rounded on the devices; other weights tensor by tensor.
 
     Args:
       source: INIT_WEIGHTS.
+      dtype: as in `abstract_params`.
     """
     config = dataclasses.replace(config, adapter=None)
     like = decoder.abstract_params(config, dtype)

@@ -75,14 +75,27 @@ def init_params(key: jax.Array, config: OPTConfig) -> dict:
     return params
 
 
-def abstract_params(config: OPTConfig, dtype: jnp.dtype = jnp.float32) -> dict:
+def abstract_params(config: OPTConfig, dtype: jnp.dtype | dict = jnp.float32) -> dict:
     """The parameter tree as `ShapeDtypeStruct`s: norms in float32, in which they compute, integers and their scales in
-    their own dtypes, and the rest in `dtype`."""
+    their own dtypes, and the rest in `dtype`.
+
+    Args:
+      dtype: one for all, or a tree like the parameters', with arrays or `ShapeDtypeStruct`s that have the dtypes;
+        parameters that it lacks are float32.
+    """
     tree = jax.eval_shape(lambda: init_params(jax.random.key(0), config))
+
+    def dtype_at(path: tuple) -> jnp.dtype:
+        branch = dtype
+        for key in path:
+            if not isinstance(branch, dict):
+                break
+            branch = branch.get(key.key, jnp.float32)
+        return getattr(branch, "dtype", branch)
 
     def leaf(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         keeps_dtype = leaf.dtype == jnp.int8 or any(key.key.endswith(("norm", int8.SCALE)) for key in path)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if keeps_dtype else dtype)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if keeps_dtype else dtype_at(path))
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from optiml_jax import weights
@@ -14,7 +13,7 @@ from optiml_jax.common.errors import UserError
 from optiml_jax.data.loader import Loader
 from optiml_jax.data.store import TokenStore
 from optiml_jax.model import decoder, sharding, trainable
-from optiml_jax.model.config import PRECISIONS, OPTConfig
+from optiml_jax.model.config import OPTConfig
 from optiml_jax.training import step
 from optiml_jax.training.optimizer import Optimization, learning_rate
 from optiml_jax.training.settings import RunSettings, check_same_run
@@ -81,10 +80,9 @@ def first_state(run: RunSettings, tokenizer: str) -> step.TrainState:
     key = jax.random.key(run.data.seed)
     if run.init_weights is None:
         return step.init_state(key, run.model, run.optimization, run.computation, run.mesh)
-    # With adapters every base parameter is frozen, so it is loaded in the compute dtype, never in float32.
-    only_adapters = run.optimization.trainable == "lora"
-    dtype = PRECISIONS[run.computation.precision] if only_adapters else jnp.float32
-    params = read_weights(run.init_weights, run.model, run.mesh, tokenizer, dtype)
+    # What is frozen is loaded in the compute dtype, never in float32.
+    dtypes = step.abstract_state(run.model.base, run.optimization, run.computation).params
+    params = read_weights(run.init_weights, run.model, run.mesh, tokenizer, dtypes)
     if run.model.adapter is not None:
         params = trainable.join(params, new_adapters(key, run.model, run.mesh))
     return step.state_from_params(params, run.model, run.optimization, run.computation, run.mesh)
@@ -99,13 +97,14 @@ def new_adapters(key: jax.Array, model: OPTConfig, mesh: Mesh) -> dict:
     return jax.jit(init, out_shardings=sharding.parameter_shardings(jax.eval_shape(init, key), mesh))(key)
 
 
-def read_weights(source: str, model: OPTConfig, mesh: Mesh, tokenizer: str, dtype: jnp.dtype = jnp.float32) -> dict:
+def read_weights(source: str, model: OPTConfig, mesh: Mesh, tokenizer: str, dtype: dict) -> dict:
     """Reads the initial parameters of a run.
 
     Args:
       source: INIT_WEIGHTS.
       model: of the run; its adapters are not read.
       tokenizer: fingerprint of the run's tokenizer.
+      dtype: as in `abstract_params`.
 
     Raises:
       UserError: the weights have another architecture, or come from a run with another tokenizer.

@@ -46,7 +46,7 @@ def load(
     source: str | os.PathLike,
     config: OPTConfig,
     shardings: dict | None = None,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: jnp.dtype | dict = jnp.float32,
     separate: bool = False,
 ) -> dict:
     """Loads parameters from a Hugging Face directory or hub name, from a metaseq checkpoint, or from a folder of
@@ -78,7 +78,7 @@ def load_hf(
     source: str | os.PathLike,
     config: OPTConfig,
     shardings: dict | None = None,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: jnp.dtype | dict = jnp.float32,
     separate: bool = False,
 ) -> dict:
     """Loads parameters from a Hugging Face directory or hub name.

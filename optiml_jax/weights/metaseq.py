@@ -42,7 +42,7 @@ def load_metaseq(
     source: str | os.PathLike,
     config: OPTConfig,
     shardings: dict | None = None,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: jnp.dtype | dict = jnp.float32,
     separate: bool = False,
 ) -> dict:
     """Loads parameters from a metaseq checkpoint; arguments, result and errors as in `load_hf`.

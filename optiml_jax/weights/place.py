@@ -26,7 +26,7 @@ def place(
     tensors: Mapping[str, Tensor],
     config: OPTConfig,
     shardings: dict | None,
-    dtype: jnp.dtype,
+    dtype: jnp.dtype | dict,
     separate: bool,
     origin: str,
     sums: Mapping[str, str] = {},
@@ -86,7 +86,8 @@ def place(
             leaves, finite = write([params[path] for path in paths_of_slot], array, slot.layer)
             params |= zip(paths_of_slot, leaves)
         if not finite:  # waits for the device, so that the host holds one tensor at a time
-            raise UserError(f"{tensor.file}: tensor {name} has NaN or infinite values (as {jnp.dtype(dtype).name})")
+            computed = jnp.float32 if dtype_of == jnp.int8 else dtype_of
+            raise UserError(f"{tensor.file}: tensor {name} has NaN or infinite values (as {jnp.dtype(computed).name})")
         del array, host
     placed = (Layers(params[path]) if isinstance(params[path], list) else params[path] for path in paths)
     return jax.tree_util.tree_unflatten(structure, placed)

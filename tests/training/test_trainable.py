@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from optiml_jax import weights
-from optiml_jax.checkpoints.runs import read_run
+from optiml_jax.checkpoints.runs import read_run, read_run_config
 from optiml_jax.common.errors import UserError
 from optiml_jax.data.settings import Data
 from optiml_jax.evaluation.validation import Validation
 from optiml_jax.inference.model import load_model
 from optiml_jax.model import decoder, int8, sharding, trainable
 from optiml_jax.model.adapter import Lora, merge
-from optiml_jax.training import step
+from optiml_jax.training import start, step
 from optiml_jax.training.hooks import Logging
 from optiml_jax.training.optimizer import Optimization
 from optiml_jax.training.run import train
@@ -123,6 +123,24 @@ def run(
     model = dataclasses.replace(MODEL, adapter=adapter, kernels=kernels)
     settings = model, optimization, Computation(precision="fp32"), data, mesh, logging
     return train(*settings, str(directory), None if base is None else str(base), hooks=hooks, **options)
+
+
+@pytest.mark.parametrize("name", ["all", "lora", "biases", "embeddings"])
+@pytest.mark.parametrize("from_run", [False, True])
+def test_what_is_frozen_is_never_in_float32(base, finished, name, from_run):
+    """What is trained starts from the very numbers of the file, though the rest is loaded in bfloat16."""
+    source = str(finished[0] if from_run else base)
+    exact = load_model(source).params if from_run else weights.load(base, MODEL)
+    optimization = Optimization(trainable=name)
+    config = dataclasses.replace(MODEL, adapter=LORA if name == "lora" else None)
+    dtypes = step.abstract_state(config.base, optimization, Computation(precision="bf16")).params
+    fingerprint = read_run_config(finished[0])[1]["settings"]["tokenizer"]
+    params = start.read_weights(source, config, mesh_of("1x1x1"), fingerprint, dtypes)
+    trained, frozen = map(leaves, trainable.split(params, name))
+    assert len(trained) + len(frozen) == len(leaves(exact)) and bool(trained) == (name != "lora")
+    assert {x.dtype.name for path, x in frozen.items() if "norm" not in path} == ({"bfloat16"} if frozen else set())
+    for path, leaf in trained.items():
+        assert leaf.dtype == jnp.float32 and np.array_equal(leaf, leaves(exact)[path]), path
 
 
 @pytest.fixture(scope="module")
