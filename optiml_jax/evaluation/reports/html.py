@@ -67,8 +67,9 @@ def _plots(results: Mapping[str, Any], context: plain_text.Context) -> str:
     training = context.training or {}
     losses, validated = training.get("curve", ()), training.get("validation_loss", ())
     if len(losses) > 1:
-        name = "Loss of training (line) and validation (circles)" if validated else "Training loss"
-        plots_.append(plots.curve(losses, f"{name}, nats per label token, by step", validated=validated))
+        label = "Training loss, nats per label token, by step"
+        label = "Loss: training (line), validation (circles), nats per token" if validated else label
+        plots_.append(plots.curve(losses, label, validated=validated))
     if len(averages := training.get("validation", ())) > 1:
         plots_.append(plots.curve(averages, "Validation: average, %, by step", 100.0))
     note = '<p class="dim">Bars: scores in per cent, with 95% intervals; dashed: the floor.</p>'

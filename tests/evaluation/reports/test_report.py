@@ -125,7 +125,7 @@ def test_the_page_draws_its_bars_and_lets_one_look_through_the_answers(tmp_path,
 def test_the_losses_of_training_and_validation_share_their_axes(scored, samples):
     training = CONTEXT.training | {"validation_loss": [[500, 4.0], [1000, 12.0]]}
     page = html_text(scored, samples, dataclasses.replace(CONTEXT, training=training))
-    drawn = re.search(r'<svg class="plot"[^>]*><title>Loss of training \(line\) and validation.*?</svg>', page, re.S)[0]
+    drawn = re.search(r'<svg class="plot"[^>]*><title>Loss: training \(line\), validation.*?</svg>', page, re.S)[0]
     line = [tuple(map(float, point.split(","))) for point in re.search('points="(.*?)"', drawn)[1].split()]
     circles = [tuple(map(float, xy)) for xy in re.findall('class="validated" cx="(.*?)" cy="(.*?)"', drawn)]
     assert len(circles) == 2 and circles[0][0] == line[50][0] and circles[1][0] == line[100][0]
