@@ -7,7 +7,7 @@ from pathlib import Path
 
 from optiml_jax.common.files import write_atomically
 from optiml_jax.evaluation.reports.tables import Table
-from tasks.paper.rendering import escaped
+from tasks.paper.rendering import booktabs, escaped
 
 
 def write(tables: Sequence[Table], folder: str | Path) -> list[Path]:
@@ -39,7 +39,4 @@ def latex(table: Table) -> str:
         " & ".join(escaped(cell).replace("–", "--") for cell in cells) + r" \\"
         for cells in (table.columns, *(row.cells for row in table.rows))
     )
-    lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", header, r"\midrule"]
-    return "\n".join(
-        [*lines, *rows, r"\bottomrule", r"\end{tabular}", rf"\caption{{{escaped(table.title)}}}", r"\end{table}", ""]
-    )
+    return booktabs(columns, [header], rows, escaped(table.title))

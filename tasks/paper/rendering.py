@@ -163,11 +163,19 @@ def latex(grid: Grid) -> str:
         rows.append(" & ".join([escaped(row[0]), {"±": r"$\pm$"}.get(row[1], row[1]), *row[2:]]) + r" \\")
     header = " & ".join(map(escaped, grid.columns)) + r" \\"
     notes = " ".join(map(escaped, grid.notes))
-    lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{ll{'r' * (len(grid.columns) - 2)}}}", r"\toprule"]
-    if any(name for name, _ in grid.groups):
-        lines += [" & ".join(groups) + r" \\", "".join(rules)]
-    lines += [header, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*lines, rf"\caption{{{escaped(grid.title)}. {notes}}}", r"\end{table}"]) + "\n"
+    over = [" & ".join(groups) + r" \\", "".join(rules)] if any(name for name, _ in grid.groups) else []
+    return booktabs("ll" + "r" * (len(grid.columns) - 2), [*over, header], rows, f"{escaped(grid.title)}. {notes}")
+
+
+def booktabs(columns: str, header: Sequence[str], rows: Sequence[str], caption: str) -> str:
+    """The frame of a table around its lines.
+
+    Args:
+      columns: alignment of each, such as "lrr".
+    """
+    lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *header, r"\midrule"]
+    lines += [*rows, r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
 
 
 def escaped(text: str) -> str:
