@@ -118,7 +118,9 @@ def test_two_processes_evaluate_to_the_bytes_of_one(single_process, cache, tmp_p
     words = command("evaluate", settings | {"OUTPUT_DIR": str(tmp_path / "two")}, gin_file="evaluate.gin")
     for code, stderr in finish(start_two(words, devices=1)):
         assert code == 0, stderr[-2000:]
-    assert results(tmp_path / "two") == results(tmp_path / "one")
+    one, two = ((tmp_path / name / "results.json").read_text().splitlines() for name in ("one", "two"))
+    differ = [a.split('"')[1] for a, b in zip(one, two, strict=True) if a != b]
+    assert "command" in differ and set(differ) <= {"command", "date"}  # the command names OUTPUT_DIR
     for name in ("samples.jsonl", "chain.txt"):  # reports say by how many devices they were made
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
     reports = [(tmp_path / name / "report.md").read_text().split("## How it was made")[0] for name in ("one", "two")]

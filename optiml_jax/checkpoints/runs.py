@@ -112,14 +112,15 @@ def read_run(
         return config, _restored(directory, meta, decoder.abstract_params(config, dtype), mesh, separate), meta
     like, _ = trainable.split(decoder.abstract_params(config, jnp.float32 if merged else dtype), trained)
     params = trainable.join(_restored(directory, meta, like, mesh), _frozen(config, directory, meta, mesh, dtype))
-    if merged and config != config.base:
+    returned = config.base if merged else config
+    like = decoder.abstract_params(returned, dtype)
+    if returned != config:
         merge = jax.jit(lambda part, dtype: adapter.merge_matrix(part, config.adapter, dtype), static_argnums=1)
-        like = decoder.abstract_params(config.base, dtype)["blocks"]
         for name, part in params["blocks"].items():  # one at a time, so that only one is held twice
-            params["blocks"][name] = merge(part, like[name]["kernel"].dtype if "kernel" in part else None)
-        config = config.base
-    params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, decoder.abstract_params(config, dtype))
-    return config, layers.separate(params) if separate else params, meta
+            if "kernel" in part:
+                params["blocks"][name] = merge(part, like["blocks"][name]["kernel"].dtype)
+    params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, like)
+    return returned, layers.separate(params) if separate else params, meta
 
 
 def read_adapter(directory: str | os.PathLike, step: int | None = None) -> tuple[Lora, dict, dict[str, Any]]:

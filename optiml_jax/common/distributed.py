@@ -18,8 +18,6 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from optiml_jax.common.errors import UserError, as_user_error
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 MESSAGE_BYTES = 1024  # length of an error message that is sent to the other processes
 FAILURES = "optiml/failures/"  # keys of failed processes
 HEARTBEATS = "optiml/heartbeats/"  # keys of running processes
-# Status of the runtime where a collective lost another process.
+# Status codes of XLA's runtime when a collective has lost the connection to another process.
 LOST_CONNECTION = ("UNKNOWN: ", "INTERNAL: ", "UNAVAILABLE: ", "ABORTED: ", "CANCELLED: ", "DEADLINE_EXCEEDED: ")
 WATCH_SECONDS = 2.0
 SILENT_SECONDS = 40.0  # without a heartbeat, after which a process counts as dead
@@ -193,7 +191,7 @@ def failing_together() -> Iterator[None]:
     except Exception as error:
         _end_if_another_failed(client, jax.process_index())  # of which this may be a consequence
         user_error = as_user_error(error)
-        if user_error is None and _is_of_the_runtime(error):
+        if user_error is None and _is_runtime_error(error):
             # Perhaps the connection to a process that was killed: the thread finds out.
             time.sleep(SILENT_SECONDS + 2 * WATCH_SECONDS)
         code = 1 if user_error is None else 2
@@ -209,9 +207,9 @@ def failing_together() -> Iterator[None]:
             client.key_value_delete(f"{HEARTBEATS}{jax.process_index()}")
 
 
-def _is_of_the_runtime(error: Exception) -> bool:
-    """Whether XLA raised the error: some functions of jax raise its failures as `ValueError`, starting with the
-    status."""
+def _is_runtime_error(error: Exception) -> bool:
+    """Whether an error comes from XLA's runtime. Some functions of jax raise such errors as `ValueError`; their message
+    then starts with the status code."""
     import jax
 
     return isinstance(error, jax.errors.JaxRuntimeError) or str(error).startswith(LOST_CONNECTION)
@@ -255,6 +253,8 @@ def _end_if_another_failed(client: Any, index: int) -> None:
 def _exit(code: int, message: str, index: int) -> None:
     """Ends this process after the others have had the time to see the failure; process 0, which runs the service, last.
     The first of two threads decides the message."""
+    from tqdm import tqdm
+
     _exiting.acquire()
     tqdm.get_lock().acquire(timeout=1)  # so that no progress bar is drawn below the message
     print(f"\n{message}", file=sys.stderr, flush=True)

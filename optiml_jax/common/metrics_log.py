@@ -26,7 +26,7 @@ GROUPS = dict.fromkeys(("real_tokens", "row_fill", "data_wait_seconds"), "data")
 REMEDY = "remove the line, or the file, which no step depends on"
 
 
-LOSS = "loss"  # of a validation
+LOSS = "loss"  # the field with the loss of a validation, and the prefix of those of its levels
 
 T = TypeVar("T")
 

@@ -225,6 +225,7 @@ class Validator:
         self._done = {row["step"] for row in before}
 
     def _goodness(self, values: Mapping[str, Any]) -> float:
+        """The value of a validation by which the best weights are chosen; higher is better."""
         return -values[LOSS] if self._best_by == LOSS else values[self._best_by]
 
     def missing(self, step: int) -> bool:

@@ -109,7 +109,7 @@ def test_the_image_of_the_manifest_is_built_and_both_pass_the_linter():
 
 def test_failures_of_the_runtime_are_told_from_those_of_the_program():
     """jax raises a lost connection as `ValueError` from some of its functions."""
-    assert distributed._is_of_the_runtime(jax.errors.JaxRuntimeError("INTERNAL: x"))
-    assert distributed._is_of_the_runtime(ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"))
-    assert not distributed._is_of_the_runtime(ValueError("ROW_LENGTH: too long"))
-    assert not distributed._is_of_the_runtime(KeyError("name"))
+    assert distributed._is_runtime_error(jax.errors.JaxRuntimeError("INTERNAL: x"))
+    assert distributed._is_runtime_error(ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"))
+    assert not distributed._is_runtime_error(ValueError("ROW_LENGTH: too long"))
+    assert not distributed._is_runtime_error(KeyError("name"))

@@ -127,8 +127,8 @@ def run(
 
 @pytest.mark.parametrize("name", ["all", "lora", "biases", "embeddings"])
 @pytest.mark.parametrize("from_run", [False, True])
-def test_what_is_frozen_is_never_in_float32(base, finished, name, from_run):
-    """What is trained starts from the very numbers of the file, though the rest is loaded in bfloat16."""
+def test_frozen_parameters_are_loaded_in_the_compute_dtype(base, finished, name, from_run):
+    """Trained parameters are float32 and equal the stored ones; the frozen parameters of the same load are bfloat16."""
     source = str(finished[0] if from_run else base)
     exact = load_model(source).params if from_run else weights.load(base, MODEL)
     optimization = Optimization(trainable=name)
